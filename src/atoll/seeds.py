@@ -1,0 +1,92 @@
+"""Counter-based random streams: (seed, purpose, round, client) names a stream, never the global generator.
+
+Two kinds of stream share the same address. `rng` gives a NumPy generator for decisions made on the host: who takes
+part, in which order a client reads its data, how data is divided. `uniform` and `normal` hash an address tensor and
+the position of each element, so that dropout masks and the like are pure functions of tensors: the same number comes
+out in a loop, under `vmap` and on another machine, however the work was cut up.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["address", "fold", "normal", "rng", "scoped", "uniform"]
+
+_MASK64 = (1 << 64) - 1
+
+
+def _word(purpose: str) -> int:
+    return zlib.crc32(purpose.encode()) | (len(purpose) << 32)
+
+
+def rng(seed: int, purpose: str, round: int = 0, client: int = 0) -> np.random.Generator:
+    """The NumPy generator at an address. Philox is counter-based: streams never overlap, none depends on another."""
+    key = np.array([seed & _MASK64, _word(purpose)], dtype=np.uint64)
+    counter = np.array([0, 0, client & _MASK64, round & _MASK64], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def address(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
+    """A 63-bit number for an address, to seed a `torch.Generator` or to start a tensor stream."""
+    return int(rng(seed, purpose, round, client).integers(0, 1 << 63))
+
+
+@contextmanager
+def scoped(seed: int, purpose: str = "init") -> Iterator[None]:
+    """Seed torch's global generator inside the block and restore it afterwards (for `nn.Module` initialisers)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(address(seed, purpose))
+        yield
+
+
+# --- tensor streams -------------------------------------------------------------------------------------------------
+# Two rounds of the 32-bit finaliser of MurmurHash3 over (address high word, address low word, position). int32
+# arithmetic wraps as the hash wants; the shifts are made logical by masking.
+
+
+def _mix(h: Tensor) -> Tensor:
+    h = h ^ ((h >> 16) & 0xFFFF)
+    h = h * -2048144789  # 0x85ebca6b
+    h = h ^ ((h >> 13) & 0x7FFFF)
+    h = h * -1028477387  # 0xc2b2ae35
+    return h ^ ((h >> 16) & 0xFFFF)
+
+
+def fold(key: Tensor, value: int | Tensor) -> Tensor:
+    """A new address from an address and a number: keys for the steps of a client, the layers of a network.
+
+    `key` is an int64 tensor of any shape; `value` a non-negative integer or an int64 tensor that broadcasts with it.
+    """
+    low = (key & 0x7FFFFFFF).to(torch.int32)
+    high = ((key >> 31) & 0x7FFFFFFF).to(torch.int32)
+    if isinstance(value, Tensor):
+        word = (value & 0x7FFFFFFF).to(torch.int32)
+    else:
+        word = torch.full_like(low, value & 0x7FFFFFFF)
+    low = _mix(low ^ _mix(word * -1640531527 + 1))
+    high = _mix(high ^ low)
+    return ((high.to(torch.int64) & 0x7FFFFFFF) << 31) | (low.to(torch.int64) & 0x7FFFFFFF)
+
+
+def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform numbers in [0, 1) with 24 random bits, shape `shape`; `key` is a scalar int64 tensor."""
+    size = 1
+    for length in shape:
+        size *= length
+    position = torch.arange(size, dtype=torch.int32, device=key.device)
+    low = (key & 0x7FFFFFFF).to(torch.int32)
+    high = ((key >> 31) & 0x7FFFFFFF).to(torch.int32)
+    bits = _mix(_mix(position ^ low) + high)
+    return ((bits & 0xFFFFFF).to(torch.float32) * (1.0 / (1 << 24))).to(dtype).reshape(tuple(shape))
+
+
+def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers (Box-Muller over two uniform streams), shape `shape`."""
+    radius = torch.sqrt(-2.0 * torch.log1p(-uniform(fold(key, 1), shape)))
+    return (radius * torch.cos(2.0 * torch.pi * uniform(fold(key, 2), shape))).to(dtype)
