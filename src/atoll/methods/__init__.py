@@ -1,0 +1,1 @@
+"""Federated methods, one file each, and the registry that finds them by name."""

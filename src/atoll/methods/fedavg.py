@@ -1,0 +1,152 @@
+"""Federated averaging, and the local solver that its descendants share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from atoll.errors import ConfigError
+from atoll.method import ClientData, Method, Plan, Population, Replies, Reply, Work
+from atoll.optimizers import SGD, Adam, Optimizer, clip_by_norm, schedule_factor
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors
+
+__all__ = ["FedAvg"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvg(Method):
+    """Train locally, average by samples.   McMahan et al., AISTATS 2017, Algorithm 1
+
+    client:  w_k <- w_t;  for each batch of E epochs:  w_k <- w_k - lr grad F_k(w_k; batch)
+    server:  w_{t+1} = w_t + sum_k (n_k / n_S) (w_k - w_t)
+
+    Args:
+        lr: client learning rate.
+        epochs: local epochs a round.
+        steps: local steps a round instead of epochs.
+        batch_size: samples a batch; None means all of a client's data.
+        optimizer: client optimiser, "sgd", "adam" or "adamw"; its state starts anew every round.
+        momentum, nesterov: for "sgd".
+        weight_decay: L2 for "sgd" and "adam", decoupled for "adamw".
+        clip: joint gradient norm above which a gradient is scaled down; 0 means never.
+        schedule: learning rate over rounds: "constant", "exponential:0.99", "step:30,0.1", "cosine:200",
+            "warmup:10" (see `atoll.optimizers.schedule_factor`).
+        partial_work: whether a straggler's fewer epochs are used; otherwise stragglers are dropped.
+    """
+
+    lr: float = 0.1
+    epochs: int = 1
+    steps: int | None = None
+    batch_size: int | None = 32
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    schedule: str = "constant"
+    partial_work: bool = False
+
+    paper: ClassVar[str] = "McMahan et al. 2017, Algorithm 1"
+
+    def __post_init__(self) -> None:
+        require(self, "lr", self.lr > 0, "must be above 0")
+        require(self, "epochs", self.epochs >= 1, "must be at least 1")
+        require(self, "steps", self.steps is None or self.steps >= 1, "must be at least 1")
+        require(self, "batch_size", self.batch_size is None or self.batch_size >= 1, "must be at least 1, or full")
+        require(self, "momentum", 0 <= self.momentum < 1, "must be in [0, 1)")
+        require(self, "nesterov", not self.nesterov or self.momentum > 0, "needs momentum above 0")
+        require(self, "momentum", not self.momentum or self.optimizer == "sgd", 'is for optimizer="sgd"')
+        require(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
+        require(self, "clip", self.clip >= 0, "must not be negative (0 means no clipping)")
+        require(self, "optimizer", self.optimizer in ("sgd", "adam", "adamw"), "must be sgd, adam or adamw")
+        schedule_factor(self.schedule, 0)
+
+    # ---- server half -----------------------------------------------------------------------------------------
+
+    def setup(self, task: Task, population: Population) -> Record:
+        params, buffers = task.initial()
+        return Record(params=params, buffers=buffers, round=0)
+
+    def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
+        lr = self.lr * schedule_factor(self.schedule, state.round)
+        return Work(Record(params=state.params, buffers=state.buffers, lr=torch.tensor(lr)))
+
+    def update(self, state: Record, replies: Replies) -> Record:
+        return state.replace(
+            params=state.params + replies.mean.update,
+            buffers=averaged_buffers(state.buffers, replies.mean.buffers),
+            round=state.round + 1,
+        )
+
+    def expects(self, state: Record) -> Record:
+        return Record(update=state.params, buffers=state.buffers)
+
+    # ---- client half -----------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        return Plan(self.epochs, self.steps, self.batch_size)
+
+    def solver(self) -> Optimizer:
+        """The client's optimiser."""
+        if self.optimizer == "sgd":
+            return SGD(self.momentum, self.nesterov, self.weight_decay)
+        return Adam(weight_decay=self.weight_decay, decoupled=self.optimizer == "adamw")
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        zero = torch.zeros_like(received.lr)
+        return Record(
+            params=received.params,
+            buffers=received.buffers,
+            received=received,
+            memory=memory,
+            optimizer=self.solver().init(received.params),
+            lr=received.lr,
+            steps=zero,
+            seen=zero,
+            loss=zero,
+        )
+
+    def gradient(self, task: Task, local: Record, batch: Batch) -> tuple[Tensors, Record]:
+        """The direction a step descends, and the working state with the batch's new buffers and loss in it."""
+        gradient, loss, buffers = task.gradient(local.params, local.buffers, batch)
+        rows = batch.mask.sum()
+        return gradient, local.replace(buffers=buffers, loss=local.loss + loss * rows, seen=local.seen + rows)
+
+    def step(self, task: Task, local: Record, batch: Batch) -> Record:
+        gradient, local = self.gradient(task, local, batch)
+        if self.clip:
+            gradient = clip_by_norm(gradient, self.clip)
+        params, optimizer = self.solver().update(gradient, local.optimizer, local.params, local.lr)
+        return local.replace(params=params, optimizer=optimizer, steps=local.steps + 1)
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        values = Record(
+            update=local.params - local.received.params,
+            buffers=moved_buffers(local.buffers, local.received.buffers),
+        )
+        weight = torch.minimum(local.seen, data.count)  # the samples that were used
+        return Reply(values, weight, Record(loss=local.loss, count=local.seen, steps=local.steps)), local.memory
+
+
+def require(method: Any, name: str, holds: bool, what: str) -> None:
+    """Raise ConfigError, naming the method, the setting and its value, unless `holds`."""
+    if not holds:
+        raise ConfigError(f"{type(method).__name__}: {name} = {getattr(method, name)!r}, but it {what}")
+
+
+def moved_buffers(buffers: Tensors, received: Tensors) -> Tensors:
+    """Buffers as a client sends them: how far floating-point ones moved, integer ones as they are."""
+    return Tensors(
+        {n: b - received[n] if b.is_floating_point() else b for n, b in buffers.items()}
+    )
+
+
+def averaged_buffers(buffers: Tensors, moved: Tensors) -> Tensors:
+    """The server's side of `moved_buffers`: constants stay equal to the bit, counters keep their maximum."""
+    return Tensors(
+        {n: b + moved[n] if b.is_floating_point() else moved[n].to(b.dtype) for n, b in buffers.items()}
+    )

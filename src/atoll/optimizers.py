@@ -1,0 +1,145 @@
+"""Optimisers as pure functions, the same objects for clients and servers.
+
+`init(params)` makes the state, `update(gradient, state, params, lr)` returns new (params, state). A server passes the
+pseudo-gradient, minus the mean of the clients' updates (Reddi et al., ICLR 2021), where a client passes a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atoll.errors import ConfigError
+from atoll.tensors import Record, Tensors
+
+__all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "Yogi", "clip_by_norm", "schedule_factor"]
+
+Rate = float | Tensor
+
+
+class Optimizer(ABC):
+    """Two functions: `init` and `update`."""
+
+    @abstractmethod
+    def init(self, params: Tensors) -> Record:
+        """The state before the first step."""
+
+    @abstractmethod
+    def update(self, gradient: Tensors, state: Record, params: Tensors, lr: Rate) -> tuple[Tensors, Record]:
+        """One step against `gradient`: new (params, state)."""
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent: v <- momentum v + g + weight_decay w;  w <- w - lr v  (Nesterov: g + momentum v)."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def init(self, params: Tensors) -> Record:
+        return Record(velocity=params.zeros()) if self.momentum else Record()
+
+    def update(self, gradient: Tensors, state: Record, params: Tensors, lr: Rate) -> tuple[Tensors, Record]:
+        if self.weight_decay:
+            gradient = gradient + params * self.weight_decay
+        if self.momentum:
+            velocity = state.velocity * self.momentum + gradient
+            state = state.replace(velocity=velocity)
+            gradient = gradient + velocity * self.momentum if self.nesterov else velocity
+        return params - gradient * lr, state
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015); `decoupled` weight decay makes it AdamW (Loshchilov and Hutter 2019).
+
+    For the server variant of Reddi et al. (2021, Algorithm 2) use `eps` = tau, `start` = tau**2 and
+    `bias_correction=False`.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    bias_correction: bool = True
+    start: float = 0.0
+
+    def init(self, params: Tensors) -> Record:
+        first = params.zeros()
+        second = params.map(lambda p: torch.full_like(p, self.start))
+        device = next(iter(params.values())).device
+        return Record(first=first, second=second, steps=torch.zeros((), device=device))
+
+    def second_moment(self, second: Tensors, gradient: Tensors) -> Tensors:
+        square = gradient.map(torch.square)
+        return second * self.beta2 + square * (1 - self.beta2)
+
+    def update(self, gradient: Tensors, state: Record, params: Tensors, lr: Rate) -> tuple[Tensors, Record]:
+        if self.weight_decay and not self.decoupled:
+            gradient = gradient + params * self.weight_decay
+        steps = state.steps + 1
+        first = state.first * self.beta1 + gradient * (1 - self.beta1)
+        second = self.second_moment(state.second, gradient)
+        root = second.map(torch.sqrt)
+        if self.bias_correction:
+            root = root / torch.sqrt(1 - self.beta2**steps)
+            lr = lr / (1 - self.beta1**steps)
+        if self.weight_decay and self.decoupled:
+            params = params - params * (self.weight_decay * lr)
+        step = Tensors({name: first[name] / (root[name] + self.eps) for name in params})
+        return params - step * lr, Record(first=first, second=second, steps=steps)
+
+
+@dataclass(frozen=True)
+class Yogi(Adam):
+    """Yogi (Zaheer et al. 2018): the second moment moves by a bounded amount, v <- v - (1-beta2) g^2 sign(v - g^2)."""
+
+    def second_moment(self, second: Tensors, gradient: Tensors) -> Tensors:
+        square = gradient.map(torch.square)
+        return second - square * (second - square).map(torch.sign) * (1 - self.beta2)
+
+
+@dataclass(frozen=True)
+class Adagrad(Adam):
+    """Adagrad (Duchi et al. 2011) with an optional first moment: v <- v + g^2."""
+
+    def second_moment(self, second: Tensors, gradient: Tensors) -> Tensors:
+        return second + gradient.map(torch.square)
+
+
+def clip_by_norm(gradient: Tensors, limit: float) -> Tensors:
+    """Scale all tensors together so that their joint Euclidean norm is at most `limit`."""
+    return gradient * (limit / gradient.norm().clamp(min=limit))
+
+
+def schedule_factor(schedule: str, round: int) -> float:
+    """The factor on the learning rate in a round (counted from 0).
+
+    "constant" is 1; "exponential:g" is g**round; "step:n,g" multiplies by g every n rounds; "cosine:n" falls from 1
+    to 0 over n rounds; "warmup:n" rises linearly to 1 over n rounds. Raises ConfigError for anything else.
+    """
+    kind, _, rest = schedule.partition(":")
+    try:
+        numbers = [float(part) for part in rest.split(",")] if rest else []
+        if kind == "constant" and not numbers:
+            return 1.0
+        if kind == "exponential" and len(numbers) == 1 and numbers[0] > 0:
+            return float(numbers[0] ** round)
+        if kind == "step" and len(numbers) == 2 and numbers[0] >= 1:
+            return float(numbers[1] ** (round // int(numbers[0])))
+        if kind == "cosine" and len(numbers) == 1 and numbers[0] >= 1:
+            return 0.5 * (1 + math.cos(math.pi * min(round / numbers[0], 1.0)))
+        if kind == "warmup" and len(numbers) == 1 and numbers[0] >= 1:
+            return min((round + 1) / numbers[0], 1.0)
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"unknown learning-rate schedule {schedule!r}",
+        hint="known: constant, exponential:0.99, step:30,0.1, cosine:200, warmup:10",
+    )
