@@ -9,7 +9,7 @@ halves is a `Record` of tensors and numbers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from atoll.task import Batch, Task
-from atoll.tensors import Record, Tensors, leaves
+from atoll.tensors import Record, Tensors, leaves, map_leaves
 
 __all__ = ["ClientData", "Evaluate", "Method", "Plan", "Population", "Program", "Reduction", "Replies", "Reply", "Work"]
 
@@ -61,8 +61,10 @@ class Reply(NamedTuple):
 class Program(ABC):
     """The client half: pure functions for one client. Tensors in, tensors out; no branch on a tensor's value."""
 
-    reads: ClassVar[tuple[str, ...]] = ()
-    """Splits that `begin` and `finish` look at as a whole ("train", "validation", "test")."""
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Splits that `begin` and `finish` look at as a whole ("train", "validation", "test")."""
+        return ()
 
     def plan(self) -> Plan:
         """How `step` is fed. The default is no step at all."""
@@ -171,8 +173,10 @@ class Evaluate(Program):
     """Judges a model on the client's test data: the personal one of `method`, or the global one without a method."""
 
     method: Method | None = None
-    split: str = "test"
-    reads: ClassVar[tuple[str, ...]] = ("test",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("test",)
 
     def remember(self, task: Task, received: Record) -> Record:
         return self.method.remember(task, received) if self.method else Record()
@@ -236,11 +240,14 @@ class Reduction:
         else:
             self.total = _map2(lambda t, v: _accumulate(t, v, weight), self.total, reply.values)
 
-    def add_sums(self, clients: Sequence[int], weight: float, total: Record) -> None:
-        """Add the weighted sum of several replies (a partial sum from a worker or a batch of clients)."""
-        self.clients.extend(clients)
-        self.weight += weight
-        self.total = total if self.total is None else _map2(lambda t, v: _accumulate(t, v, 1.0), self.total, total)
+    def merge(self, part: Reduction) -> None:
+        """Add the replies that another reduction has taken, a worker's or a batch's."""
+        self.clients += part.clients
+        self.weight += part.weight
+        self.each += part.each
+        if part.total is not None:
+            add = _map2(lambda t, v: _accumulate(t, v, 1.0), self.total, part.total) if self.total else part.total
+            self.total = add
 
     def result(self) -> Replies | None:
         """The reduced replies, or None where nothing was accepted or all weights are zero."""
@@ -257,13 +264,9 @@ class Reduction:
 
 def screen(reply: Reply, expected: Record) -> str | None:
     """Why a reply must be refused, or None. Checks form against `expected`, and that every number is finite."""
-    for name, wanted in expected.items():
-        got = reply.values.get(name)
-        if got is None:
-            return f"it has no {name!r}"
-        reason = _misfit(name, got, wanted)
-        if reason:
-            return reason
+    reason = misshapen(reply.values, expected)
+    if reason is not None:
+        return reason
     weight = reply.weight
     if not bool(torch.isfinite(weight)) or float(weight) < 0:
         return f"its weight is {float(weight)}"
@@ -271,6 +274,18 @@ def screen(reply: Reply, expected: Record) -> str | None:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             return f"{name} has {bad} non-finite numbers of {value.numel()}"
+    return None
+
+
+def misshapen(values: Record, expected: Record) -> str | None:
+    """How the form of a reply's values differs from `expected`, or None."""
+    for name, wanted in expected.items():
+        got = values.get(name)
+        if got is None:
+            return f"it has no {name!r}"
+        reason = _misfit(name, got, wanted)
+        if reason:
+            return reason
     return None
 
 
@@ -315,13 +330,9 @@ def _accumulate(total: Tensor, value: Tensor, weight: float) -> Tensor:
     return total.add_(_wide(value), alpha=weight)
 
 
-def _map(function: object, tree: Record) -> Record:
-    from atoll.tensors import map_leaves
-
-    return map_leaves(lambda v: function(_wide(v)), tree)  # type: ignore[no-any-return, operator]
+def _map(function: Callable[[Tensor], Tensor], tree: Record) -> Record:
+    return map_leaves(lambda v: function(_wide(v)), tree)  # type: ignore[no-any-return]
 
 
-def _map2(function: object, tree: Record, other: Record) -> Record:
-    from atoll.tensors import map_leaves
-
-    return map_leaves(function, tree, other)  # type: ignore[arg-type, no-any-return]
+def _map2(function: Callable[[Tensor, Tensor], Tensor], tree: Record, other: Record) -> Record:
+    return map_leaves(function, tree, other)  # type: ignore[no-any-return]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,24 +143,26 @@ def to_device(tree: Any, device: torch.device) -> Any:
     return map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def flatten_record(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield (path, leaf) for a nested record: the form in which structures are stored and sent."""
-    for path, leaf in _walk(tree, ()):
-        yield ((prefix, *path) if prefix else path), leaf
+def flatten_record(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield (path, leaf) for a nested record: the form in which structures are stored and sent.
+
+    Names inside a `Tensors` are marked with "@", so that the path says which kind of level it goes through. An empty
+    level is a leaf of its own.
+    """
+    return _walk(tree, ())
 
 
 def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(tree, dict):
-        if not tree:
-            yield path, cast(Any, Tensors() if isinstance(tree, Tensors) else Record())
-        for name, value in tree.items():
-            yield from _walk(value, (*path, name))
-    else:
+    if not isinstance(tree, dict) or (not tree and path):
         yield path, tree
+        return
+    mark = "@" if isinstance(tree, Tensors) else ""
+    for name, value in tree.items():
+        yield from _walk(value, (*path, mark + name))
 
 
-def unflatten_record(items: list[tuple[tuple[str, ...], Any]]) -> Record:
-    """The inverse of `flatten_record`. A level whose values are all tensors below the top becomes `Tensors`."""
+def unflatten_record(items: Iterable[tuple[Sequence[str], Any]]) -> Record:
+    """The inverse of `flatten_record`."""
     root: dict[str, Any] = {}
     for path, leaf in items:
         level = root
@@ -168,14 +170,12 @@ def unflatten_record(items: list[tuple[tuple[str, ...], Any]]) -> Record:
             level = level.setdefault(name, {})
         level[path[-1]] = leaf
 
-    def build(level: dict[str, Any], top: bool) -> Any:
-        values = {
-            name: build(value, False) if type(value) is dict else value for name, value in level.items()
-        }
-        if not top and values and all(isinstance(value, Tensor) for value in values.values()):
-            return Tensors(values)
+    def build(level: dict[str, Any]) -> Record | Tensors:
+        values = {name: build(value) if type(value) is dict else value for name, value in level.items()}
+        if any(name.startswith("@") for name in values):
+            return Tensors({name[1:]: value for name, value in values.items()})
         return Record(values)
 
-    built = build(root, True)
+    built = build(root)
     assert isinstance(built, Record)
     return built

@@ -1,0 +1,31 @@
+"""Where client programs run: `loop` (the readable twin), `batched`, `processes`, and `auto`, which chooses."""
+
+from __future__ import annotations
+
+import torch
+
+from atoll.data import FederatedData
+from atoll.engines.auto import Auto
+from atoll.engines.base import Engine, Job, Memories, Outcome
+from atoll.engines.batched import Batched
+from atoll.engines.loop import Loop
+from atoll.engines.processes import Processes
+from atoll.errors import ConfigError, suggest
+from atoll.task import Task
+
+__all__ = ["ENGINES", "Auto", "Batched", "Engine", "Job", "Loop", "Memories", "Outcome", "Processes", "make"]
+
+ENGINES = ("auto", "batched", "loop", "processes")
+
+
+def make(name: str, task: Task, data: FederatedData, device: torch.device, workers: int | None = None) -> Engine:
+    """The engine of that name. `workers` are threads (batched) or processes; by default one a core."""
+    if name == "loop":
+        return Loop(task, data, device)
+    if name == "batched":
+        return Batched(task, data, device, workers=workers)
+    if name == "processes":
+        return Processes(task, data, device, workers=workers)
+    if name == "auto":
+        return Auto(task, data, device, workers=workers)
+    raise ConfigError(f"unknown engine {name!r}", hint=suggest(name, ENGINES))

@@ -1,0 +1,114 @@
+"""Choosing an engine: a short trial of each that could win, and a sentence that says what won and why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+
+from atoll.data import FederatedData
+from atoll.engines.base import Engine, Job, Memories, Outcome, client_reading, cores, keep_pages, threads
+from atoll.engines.batched import Batched
+from atoll.engines.loop import Loop
+from atoll.engines.processes import Processes
+from atoll.engines.steps import Sequential
+from atoll.errors import EngineError
+from atoll.method import Replies
+from atoll.task import Task
+from atoll.tensors import Record
+
+__all__ = ["Auto"]
+
+
+class Auto(Engine):
+    """Tries the engines on the first round's work for a moment, then keeps the fastest."""
+
+    name: ClassVar[str] = "auto"
+
+    def __init__(self, task: Task, data: FederatedData, device: torch.device, workers: int | None = None) -> None:
+        super().__init__(task, data, device)
+        self.workers = workers
+        self.chosen: Engine | None = None
+        self.reason = ""
+
+    def describe(self) -> str:
+        return f"{self.chosen.describe()} ({self.reason})" if self.chosen else self.name
+
+    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
+        if self.chosen is None:
+            self.chosen, self.reason = self._choose(job)
+        return self.chosen.run(job, memories)
+
+    def close(self) -> None:
+        if self.chosen is not None:
+            self.chosen.close()
+
+    def _choose(self, job: Job) -> tuple[Engine, str]:
+        if not job.program.plan().epochs and job.program.plan().steps is None:
+            return Loop(self.task, self.data, self.device), "this method has no local steps"
+        batched = Batched(self.task, self.data, self.device, workers=self.workers)
+        together, problem = self._time_batched(batched, job)
+        if self.device.type != "cpu":
+            if together is not None:
+                return batched, f"{1000 * together:.3g} ms a client step"
+            return Loop(self.task, self.data, self.device), f"batched cannot: {problem}"
+        workers = min(self.workers or cores(), len(job.clients))
+        try:
+            processes: Engine = Processes(self.task, self.data, self.device, workers=workers)
+            alone = self._time_single(job) / workers
+        except EngineError as error:
+            if together is not None:
+                return batched, f"processes cannot: {error.message}"
+            return Loop(self.task, self.data, self.device), f"nothing faster can: {error.message}"
+        if together is None:
+            return processes, f"{1000 * alone:.3g} ms a client step; batched cannot: {problem}"
+        figures = f"a client step: batched {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
+        return (batched if together <= alone else processes), figures
+
+    def _trial(self, job: Job, clients: int) -> tuple[Job, int]:
+        """The job cut down to a few clients, and how many client steps it then has."""
+        chosen = list(job.clients)[:clients]
+        small = replace(job, clients=chosen)
+        steps = sum(len(client_reading(small, self.task, c, self.data.size(c)).index) for c in chosen)
+        return small, max(1, steps)
+
+    def _time_batched(self, engine: Batched, job: Job) -> tuple[float | None, str]:
+        try:
+            small, steps = self._trial(_few_steps(job, 8), len(job.clients))
+            return self._fastest(engine, small) / steps, ""
+        except EngineError as error:
+            return None, error.message
+
+    def _time_single(self, job: Job) -> float:
+        engine = Sequential(self.task, self.data, self.device)
+        small, steps = self._trial(_few_steps(job, 8), 1)
+        with threads(1):
+            return self._fastest(engine, small) / steps
+
+    @staticmethod
+    def _fastest(engine: Engine, job: Job) -> float:
+        keep_pages()
+        best = float("inf")
+        for attempt in range(4):  # the first one captures
+            start = time.perf_counter()
+            engine.run(job, _Nothing())
+            if attempt:
+                best = min(best, time.perf_counter() - start)
+        return best
+
+
+def _few_steps(job: Job, steps: int) -> Job:
+    """The same work with a few steps a client, by a plan of its own."""
+    return replace(job, limit=steps)
+
+
+class _Nothing:
+    """Memories that forget."""
+
+    def get(self, client: int) -> Record | None:
+        return None
+
+    def put(self, client: int, memory: Record) -> None:
+        pass

@@ -1,0 +1,233 @@
+"""What every engine shares: the job it is given, the order in which clients read data, and what it gives back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atoll import seeds
+from atoll.data import FederatedData, Samples
+from atoll.method import ClientData, Method, Plan, Program, Reduction, Replies, Reply, Work, screen
+from atoll.task import Batch, Task
+from atoll.tensors import Record, leaves
+
+__all__ = ["Engine", "Job", "Memories", "Outcome", "Reading", "keep_pages", "reading", "threads"]
+
+
+class Memories(Protocol):
+    """Where clients' memories live between rounds."""
+
+    def get(self, client: int) -> Record | None: ...
+
+    def put(self, client: int, memory: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One round's client work: who runs which program on what.
+
+    `clients` are positions in the population, sorted. `epochs` holds the local epochs of those that do fewer than
+    planned. `expected` is the form a reply must have.
+    """
+
+    method: Method
+    work: Work
+    clients: Sequence[int]
+    round: int
+    seed: int
+    expected: Record = field(default_factory=Record)
+    epochs: Mapping[int, int] = field(default_factory=dict)
+    limit: int | None = None
+    """Cut every client short after so many steps (for trials)."""
+
+    @property
+    def program(self) -> Program:
+        return self.method.program(self.work.program)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one client's work ended: its pooled sums, and why its reply was refused, if it was."""
+
+    client: int
+    weight: float
+    metrics: Mapping[str, float]
+    nbytes: int
+    refused: str | None = None
+
+
+class Engine(ABC):
+    """Runs client programs. All engines give the same replies for the same job, up to rounding."""
+
+    name: ClassVar[str]
+
+    def __init__(self, task: Task, data: FederatedData, device: torch.device) -> None:
+        self.task = task
+        self.data = data
+        self.device = device
+
+    @abstractmethod
+    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
+        """Run a job; write the memories of the clients whose replies were accepted; reduce the replies."""
+
+    def describe(self) -> str:
+        """The engine and how it is set, in a few words."""
+        return self.name
+
+    def close(self) -> None:
+        """Release worker processes and the like."""
+
+
+# --- reading data ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The order in which a client reads its samples: `index` [steps, b] into its training rows, `mask` alike."""
+
+    index: np.ndarray[Any, np.dtype[np.int64]]
+    mask: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def reading(
+    plan: Plan, samples: int, rng: np.random.Generator, *, epochs: int | None = None, merge_last: bool = False
+) -> Reading:
+    """Batches for one client's round.
+
+    Every epoch reads all samples in a new order; the last batch of an epoch may be short, and its row is padded with
+    index 0 and mask 0. With `merge_last` (models with BatchNorm) a last batch of one sample joins the batch before it.
+    """
+    passes = plan.epochs if epochs is None else epochs
+    size = min(plan.batch_size or samples, samples)
+    if samples == 0 or (passes == 0 and plan.steps is None):
+        return Reading(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
+    batches: list[Any] = []
+    while len(batches) < plan.steps if plan.steps is not None else passes > 0:
+        order = rng.permutation(samples)
+        cuts = list(range(size, samples, size))
+        if merge_last and cuts and samples - cuts[-1] == 1:
+            cuts.pop()
+        batches += np.split(order, cuts)
+        passes -= 1
+    if plan.steps is not None:
+        batches = batches[: plan.steps]
+    width = max(len(batch) for batch in batches)
+    index = np.zeros((len(batches), width), np.int64)
+    mask = np.zeros((len(batches), width), np.float32)
+    for row, batch in enumerate(batches):
+        index[row, : len(batch)] = batch
+        mask[row, : len(batch)] = 1.0
+    return Reading(index, mask)
+
+
+def client_reading(job: Job, task: Task, client: int, samples: int) -> Reading:
+    """The reading of one client in one round: a function of (seed, round, client) only."""
+    rng = seeds.rng(job.seed, "order", job.round, client)
+    order = reading(job.program.plan(), samples, rng, epochs=job.epochs.get(client), merge_last=task.normalises)
+    return order if job.limit is None else Reading(order.index[: job.limit], order.mask[: job.limit])
+
+
+def step_keys(job: Job, clients: Sequence[int], steps: int) -> Tensor:
+    """Random streams of the steps of clients: int64 [clients, steps]."""
+    own = torch.tensor([seeds.address(job.seed, "step", job.round, client) for client in clients])
+    return seeds.fold(own.unsqueeze(1), torch.arange(steps).unsqueeze(0))
+
+
+def whole(samples: Samples | None, device: torch.device) -> Batch | None:
+    """A split as one unpadded batch."""
+    if samples is None or samples.inputs.shape[0] == 0:
+        return None
+    inputs, targets = samples.inputs.to(device), samples.targets.to(device)
+    return Batch(inputs, targets, torch.ones(len(inputs), device=device), torch.zeros((), dtype=torch.int64, device=device))
+
+
+def client_data(data: FederatedData, client: int, reads: Sequence[str], device: torch.device) -> ClientData:
+    """What `begin` and `finish` of one client see."""
+    splits = {split: whole(data.samples(client, split), device) for split in reads}
+    return ClientData(torch.tensor(float(data.size(client)), device=device), **splits)
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+
+def settle(
+    client: int, reply: Reply, memory: Record, job: Job, reduction: Reduction, memories: Memories
+) -> Outcome:
+    """Screen one reply; if it is sound, add it to the reduction and keep the client's memory."""
+    reason = screen(reply, job.expected)
+    if reason is None:
+        reduction.add(client, reply)
+        if memory:
+            memories.put(client, memory)
+    return outcome(client, reply, reason)
+
+
+def outcome(client: int, reply: Reply, reason: str | None) -> Outcome:
+    metrics = {name: float(value) for name, value in reply.metrics.items()}
+    return Outcome(client, float(reply.weight), metrics, payload_bytes(reply.values), reason)
+
+
+def payload_bytes(values: Record) -> int:
+    """Bytes that a client uploads with these values."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(values) if isinstance(leaf, Tensor))
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+class threads:  # noqa: N801 - reads as a verb: with threads(2): ...
+    """Set torch's intra-op threads inside a block. With torch's own default, a loaded machine can be 20x slower."""
+
+    def __init__(self, count: int) -> None:
+        self.count = max(1, count)
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_pages_kept = False
+
+
+def keep_pages() -> None:
+    """Tell glibc to keep freed memory instead of returning it to the kernel; elsewhere do nothing.
+
+    By default every large temporary is unmapped when freed and its pages are faulted in again by the next one, which
+    cost 40 % of the time of small models.
+    """
+    global _pages_kept
+    if _pages_kept or not sys.platform.startswith("linux"):
+        return
+    _pages_kept = True
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: allocate from the heap up to 1 GiB
+    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
+
+
+def chunks(count: int, most: int = 64) -> Iterator[range]:
+    """Cut `count` replies into at most `most` runs. The cut depends on nothing else, and so does the order of sums."""
+    length = max(1, -(-count // most))
+    for start in range(0, count, length):
+        yield range(start, min(start + length, count))

@@ -1,0 +1,367 @@
+"""Many clients at once: the one-client functions under `vmap`, captured, on the CPU or a GPU.
+
+Clients are sorted by how many steps they have and run in groups. What is the same for all clients of a group (the
+received model that a proximal term pulls to, the learning rate) stays a single tensor; what differs is stacked. Once
+the shorter clients are done, the longer ones go on as a prefix of the stack, cut into powers of two so that few
+different sizes need to be captured.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils import _pytree as pytree
+
+from atoll.data import FederatedData, Samples
+from atoll.engines.base import (
+    Engine,
+    Job,
+    Memories,
+    Outcome,
+    client_reading,
+    cores,
+    keep_pages,
+    payload_bytes,
+    step_keys,
+    threads,
+)
+from atoll.engines.steps import Steps, form, padded_width
+from atoll.errors import AtollError, EngineError
+from atoll.method import ClientData, Program, Reduction, Replies, Reply, misshapen, screen
+from atoll.task import Batch, Task, as_batched
+from atoll.tensors import Record, leaves, map_leaves, to_device
+
+__all__ = ["Batched"]
+
+_SHARED = None
+_OWN = 0
+
+
+class Batched(Engine):
+    """Runs clients together.
+
+    Args:
+        width: most clients in a group; by default as many as memory allows.
+    """
+
+    name: ClassVar[str] = "batched"
+
+    def __init__(
+        self, task: Task, data: FederatedData, device: torch.device, width: int | None = None, workers: int | None = None
+    ) -> None:
+        super().__init__(task, data, device)
+        self.width = width
+        self.threads = workers or cores()
+        self.steps = Steps(task)
+        self._spread: dict[Any, list[bool]] = {}
+        self._pools: dict[str, tuple[Samples, Samples]] = {}
+
+    def describe(self) -> str:
+        where = str(self.device) if self.device.type != "cpu" else f"{self.threads} threads"
+        return f"{self.name}, {where}"
+
+    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
+        keep_pages()
+        reduction = Reduction(job.method.reduction)
+        outcomes: list[Outcome] = []
+        sizes = [self.data.size(client) for client in job.clients]
+        orders = [client_reading(job, self.task, c, n) for c, n in zip(job.clients, sizes, strict=True)]
+        by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
+        width = self.width or self._fitting(job, max(sizes, default=1))
+        with threads(self.threads), torch.no_grad(), as_batched():
+            for start in range(0, len(by_steps), width):
+                at = by_steps[start : start + width]
+                clients = [job.clients[i] for i in at]
+                outcomes += _Group(self, job, clients, [orders[i] for i in at], memories).run(reduction)
+        outcomes.sort(key=lambda outcome: outcome.client)
+        return reduction.result(), outcomes
+
+    def _fitting(self, job: Job, samples: int) -> int:
+        """How many clients a group may have: their states fit a budget of memory."""
+        model = sum(leaf.numel() * leaf.element_size() for leaf in leaves(job.work.shared) if isinstance(leaf, Tensor))
+        example = self.data.example().inputs
+        rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
+        need = 4 * model + 16 * rows * example[0].numel() * example.element_size()
+        if self.device.type == "cuda":
+            budget = torch.cuda.mem_get_info(self.device)[0] // 2
+        else:
+            budget = 1 << 30
+        return max(1, int(budget // max(need, 1)))
+
+    def pool(self, clients: Sequence[int], split: str) -> tuple[Samples, list[np.ndarray[Any, Any]]]:
+        """Tensors on the device that hold these clients' samples, and the rows of each client in them."""
+        pool = self.data.pool(split)
+        if pool is not None:
+            known = self._pools.get(split)
+            if known is None or known[0].inputs is not pool.inputs:
+                known = self._pools[split] = (pool, Samples(*(t.to(self.device) for t in pool)))
+            own = [self.data.rows(client, split) for client in clients]
+            return known[1], [r if r is not None else np.zeros(0, np.int64) for r in own]
+        found = [self.data.samples(client, split) for client in clients]
+        parts = [s for s in found if s is not None and len(s.inputs)]
+        rows, start = [], 0
+        for samples in found:
+            count = 0 if samples is None else len(samples.inputs)
+            rows.append(np.arange(start, start + count))
+            start += count
+        joined = Samples(torch.cat([s.inputs for s in parts]), torch.cat([s.targets for s in parts]))
+        return Samples(*(t.to(self.device) for t in joined)), rows
+
+    def spread(self, program: Program, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> list[bool]:
+        """Which leaves of the working state after `begin` differ between clients, found by tracing it once."""
+        key = (program, form(arguments), str(dims))
+        if key not in self._spread:
+            self._spread[key] = _depends(lambda *a: program.begin(self.task, *a), arguments, dims)
+        return self._spread[key]
+
+
+class _Group:
+    """Some clients of a round, run together from begin to finish."""
+
+    def __init__(
+        self, engine: Batched, job: Job, clients: list[int], orders: list[Any], memories: Memories
+    ) -> None:
+        self.engine, self.job, self.clients, self.orders, self.memories = engine, job, clients, orders, memories
+        self.task, self.program, self.device = engine.task, job.program, engine.device
+
+    def run(self, reduction: Reduction) -> list[Outcome]:
+        try:
+            received, received_dims = self.received()
+            memory, memory_dims = self.memory(received, received_dims)
+            data, data_dims = self.data()
+            arguments, dims = (received, memory, data), (received_dims, memory_dims, data_dims)
+            local, local_dims = self.begin(arguments, dims)
+            local, local_dims = self.train(local, local_dims)
+            finish = vmap(lambda a, d: self.program.finish(self.task, a, d), in_dims=(local_dims, data_dims))
+            reply, memory = finish(local, data)
+        except AtollError:
+            raise
+        except RuntimeError as error:
+            raise EngineError(
+                f"these clients cannot be batched: {str(error).splitlines()[0]}",
+                hint='engine="processes" or engine="loop" run any model',
+            ) from error
+        return self.settle(reply, memory, reduction)
+
+    # --- inputs -----------------------------------------------------------------------------------------------
+
+    def received(self) -> tuple[Record, Any]:
+        shared = to_device(self.job.work.shared, self.device)
+        dims = map_leaves(lambda _: _SHARED, shared)
+        own = [self.job.work.own.get(client) for client in self.clients]
+        if any(record is not None for record in own):
+            stacked = self.stack([record or Record() for record in own])
+            shared = shared.replace(**stacked)
+            dims = dims.replace(**map_leaves(lambda _: _OWN, stacked))
+        return shared, dims
+
+    def memory(self, received: Record, dims: Any) -> tuple[Record, Any]:
+        known = [self.memories.get(client) for client in self.clients]
+        for at, record in enumerate(known):
+            if record is None:
+                mine = pick(received, dims, at)
+                known[at] = self.program.remember(self.task, mine)
+        stacked = self.stack([record for record in known if record is not None])
+        return stacked, map_leaves(lambda _: _OWN, stacked)
+
+    def stack(self, records: list[Record]) -> Record:
+        def join(*values: Any) -> Any:
+            if not isinstance(values[0], Tensor):
+                return torch.tensor(values, device=self.device)
+            return torch.stack([value.to(self.device) for value in values])
+
+        stacked = map_leaves(join, records[0], *records[1:])
+        assert isinstance(stacked, Record)
+        return stacked
+
+    def data(self) -> tuple[ClientData, Any]:
+        count = torch.tensor([float(self.engine.data.size(c)) for c in self.clients], device=self.device)
+        splits: dict[str, Batch] = {}
+        for split in self.program.reads:
+            pool, rows = self.engine.pool(self.clients, split)
+            width = padded_width(max(1, max(len(r) for r in rows)))
+            index = np.zeros((len(rows), width), np.int64)
+            mask = np.zeros((len(rows), width), np.float32)
+            for at, own in enumerate(rows):
+                index[at, : len(own)] = own
+                mask[at, : len(own)] = 1.0
+            where = torch.from_numpy(index).to(self.device)
+            splits[split] = Batch(
+                pool.inputs[where],
+                pool.targets[where],
+                torch.from_numpy(mask).to(self.device),
+                torch.zeros(len(rows), dtype=torch.int64, device=self.device),
+            )
+        data = ClientData(count, **splits)
+        return data, map_leaves(lambda _: _OWN, data)
+
+    # --- the client half --------------------------------------------------------------------------------------
+
+    def begin(self, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> tuple[Record, Any]:
+        one = tuple(pick(a, d, 0) for a, d in zip(arguments, dims, strict=True))
+        differs = self.engine.spread(self.program, one, dims)
+        shape = self.program.begin(self.task, *one)
+        spec = pytree.tree_structure(shape)
+        out_dims = pytree.tree_unflatten([_OWN if d else _SHARED for d in differs], spec)
+        if not any(differs):
+            return shape, out_dims
+        begin = vmap(lambda *a: self.program.begin(self.task, *a), in_dims=dims, out_dims=out_dims)
+        return begin(*arguments), out_dims
+
+    def train(self, local: Record, dims: Any) -> tuple[Record, Any]:
+        counts = [len(order.index) for order in self.orders]
+        if not counts or counts[0] == 0:
+            return local, dims
+        size, total = len(self.clients), counts[0]
+        width = max(order.index.shape[1] for order in self.orders)
+        if self.program.plan().batch_size is None:
+            width = padded_width(width)
+        pool, rows = self.engine.pool(self.clients, "train")
+        index = np.zeros((total, size, width), np.int64)
+        mask = np.zeros((total, size, width), np.float32)
+        for at, (order, own) in enumerate(zip(self.orders, rows, strict=True)):
+            steps, b = order.index.shape
+            index[:steps, at, :b] = own[order.index]
+            mask[:steps, at, :b] = order.mask
+        where, masks = torch.from_numpy(index).to(self.device), torch.from_numpy(mask).to(self.device)
+        keys = step_keys(self.job, self.clients, total).to(self.device).T.contiguous()
+
+        def batch(t: int, first: int, last: int) -> list[Tensor]:
+            at = where[t, first:last].reshape(-1)
+            inputs = pool.inputs.index_select(0, at).unflatten(0, (last - first, width))
+            targets = pool.targets.index_select(0, at).unflatten(0, (last - first, width))
+            return [inputs, targets, masks[t, first:last], keys[t, first:last]]
+
+        values, spec = pytree.tree_flatten(local)
+        axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
+        one = pytree.tree_unflatten([v[0] if a == 0 else v for v, a in zip(values, axes, strict=True)], spec)
+        changed = self.engine.steps.single(self.program, one, Batch(*(x[0] for x in batch(0, 0, 1)))).changed
+        values = [
+            v.unsqueeze(0).expand(size, *v.shape).clone() if i in changed and axes[i] is None
+            else v.clone() if i in changed else v
+            for i, v in enumerate(values)
+        ]  # fmt: skip
+        axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
+        dims = pytree.tree_unflatten(axes, spec)
+
+        for t in range(total):
+            active = sum(count > t for count in counts)
+            if active == size:
+                values = self.step(values, spec, dims, batch(t, 0, size))
+                continue
+            first = 0
+            for part in powers(active):
+                window = slice(first, first + part)
+                views = [v[window] if a == 0 else v for v, a in zip(values, axes, strict=True)]
+                new = self.step(views, spec, dims, batch(t, first, first + part))
+                for i in changed:
+                    if new[i] is not views[i]:
+                        values[i][window] = new[i]
+                first += part
+        return pytree.tree_unflatten(values, spec), dims
+
+    def step(self, values: list[Any], spec: Any, dims: Any, batch: list[Tensor]) -> list[Any]:
+        local = pytree.tree_unflatten(values, spec)
+        key = (self.program, "batched", tuple(tuple(v.shape) for v in values if isinstance(v, Tensor)), tuple(batch[0].shape))
+        known = self.engine.steps.known.get(key)
+        if known is None:
+            function = vmap(
+                lambda one, b: self.program.step(self.task, one, b), in_dims=(dims, 0), out_dims=dims
+            )
+            known = self.engine.steps.find(key, lambda: function, local, Batch(*batch))
+        return known(values, batch)
+
+    # --- what comes back --------------------------------------------------------------------------------------
+
+    def settle(self, reply: Reply, memory: Record, reduction: Reduction) -> list[Outcome]:
+        """Screen all replies together, and add the sound ones to the reduction as one sum."""
+        size = len(self.clients)
+        sound = torch.isfinite(reply.weight) & (reply.weight >= 0)
+        for value in leaves(reply.values):
+            if value.is_floating_point() and value.numel():
+                sound &= torch.isfinite(value.flatten(1).sum(1) if value.ndim > 1 else value)
+        good = sound.tolist()
+        metrics = {name: value.tolist() for name, value in reply.metrics.items()}
+        weights = reply.weight.tolist()
+        first = map_leaves(lambda v: v[0], reply.values)
+        wrong = misshapen(first, self.job.expected)
+        nbytes = payload_bytes(first)
+        each = self.job.method.reduction == "each"
+        outcomes, accepted = [], []
+        for at, client in enumerate(self.clients):
+            reason = wrong
+            if reason is None and not good[at]:
+                reason = screen(self.pick(reply, at), self.job.expected)
+            if reason is None:
+                accepted.append(at)
+                if memory:
+                    self.memories.put(client, map_leaves(lambda v, at=at: v[at].clone(), memory))
+            sums = {name: values[at] for name, values in metrics.items()}
+            outcomes.append(Outcome(client, weights[at], sums, nbytes, reason))
+        if not accepted:
+            return outcomes
+        part = Reduction(self.job.method.reduction)
+        part.clients = [self.clients[at] for at in accepted]
+        part.weight = float(sum(weights[at] for at in accepted))
+        if each:
+            part.each = [self.pick(reply, at) for at in accepted]
+        else:
+            keep = None if len(accepted) == size else torch.tensor(accepted, device=self.device)
+            weight = reply.weight if keep is None else reply.weight[keep]
+
+            def total(value: Tensor) -> Tensor:
+                value = value if keep is None else value[keep]
+                if not value.is_floating_point():
+                    return value.amax(0)
+                wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+                return (weight.to(wide.dtype) @ wide.flatten(1)).reshape(value.shape[1:]) if wide.ndim > 1 else (
+                    weight.to(wide.dtype) @ wide
+                )
+
+            part.total = map_leaves(total, reply.values)
+        reduction.merge(part)
+        return outcomes
+
+    @staticmethod
+    def pick(reply: Reply, at: int) -> Reply:
+        return map_leaves(lambda v: v[at], reply)  # type: ignore[no-any-return]
+
+
+def pick(tree: Any, dims: Any, at: int) -> Any:
+    """One client's part of a stacked structure."""
+    values, spec = pytree.tree_flatten(tree)
+    axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
+    return pytree.tree_unflatten([v if a is None else v[at] for v, a in zip(values, axes, strict=True)], spec)
+
+
+def powers(count: int) -> list[int]:
+    """`count` as a falling sum of powers of two."""
+    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
+
+
+def _depends(function: Callable[..., Any], arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> list[bool]:
+    """For each leaf of function(*arguments): does it depend on an argument that differs between clients?"""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    values, spec = pytree.tree_flatten(pytree.tree_map_only(Tensor, torch.clone, arguments))
+    axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
+
+    def flat(*inputs: Any) -> list[Any]:
+        return pytree.tree_leaves(function(*pytree.tree_unflatten(list(inputs), spec)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = make_fx(torch.func.functionalize(flat, remove="mutations"))(*values).graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    own = {node for node, axis in zip(inputs, axes, strict=True) if axis is not None}
+    for node in graph.nodes:
+        if any(source in own for source in node.all_input_nodes):
+            own.add(node)
+    (output,) = [node for node in graph.nodes if node.op == "output"]
+    return [leaf in own for leaf in output.args[0]]

@@ -1,0 +1,210 @@
+"""Judging models three ways: the global model on the global test set, the global model on each client's test data,
+and each client's own model on its test data. Sums are pooled over samples and divided once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from atoll import seeds
+from atoll.data import FederatedData, Samples
+from atoll.engines import Engine, Job, Memories
+from atoll.engines.base import cores, threads
+from atoll.method import Method, Work
+from atoll.task import Task
+from atoll.tensors import Record, Tensors
+
+__all__ = ["Evaluation", "Judge", "Spread"]
+
+Measures = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a measure is distributed over clients (each client counts once), and its `pooled` mean over samples."""
+
+    mean: float
+    std: float
+    min: float
+    p10: float
+    median: float
+    max: float
+    pooled: float
+    clients: int
+
+    @staticmethod
+    def of(values: Sequence[float], weights: Sequence[float]) -> Spread:
+        v = np.asarray(values, dtype=np.float64)
+        p10, median = np.percentile(v, [10, 50])
+        pooled = float(np.average(v, weights=weights))
+        return Spread(
+            float(v.mean()), float(v.std()), float(v.min()), float(p10), float(median), float(v.max()), pooled, len(v)
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures of one round.
+
+    `overall` is the global model on the global test set, measure -> value. `clients` is the global model on each
+    client's test data and `personal` each client's own model there, measure -> Spread; `personal` is empty unless the
+    method personalises. `each` holds the clients' values behind the spreads: kind -> measure -> client -> value.
+    """
+
+    overall: Mapping[str, float] = field(default_factory=dict)
+    clients: Mapping[str, Spread] = field(default_factory=dict)
+    personal: Mapping[str, Spread] = field(default_factory=dict)
+    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """The measure to look at first: accuracy where there is one, else the loss."""
+        known = self.overall or self.clients or self.personal
+        return "accuracy" if "accuracy" in known else "loss"
+
+    @property
+    def own(self) -> Mapping[str, Spread]:
+        """How clients fare with the model they would use: the personal one, or the global one."""
+        return self.personal or self.clients
+
+    def value(self, name: str) -> float | None:
+        """"accuracy", "loss" ... of the global model, or "personal" / "clients": the mean over clients."""
+        if name in ("personal", "clients"):
+            spreads = self.personal if name == "personal" else self.clients
+            return spreads[self.measure].mean if spreads else None
+        if name in self.overall:
+            return self.overall[name]
+        return self.own[name].mean if name in self.own else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "overall": dict(self.overall),
+            "clients": {name: asdict(spread) for name, spread in self.clients.items()},
+            "personal": {name: asdict(spread) for name, spread in self.personal.items()},
+        }
+
+
+class Judge:
+    """Evaluates a federation's models.
+
+    Args:
+        limit: at most this many clients are judged, the same ones every time (a sample drawn with the seed).
+    """
+
+    def __init__(
+        self, task: Task, data: FederatedData, engine: Engine, device: torch.device, seed: int, limit: int | None
+    ) -> None:
+        self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
+        count = len(data)
+        if limit is None and data.pool("train") is None:
+            limit = 100  # a generated population has no end of clients
+        if limit is not None and limit < count:
+            chosen = seeds.rng(seed, "judged").choice(count, limit, replace=False)
+        else:
+            chosen = np.arange(count)
+        self.clients = [int(k) for k in np.sort(chosen) if self._tested(int(k))]
+
+    def _tested(self, client: int) -> bool:
+        if self.data.pool("train") is not None:
+            return self.data.rows(client, "test") is not None
+        return self.data.samples(client, "test") is not None
+
+    def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
+        params, buffers = method.model(state)
+        with threads(cores()):
+            overall, clients, each = self._global(params, buffers)
+        personal: dict[str, Spread] = {}
+        found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
+        if method.personalised and self.clients:
+            personal, found["personal"] = self._personal(method, state, memories, round)
+        return Evaluation(overall, clients, personal, found)
+
+    # --- the global model -------------------------------------------------------------------------------------
+
+    def _global(
+        self, params: Tensors, buffers: Tensors
+    ) -> tuple[dict[str, float], dict[str, Spread], dict[str, dict[int, float]]]:
+        test, pool = self.data.test_set, self.data.pool("test")
+        rows = {k: self.data.rows(k, "test") for k in self.clients} if pool is not None else {}
+        same = test is not None and pool is not None and test.inputs is pool.inputs
+        overall = self.measures(params, buffers, test) if test is not None else {}
+        sums: dict[int, tuple[int, dict[str, float]]] = {}
+        if pool is not None and rows:
+            if same:
+                position, measured = np.arange(len(pool.inputs)), overall
+            else:
+                wanted = np.unique(np.concatenate([r for r in rows.values() if r is not None]))
+                position = np.zeros(len(pool.inputs), np.int64)
+                position[wanted] = np.arange(len(wanted))
+                where = torch.from_numpy(wanted)
+                measured = self.measures(params, buffers, Samples(pool.inputs[where], pool.targets[where]))
+            for k, own in rows.items():
+                if own is not None:
+                    at = position[own]
+                    sums[k] = len(own), {name: float(values[at].sum()) for name, values in measured.items()}
+        else:
+            for k in self.clients:
+                samples = self.data.samples(k, "test")
+                assert samples is not None
+                measured = self.measures(params, buffers, samples)
+                sums[k] = len(samples.inputs), {name: float(v.sum()) for name, v in measured.items()}
+        spreads, each = _spreads(sums)
+        return {name: float(values.mean()) for name, values in overall.items()}, spreads, each
+
+    def measures(self, params: Tensors, buffers: Tensors, samples: Samples) -> Measures:
+        """Per-sample measures of a model, name -> [n]."""
+        params = params.map(lambda t: t.to(self.device))
+        buffers = buffers.map(lambda t: t.to(self.device))
+        parts: dict[str, list[Any]] = {}
+        with torch.inference_mode():
+            for start in range(0, len(samples.inputs), _ROWS):
+                inputs = samples.inputs[start : start + _ROWS].to(self.device)
+                targets = samples.targets[start : start + _ROWS].to(self.device)
+                for name, values in self.task.measure(params, buffers, inputs, targets).items():
+                    parts.setdefault(name, []).append(values.cpu().numpy())
+        return {name: np.concatenate(values).astype(np.float64) for name, values in parts.items()}
+
+    # --- personal models --------------------------------------------------------------------------------------
+
+    def _personal(
+        self, method: Method, state: Record, memories: Memories, round: int
+    ) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
+        """Every judged client runs the method's "personal" program, which ends in sums over its test data."""
+        sent = method.broadcast(state, self.clients)
+        job = Job(method, Work(sent.shared, sent.own, "personal"), self.clients, round, self.seed)
+        _, outcomes = self.engine.run(job, _ReadOnly(memories))
+        sums = {}
+        for outcome in outcomes:
+            totals = {name: value for name, value in outcome.metrics.items() if name != "count"}
+            sums[outcome.client] = int(outcome.metrics["count"]), totals
+        return _spreads(sums)
+
+
+class _ReadOnly:
+    """Memories that evaluation may read but not change."""
+
+    def __init__(self, memories: Memories) -> None:
+        self.memories = memories
+
+    def get(self, client: int) -> Record | None:
+        return self.memories.get(client)
+
+    def put(self, client: int, memory: Record) -> None:
+        pass
+
+
+def _spreads(
+    sums: Mapping[int, tuple[int, Mapping[str, float]]],
+) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
+    counted = {k: (n, totals) for k, (n, totals) in sums.items() if n > 0}
+    if not counted:
+        return {}, {}
+    names = next(iter(counted.values()))[1].keys()
+    each = {name: {k: totals[name] / n for k, (n, totals) in counted.items()} for name in names}
+    weights = [n for n, _ in counted.values()]
+    return {name: Spread.of(list(values.values()), weights) for name, values in each.items()}, each
