@@ -1,3 +1,5 @@
 """Atoll: federated and distributed learning for PyTorch."""
 
+from __future__ import annotations
+
 __version__ = "0.1.0"

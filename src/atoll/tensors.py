@@ -84,7 +84,7 @@ class Tensors(dict[str, Tensor]):
         return sum(value.numel() * value.element_size() for value in self.values())
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}: {tuple(value.shape)}" for name, value in self.items())
+        inside = ", ".join(f"{name}: {tuple(getattr(value, 'shape', ()))}" for name, value in self.items())
         return f"Tensors({inside})"
 
 
@@ -95,11 +95,14 @@ class Record(dict[str, Any]):
     Records are treated as values: `replace` gives a changed copy.
     """
 
+    def __getattribute__(self, name: str) -> Any:
+        # Fields come before the methods of dict: a reply has a field "update".
+        if not name.startswith("__") and dict.__contains__(self, name):
+            return dict.__getitem__(self, name)
+        return super().__getattribute__(name)
+
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no field {name!r}; there are: {', '.join(self) or 'none'}") from None
+        raise AttributeError(f"no field {name!r}; there are: {', '.join(dict.keys(self)) or 'none'}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"records are values: use replace({name}=...)")
@@ -112,11 +115,11 @@ class Record(dict[str, Any]):
 def _register(kind: type[dict[str, Any]]) -> None:
     pytree.register_pytree_node(
         kind,
-        lambda tree: (list(tree.values()), list(tree.keys())),
+        lambda tree: (list(dict.values(tree)), list(dict.keys(tree))),
         lambda values, names: kind(zip(names, values, strict=True)),
         flatten_with_keys_fn=lambda tree: (
-            [(pytree.MappingKey(name), value) for name, value in tree.items()],
-            list(tree.keys()),
+            [(pytree.MappingKey(name), value) for name, value in dict.items(tree)],
+            list(dict.keys(tree)),
         ),
         serialized_type_name=f"atoll.{kind.__name__}",
         to_dumpable_context=list,
@@ -157,7 +160,7 @@ def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], A
         yield path, tree
         return
     mark = "@" if isinstance(tree, Tensors) else ""
-    for name, value in tree.items():
+    for name, value in dict.items(tree):
         yield from _walk(value, (*path, mark + name))
 
 

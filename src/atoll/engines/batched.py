@@ -115,7 +115,7 @@ class Batched(Engine):
 
     def spread(self, program: Program, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> list[bool]:
         """Which leaves of the working state after `begin` differ between clients, found by tracing it once."""
-        key = (program, form(arguments), str(dims))
+        key = (program, form(arguments), tuple(pytree.tree_leaves(dims)))
         if key not in self._spread:
             self._spread[key] = _depends(lambda *a: program.begin(self.task, *a), arguments, dims)
         return self._spread[key]
@@ -158,7 +158,7 @@ class _Group:
         if any(record is not None for record in own):
             stacked = self.stack([record or Record() for record in own])
             shared = shared.replace(**stacked)
-            dims = dims.replace(**map_leaves(lambda _: _OWN, stacked))
+            dims = dims.replace(**own_dims(stacked))
         return shared, dims
 
     def memory(self, received: Record, dims: Any) -> tuple[Record, Any]:
@@ -168,7 +168,7 @@ class _Group:
                 mine = pick(received, dims, at)
                 known[at] = self.program.remember(self.task, mine)
         stacked = self.stack([record for record in known if record is not None])
-        return stacked, map_leaves(lambda _: _OWN, stacked)
+        return stacked, own_dims(stacked)
 
     def stack(self, records: list[Record]) -> Record:
         def join(*values: Any) -> Any:
@@ -199,7 +199,7 @@ class _Group:
                 torch.zeros(len(rows), dtype=torch.int64, device=self.device),
             )
         data = ClientData(count, **splits)
-        return data, map_leaves(lambda _: _OWN, data)
+        return data, own_dims(data)
 
     # --- the client half --------------------------------------------------------------------------------------
 
@@ -331,6 +331,11 @@ class _Group:
     @staticmethod
     def pick(reply: Reply, at: int) -> Reply:
         return map_leaves(lambda v: v[at], reply)  # type: ignore[no-any-return]
+
+
+def own_dims(tree: Any) -> Any:
+    """vmap's axes for a structure whose tensors are all stacked by client."""
+    return map_leaves(lambda leaf: _OWN if isinstance(leaf, Tensor) else None, tree)
 
 
 def pick(tree: Any, dims: Any, at: int) -> Any:
