@@ -275,7 +275,7 @@ class _Pure(TorchFunctionMode):
         if replacement is not None:
             return replacement(self, func, *args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name in _RECURRENT and _batched.get():
+        if name in _RECURRENT and (_batched.get() or (self.batch is not None and _drops(args))):
             return _recurrent(self, name, *args)
         if name in _UNSUPPORTED:
             raise EngineError(
@@ -388,6 +388,55 @@ def _attention(pure: _Pure, func: Any, query: Tensor, key: Tensor, value: Tensor
     return _dropout(pure, func, torch.softmax(scores, -1), p) @ value
 
 
+def _multi_head(
+    pure: _Pure,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """Multi-head attention (Vaswani et al. 2017). Without dropout torch's own; with it, spelt out for the stream."""
+    if not training or dropout_p == 0.0:
+        return func(
+            query, key, value, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias, bias_k, bias_v,
+            add_zero_attn, 0.0, out_proj_weight, out_proj_bias, training, **kwargs,
+        )  # fmt: skip
+    if in_proj_weight is None or bias_k is not None or add_zero_attn or query.ndim != 3:
+        raise EngineError("this attention layer's dropout cannot be made pure", hint="set its dropout to 0")
+    weights = in_proj_weight.chunk(3)
+    biases = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
+
+    def heads(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [t, b, e] -> [b, h, t, e/h]
+        return F.linear(x, weight, bias).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+
+    q, k, v = (heads(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    mask = kwargs.get("attn_mask")
+    padding = kwargs.get("key_padding_mask")
+    bias = torch.zeros((), dtype=q.dtype, device=q.device)
+    for part in (mask if mask is None or mask.ndim < 3 else mask.unflatten(0, (-1, num_heads)), padding):
+        if part is not None:
+            part = part[:, None, None, :] if part is padding else part
+            bias = bias + (torch.zeros_like(part, dtype=q.dtype).masked_fill(part, -math.inf) if part.dtype == torch.bool else part)
+    weight = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + bias, -1)
+    mixed = (_dropout(pure, func, weight, dropout_p) @ v).permute(2, 0, 1, 3).flatten(2)
+    output = F.linear(mixed, out_proj_weight, out_proj_bias)
+    if not kwargs.get("need_weights", True):
+        return output, None
+    return output, weight.mean(1) if kwargs.get("average_attn_weights", True) else weight
+
+
 def _conv2d(pure: _Pure, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """On CPU images go with channels last: max pooling is then ten times faster, and everything after follows."""
     if pure.batch is not None and not _batched.get() and input.ndim == 4 and input.device.type == "cpu":
@@ -398,7 +447,7 @@ def _conv2d(pure: _Pure, func: Any, input: Tensor, *args: Any, **kwargs: Any) ->
     return func(input, *args, **kwargs)  # type: ignore[no-any-return]
 
 
-_Replacement = Callable[..., Tensor]
+_Replacement = Callable[..., Any]
 _REPLACED: dict[Any, _Replacement] = {
     F.dropout: _dropout,
     torch.dropout: _dropout,
@@ -413,6 +462,7 @@ _REPLACED: dict[Any, _Replacement] = {
     F.batch_norm: _batch_norm,
     F.scaled_dot_product_attention: _attention,
     torch.conv2d: _conv2d,
+    F.multi_head_attention_forward: _multi_head,
 }
 _UNSUPPORTED = {"rand", "randn", "randint", "randint_like", "randperm", "multinomial", "normal", "rrelu"}
 _UNSUPPORTED |= {"bernoulli_", "normal_", "uniform_", "exponential_", "random_", "gumbel_softmax"}
@@ -422,6 +472,11 @@ _UNSUPPORTED |= {"feature_alpha_dropout", "fractional_max_pool2d", "fractional_m
 # --- recurrent layers in plain operations ---------------------------------------------------------------------------
 
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+def _drops(args: Any) -> bool:
+    """Whether a recurrent call drops units between its layers (padded form: dropout and train are at 5 and 6)."""
+    return len(args) == 9 and args[4] > 1 and args[5] > 0 and bool(args[6])
 
 
 def _cell(kind: str, gates: Tensor, hidden: Tensor, state: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -473,7 +528,7 @@ def _recurrent(pure: _Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
             last_cells.append(c)
         steps = torch.cat(outputs, -1)
         if dropout > 0 and train and layer + 1 < layers:
-            steps = _dropout(pure, None, steps, dropout)
+            steps = _dropout(pure, None, steps.transpose(0, 1), dropout).transpose(0, 1)  # streams go by sample
     output = steps.transpose(0, 1) if batch_first else steps
     if kind == "lstm":
         return output, torch.stack(last_hidden), torch.stack(last_cells)

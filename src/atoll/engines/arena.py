@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from typing import Any
 
 import torch
@@ -29,18 +30,19 @@ class Arena:
     """A growing piece of shared memory. Made before a fork, it is common to parent and child; either may write."""
 
     def __init__(self) -> None:
-        place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 - lives as long as the arena
+        self.descriptor, path = tempfile.mkstemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        os.unlink(path)
+        weakref.finalize(self, os.close, self.descriptor)
         self.size = 0
         self.map: mmap.mmap | None = None
 
     def _ensure(self, size: int) -> None:
-        actual = os.fstat(self.file.fileno()).st_size
+        actual = os.fstat(self.descriptor).st_size
         if actual < size:
-            os.ftruncate(self.file.fileno(), size)
+            os.ftruncate(self.descriptor, size)
             actual = size
         if self.size < actual:
-            self.map = mmap.mmap(self.file.fileno(), actual)
+            self.map = mmap.mmap(self.descriptor, actual)
             self.size = actual
 
     def write(self, record: Record) -> Header:

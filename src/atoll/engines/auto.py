@@ -49,8 +49,8 @@ class Auto(Engine):
         if not job.program.plan().epochs and job.program.plan().steps is None:
             return Loop(self.task, self.data, self.device), "this method has no local steps"
         batched = Batched(self.task, self.data, self.device, workers=self.workers)
-        together, problem = self._time_batched(batched, job)
         if self.device.type != "cpu":
+            together, problem = self._time_batched(batched, job, None)
             if together is not None:
                 return batched, f"{1000 * together:.3g} ms a client step"
             return Loop(self.task, self.data, self.device), f"batched cannot: {problem}"
@@ -59,49 +59,48 @@ class Auto(Engine):
             processes: Engine = Processes(self.task, self.data, self.device, workers=workers)
             alone = self._time_single(job) / workers
         except EngineError as error:
+            together, problem = self._time_batched(batched, job, None)
             if together is not None:
                 return batched, f"processes cannot: {error.message}"
             return Loop(self.task, self.data, self.device), f"nothing faster can: {error.message}"
+        together, problem = self._time_batched(batched, job, alone)
         if together is None:
             return processes, f"{1000 * alone:.3g} ms a client step; batched cannot: {problem}"
         figures = f"a client step: batched {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
         return (batched if together <= alone else processes), figures
 
-    def _trial(self, job: Job, clients: int) -> tuple[Job, int]:
-        """The job cut down to a few clients, and how many client steps it then has."""
-        chosen = list(job.clients)[:clients]
-        small = replace(job, clients=chosen)
-        steps = sum(len(client_reading(small, self.task, c, self.data.size(c)).index) for c in chosen)
-        return small, max(1, steps)
+    def _time_single(self, job: Job) -> float:
+        """Seconds a client step, one client at a time on one thread."""
+        engine = Sequential(self.task, self.data, self.device)
+        with threads(1):
+            return self._time(engine, replace(job, clients=list(job.clients)[:1]))
 
-    def _time_batched(self, engine: Batched, job: Job) -> tuple[float | None, str]:
+    def _time_batched(self, engine: Batched, job: Job, rival: float | None) -> tuple[float | None, str]:
+        """Seconds a client step, the cohort together; or None and what stands in the way."""
         try:
-            small, steps = self._trial(_few_steps(job, 8), len(job.clients))
-            return self._fastest(engine, small) / steps, ""
+            return self._time(engine, job, rival), ""
         except EngineError as error:
             return None, error.message
 
-    def _time_single(self, job: Job) -> float:
-        engine = Sequential(self.task, self.data, self.device)
-        small, steps = self._trial(_few_steps(job, 8), 1)
-        with threads(1):
-            return self._fastest(engine, small) / steps
-
-    @staticmethod
-    def _fastest(engine: Engine, job: Job) -> float:
+    def _time(self, engine: Engine, job: Job, rival: float | None = None) -> float:
+        """The best of a few short runs. Stops early where the first shows that `rival` (seconds a step) is faster."""
         keep_pages()
         best = float("inf")
-        for attempt in range(4):  # the first one captures
+        for limit in (1, 2, 8, 8):  # the first one captures
+            trial = replace(job, limit=limit)
             start = time.perf_counter()
-            engine.run(job, _Nothing())
-            if attempt:
-                best = min(best, time.perf_counter() - start)
+            engine.run(trial, _Nothing())
+            seconds = time.perf_counter() - start
+            if limit == 1:
+                continue
+            best = min(best, seconds / self._steps(trial))
+            if rival is not None and best > 3 * rival:
+                break
         return best
 
-
-def _few_steps(job: Job, steps: int) -> Job:
-    """The same work with a few steps a client, by a plan of its own."""
-    return replace(job, limit=steps)
+    def _steps(self, job: Job) -> int:
+        counted = [len(client_reading(job, self.task, c, self.data.size(c)).index) for c in job.clients]
+        return max(1, sum(counted))
 
 
 class _Nothing:

@@ -31,6 +31,7 @@ from atoll.engines.base import (
     step_keys,
     threads,
 )
+from atoll.engines.capture import Captured
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
 from atoll.method import ClientData, Program, Reduction, Replies, Reply, misshapen, screen
@@ -250,32 +251,35 @@ class _Group:
         axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
         dims = pytree.tree_unflatten(axes, spec)
 
+        captured: dict[int, Captured] = {}
+
+        def step(values: list[Any], batch: list[Tensor]) -> list[Any]:
+            clients = len(batch[0])
+            known = captured.get(clients)
+            if known is None:
+                known = captured[clients] = self.capture(pytree.tree_unflatten(values, spec), dims, batch)
+            return known(values, batch)
+
         for t in range(total):
-            active = sum(count > t for count in counts)
+            active = sum(count > t for count in counts) if counts[-1] <= t else size
             if active == size:
-                values = self.step(values, spec, dims, batch(t, 0, size))
+                values = step(values, batch(t, 0, size))
                 continue
             first = 0
             for part in powers(active):
                 window = slice(first, first + part)
                 views = [v[window] if a == 0 else v for v, a in zip(values, axes, strict=True)]
-                new = self.step(views, spec, dims, batch(t, first, first + part))
+                new = step(views, batch(t, first, first + part))
                 for i in changed:
                     if new[i] is not views[i]:
                         values[i][window] = new[i]
                 first += part
         return pytree.tree_unflatten(values, spec), dims
 
-    def step(self, values: list[Any], spec: Any, dims: Any, batch: list[Tensor]) -> list[Any]:
-        local = pytree.tree_unflatten(values, spec)
-        key = (self.program, "batched", tuple(tuple(v.shape) for v in values if isinstance(v, Tensor)), tuple(batch[0].shape))
-        known = self.engine.steps.known.get(key)
-        if known is None:
-            function = vmap(
-                lambda one, b: self.program.step(self.task, one, b), in_dims=(dims, 0), out_dims=dims
-            )
-            known = self.engine.steps.find(key, lambda: function, local, Batch(*batch))
-        return known(values, batch)
+    def capture(self, local: Record, dims: Any, batch: list[Tensor]) -> Captured:
+        key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))
+        function = vmap(lambda one, b: self.program.step(self.task, one, b), in_dims=(dims, 0), out_dims=dims)
+        return self.engine.steps.find(key, lambda: function, local, Batch(*batch))
 
     # --- what comes back --------------------------------------------------------------------------------------
 

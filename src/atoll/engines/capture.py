@@ -283,15 +283,17 @@ def _write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -
             owner.update(inside)
             order = attempt
     factors: dict[str, Any] = {}
+    written: dict[fx.Node, fx.Node] = {}
     for node in order:
         if node not in chosen:
             output.prepend(node)
             continue
         target, terms = chosen[node]
         with graph.inserting_before(output):
-            written = _emit(graph, target, terms, factors)
-        written.meta = dict(node.meta)
-        node.replace_all_uses_with(written)
+            new = _emit(graph, target, [(written.get(term, term), scale) for term, scale in terms], factors)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        written[node] = new
         output.prepend(node)  # nothing uses it any more
 
 

@@ -16,6 +16,7 @@ from atoll.engines.base import (
     client_reading,
     settle,
     step_keys,
+    threads,
 )
 from atoll.method import Reduction, Replies, Reply
 from atoll.task import Batch
@@ -32,12 +33,13 @@ class Loop(Engine):
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
         reduction = Reduction(job.method.reduction)
         outcomes = []
-        for run in chunks(len(job.clients)):
-            part = Reduction(job.method.reduction)
-            for client in (job.clients[at] for at in run):
-                reply, memory = self.client(job, client, memories.get(client))
-                outcomes.append(settle(client, reply, memory, job, part, memories))
-            reduction.merge(part)
+        with threads(1):
+            for run in chunks(len(job.clients)):
+                part = Reduction(job.method.reduction)
+                for client in (job.clients[at] for at in run):
+                    reply, memory = self.client(job, client, memories.get(client))
+                    outcomes.append(settle(client, reply, memory, job, part, memories))
+                reduction.merge(part)
         return reduction.result(), outcomes
 
     @torch.no_grad()

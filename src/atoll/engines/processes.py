@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections import deque
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, ClassVar
 
@@ -99,14 +100,17 @@ class Processes(Engine):
         reduction = Reduction(job.method.reduction)
         outcomes: list[list[Outcome]] = [[] for _ in runs]
         merged = 0
-        for worker in self.crew:
-            worker.line.send_bytes(_encode(order))
 
         def give(number: int, slot: int) -> None:
             if todo:
                 at, clients = todo.popleft()
                 busy[number, slot] = at
-                self.crew[number].give(slot, clients, job, memories)
+                with self._lost(number):
+                    self.crew[number].give(slot, clients, job, memories)
+
+        for number, worker in enumerate(self.crew):
+            with self._lost(number):
+                worker.line.send_bytes(_encode(order))
 
         for slot in range(_SLOTS):
             for number in range(len(self.crew)):
@@ -126,18 +130,24 @@ class Processes(Engine):
         return reduction.result(), [outcome for run in outcomes for outcome in run]
 
     def _receive(self, number: int) -> _Done:
-        try:
+        with self._lost(number):
             done = msgspec.msgpack.decode(self.crew[number].line.recv_bytes(), type=_Done)
-        except (EOFError, ConnectionError):
-            self.close()
-            raise RunError(
-                f"worker process {number} ended unexpectedly", hint="it may have run out of memory; try fewer workers"
-            ) from None
         if done.error:
             self.close()
             kind = EngineError if done.engine else RunError
             raise kind(f"client {self.data.names[done.client]}: {done.error}", hint=done.hint)
         return done
+
+    @contextlib.contextmanager
+    def _lost(self, number: int) -> Iterator[None]:
+        """Say so if worker `number` is gone."""
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            self.close()
+            raise RunError(
+                f"worker process {number} ended unexpectedly", hint="it may have run out of memory; try fewer workers"
+            ) from None
 
     def _hire(self, method: Method) -> None:
         if self.crew and self.method is method:

@@ -1,0 +1,302 @@
+"""Every engine against the readable loop: same seed, same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atoll.data
+from atoll.engines import Batched, Job, Loop, Processes
+from atoll.engines.base import chunks, reading
+from atoll.errors import ConfigError, EngineError
+from atoll.federation import Federation
+from atoll.memory import MemoryStore
+from atoll.method import Plan
+from atoll.methods import METHODS, FedAvg, FedProx, Scaffold
+from atoll.task import Task
+from atoll.tensors import Record
+
+CPU = torch.device("cpu")
+
+
+def clients(shape: tuple[int, ...] = (6,), sizes: tuple[int, ...] = (13, 5, 24, 1, 9), classes: int = 3) -> Any:
+    """Unequal clients with learnable labels."""
+    rng = np.random.default_rng(7)
+    weights = rng.normal(size=(int(np.prod(shape)), classes))
+    made = {}
+    for at, n in enumerate(sizes):
+        x = rng.normal(size=(n, *shape)).astype(np.float32)
+        y = (x.reshape(n, -1) @ weights).argmax(1).astype(np.int64)
+        made[f"c{at}"] = {"train": (x, y), "test": (x, y)}
+    return atoll.data.from_clients(made, classes=classes)
+
+
+def trained(engine: str, model: Callable[[], nn.Module], data: Any, method: Any, rounds: int = 3, **kw: Any) -> Record:
+    federation = Federation(
+        model, data, method, rounds=rounds, cohort=kw.pop("cohort", 4), engine=engine, eval_every=0, device="cpu", **kw
+    )
+    try:
+        for _ in range(rounds):
+            federation.round()
+    finally:
+        federation.engine.close()
+    return federation.state
+
+
+def distance(a: Record, b: Record) -> float:
+    """Largest relative distance between models: parameters and buffers."""
+    worst = 0.0
+    for part in ("params", "buffers"):
+        for name, value in a[part].items():
+            other = b[part][name]
+            assert other.dtype == value.dtype
+            gap = (value.double() - other.double()).norm() / value.double().norm().clamp(min=1e-3)
+            worst = max(worst, float(gap))
+    return worst
+
+
+class Sequences(nn.Module):
+    """A recurrent classifier with dropout between its layers."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.rnn = kind(4, 8, num_layers=2, batch_first=True, dropout=dropout)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+def tied() -> nn.Module:
+    first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(6, 3))
+
+
+def frozen() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), (6,)),
+    "batchnorm": (lambda: nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3)), (6,)),
+    "dropout": (lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, 3)), (6,)),
+    "cnn": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+        ),
+        (1, 6, 6),
+    ),
+    "groupnorm": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)),
+        (2, 4, 4),
+    ),
+    "lstm": (Sequences, (5, 4)),
+    "lstm-native": (lambda: Sequences(dropout=0.0), (5, 4)),
+    "gru": (lambda: Sequences(nn.GRU), (5, 4)),
+    "tied": (tied, (6,)),
+    "frozen": (frozen, (6,)),
+    "attention": (
+        lambda: nn.Sequential(
+            nn.TransformerEncoderLayer(4, 2, dim_feedforward=8, dropout=0.2, batch_first=True),
+            nn.Flatten(),
+            nn.Linear(20, 3),
+        ),
+        (5, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", ["batched", "processes"])
+@pytest.mark.parametrize("name", MODELS)
+def test_engines_train_the_model_that_the_loop_trains(name: str, engine: str) -> None:
+    model, shape = MODELS[name]
+    method = FedAvg(lr=0.05, batch_size=4, epochs=2, momentum=0.5, weight_decay=1e-3)
+    data = clients(shape)
+    assert distance(trained("loop", model, data, method), trained(engine, model, data, method)) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ["batched", "processes"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.01},
+        {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.01},
+        {"momentum": 0.9, "nesterov": True, "clip": 0.5, "schedule": "exponential:0.5"},
+        {"steps": 7, "batch_size": 3},
+        {"batch_size": None, "epochs": 3},
+    ],
+)
+def test_engines_agree_on_every_solver(solver: dict[str, Any], engine: str) -> None:
+    model = MODELS["mlp"][0]
+    method = FedAvg(**{"lr": 0.1, "batch_size": 4, **solver})
+    data = clients()
+    assert distance(trained("loop", model, data, method), trained(engine, model, data, method)) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ["batched", "processes"])
+@pytest.mark.parametrize("name", METHODS)
+def test_engines_agree_on_every_method(name: str, engine: str) -> None:
+    model = lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))  # noqa: E731
+    settings = {"lr": 0.05}
+    if "batch_size" in {f for f in METHODS[name].__dataclass_fields__}:
+        settings["batch_size"] = 4
+    data = clients()
+    results = []
+    for kind in ("loop", engine):
+        federation = Federation(
+            model, data, name, rounds=3, cohort=4, engine=kind, eval_every=0, device="cpu", **settings
+        )
+        run = federation.fit()
+        remembered = [federation.memories.get(k) for k in range(5)]
+        results.append((federation.state, run.evaluation, remembered))
+    (state, judged, kept), (other, judged_too, kept_too) = results
+    assert distance(state, other) < 1e-5
+    assert judged is not None and judged_too is not None
+    for measure, spread in judged.own.items():
+        assert spread.mean == pytest.approx(judged_too.own[measure].mean, rel=1e-4, abs=1e-5)
+    for one, two in zip(kept, kept_too, strict=True):
+        assert (one is None) == (two is None)
+
+
+def test_processes_give_the_same_bits_whatever_their_number() -> None:
+    data = clients(sizes=tuple(range(3, 40)))
+    method = Scaffold(lr=0.05, batch_size=4)
+    models = [
+        trained("processes", MODELS["mlp"][0], data, method, cohort=20, workers=workers).params.flat()
+        for workers in (1, 2, 3)
+    ]
+    assert torch.equal(models[0], models[1])
+    assert torch.equal(models[0], models[2])
+
+
+def test_global_random_state_is_left_alone() -> None:
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002 - the legacy state is what must not change
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr] # noqa: NPY002
+    for engine in ("loop", "batched"):
+        trained(engine, MODELS["dropout"][0], clients(), FedAvg(batch_size=4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(legacy, np.random.get_state()[1])  # type: ignore[arg-type] # noqa: NPY002
+
+
+def test_seeds_differ_and_clients_draw_differently() -> None:
+    data = clients()
+    model = MODELS["dropout"][0]
+    first = trained("loop", model, data, FedAvg(batch_size=4), seed=1).params.flat()
+    again = trained("loop", model, data, FedAvg(batch_size=4), seed=1).params.flat()
+    other = trained("loop", model, data, FedAvg(batch_size=4), seed=2).params.flat()
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_a_group_may_be_cut_into_smaller_ones() -> None:
+    data = clients()
+    task = Task(MODELS["mlp"][0]())
+    method = FedAvg(batch_size=4, lr=0.05)
+    state = method.setup(task, None)  # type: ignore[arg-type]
+    job = Job(method, method.broadcast(state, range(5)), range(5), 1, 0, method.expects(state))
+    whole, _ = Batched(task, data, CPU).run(job, MemoryStore())
+    parts, _ = Batched(task, data, CPU, width=2).run(job, MemoryStore())
+    looped, _ = Loop(task, data, CPU).run(job, MemoryStore())
+    assert whole is not None and parts is not None and looped is not None
+    assert parts.clients == whole.clients == looped.clients == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(whole.mean.update.flat(), looped.mean.update.flat())
+    torch.testing.assert_close(parts.mean.update.flat(), looped.mean.update.flat())
+
+
+class Branches(nn.Module):
+    """Takes a branch on a value, which only a loop can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(x) if x.sum() > 0 else self.line(-x)
+
+
+def test_what_cannot_be_captured_is_said_and_auto_falls_back() -> None:
+    data = clients()
+    with pytest.raises(EngineError, match="captured|batched"):
+        trained("batched", Branches, data, FedAvg(batch_size=4))
+    with pytest.raises(EngineError, match=r"client c\d"):
+        trained("processes", Branches, data, FedAvg(batch_size=4))
+    federation = Federation(Branches, data, FedAvg(batch_size=4), rounds=1, cohort=3, device="cpu")
+    assert federation.fit().engine.startswith("loop")
+
+
+def test_random_calls_that_cannot_be_pure_are_refused() -> None:
+    class Noise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.line(x + torch.randn(6) * float(self.training))
+
+    with pytest.raises((EngineError, ConfigError), match="random state"):
+        trained("loop", Noise, clients(), FedAvg(batch_size=4))
+
+
+def test_stragglers_run_fewer_epochs_in_every_engine() -> None:
+    method = FedProx(mu=0.1, lr=0.05, epochs=6, batch_size=4)
+    states = [
+        trained(e, MODELS["mlp"][0], clients(), method, stragglers=0.5) for e in ("loop", "batched", "processes")
+    ]
+    full = trained("loop", MODELS["mlp"][0], clients(), method)
+    assert distance(states[0], states[1]) < 1e-5
+    assert distance(states[0], states[2]) < 1e-5
+    assert distance(states[0], full) > 1e-3
+
+
+def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
+    data = clients()
+    federation = Federation(
+        MODELS["mlp"][0], data, FedAvg(batch_size=4), rounds=2, cohort=4, engine="processes", workers=2, device="cpu"
+    )
+    federation.round()
+    assert isinstance(federation.engine, Processes)
+    federation.engine.crew[0].process.kill()
+    federation.engine.crew[0].process.join()
+    with pytest.raises(Exception, match="worker process"):
+        federation.round()
+    assert not federation.engine.crew
+
+
+# --- reading data -----------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_reads_every_sample_once_and_pads_the_last_batch() -> None:
+    order = reading(Plan(epochs=2, batch_size=4), 10, np.random.default_rng(0))
+    assert order.index.shape == (6, 4)
+    assert order.mask.sum(1).tolist() == [4, 4, 2, 4, 4, 2]
+    for epoch in (slice(0, 3), slice(3, 6)):
+        assert sorted(order.index[epoch][order.mask[epoch] > 0].tolist()) == list(range(10))
+    assert order.index[:3].tolist() != order.index[3:].tolist()
+
+
+def test_a_last_batch_of_one_joins_the_one_before_for_batchnorm() -> None:
+    order = reading(Plan(epochs=1, batch_size=4), 9, np.random.default_rng(0), merge_last=True)
+    assert order.mask.sum(1).tolist() == [4, 5]
+    alone = reading(Plan(epochs=1, batch_size=4), 1, np.random.default_rng(0), merge_last=True)
+    assert alone.mask.sum(1).tolist() == [1]
+
+
+def test_steps_go_on_over_epochs_and_none_means_all() -> None:
+    assert len(reading(Plan(steps=7, batch_size=4), 10, np.random.default_rng(0)).index) == 7
+    assert reading(Plan(epochs=2), 10, np.random.default_rng(0)).mask.sum(1).tolist() == [10, 10]
+
+
+@pytest.mark.parametrize("count", [1, 10, 64, 65, 1000])
+def test_runs_cover_a_cohort_in_order(count: int) -> None:
+    runs = list(chunks(count))
+    assert [at for run in runs for at in run] == list(range(count))
+    assert len(runs) <= 64
