@@ -1,5 +1,140 @@
-"""Atoll: federated and distributed learning for PyTorch."""
+"""Atoll: federated and distributed learning for PyTorch.
+
+Everything in `__all__` is loaded when it is first used, so that importing the package costs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atoll import data, methods, models
+    from atoll.data import FederatedData
+    from atoll.errors import (
+        AtollError,
+        ConfigError,
+        DataError,
+        DivergedError,
+        EngineError,
+        MissingExtraError,
+        RunError,
+    )
+    from atoll.evaluation import Evaluation, Spread
+    from atoll.experiment import Experiment, run
+    from atoll.federation import Callback, Federation, Round, Run
+    from atoll.method import ClientData, Method, Plan, Population, Program, Replies, Reply, Work
+    from atoll.methods.fedavg import FedAvg
+    from atoll.methods.feddyn import FedDyn
+    from atoll.methods.fednova import FedNova
+    from atoll.methods.fedopt import FedAdagrad, FedAdam, FedAvgM, FedOpt, FedYogi
+    from atoll.methods.fedprox import FedProx
+    from atoll.methods.fedsgd import FedSGD
+    from atoll.methods.finetune import FineTune
+    from atoll.methods.local import Local
+    from atoll.methods.qfedavg import QFedAvg
+    from atoll.methods.scaffold import Scaffold
+    from atoll.task import Batch, Task
+    from atoll.tensors import Record, Tensors
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "data": ("FederatedData",),
+    "errors": (
+        "AtollError",
+        "ConfigError",
+        "DataError",
+        "DivergedError",
+        "EngineError",
+        "MissingExtraError",
+        "RunError",
+    ),
+    "evaluation": ("Evaluation", "Spread"),
+    "experiment": ("Experiment", "run"),
+    "federation": ("Callback", "Federation", "Round", "Run"),
+    "method": ("ClientData", "Method", "Plan", "Population", "Program", "Replies", "Reply", "Work"),
+    "methods": (
+        "FedAdagrad",
+        "FedAdam",
+        "FedAvg",
+        "FedAvgM",
+        "FedDyn",
+        "FedNova",
+        "FedOpt",
+        "FedProx",
+        "FedSGD",
+        "FedYogi",
+        "FineTune",
+        "Local",
+        "QFedAvg",
+        "Scaffold",
+    ),
+    "task": ("Batch", "Task"),
+    "tensors": ("Record", "Tensors"),
+}
+_HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
+_ROOMS = ("data", "methods", "models")
+
+__all__ = [
+    "AtollError",
+    "Batch",
+    "Callback",
+    "ClientData",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "EngineError",
+    "Evaluation",
+    "Experiment",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedDyn",
+    "FedNova",
+    "FedOpt",
+    "FedProx",
+    "FedSGD",
+    "FedYogi",
+    "FederatedData",
+    "Federation",
+    "FineTune",
+    "Local",
+    "Method",
+    "MissingExtraError",
+    "Plan",
+    "Population",
+    "Program",
+    "QFedAvg",
+    "Record",
+    "Replies",
+    "Reply",
+    "Round",
+    "Run",
+    "RunError",
+    "Scaffold",
+    "Spread",
+    "Task",
+    "Tensors",
+    "Work",
+    "__version__",
+    "data",
+    "methods",
+    "models",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"atoll.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'atoll' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

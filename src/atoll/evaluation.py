@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,14 +101,19 @@ class Judge:
         self, task: Task, data: FederatedData, engine: Engine, device: torch.device, seed: int, limit: int | None
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
-        count = len(data)
-        if limit is None and data.pool("train") is None:
+        self.limit = limit
+
+    @cached_property
+    def clients(self) -> list[int]:
+        """The clients that are judged: those of the sample that have test data."""
+        count, limit = len(self.data), self.limit
+        if limit is None and self.data.pool("train") is None:
             limit = 100  # a generated population has no end of clients
         if limit is not None and limit < count:
-            chosen = seeds.rng(seed, "judged").choice(count, limit, replace=False)
+            chosen = seeds.rng(self.seed, "judged").choice(count, limit, replace=False)
         else:
             chosen = np.arange(count)
-        self.clients = [int(k) for k in np.sort(chosen) if self._tested(int(k))]
+        return [int(k) for k in np.sort(chosen) if self._tested(int(k))]
 
     def _tested(self, client: int) -> bool:
         if self.data.pool("train") is not None:

@@ -9,28 +9,36 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from atoll.evaluation import Evaluation, Spread
 from atoll.federation import Callback, Federation, Round, Run
 
-__all__ = ["LiveTable", "Lines", "bytes_text", "result_text", "result_view", "sparkline"]
+__all__ = ["Lines", "LiveTable", "bytes_text", "result_text", "result_view", "sparkline"]
 
 _SHOWN = 10
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-# --- while it runs --------------------------------------------------------------------------------------------------
+# --- while it runs ------------------------------------------------------------------------------------------
 
 
 class LiveTable(Callback):
     """The last rounds in a table that is drawn anew as they come, under a progress bar. For terminals."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, detail: str) -> None:
         self.console = console
         self.title = title
+        self.detail = detail
         self.rounds: deque[Round] = deque(maxlen=_SHOWN)
         self.engine = ""
 
@@ -46,7 +54,9 @@ class LiveTable(Callback):
             expand=True,
         )
         self.job = self.bar.add_task("rounds", total=federation.rounds)
-        self.live = Live(console=self.console, get_renderable=self._view, refresh_per_second=4, transient=True)
+        self.live = Live(
+            console=self.console, get_renderable=self._view, refresh_per_second=4, transient=True
+        )
         self.live.start(refresh=True)
 
     def on_round_end(self, federation: Federation, record: Round) -> None:
@@ -64,7 +74,7 @@ class LiveTable(Callback):
 
     def _view(self) -> RenderableType:
         head = Text(self.title, style="bold")
-        head.append(f"\n{self.engine or 'choosing an engine ...'}", style="not bold dim")
+        head.append(f"\n{self.detail}\n{self.engine or 'choosing an engine ...'}", style="not bold dim")
         parts: list[RenderableType] = [head, self.bar]
         if self.rounds:
             parts.append(_rounds_table(list(self.rounds)))
@@ -74,12 +84,13 @@ class LiveTable(Callback):
 class Lines(Callback):
     """One plain line a round, for logs and pipes."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, detail: str) -> None:
         self.console = console
         self.title = title
+        self.detail = detail
 
     def on_start(self, federation: Federation) -> None:
-        self._print(self.title)
+        self._print(f"{self.title}; {self.detail}")
 
     def on_round_end(self, federation: Federation, record: Round) -> None:
         if record.number == 1:
@@ -120,7 +131,11 @@ def _rounds_table(rounds: Sequence[Round]) -> Table:
 
 def _cohort(record: Round) -> str:
     """Who took part: 10, or 8 (1 refused, 1 dropped)."""
-    trouble = [f"{len(who)} {what}" for who, what in ((record.refused, "refused"), (record.dropped, "dropped")) if who]
+    trouble = [
+        f"{len(who)} {what}"
+        for who, what in ((record.refused, "refused"), (record.dropped, "dropped"))
+        if who
+    ]
     ok = len(record.cohort) - len(record.refused)
     return f"{ok} ({', '.join(trouble)})" if trouble else str(ok)
 
@@ -142,12 +157,14 @@ def _measures(evaluation: Evaluation | None) -> dict[str, str]:
     return cells
 
 
-# --- when it is over ------------------------------------------------------------------------------------------------
+# --- when it is over ----------------------------------------------------------------------------------------
 
 
 def result_text(run: Run, width: int = 92) -> str:
     """The summary as plain text."""
-    console = Console(width=width, color_system=None, force_terminal=False, highlight=False, legacy_windows=False)
+    console = Console(
+        width=width, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
+    )
     with console.capture() as capture:
         console.print(result_view(run))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
@@ -259,7 +276,7 @@ def _bar(count: int, largest: int, width: int = 40) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Values as a row of blocks between their least and greatest; of many, evenly spaced ones, the last among them."""
+    """Values as blocks between their least and greatest; of many, `width` evenly spaced ones."""
     if len(values) > width:
         values = [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
     finite = [value for value in values if math.isfinite(value)]

@@ -61,7 +61,7 @@ class Batched(Engine):
         self.threads = workers or cores()
         self.steps = Steps(task)
         self._spread: dict[Any, list[bool]] = {}
-        self._pools: dict[str, tuple[Samples, Samples]] = {}
+        self._pools: dict[int, tuple[Samples, Samples]] = {}  # by identity: splits may share a pool
 
     def describe(self) -> str:
         where = str(self.device) if self.device.type != "cpu" else f"{self.threads} threads"
@@ -99,9 +99,9 @@ class Batched(Engine):
         """Tensors on the device that hold these clients' samples, and the rows of each client in them."""
         pool = self.data.pool(split)
         if pool is not None:
-            known = self._pools.get(split)
-            if known is None or known[0].inputs is not pool.inputs:
-                known = self._pools[split] = (pool, Samples(*(t.to(self.device) for t in pool)))
+            known = self._pools.get(id(pool.inputs))
+            if known is None:
+                known = self._pools[id(pool.inputs)] = (pool, Samples(*(t.to(self.device) for t in pool)))
             own = [self.data.rows(client, split) for client in clients]
             return known[1], [r if r is not None else np.zeros(0, np.int64) for r in own]
         found = [self.data.samples(client, split) for client in clients]

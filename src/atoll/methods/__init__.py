@@ -1,1 +1,122 @@
 """Federated methods, one file each, and the registry that finds them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import Any, NamedTuple
+
+from atoll.errors import ConfigError, suggest
+from atoll.method import Method
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.feddyn import FedDyn
+from atoll.methods.fednova import FedNova
+from atoll.methods.fedopt import FedAdagrad, FedAdam, FedAvgM, FedOpt, FedYogi
+from atoll.methods.fedprox import FedProx
+from atoll.methods.fedsgd import FedSGD
+from atoll.methods.finetune import FineTune
+from atoll.methods.local import Local
+from atoll.methods.qfedavg import QFedAvg
+from atoll.methods.scaffold import Scaffold
+
+__all__ = [
+    "METHODS",
+    "Description",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedDyn",
+    "FedNova",
+    "FedOpt",
+    "FedProx",
+    "FedSGD",
+    "FedYogi",
+    "FineTune",
+    "Local",
+    "QFedAvg",
+    "Scaffold",
+    "Setting",
+    "describe",
+    "fields",
+    "get",
+]
+
+METHODS: dict[str, type[Method]] = {
+    "fedsgd": FedSGD,
+    "fedavg": FedAvg,
+    "fedavgm": FedAvgM,
+    "fedprox": FedProx,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "scaffold": Scaffold,
+    "fednova": FedNova,
+    "feddyn": FedDyn,
+    "qfedavg": QFedAvg,
+    "local": Local,
+    "fedavg-ft": FineTune,
+}
+"""Methods by the name they have in a configuration file and on the command line."""
+
+
+class Setting(NamedTuple):
+    """A hyper-parameter of a method, as its class declares and documents it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+class Description(NamedTuple):
+    """A method in a line."""
+
+    name: str
+    paper: str
+    cost: str
+    line: str
+
+
+def get(name: str) -> type[Method]:
+    """The method of that name.  Raises ConfigError, with the nearest names, if there is none."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}", hint=suggest(name, METHODS))
+    return METHODS[name]
+
+
+def fields(method: type[Method]) -> list[Setting]:
+    """The hyper-parameters of a method, own and inherited, each with what the docstrings say of it."""
+    helps: dict[str, str] = {}
+    for kind in reversed(method.__mro__):
+        helps |= _arguments(inspect.cleandoc(kind.__dict__.get("__doc__") or ""))
+    return [
+        Setting(field.name, str(field.type), field.default, helps.get(field.name, ""))
+        for field in dataclasses.fields(method)  # type: ignore[arg-type]
+    ]
+
+
+def describe() -> list[Description]:
+    """All methods, a line each."""
+    rows = []
+    for name, method in METHODS.items():
+        first = inspect.cleandoc(method.__doc__ or "").split("\n")[0]
+        rows.append(Description(name, method.paper, method.cost, first.split("   ")[0]))
+    return rows
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """The entries of the Args section of a docstring: ``name, other: text``, continued on deeper lines."""
+    _, _, section = text.partition("\nArgs:\n")
+    helps: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.split("\n"):
+        if not line.startswith("    "):
+            break
+        entry = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+        for name in names:
+            helps[name] = f"{helps[name]} {line.strip()}" if entry is None else entry[2]
+    return helps

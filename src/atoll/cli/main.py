@@ -1,0 +1,170 @@
+"""The commands, their options, and how a failure ends: one screen of text and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from atoll.errors import AtollError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="atoll",
+    help="Federated learning for PyTorch. Start with: atoll run",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(
+    help="Datasets: what there is, how it would be divided, getting the files.", no_args_is_help=True
+)
+app.add_typer(data, name="data")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script. Ends the process with the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without block characters gets question marks
+    level = os.environ.get("ATOLL_LOG_LEVEL", "warning").upper()
+    logging.basicConfig(
+        level=getattr(logging, level, logging.WARNING), format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        app(arguments, prog_name="atoll")
+    except Exception as error:
+        message, hint, code = explain(error)
+        print(f"error: {message}" + (f"\n hint: {hint}" if hint else ""), file=sys.stderr)
+        if level == "DEBUG":
+            traceback.print_exception(error)
+        sys.exit(code)
+
+
+def explain(error: BaseException) -> tuple[str, str | None, int]:
+    """What to say about an error, what to advise, and the exit code."""
+    if isinstance(error, AtollError):
+        return error.message, error.hint, error.exit_code
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    lines = str(error).strip().splitlines() or [""]
+    return (
+        f"{type(error).__name__}: {lines[0]:.300}{where}",
+        "ATOLL_LOG_LEVEL=debug shows where it came from",
+        1,
+    )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from atoll import __version__
+
+        typer.echo(f"atoll {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE.toml]", help="Settings, as KEY = VALUE lines.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. Repeatable."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Events as JSON lines on stdout; text goes to stderr.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")] = False,
+    save: Annotated[
+        str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
+    ] = None,
+) -> None:
+    """Run a federation in simulation and show what came of it.
+
+    Without arguments: federated averaging on handwritten digits, a few seconds. The keys to set are listed by
+    `atoll methods NAME`.
+    """
+    from atoll.cli.run import command
+
+    command(file, sets or [], json=json, quiet=quiet, save=save)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method, to see all of its settings.")] = None,
+) -> None:
+    """List the federated methods, or the settings of one."""
+    from atoll.cli.show import show_method, show_methods
+
+    show_methods() if name is None else show_method(name)
+
+
+@app.command()
+def doctor() -> None:
+    """Describe this installation: a block to paste into a bug report."""
+    from atoll.cli.doctor import report
+
+    report()
+
+
+@data.command("list")
+def data_list() -> None:
+    """The datasets that go by a name, and whether their files are here."""
+    from atoll.cli.show import show_datasets
+
+    show_datasets()
+
+
+@data.command("describe")
+def data_describe(
+    name: Annotated[str, typer.Argument(help="A dataset's name, or a data file.")],
+    partition: Annotated[str, typer.Option(help="How to divide it, as in `atoll run`.")] = "auto",
+    clients: Annotated[int | None, typer.Option(min=1, help="Among how many clients.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division.")] = 0,
+    label: Annotated[str | None, typer.Option(help="Of a data file: the column to predict.")] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Of a data file: the column that names the client.")
+    ] = None,
+) -> None:
+    """What a dataset holds, and how uneven a division of it would be."""
+    from atoll.cli.show import describe_data
+
+    given: dict[str, Any] = {
+        "partition": partition,
+        "clients": clients,
+        "seed": seed,
+        "label": label,
+        "client": client,
+    }
+    describe_data(name, given)
+
+
+@data.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A dataset's name.")],
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="A mirror; else ATOLL_DATA_URL.")
+    ] = None,
+) -> None:
+    """Download a dataset's files and check them."""
+    from atoll.cli.show import get_data
+
+    get_data(name, source)

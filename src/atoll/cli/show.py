@@ -1,0 +1,136 @@
+"""`atoll methods` and `atoll data`: what there is, in tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, get_type_hints
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from atoll import data as sources
+from atoll import methods
+from atoll.data.catalogue import find_root
+from atoll.errors import DataError
+from atoll.experiment import Experiment, run_settings
+from atoll.schema import accepted, described
+from atoll.table import bytes_text
+
+__all__ = ["describe_data", "get_data", "show_datasets", "show_method", "show_methods"]
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
+    return Console(width=width, highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for column in columns:
+        table.add_column(column, style="bold" if column == columns[0] else "", no_wrap=column == columns[0])
+    return table
+
+
+# --- methods ------------------------------------------------------------------------------------------------
+
+
+def show_methods() -> None:
+    """All methods, a line each."""
+    table = _table("method", "what it does", "paper", "traffic of a client")
+    for each in methods.describe():
+        table.add_row(each.name, each.line, each.paper, each.cost)
+    _console().print(table, "atoll methods NAME lists the settings of one", sep="")
+
+
+def show_method(name: str) -> None:
+    """One method: what it is, and every setting it takes."""
+    kind = methods.get(name)
+    doc = (kind.__doc__ or "").partition("\n\n    Args:")[0]
+    hints = get_type_hints(kind)
+    console = _console()
+    console.print(doc, markup=False)
+    table = _table(f"settings of {name}", "takes", "default", "meaning")
+    for each in methods.fields(kind):
+        table.add_row(
+            each.name, accepted(each.name, hints[each.name]), _shown(each.name, each.default), each.help
+        )
+    console.print(table)
+    table = _table("settings of every run", "takes", "default", "meaning")
+    usual = Experiment().to_dict()
+    for key, annotated in run_settings().items():
+        table.add_row(key, accepted(key, annotated), _shown(key, usual[key]), described(annotated))
+    console.print(table)
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "full" if key == "batch_size" else "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+def show_datasets() -> None:
+    """The catalogue, and which of it can be read here."""
+    table = _table("data", "what", "train", "test", "shape", "classes", "clients", "license", "here")
+    for each in sources.catalogue():
+        train, test = each.samples
+        cells = [
+            each.name,
+            each.what,
+            f"{train:,}",
+            f"{test:,}" if test else "–",
+            "x".join(map(str, each.shape)),
+        ]
+        cells += [str(each.classes), f"by {each.natural}" if each.natural else "–", each.license]
+        table.add_row(*cells, "yes" if readable(each) else "no")
+    note = "Also synthetic:ALPHA,BETA, and your own csv, npz or parquet files. Files are looked for in "
+    _console().print(table, f"{note}{sources.data_root()}", sep="")
+
+
+def readable(entry: sources.Entry) -> bool:
+    """Whether the entry's files are here (they are not read)."""
+    try:
+        return entry.embedded or find_root(entry) is not None
+    except DataError:
+        return False
+
+
+def describe_data(name: str, given: dict[str, Any]) -> None:
+    """A dataset's facts, and the report on a division of it."""
+    experiment = Experiment.read(data=name, **given)
+    dataset = experiment.load()
+    console = _console()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    rows = [("data", repr(dataset).removeprefix("<Dataset ").removesuffix(">"))]
+    entry = next((each for each in sources.catalogue() if each.name == name), None)
+    about = [("about", entry.what if entry else dataset.description)]
+    about += [
+        ("columns", ", ".join(dataset.columns)),
+        ("license", dataset.license),
+        ("source", dataset.source),
+    ]
+    for title, text in rows + [row for row in about if row[1]]:
+        facts.add_row(title, text)
+    console.print(facts, "", str(experiment.divide(dataset).report()), sep="\n", markup=False, soft_wrap=True)
+
+
+def get_data(name: str, source: str | None) -> None:
+    """Fetch the files of a dataset."""
+    if any(each.name == name and each.embedded for each in sources.catalogue()):
+        print(f"{name} is part of the package; there is nothing to download")
+        return
+    console = Console(stderr=True, highlight=False)
+    seen: dict[str, int] = {}
+
+    def progress(path: str, done: int, total: int | None) -> None:
+        seen[path] = done
+        if total is not None and done >= total:
+            console.print(f"{path}: {bytes_text(done)}", markup=False)
+
+    place = sources.fetch(name, source, progress=progress)
+    print(f"{name} is in {place}" if seen else f"{name}: nothing to download, its files are in {place}")

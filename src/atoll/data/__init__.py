@@ -1,0 +1,87 @@
+"""Federated data: where it comes from, how it is divided among clients, and what a client holds."""
+
+from .arrays import from_arrays, from_tensors, from_torch
+from .catalogue import Entry, catalogue, data_root, find_root, load
+from .dataset import Dataset
+from .division import Division, Partitioner, Place
+from .download import fetch
+from .federate import as_dataset, as_federated, from_clients
+from .federated import FederatedData
+from .files import from_file
+from .frames import from_frame
+from .hub import from_hf
+from .lazy import from_function
+from .leaf import load_leaf
+from .partition import (
+    IID,
+    By,
+    ByTime,
+    Continuous,
+    Dirichlet,
+    DirichletClient,
+    ExtendedDirichlet,
+    Indices,
+    LabelPermutation,
+    LogNormal,
+    Matrix,
+    Noise,
+    Pathological,
+    PowerLaw,
+    QuantityDirichlet,
+    Rotated,
+    Shards,
+    Sizes,
+    parse_partition,
+    partition_names,
+)
+from .report import PartitionReport
+from .samples import Samples
+from .synthesis import synthetic
+
+__all__ = [
+    "IID",
+    "By",
+    "ByTime",
+    "Continuous",
+    "Dataset",
+    "Dirichlet",
+    "DirichletClient",
+    "Division",
+    "Entry",
+    "ExtendedDirichlet",
+    "FederatedData",
+    "Indices",
+    "LabelPermutation",
+    "LogNormal",
+    "Matrix",
+    "Noise",
+    "PartitionReport",
+    "Partitioner",
+    "Pathological",
+    "Place",
+    "PowerLaw",
+    "QuantityDirichlet",
+    "Rotated",
+    "Samples",
+    "Shards",
+    "Sizes",
+    "as_dataset",
+    "as_federated",
+    "catalogue",
+    "data_root",
+    "fetch",
+    "find_root",
+    "from_arrays",
+    "from_clients",
+    "from_file",
+    "from_frame",
+    "from_function",
+    "from_hf",
+    "from_tensors",
+    "from_torch",
+    "load",
+    "load_leaf",
+    "parse_partition",
+    "partition_names",
+    "synthetic",
+]

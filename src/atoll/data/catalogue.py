@@ -1,0 +1,156 @@
+"""The datasets that `load` knows by name: what they are, where they come from, which files they need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import ConfigError, DataError, suggest
+
+from .dataset import Dataset
+from .options import call
+
+__all__ = ["Entry", "catalogue", "data_root", "entry", "find_root", "load"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A dataset of the catalogue.
+
+    Attributes:
+        name, what: the name to load it by, and what it is.
+        samples: (train, test); test is 0 where there is no split of its own.
+        shape: of one input.
+        classes: how many; all entries are classifications.
+        natural: what the natural clients are, or None.
+        license, source: under which terms, and where it originally comes from.
+        embedded: True where it is part of the package and needs no files.
+        files: path below the data root -> SHA-256.
+    """
+
+    name: str
+    what: str
+    samples: tuple[int, int]
+    shape: tuple[int, ...]
+    classes: int
+    natural: str | None
+    license: str
+    source: str
+    embedded: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def _files(*starts: str) -> dict[str, str]:
+    """Path -> SHA-256 of the recorded files whose path starts in one of these ways."""
+    text = resources.files(__package__).joinpath("embedded", "SHA256SUMS").read_text(encoding="ascii")
+    pairs = [line.split() for line in text.splitlines()]
+    return {path: digest for digest, path in pairs if path.startswith(starts)}
+
+
+_CC = "CC BY 4.0"
+_UCI = "UCI Machine Learning Repository"
+_ENTRIES = (
+    Entry(
+        "digits", "handwritten digits, 8x8 pixels", (1442, 355), (1, 8, 8), 10, None,
+        _CC, f"E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, {_UCI}", embedded=True,
+    ),
+    Entry(
+        "heart", "heart disease in four hospitals, 15 features", (740, 0), (15,), 2, "hospital",
+        _CC, f"A. Janosi, W. Steinbrunn, M. Pfisterer, R. Detrano, Heart Disease, {_UCI}", embedded=True,
+    ),
+    Entry(
+        "mnist", "handwritten digits, 28x28 pixels", (60000, 10000), (1, 28, 28), 10, None,
+        "CC BY-SA 3.0", "Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits",
+        files=_files("mnist/mnist.npz"),
+    ),
+    Entry(
+        "mnist-by-writer", "the MNIST digits with known writers", (17435, 10000), (1, 28, 28), 10, "writer",
+        "CC BY-SA 3.0", "MNIST, with writers from the QMNIST project's recovery of its origin",
+        files=_files("mnist/"),
+    ),
+    Entry(
+        "har", "activities from smartphone motion, 128 steps", (10299, 0), (9, 128), 6, "subject",
+        _CC, f"J. Reyes-Ortiz et al., Human Activity Recognition Using Smartphones, {_UCI}",
+        files=_files("har/"),
+    ),
+    Entry(
+        "cifar10", "30,000 of the CIFAR-10 pictures, split anew", (25000, 5000), (3, 32, 32), 10, None,
+        "research use", "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+        files=_files("cifar10/"),
+    ),
+    Entry(
+        "shakespeare", "next character in plays, 80 symbols at a time", (12132, 0), (80,), 65, "role",
+        "public domain", "the works of W. Shakespeare as collected for A. Karpathy's char-rnn",
+        files=_files("tinyshakespeare/"),
+    ),
+    Entry(
+        "credit-default", "default of credit card clients", (30000, 0), (33,), 2, None,
+        _CC, f"I-C. Yeh, Default of Credit Card Clients, {_UCI}", files=_files("credit-default/"),
+    ),
+    Entry(
+        "adult", "income above 50,000 from a census, 123 binary features", (32561, 16281), (123,), 2, None,
+        _CC, f"B. Becker and R. Kohavi, Adult, {_UCI}; encoded as a9a by J. Platt",
+        files=_files("adult-a9a/"),
+    ),
+)  # fmt: skip
+_BY_NAME = {each.name: each for each in _ENTRIES}
+
+
+def catalogue() -> list[Entry]:
+    """All datasets that `load` knows, the generator ``synthetic`` apart."""
+    return list(_ENTRIES)
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry of this name. Raises `ConfigError` with the nearest names."""
+    if name not in _BY_NAME:
+        raise ConfigError(f"there is no dataset {name!r}", hint=suggest(name, [*_BY_NAME, "synthetic:1,1"]))
+    return _BY_NAME[name]
+
+
+def data_root() -> Path:
+    """Where data files are: ``ATOLL_DATA``, else ``data`` below ``ATOLL_HOME`` (~/.cache/atoll)."""
+    if os.environ.get("ATOLL_DATA"):
+        return Path(os.environ["ATOLL_DATA"]).expanduser()
+    return _cache()
+
+
+def _cache() -> Path:
+    home = os.environ.get("ATOLL_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache" / "atoll") / "data"
+
+
+def find_root(item: Entry, root: str | Path | None = None) -> Path:
+    """The first place that has all files of an entry: `root` alone, or ``ATOLL_DATA`` and then the cache."""
+    places = [Path(root).expanduser()] if root is not None else list(dict.fromkeys([data_root(), _cache()]))
+    for place in places:
+        if all((place / path).is_file() for path in item.files):
+            return place
+    absent = [path for path in item.files if not (places[0] / path).is_file()]
+    raise DataError(
+        f"{item.name}: {absent[0]} is not in {' or '.join(map(str, places))}"
+        + (f" ({len(absent)} files are missing)" if len(absent) > 1 else ""),
+        hint=f"set ATOLL_DATA to a folder that has it, or run: atoll data get {item.name}",
+    )
+
+
+def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
+    """A dataset of the catalogue by name, such as ``load("mnist")`` or ``load("synthetic:1,1")``.
+
+    Args:
+        name: see `catalogue`. ``synthetic:ALPHA,BETA`` generates the data of `synthetic`.
+        root: the folder with the data files; by default ``ATOLL_DATA``, then the cache.
+        options: of the reader; see the functions in `atoll.data.sources`.
+
+    Raises `ConfigError` for an unknown name or option, and `DataError` where files are absent or damaged.
+    """
+    from . import sources, synthesis
+
+    if name.partition(":")[0] == "synthetic":
+        return call(synthesis.from_text, f"dataset {name!r}", options, name.partition(":")[2])
+    item = entry(name)
+    return sources.read(item, root, options)

@@ -1,0 +1,287 @@
+"""Clients that exist already, and the one function that takes whatever a person has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import data as torch_data
+
+from atoll.errors import ConfigError, DataError
+from atoll.seeds import rng
+
+from .arrays import Classes, from_arrays, from_torch
+from .catalogue import catalogue, load
+from .dataset import Dataset, check_splits
+from .division import split_rows
+from .federated import FederatedData, Resident, pack
+from .files import from_file
+from .frames import from_frame, is_frame
+from .hub import from_hf, is_hf
+from .lazy import from_function
+from .options import call
+from .samples import Samples, as_samples, labels_of
+
+__all__ = ["as_dataset", "as_federated", "from_clients"]
+
+_ACCEPTED = (
+    "FederatedData, Dataset, (x, y) arrays or tensors, a PyTorch dataset or DataLoader, a pandas or polars "
+    "frame, a Hugging Face dataset, a .csv/.tsv/.parquet/.npz file, a folder, the name of a dataset, "
+    "a mapping from client names to any of these, or a function of the client's number"
+)
+
+
+def as_dataset(data: Any, **options: Any) -> Dataset:
+    """One dataset from anything that holds samples in one place; `options` go to the `from_...` it needs.
+
+    ``{"train": ..., "test": ...}`` joins two of them into one dataset with an official test split.
+    """
+    if isinstance(data, Dataset):
+        return data
+    what = f"data of type {type(data).__name__}"
+    if is_frame(data):
+        return call(from_frame, what, options, data)
+    if is_hf(data) or (isinstance(data, Mapping) and data and all(is_hf(part) for part in data.values())):
+        return call(from_hf, what, options, data)
+    if isinstance(data, (torch_data.Dataset, torch_data.DataLoader)):
+        return call(from_torch, what, options, data)
+    if isinstance(data, (str, Path)):
+        return _named(data, options)
+    if _is_pair(data):
+        return call(from_arrays, what, options, *data)
+    if isinstance(data, Mapping) and {"x", "y"} <= set(data):
+        return call(from_arrays, what, options, data["x"], data["y"])
+    if _is_split(data):
+        return _joined(data, options)
+    if _is_array(data) and not isinstance(data, list):
+        raise DataError("there are inputs without targets", hint="pass a pair (x, y)")
+    if (
+        hasattr(data, "__getitem__")
+        and hasattr(data, "__len__")
+        and not isinstance(data, (Mapping, tuple, bytes))
+    ):
+        return call(from_torch, what, options, data)
+    raise DataError(f"cannot learn from data of type {type(data).__name__}", hint=f"accepted: {_ACCEPTED}")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, list)) or hasattr(value, "__array__") or hasattr(value, "toarray")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and _is_array(value[0]) and _is_array(value[1])
+
+
+def _is_split(value: Any) -> bool:
+    return isinstance(value, Mapping) and "train" in value and set(value) <= {"train", "test"}
+
+
+def _joined(data: Mapping[str, Any], options: dict[str, Any]) -> Dataset:
+    train = as_dataset(data["train"], **options)
+    if data.get("test") is None:
+        return train
+    test = as_dataset(data["test"], **options)
+    if (train.classes is None) != (test.classes is None):
+        raise DataError(
+            "training and test targets differ in kind", hint="both whole numbers, or both floating"
+        )
+    return Dataset(
+        train.name,
+        train.train,
+        test.train,
+        classes=None if train.classes is None else max(train.classes, test.classes or 0),
+        columns=train.columns,
+        natural=train.natural,
+    )
+
+
+def _named(data: str | Path, options: dict[str, Any]) -> Dataset:
+    name = str(data)
+    known = {entry.name for entry in catalogue()}
+    bare = isinstance(data, str) and not Path(name).suffix and "/" not in name
+    if isinstance(data, str) and (name.partition(":")[0] == "synthetic" or name in known or bare):
+        return load(name, **options)
+    return call(from_file, name, options, data)
+
+
+def from_clients(
+    clients: Mapping[str, Any] | Sequence[Any],
+    *,
+    test: tuple[Any, Any] | str | float | None = "auto",
+    validation: float | int = 0,
+    classes: Classes = None,
+    seed: int = 0,
+    name: str = "clients",
+    **options: Any,
+) -> FederatedData:
+    """Natural clients: one dataset each.
+
+    Args:
+        clients: name -> data of any kind that `as_dataset` takes. A sequence names its clients 0, 1, ...
+        test: ``"auto"`` keeps a client's own test split, or a fifth of its rows where it has none; a number
+            keeps that share of its rows; None gives no client test data; a pair (x, y) is a global test set
+            instead.
+        validation: a share or count of each client's training rows.
+        classes: how many, or the labels in order; found over all clients otherwise.
+        seed: names the random choices.
+        name: what reports call the data.
+        options: such as `label`, `keys` or `features`, for the function that reads a client's data.
+
+    Raises `DataError` naming the client for data that cannot be read, is empty, or differs in shape from the
+    others.
+    """
+    named = (
+        dict(clients) if isinstance(clients, Mapping) else {str(k): data for k, data in enumerate(clients)}
+    )
+    if not named:
+        raise DataError(f"{name}: there are no clients")
+    check_splits(None if isinstance(test, tuple) else test, validation)
+    if classes is not None:
+        options["classes"] = classes
+    first: tuple[str, Dataset] | None = None
+    trains, tests, checks = [], [], []
+    total = 0
+    for position, (client, data) in enumerate(named.items()):
+        own = _client(data, f"{name}, client {client!r}", options)
+        first = first if first is not None else (client, own)
+        _alike(f"{name}, client {client!r}", own, *first)
+        total = max(total, own.classes or 0)
+        train, held = own.train, own.test
+        if isinstance(test, tuple) or test is None:
+            held = None
+        elif held is None or test != "auto":
+            share = own.in_client_test if isinstance(test, str) else float(test)
+            train, held = _split(train, own.classes, share, rng(seed, "data.test", client=position))
+        train, check = _split(train, own.classes, validation, rng(seed, "data.validation", client=position))
+        trains.append(train)
+        tests.append(held)
+        checks.append(check)
+    assert first is not None
+    count = None if first[1].classes is None else total
+    packed = {"train": pack(trains), "validation": pack(checks), "test": pack(tests)}
+    known = classes if classes is not None else count
+    return Resident(
+        pools={split: pair[0] for split, pair in packed.items() if pair is not None},
+        rows={split: pair[1] for split, pair in packed.items() if pair is not None},
+        names=list(map(str, named)),
+        classes=count,
+        dataset=name,
+        partition="by client",
+        test_set=as_samples(test[0], test[1], known, f"{name}, test")[0] if isinstance(test, tuple) else None,
+    )
+
+
+def _client(data: Any, where: str, options: dict[str, Any]) -> Dataset:
+    try:
+        return as_dataset(data, **options)
+    except DataError as error:
+        raise DataError(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _alike(where: str, own: Dataset, other: str, model: Dataset) -> None:
+    """All clients need the same features and the same kind of target."""
+
+    def form(data: Dataset) -> str:
+        x, y = data.train
+        kind = "classes" if data.classes is not None else "numbers"
+        return f"inputs {tuple(x.shape[1:])} {str(x.dtype)[6:]} and targets {tuple(y.shape[1:])} {kind}"
+
+    if form(own) != form(model):
+        raise DataError(
+            f"{where} has {form(own)}, but client {other!r} has {form(model)}",
+            hint="all clients need the same features and the same kind of target",
+        )
+
+
+def _split(
+    samples: Samples, classes: int | None, amount: float | int, generator: np.random.Generator
+) -> tuple[Samples, Samples | None]:
+    kept, taken = split_rows(np.arange(samples.count), labels_of(samples, classes), amount, generator)
+    return (samples.take(kept), samples.take(taken)) if len(taken) else (samples, None)
+
+
+def as_federated(
+    data: Any,
+    partition: Any = None,
+    *,
+    clients: int | None = None,
+    seed: int = 0,
+    test: Any = "auto",
+    validation: float | int = 0,
+    **options: Any,
+) -> FederatedData:
+    """Federated data from anything that a person may have.
+
+    Federated data comes back as it is. A mapping from names to data, a list of datasets, and a folder (of
+    LEAF's JSON files, or with one table or .npz file per client) are natural clients. A function of the
+    client's number needs `clients`. Data in one place is divided by `partition`, or along its natural column.
+    `options` (such as `label`) go to the function that reads the data.
+
+    Raises `DataError` that lists what is accepted for data of an unknown kind, and one that shows how to
+    divide data in one place where nothing says how.
+    """
+    if isinstance(data, FederatedData):
+        if partition is not None or clients is not None:
+            raise ConfigError("the data is divided already", hint="leave partition and clients out")
+        return data
+    if not _in_one_place(data):
+        if partition is not None:
+            raise ConfigError("these are clients already; a partition cannot divide them again")
+        if isinstance(data, (str, Path)):
+            return _folder(Path(data), test, validation, seed, options)
+        if callable(data):
+            if clients is None:
+                raise DataError(
+                    "a function of the client's number needs the population", hint="pass clients=1000"
+                )
+            return call(from_function, "a population made on demand", options, data, clients)
+        return from_clients(data, test=test, validation=validation, seed=seed, **options)
+    whole = as_dataset(data, **options)
+    if partition is None:
+        if whole.natural is None:
+            raise DataError(
+                f"{whole.name!r} is in one place: how is it divided among clients?",
+                hint='pass partition="iid" or "dirichlet:0.3" with clients=10, or name the client column',
+            )
+        partition = "natural"
+    return whole.partition(partition, clients=clients, seed=seed, test=test, validation=validation)
+
+
+def _in_one_place(data: Any) -> bool:
+    if isinstance(data, (str, Path)):
+        return not Path(data).is_dir()
+    if isinstance(data, Mapping):
+        together = is_hf(data) or all(is_hf(part) for part in data.values()) or {"x", "y"} <= set(data)
+        return together or _is_split(data)
+    if isinstance(data, (list, tuple)) and data and not _is_pair(data):
+        return not all(_is_client(part) for part in data)
+    return not callable(data) or hasattr(data, "__getitem__") or isinstance(data, (Dataset, type))
+
+
+def _is_client(value: Any) -> bool:
+    if (
+        isinstance(value, (Dataset, torch_data.Dataset, torch_data.DataLoader))
+        or is_frame(value)
+        or is_hf(value)
+    ):
+        return True
+    return _is_pair(value) and np.ndim(value[1]) > 0 and len(value[0]) == len(value[1])
+
+
+def _folder(
+    path: Path, test: Any, validation: float | int, seed: int, options: dict[str, Any]
+) -> FederatedData:
+    from .leaf import load_leaf
+
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if {".csv", ".tsv", ".npz", ".parquet"} & {part.lower() for part in file.suffixes}
+    )
+    if not files:
+        return call(load_leaf, f"the folder {path}", {"test": test, **options}, path)
+    named = {file.name.partition(".")[0]: file for file in files}
+    return from_clients(named, test=test, validation=validation, seed=seed, name=path.name, **options)

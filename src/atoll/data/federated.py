@@ -1,0 +1,272 @@
+"""`FederatedData`: what engines read. Clients by position, resident in memory or made on demand."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atoll.errors import DataError
+from atoll.seeds import rng
+
+from .names import Rows
+from .report import PartitionReport, measure
+from .samples import IntArray, Samples, concatenate
+
+__all__ = ["SPLITS", "FederatedData", "Resident", "pack"]
+
+SPLITS = ("train", "validation", "test")
+
+
+class FederatedData(ABC):
+    """Data that is divided among clients. `len` is the population; clients go by position, 0 to len - 1.
+
+    Attributes:
+        names: the clients' ids, as many as there are clients; lazy populations make them on demand.
+        classes: how many classes there are; None for a regression.
+        dataset, partition: what reports call the data and the way it was divided.
+    """
+
+    names: Sequence[str]
+    classes: int | None
+    dataset: str
+    partition: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    @abstractmethod
+    def test_set(self) -> Samples | None:
+        """The global test set: the official one, else all clients' test data together, else None."""
+
+    @abstractmethod
+    def size(self, client: int) -> int:
+        """How many training samples the client at this position has."""
+
+    @abstractmethod
+    def samples(self, client: int, split: str = "train") -> Samples | None:
+        """The client's samples in a split (train, validation or test); None where there are none."""
+
+    def pool(self, split: str = "train") -> Samples | None:
+        """The tensors that all clients' `rows` point into; None where data is made on demand."""
+        return None
+
+    def rows(self, client: int, split: str = "train") -> IntArray | None:
+        """The client's rows of `pool(split)`; None where there is no pool or the client has none there."""
+        return None
+
+    @abstractmethod
+    def example(self) -> Samples:
+        """One sample (first dimension 1), to learn shapes and types from; touches one client at most."""
+
+    @abstractmethod
+    def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
+        """The federation of these clients only, in this order. Nothing is copied."""
+
+    def report(self, limit: int = 200) -> PartitionReport:
+        """Measure how the data is divided. Of a lazy population, `limit` evenly spaced clients are seen."""
+        count = min(limit, len(self))
+        chosen = np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64))
+        return measure(self, chosen)
+
+    def holdout(self, amount: float | int, seed: int = 0) -> tuple[FederatedData, FederatedData]:
+        """Divide the clients into those that train and those that never do (a share or a number of them).
+
+        The official test set stays with both; where there is none, each half tests on its own clients' data.
+        Raises `DataError` unless both halves keep at least one client.
+        """
+        count = round(amount * len(self)) if isinstance(amount, float) else amount
+        if not 1 <= count < len(self):
+            raise DataError(
+                f"cannot hold out {amount} of {len(self)} clients",
+                hint="both halves need at least one client",
+            )
+        order = rng(seed, "data.holdout").permutation(len(self))
+        return self.choose(np.sort(order[count:])), self.choose(np.sort(order[:count]))
+
+    def __repr__(self) -> str:
+        kind = "regression" if self.classes is None else f"{self.classes} classes"
+        return f"<FederatedData {self.dataset}, {self.partition}: {len(self):,} clients, {kind}>"
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    def save(self, path: str | Path) -> Path:
+        """Write pools and row lists to one ``.npz`` file that NumPy reads. Resident data only."""
+        raise DataError("data that is made on demand cannot be saved", hint="save the function that makes it")
+
+    @staticmethod
+    def load(path: str | Path) -> FederatedData:
+        """Read what `save` wrote; `DataError` for a file that is absent, damaged or of another kind."""
+        try:
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                return Resident._unpack({key: stored[key] for key in stored.files})
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(
+                f"{path}: not a saved partition ({error})", hint="write it with FederatedData.save"
+            ) from None
+
+    def _position(self, client: int) -> int:
+        if not 0 <= client < len(self):
+            raise IndexError(f"client {client} of {len(self)}")
+        return int(client)
+
+
+class Resident(FederatedData):
+    """Clients as row lists over tensors that stay in memory."""
+
+    def __init__(
+        self,
+        *,
+        pools: Mapping[str, Samples],
+        rows: Mapping[str, Rows],
+        names: Sequence[str],
+        classes: int | None,
+        dataset: str,
+        partition: str,
+        test_set: Samples | None = None,
+    ) -> None:
+        self.names = names
+        self.classes = classes
+        self.dataset = dataset
+        self.partition = partition
+        self._pools = dict(pools)
+        self._rows = dict(rows)
+        self._official = test_set
+        sizes = self._rows["train"].sizes()
+        if not len(sizes) or sizes.min() < 1:
+            empty = [names[int(client)] for client in np.flatnonzero(sizes < 1)[:5]]
+            raise DataError(
+                f"{dataset}: clients without training data: {', '.join(empty)}"
+                if empty
+                else f"{dataset}: there are no clients",
+                hint="leave out clients that have nothing",
+            )
+
+    @cached_property
+    def _union(self) -> Samples | None:
+        rows = self._rows.get("test")
+        return None if rows is None or not len(rows.flat) else self._pools["test"].take(rows.flat)
+
+    @property
+    def test_set(self) -> Samples | None:
+        return self._official if self._official is not None else self._union
+
+    def size(self, client: int) -> int:
+        return len(self._rows["train"][self._position(client)])
+
+    def rows(self, client: int, split: str = "train") -> IntArray | None:
+        _known(split)
+        lists = self._rows.get(split)
+        position = self._position(client)
+        return None if lists is None or not len(lists[position]) else lists[position]
+
+    def pool(self, split: str = "train") -> Samples | None:
+        _known(split)
+        return self._pools.get(split)
+
+    def samples(self, client: int, split: str = "train") -> Samples | None:
+        rows = self.rows(client, split)
+        return None if rows is None else self._pools[split].take(rows)
+
+    def example(self) -> Samples:
+        return self._pools["train"].take(self._rows["train"][0][:1])
+
+    def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
+        positions = np.asarray(clients, dtype=np.int64)
+        return Resident(
+            pools=self._pools,
+            rows={split: rows.choose(positions) for split, rows in self._rows.items()},
+            names=[self.names[int(position)] for position in positions],
+            classes=self.classes,
+            dataset=self.dataset,
+            partition=self.partition,
+            test_set=self._official,
+        )
+
+    def report(self, limit: int = 200) -> PartitionReport:
+        return measure(self, np.arange(len(self)))
+
+    def save(self, path: str | Path) -> Path:
+        target = Path(path)
+        arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
+            "format": np.array("atoll-partition-1"),
+            "about": np.array([self.dataset, self.partition]),
+            "names": np.array(list(self.names)),
+            "classes": np.array(-1 if self.classes is None else self.classes),
+        }
+        pools = {split: self._pools[split] for split in self._rows}
+        if self._official is not None:
+            pools["official"] = self._official
+        stored: dict[int, str] = {}
+        for split, pool in pools.items():
+            # Splits that share a pool store it once: the second holds the name of the first.
+            owner = stored.setdefault(id(pool), split)
+            if owner == split:
+                arrays[f"{split}.inputs"] = pool.inputs.cpu().numpy()
+                arrays[f"{split}.targets"] = pool.targets.cpu().numpy()
+            arrays[f"{split}.pool"] = np.array(owner)
+        for split, rows in self._rows.items():
+            arrays[f"{split}.rows"], arrays[f"{split}.ends"] = rows.flat, rows.ends
+        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return target
+
+    @classmethod
+    def _unpack(cls, arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> Resident:
+        if str(arrays["format"]) != "atoll-partition-1":
+            raise ValueError(f"format {arrays['format']}")
+        pools = {
+            key[: -len(".inputs")]: Samples(
+                torch.from_numpy(value), torch.from_numpy(arrays[key[: -len("inputs")] + "targets"])
+            )
+            for key, value in arrays.items()
+            if key.endswith(".inputs")
+        }
+        used = {
+            key[: -len(".pool")]: pools[str(value)] for key, value in arrays.items() if key.endswith(".pool")
+        }
+        rows = {
+            split: Rows(arrays[f"{split}.rows"].astype(np.int64), arrays[f"{split}.ends"].astype(np.int64))
+            for split in SPLITS
+            if f"{split}.rows" in arrays
+        }
+        classes = int(arrays["classes"])
+        return cls(
+            pools={split: used[split] for split in rows},
+            rows=rows,
+            names=[str(name) for name in arrays["names"]],
+            classes=None if classes < 0 else classes,
+            dataset=str(arrays["about"][0]),
+            partition=str(arrays["about"][1]),
+            test_set=used.get("official"),
+        )
+
+
+def pack(parts: Sequence[Samples | None]) -> tuple[Samples, Rows] | None:
+    """One pool from one part per client (None for nothing); None where no client has any."""
+    present = [part for part in parts if part is not None and part.count]
+    if not present:
+        return None
+    lengths = [0 if part is None else part.count for part in parts]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return concatenate(present), Rows(np.arange(ends[-1], dtype=np.int64), ends)
+
+
+def _known(split: str) -> None:
+    if split not in SPLITS:
+        raise DataError(f"there is no split {split!r}", hint="splits are train, validation and test")

@@ -1,0 +1,197 @@
+"""`Samples`, inputs with their targets, and the checks that stand at the door for every kind of data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atoll.errors import DataError
+
+__all__ = ["IntArray", "Samples", "as_samples", "concatenate", "labels_of"]
+
+IntArray = NDArray[np.int64]
+
+
+class Samples(NamedTuple):
+    """Inputs and targets; the first dimension of both counts the samples."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """How many samples there are (a tuple's own `count` is of no use here)."""
+        return int(self.inputs.shape[0])
+
+    def take(self, rows: IntArray | slice) -> Samples:
+        """The samples at `rows`. A gap-free run of rows, or a slice, gives views and not copies."""
+        if not isinstance(rows, slice):
+            if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+                rows = slice(int(rows[0]), int(rows[-1]) + 1)
+            else:
+                index = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.inputs.device)
+                return Samples(self.inputs[index], self.targets[index])
+        return Samples(self.inputs[rows], self.targets[rows])
+
+
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """All samples of `parts`, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    return Samples(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+
+
+def labels_of(samples: Samples, classes: int | None) -> IntArray | None:
+    """One class per sample as int64, or None where there is none (regression, sequences of targets)."""
+    if classes is None or samples.targets.dim() != 1:
+        return None
+    labels: IntArray = samples.targets.cpu().numpy()
+    return labels
+
+
+def _image(value: Any) -> Tensor:
+    """A picture object as (channels, height, width) in [0, 1], in the way of torchvision's `ToTensor`."""
+    pixels = np.array(value)
+    scale = 255.0 if pixels.dtype == np.uint8 else 1.0
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(torch.float32) / scale
+
+
+def _tensor(value: Any, what: str, where: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if hasattr(value, "toarray"):  # a scipy sparse matrix
+        value = value.toarray()
+    if not isinstance(value, np.ndarray):
+        if not hasattr(value, "__iter__"):
+            raise DataError(f"{where}: the {what} are a single {type(value).__name__}, not one per sample")
+        items = list(value)
+        if items and hasattr(items[0], "getbands"):
+            parts = [_image(item) for item in items]
+        elif items and isinstance(items[0], (Tensor, np.ndarray)):
+            parts = [torch.as_tensor(item) for item in items]
+        else:
+            parts = []
+        if parts:
+            shapes = {tuple(part.shape) for part in parts}
+            if len(shapes) > 1:
+                shown = ", ".join(map(str, sorted(shapes)[:3]))
+                raise DataError(
+                    f"{where}: the {what} of different samples differ in shape ({shown})",
+                    hint="resize or pad the samples to one shape",
+                )
+            return torch.stack(parts)
+        try:
+            value = np.array(items)
+        except ValueError as error:
+            raise DataError(f"{where}: the {what} do not form an array ({error})") from None
+    if value.dtype.kind not in "biuf":
+        raise DataError(
+            f"{where}: the {what} are {value.dtype} values, not numbers",
+            hint="encode them as numbers; text labels are encoded by classes=['first', 'second', ...]",
+        )
+    if value.dtype in (np.uint16, np.uint32, np.uint64):
+        value = value.astype(np.int64)
+    if not value.flags.writeable or any(stride < 0 for stride in value.strides):
+        value = value.copy()
+    return torch.from_numpy(np.ascontiguousarray(value))
+
+
+def _encode(targets: Any, names: Sequence[Any], where: str) -> IntArray:
+    values = targets.tolist() if hasattr(targets, "tolist") else list(targets)
+    position = {name: index for index, name in enumerate(names)}
+    strange = sorted({str(value) for value in values if value not in position})
+    if strange:
+        raise DataError(
+            f"{where}: labels that are not in classes: {', '.join(strange[:5])}",
+            hint=f"classes lists {', '.join(map(str, names[:8]))}",
+        )
+    return np.array([position[value] for value in values], dtype=np.int64)
+
+
+def _rows(bad: Tensor) -> str:
+    rows = torch.nonzero(bad).reshape(-1).tolist()
+    shown = ", ".join(map(str, rows[:5]))
+    return (
+        f"row {shown}" if len(rows) == 1 else f"{len(rows)} rows ({shown}{', ...' if len(rows) > 5 else ''})"
+    )
+
+
+def as_samples(
+    inputs: Any, targets: Any, classes: int | Sequence[Any] | None = None, where: str = "data"
+) -> tuple[Samples, int | None]:
+    """Check inputs and targets and bring them into the form that everything else relies on.
+
+    Inputs (arrays, tensors, sparse matrices or lists of them) become float32; integers of 32 bits or more
+    stay integers (int64), since those are tokens. Nothing is rescaled, except picture objects, which come out
+    as (channels, height, width) in [0, 1]. Integer targets are classes, int64; floating targets are a
+    regression (float32) unless `classes` is given. `classes` is a number, or the labels in order, and text
+    labels need it.
+
+    Returns the samples and the number of classes (None for a regression). Raises `DataError` that names
+    `where` and the rows for lengths that differ, no samples at all, NaN or infinite values, and labels out of
+    range.
+    """
+    x = _tensor(inputs, "inputs", where)
+    if isinstance(classes, Sequence) and not isinstance(classes, str):
+        y: Tensor = torch.from_numpy(_encode(targets, classes, where))
+        known: int | None = len(classes)
+    else:
+        y = _tensor(targets, "targets", where)
+        known = int(classes) if classes is not None else None
+    if x.dim() == 0 or y.dim() == 0:
+        raise DataError(f"{where}: inputs and targets are single values, not one per sample")
+    if len(x) != len(y):
+        raise DataError(
+            f"{where}: {len(x)} inputs but {len(y)} targets", hint="each sample needs one of both"
+        )
+    if len(x) == 0:
+        raise DataError(f"{where}: there are no samples", hint="leave an empty client out")
+    if x.is_floating_point():
+        x = x.to(torch.float32)
+        finite = x.reshape(len(x), -1).isfinite().all(dim=1)
+        if not bool(finite.all()):
+            raise DataError(
+                f"{where}: the inputs hold NaN or infinite values in {_rows(~finite)}",
+                hint="fill or drop missing values before training",
+            )
+    else:
+        x = x.to(torch.int64 if x.dtype in (torch.int32, torch.int64) else torch.float32)
+    return Samples(x, _check_targets(y, known, where)), (
+        known if known is not None or y.is_floating_point() else int(y.max()) + 1
+    )
+
+
+def _check_targets(y: Tensor, classes: int | None, where: str) -> Tensor:
+    if y.is_floating_point():
+        finite = y.reshape(len(y), -1).isfinite().all(dim=1)
+        if not bool(finite.all()):
+            raise DataError(
+                f"{where}: the targets hold NaN or infinite values in {_rows(~finite)}",
+                hint="drop samples without a label",
+            )
+        if classes is None:
+            return y.to(torch.float32)
+        fractional = (y != y.round()).reshape(len(y), -1).any(dim=1)
+        if bool(fractional.any()):
+            raise DataError(
+                f"{where}: labels that are not whole numbers in {_rows(fractional)}",
+                hint="leave classes out for a regression, or round the labels",
+            )
+    y = y.to(torch.int64)
+    outside = y < 0 if classes is None else (y < 0) | (y >= classes)
+    outside = outside.reshape(len(y), -1).any(dim=1)
+    if bool(outside.any()):
+        limit = "be at least 0" if classes is None else f"lie in 0..{classes - 1}"
+        values = sorted({int(value) for value in y[outside].reshape(-1)[:1000]})[:5]
+        raise DataError(
+            f"{where}: labels must {limit}, but {_rows(outside)} hold others, such as {values}",
+            hint="number the classes from 0, or pass classes=[...] with the labels in order",
+        )
+    return y

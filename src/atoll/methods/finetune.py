@@ -1,0 +1,67 @@
+"""Federated averaging, then some local training before a client predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from atoll.method import ClientData, Plan, Program, Reply
+from atoll.methods.fedavg import FedAvg, require
+from atoll.task import Batch, Task
+from atoll.tensors import Record
+
+__all__ = ["FineTune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(FedAvg):
+    """Average, then adapt: each client fine-tunes the global model before it predicts.
+
+    client:  as FedAvg;  to predict:  v_k <- w_t;  v_k <- v_k - lr grad F_k(v_k; batch)  for a few epochs
+    server:  as FedAvg
+
+    The global model is that of FedAvg, to the bit. The fine-tuned one is made anew from the latest global
+    model whenever it is asked for, and forgotten: nothing is kept between rounds. A plain baseline, and a
+    strong one.
+
+    Args:
+        finetune_epochs: local epochs before a client predicts.
+    """
+
+    finetune_epochs: int = 1
+
+    paper: ClassVar[str] = "baseline; Yu et al. 2020"
+    cost: ClassVar[str] = "1 model up, 1 down; more training to predict"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "finetune_epochs", self.finetune_epochs >= 1, "must be at least 1")
+
+    def programs(self) -> Mapping[str, Program]:
+        return {"personal": Tuned(self)}
+
+
+@dataclass(frozen=True)
+class Tuned(Program):
+    """The client program that fine-tunes the received model and judges it on the test data."""
+
+    method: FineTune
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("test",)
+
+    def plan(self) -> Plan:
+        return Plan(self.method.finetune_epochs, None, self.method.batch_size)
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        return self.method.begin(task, received, memory, data)
+
+    def step(self, task: Task, local: Record, batch: Batch) -> Record:
+        return self.method.step(task, local, batch)
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        assert data.test is not None
+        totals = task.totals(local.params, local.buffers, data.test)
+        return Reply(Record(), totals.count, totals), local.memory

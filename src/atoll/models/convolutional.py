@@ -1,0 +1,89 @@
+"""Small convolutional networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from atoll.errors import ConfigError
+
+__all__ = ["cnn", "conv1d", "lenet"]
+
+
+def cnn(shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+    """The CNN of McMahan et al. (2017): 5x5 convolutions of 32 and 64 channels, pooled, and 512 units.
+
+    Inputs [b, channels, height, width]; 1,663,370 parameters for MNIST.
+    """
+    channels, height, width = _image("cnn", shape, smallest=4)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 512),
+        nn.ReLU(),
+        nn.Linear(512, classes),
+    )
+
+
+def lenet(shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+    """A LeNet-style CNN: unpadded 5x5 convolutions of 16 and 32 channels, pooled, then 120 and 84 units.
+
+    Inputs [b, channels, height, width], at least 16 x 16.
+    """
+    channels, height, width = _image("lenet", shape, smallest=16)
+    rows, columns = (((size - 4) // 2 - 4) // 2 for size in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * rows * columns, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, classes),
+    )
+
+
+def conv1d(shape: Sequence[int] = (9, 128), classes: int = 6) -> nn.Sequential:
+    """A CNN for short recordings of several sensors, activity recognition for example.
+
+    Inputs [b, channels, time]: convolutions over time of 32 and 64 channels, each pooled, and 128 units.
+    """
+    if len(shape) != 2 or shape[1] < 4:
+        raise ConfigError(
+            f"conv1d reads [channels, time], not {tuple(shape)}",
+            hint="at least 4 time steps; mlp reads any shape",
+        )
+    channels, time = shape
+    return nn.Sequential(
+        nn.Conv1d(channels, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(32, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (time // 4), 128),
+        nn.ReLU(),
+        nn.Linear(128, classes),
+    )
+
+
+def _image(name: str, shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
+    if len(shape) != 3 or min(shape[1:]) < smallest:
+        raise ConfigError(
+            f"{name} reads [channels, height, width], not {tuple(shape)}",
+            hint=f"height and width at least {smallest}; mlp reads any shape",
+        )
+    channels, height, width = shape
+    return channels, height, width

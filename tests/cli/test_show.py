@@ -1,0 +1,75 @@
+"""The commands that only tell: methods, data, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atoll import __version__
+from atoll.methods import METHODS
+
+from .conftest import Atoll
+
+
+def test_version(atoll: Atoll) -> None:
+    assert atoll("--version").out == f"atoll {__version__}\n"
+
+
+def test_methods(atoll: Atoll) -> None:
+    out = atoll("methods").out
+    assert all(name in out for name in METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_explains_its_settings(atoll: Atoll, name: str) -> None:
+    done = atoll("methods", name)
+    assert done.code == 0
+    assert f"settings of {name}" in done.out
+    assert "rounds to play" in done.out
+    assert "typing." not in done.out
+    assert "<class" not in done.out
+
+
+def test_data_list(atoll: Atoll) -> None:
+    out = atoll("data", "list").out
+    assert "digits" in out
+    assert "mnist-by-writer" in out
+
+
+def test_data_describe(atoll: Atoll) -> None:
+    out = atoll("data", "describe", "digits", "--partition", "shards:2", "--clients", "12").out
+    assert "digits, shards:2" in out
+    assert "clients  12" in out
+
+
+def test_data_describe_a_file(atoll: Atoll, tmp_path: Path) -> None:
+    file = tmp_path / "patients.csv"
+    rows = [f"{age},{age % 3},{age % 2},{'ab'[age % 2]}" for age in range(40, 80)]
+    file.write_text("\n".join(["age,stage,sick,ward", *rows]) + "\n")
+    out = atoll("data", "describe", str(file), "--label", "sick", "--client", "ward").out
+    assert "clients  2" in out
+    done = atoll(
+        "run",
+        "-q",
+        "--set",
+        f"data={file}",
+        "--set",
+        "label=sick",
+        "--set",
+        "client=ward",
+        "--set",
+        "rounds=1",
+    )
+    assert done.code == 0, done.err
+
+
+def test_data_get_what_is_built_in(atoll: Atoll) -> None:
+    assert "nothing to download" in atoll("data", "get", "digits").out
+
+
+def test_doctor(atoll: Atoll) -> None:
+    out = atoll("doctor").out
+    for word in ("atoll", "python", "torch", "cores", "gpu", "engines", "data", "readable"):
+        assert any(line.startswith(f"{word} ") for line in out.splitlines()), word
+    assert "digits" in out

@@ -1,0 +1,78 @@
+"""The live table, the plain lines and the summary."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+import atoll
+from atoll.experiment import Experiment
+from atoll.table import LiveTable, bytes_text, result_text, sparkline
+
+
+def test_bytes() -> None:
+    assert [bytes_text(count) for count in (0, 999, 1000, 384_400, 23_064_000, 5 * 10**15)] == [
+        "0 B", "999 B", "1 kB", "384 kB", "23.1 MB", "5e+03 TB",
+    ]  # fmt: skip
+
+
+def test_sparkline() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([1.0, math.nan, 1.0]) == "▁ ▁"
+    assert sparkline([]) == sparkline([math.nan]) == ""
+    long = sparkline(list(range(1000)))
+    assert len(long) == 40
+    assert (long[0], long[-1]) == ("▁", "█")
+
+
+def screen(width: int = 100) -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    return Console(file=stream, force_terminal=True, width=width, height=40, color_system=None), stream
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_the_live_table_shows_the_last_rounds(width: int) -> None:
+    console, stream = screen(width)
+    table = LiveTable(console, "fedavg on digits", "lr 0.1")
+    experiment = Experiment.read(rounds=12, clients=5, model="logistic", engine="loop", method="fedavg-ft")
+    experiment.build([table]).fit()
+    console.file = last = io.StringIO()
+    console.print(table._view())
+    text = last.getvalue()
+    assert "fedavg on digits" in text
+    assert "12/12" in text
+    numbers = [line.split()[0] for line in text.splitlines() if line.split() and line.split()[0].isdecimal()]
+    assert numbers == [str(number) for number in range(3, 13)]
+    assert stream.getvalue()
+
+
+def test_refused_and_dropped_clients_are_counted() -> None:
+    table = LiveTable(screen()[0], "", "")
+    table.rounds.append(atoll.Round(1, [1, 2, 3], dropped=[4], refused={2: "not finite"}, loss=math.nan))
+    console, stream = screen()
+    from atoll.table import _rounds_table
+
+    console.print(_rounds_table(list(table.rounds)))
+    assert "2 (1 refused, 1 dropped)" in stream.getvalue()
+
+
+def test_summary_of_a_regression_looks_at_the_loss() -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(120, 3)).astype("float32")
+    data = atoll.data.from_arrays(inputs, inputs.sum(1, keepdims=True)).partition("iid", clients=6)
+    run = atoll.Federation(lambda: atoll.models.mlp(3, 8, 1), data, rounds=2, engine="loop").fit()
+    text = result_text(run)
+    assert "loss" in text.splitlines()[2]
+    assert "%" not in text
+
+
+def test_summary_of_no_round() -> None:
+    federation = Experiment.read(rounds=1, clients=4, model="logistic", engine="loop").build()
+    run = federation.fit()
+    run.rounds.clear()
+    assert "rounds" in result_text(run)

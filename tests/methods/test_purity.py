@@ -1,0 +1,81 @@
+"""Every client step can be captured: it is a pure function that keeps the form of its working state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from atoll.engines.capture import capture
+from atoll.method import ClientData, Method, Population, Program
+from atoll.methods import METHODS, FedAvg, FedNova, FedProx, FedSGD, FineTune, QFedAvg, Scaffold
+from atoll.tensors import Record
+
+from .driver import blobs, network, whole
+
+VARIANTS: dict[str, Method] = {
+    **{name: method() for name, method in METHODS.items()},
+    "fedavg-momentum": FedAvg(momentum=0.9),
+    "fedavg-adam": FedAvg(optimizer="adam", lr=0.01, weight_decay=0.1),
+    "fedavg-nesterov": FedAvg(momentum=0.9, nesterov=True, clip=0.1),
+    "fedprox-gamma": FedProx(gamma=0.5, momentum=0.9),
+    "scaffold-1": Scaffold(option=1, momentum=0.9),
+    "fednova-all": FedNova(mu=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "fedsgd-clip": FedSGD(clip=0.1),
+    "qfedavg-0": QFedAvg(q=0.0),
+}
+
+
+def started(method: Method, program: Program, normalised: bool) -> tuple[Record, ClientData]:
+    """A client's working state, with nothing in it zero that need not be."""
+    task, (client,) = network(normalised), blobs(8, tested=4)
+    assert client.test is not None
+    received = method.broadcast(method.setup(task, Population(2)), [0]).received(0)
+    memory = pytree.tree_map(lambda leaf: leaf + 0.01, program.remember(task, received))
+    splits = {"train": whole(client.inputs, client.targets), "test": whole(*client.test)}
+    data = ClientData(torch.tensor(8.0), **{name: splits[name] for name in program.reads})
+    return program.begin(task, received, memory, data), data
+
+
+BUFFERED = ("fedsgd", "fedavg", "fedprox-gamma", "fednova-all")
+
+
+@pytest.mark.parametrize(
+    ("name", "normalised"),
+    [*((name, False) for name in (*VARIANTS, "tuned")), *((name, True) for name in BUFFERED)],
+)
+def test_a_captured_step_is_the_step(name: str, normalised: bool) -> None:
+    method = VARIANTS.get(name) or FineTune(finetune_epochs=2)
+    program = method if name in VARIANTS else method.program("personal")
+    task, (client,) = network(normalised), blobs(8)
+    cuts = [whole(client.inputs[at : at + 4], client.targets[at : at + 4]) for at in (0, 4)]
+    with torch.no_grad():
+        local, data = started(method, program, normalised)
+        captured = capture(lambda state, batch: program.step(task, state, batch), local, cuts[0])
+        before = [leaf.clone() for leaf in pytree.tree_leaves(local)]
+        fast = [leaf.clone() for leaf in before]
+        for batch in (cuts[0], cuts[1], cuts[0]):
+            local = program.step(task, local, batch)
+            fast = captured(fast, list(batch))
+        slow, spec = pytree.tree_flatten(local)
+        assert any(not torch.equal(a, b) for a, b in zip(slow, before, strict=True))
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+        same = program.finish(task, pytree.tree_unflatten(fast, spec), data)
+        torch.testing.assert_close(
+            pytree.tree_leaves(same),
+            pytree.tree_leaves(program.finish(task, local, data)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_client_half_changes_nothing_it_was_given(name: str) -> None:
+    method = VARIANTS[name]
+    task, (client,) = network(normalised=True), blobs(8)
+    with torch.no_grad():
+        local, data = started(method, method, normalised=True)
+        held = [leaf for leaf in pytree.tree_leaves((local, data)) if leaf is not None]
+        given = [leaf.clone() for leaf in held]
+        method.finish(task, method.step(task, local, whole(client.inputs, client.targets)), data)
+        torch.testing.assert_close(held, given, rtol=0, atol=0)

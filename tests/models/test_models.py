@@ -1,0 +1,125 @@
+"""Reference networks: sizes, shapes, and what their names mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from atoll.errors import ConfigError
+from atoll.models import MODELS, build, cnn, conv1d, lenet, logistic, lstm, mlp, two_nn
+from atoll.task import Task
+from atoll.tensors import Tensors
+
+
+def size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def linears(module: nn.Module) -> list[tuple[int, int]]:
+    return [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]
+
+
+def test_mcmahans_networks_have_the_published_sizes() -> None:
+    assert size(two_nn()) == 199_210
+    assert size(cnn()) == 1_663_370
+    assert linears(two_nn()) == [(784, 200), (200, 200), (200, 10)]
+
+
+def test_mlp() -> None:
+    module = mlp(12, 5, 3)
+    assert linears(module) == [(12, 5), (5, 3)]
+    assert [type(layer) for layer in module] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert module(torch.randn(2, 3, 4)).shape == (2, 3)
+    assert linears(logistic(7, 4)) == [(7, 4)]
+    for sizes in ((4,), (4, 0), ()):
+        with pytest.raises(ConfigError, match="mlp"):
+            mlp(*sizes)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 17, 30)])
+def test_image_networks_fit_any_image(shape: tuple[int, ...]) -> None:
+    images = torch.randn(2, *shape)
+    assert cnn(shape, 7)(images).shape == (2, 7)
+    assert lenet(shape, 7)(images).shape == (2, 7)
+
+
+def test_lenet_and_conv1d_layers() -> None:
+    assert linears(lenet((3, 32, 32), 10)) == [(32 * 5 * 5, 120), (120, 84), (84, 10)]
+    assert conv1d((9, 128), 6)(torch.randn(2, 9, 128)).shape == (2, 6)
+    assert conv1d((3, 7), 4)(torch.randn(2, 3, 7)).shape == (2, 4)
+
+
+def test_lstm_predicts_a_token_at_each_position_from_those_before() -> None:
+    module = lstm(11, hidden=16)
+    tokens = torch.arange(10).view(2, 5)
+    logits = module(tokens)
+    assert logits.shape == (2, 5, 11)
+    changed = tokens.clone()
+    changed[:, 3] = 10
+    other = module(changed)
+    torch.testing.assert_close(other[:, :3], logits[:, :3])
+    assert not torch.allclose(other[:, 3:], logits[:, 3:])
+    assert lstm().lstm.num_layers == 2
+    assert lstm().lstm.hidden_size == 256
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "wanted"),
+    [
+        ("2nn", (1, 28, 28), [(784, 200), (200, 200), (200, 10)]),
+        ("mlp", (64,), [(64, 128), (128, 10)]),
+        ("mlp:32,16", (8, 8), [(64, 32), (32, 16), (16, 10)]),
+        ("mlp:5", (3,), [(3, 5), (5, 10)]),
+        ("logistic", (2, 3), [(6, 10)]),
+        ("auto", (64,), [(64, 128), (128, 10)]),
+        ("auto", (1, 8, 8), [(64, 128), (128, 10)]),
+    ],
+)
+def test_names_of_dense_networks(text: str, shape: tuple[int, ...], wanted: list[tuple[int, int]]) -> None:
+    assert linears(build(text, shape, 10)) == wanted
+
+
+def test_auto_follows_the_shape() -> None:
+    assert size(build("auto", (1, 28, 28), 10)) == size(lenet((1, 28, 28), 10))
+    assert size(build("auto", (9, 128), 6)) == size(conv1d((9, 128), 6))
+    assert size(build("cnn", (1, 28, 28), 10)) == 1_663_370
+    assert size(build("lstm", (80,), 90)) == size(lstm(90))
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "words"),
+    [
+        ("lnet", (1, 28, 28), "did you mean 'lenet'"),
+        ("resnet-1000", (1, 28, 28), "unknown model"),
+        ("cnn:3", (1, 28, 28), "nothing to set"),
+        ("mlp:", (4,), "no list of widths"),
+        ("mlp:8,x", (4,), "no list of widths"),
+        ("mlp:0", (4,), "no list of widths"),
+        ("cnn", (64,), "height"),
+        ("lenet", (1, 8, 8), "at least 16"),
+        ("conv1d", (64,), r"\[channels, time\]"),
+    ],
+)
+def test_names_that_mean_nothing_are_clear_errors(text: str, shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(text, shape, 10)
+
+
+SHAPES = {"cnn": (1, 12, 12), "lenet": (1, 16, 16), "conv1d": (3, 16), "lstm": (6,)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_can_be_a_task(name: str) -> None:
+    shape, classes = SHAPES.get(name, (12,)), 5
+    task = Task(build(name, shape, classes))
+    if name == "lstm":
+        inputs, targets = torch.randint(classes, (3, *shape)), torch.randint(classes, (3, *shape))
+    else:
+        inputs, targets = torch.randn(3, *shape), torch.randint(classes, (3,))
+    task.check(inputs, targets, classes)
+    params, buffers = task.initial()
+    assert buffers == Tensors()
+    loss = task.measure(params, buffers, inputs, targets).loss
+    assert loss.shape == (3,)
+    assert 0.5 < float(loss.mean()) < 4  # near log 5 before training

@@ -1,0 +1,389 @@
+"""The round loop, and the classic mistakes of hand-written federated averaging, each as a test that it is not made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atoll.data
+from atoll.errors import ConfigError, DivergedError
+from atoll.federation import Callback, Federation, Round, Target
+from atoll.method import ClientData, Population, Reduction, Reply
+from atoll.methods import FedAdam, FedAvg, FedSGD, Local
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors
+
+
+def linear(inputs: int = 4, outputs: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(inputs, outputs)
+
+
+def data(sizes: Sequence[int] = (8, 20, 4), features: int = 4, classes: int = 3, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=(features, classes))
+    made = {}
+    for at, n in enumerate(sizes):
+        x = rng.normal(size=(n, features)).astype(np.float32)
+        made[f"site{at}"] = {"train": (x, (x @ weights).argmax(1)), "test": (x, (x @ weights).argmax(1))}
+    return atoll.data.from_clients(made, classes=classes)
+
+
+def federation(model: Any = linear, population: Any = None, method: Any = None, **settings: Any) -> Federation:
+    settings = {"rounds": 3, "engine": "loop", "device": "cpu", "eval_every": 0, **settings}
+    return Federation(model, population or data(), method or FedAvg(batch_size=4), **settings)
+
+
+def reply(value: float, weight: float, **more: Any) -> Reply:
+    return Reply(Record(w=torch.tensor([value]), **more), torch.tensor(weight), Record())
+
+
+def reduced(*replies: Reply) -> Record:
+    reduction = Reduction("mean")
+    for client, one in enumerate(replies):
+        reduction.add(client, one)
+    result = reduction.result()
+    assert result is not None
+    return result.mean
+
+
+# --- averaging (1, 3, 15, 16) -------------------------------------------------------------------------------------------
+
+
+def test_means_are_weighted_by_samples() -> None:
+    assert float(reduced(reply(0.0, 1), reply(1.0, 9)).w) == pytest.approx(0.9, abs=1e-7)
+    assert float(reduced(reply(2.0, 5), reply(4.0, 5)).w) == 3.0
+
+
+def test_integers_never_pass_through_floats() -> None:
+    counters = [reply(0.0, 1.0, steps=torch.tensor(10)) for _ in range(6)]
+    mean = reduced(*counters)
+    assert mean.steps.dtype == torch.int64
+    assert int(mean.steps) == 10
+    large = 2**53 + 1
+    assert int(reduced(*[reply(0.0, 1.0, steps=torch.tensor(large)) for _ in range(3)]).steps) == large
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
+    many = [Reply(Record(w=torch.full((1,), 1e-3, dtype=dtype)), torch.tensor(1.0), Record()) for _ in range(1000)]
+    mean = reduced(*many).w
+    assert mean.dtype == torch.float32
+    assert float(mean) == pytest.approx(float(torch.tensor(1e-3, dtype=dtype)), rel=1e-5)
+
+
+def test_a_mean_by_parts_in_order_is_the_same_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    replies = [Reply(Record(w=torch.from_numpy(rng.normal(size=50))), torch.tensor(float(k + 1)), Record()) for k in range(9)]
+    parts = []
+    for start in (0, 3, 6):
+        part = Reduction("mean")
+        for k in range(start, start + 3):
+            part.add(k, replies[k])
+        parts.append(part)
+    results = []
+    for _ in range(2):
+        whole = Reduction("mean")
+        for part in parts:
+            fresh = Reduction("mean")
+            fresh.clients, fresh.weight = list(part.clients), part.weight
+            fresh.total = Record(w=part.total.w.clone())  # type: ignore[union-attr]
+            whole.merge(fresh)
+        results.append(whole.result().mean.w)  # type: ignore[union-attr]
+    assert torch.equal(results[0], results[1])
+
+
+# --- buffers (2, 6, 7) --------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
+def test_batchnorm_buffers_are_averaged_and_counters_kept() -> None:
+    population = data(sizes=(8, 24))
+    fed = federation(Counting, population, FedAvg(batch_size=None, lr=1e-9), cohort=2)
+    fed.round()
+    means = []
+    for k in range(2):
+        samples = population.samples(k)
+        hidden = fed.task.load(*fed.task.initial()).body[0](samples.inputs)  # type: ignore[index]
+        means.append(0.1 * hidden.mean(0))
+    want = (8 * means[0] + 24 * means[1]) / 32
+    torch.testing.assert_close(fed.state.buffers["body.1.running_mean"], want.detach(), rtol=1e-4, atol=1e-6)
+    counter = fed.state.buffers["body.1.num_batches_tracked"]
+    assert counter.dtype == torch.int64
+    assert int(counter) == 1
+
+
+def test_server_optimisers_leave_variances_positive() -> None:
+    fed = federation(Counting, data(sizes=(9, 17, 5)), FedAdam(batch_size=4, server_lr=0.5), rounds=6)
+    for _ in range(6):
+        fed.round()
+    assert float(fed.state.buffers["body.1.running_var"].min()) > 0
+
+
+def test_frozen_parameters_stay_equal_to_the_bit() -> None:
+    model = Counting()
+    model.body[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    fed = federation(model, data(sizes=(9, 17, 5)))
+    before = fed.state.buffers["body.0.weight"].clone()
+    for _ in range(3):
+        fed.round()
+    assert torch.equal(before, fed.state.buffers["body.0.weight"])
+
+
+# --- ownership and purity (4, 12, 13, 21) ---------------------------------------------------------------------------------
+
+
+def test_the_callers_model_and_replies_are_not_shared() -> None:
+    model = linear()
+    before = [p.detach().clone() for p in model.parameters()]
+    fed = federation(model)
+    received = fed.state.params
+    fed.round()
+    for mine, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(mine, old)
+    pointers = {t.data_ptr() for t in received.values()}
+    assert pointers.isdisjoint(t.data_ptr() for t in fed.state.params.values())
+    result = fed.run() if hasattr(fed, "history") else None
+    assert result is None
+
+
+def test_evaluation_needs_no_gradient_and_means_are_per_sample() -> None:
+    task = Task(Counting())
+    params, buffers = task.initial()
+    x, y = torch.randn(7, 4), torch.randint(0, 3, (7,))
+    whole = task.totals(params, buffers, Batch(x, y, torch.ones(7), torch.tensor(0)))
+    parts = [
+        task.totals(params, buffers, Batch(x[s], y[s], torch.ones(len(x[s])), torch.tensor(0)))
+        for s in (slice(0, 5), slice(5, 7))
+    ]
+    assert not whole.loss.requires_grad
+    assert float(whole.loss) == pytest.approx(float(parts[0].loss + parts[1].loss), rel=1e-5)
+    assert float(whole.count) == 7
+
+
+def test_training_after_evaluation_is_training() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 3))
+    one = federation(model, method=FedAvg(batch_size=4, lr=0.1), eval_every=1)
+    two = federation(model, method=FedAvg(batch_size=4, lr=0.1), eval_every=0)
+    for _ in range(3):
+        one.round()
+        one.evaluate()
+        two.round()
+    assert torch.equal(one.state.params.flat(), two.state.params.flat())
+
+
+# --- weights, cohorts, empty and refused clients (5, 18, 19, 20, 22, 26) -----------------------------------------------
+
+
+def test_weights_are_samples_and_not_batches() -> None:
+    method = FedAvg(batch_size=32, lr=0.1, epochs=2)
+    task = Task(linear())
+    received = method.broadcast(method.setup(task, Population(1)), [0]).shared
+    for n, batches in ((1, 1), (33, 2)):
+        whole = ClientData(torch.tensor(float(n)))
+        local = method.begin(task, received, Record(), whole)
+        for _ in range(2):
+            for rows in np.array_split(np.arange(n), batches):
+                b = Batch(torch.randn(len(rows), 4), torch.zeros(len(rows), dtype=torch.int64), torch.ones(len(rows)), torch.tensor(0))
+                local = method.step(task, local, b)
+        answer, _ = method.finish(task, local, whole)
+        assert float(answer.weight) == n
+
+
+def test_cohorts_are_distinct_nonempty_and_shared_between_methods() -> None:
+    population = data(sizes=(5,) * 30)
+    cohorts = [federation(population=population, method=m, cohort=0.01).enlist(1)[0] for m in (FedAvg(), FedSGD())]
+    assert cohorts[0] == cohorts[1]
+    assert len(cohorts[0]) == 1
+    ten = federation(population=population, cohort=10)
+    drawn = [ten.enlist(number)[0] for number in range(1, 60)]
+    assert all(len(set(cohort)) == 10 and cohort == sorted(cohort) for cohort in drawn)
+    assert {k for cohort in drawn for k in cohort} == set(range(30))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoiled(FedAvg):
+    """Some clients send rubbish."""
+
+    spoil: str = "nan"
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        answer, memory = super().finish(task, local, data)
+        bad = data.count == 20.0
+        if self.spoil == "nan":
+            update = answer.values["update"].map(lambda t: torch.where(bad, torch.nan, t))
+            return answer._replace(values=answer.values.replace(update=update)), memory
+        if self.spoil == "zero":
+            return answer._replace(weight=answer.weight * 0), memory
+        if self.spoil == "all":
+            return answer._replace(values=answer.values.replace(update=answer.values["update"] * torch.inf)), memory
+        update = Tensors({name: t.flatten()[:-1] for name, t in answer.values["update"].items()})
+        return answer._replace(values=answer.values.replace(update=update)), memory
+
+
+@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
+def test_a_non_finite_reply_is_refused_named_and_counted(engine: str) -> None:
+    spoiled = federation(method=Spoiled(batch_size=4), cohort=3, engine=engine)
+    record = spoiled.round()
+    spoiled.engine.close()
+    assert list(record.refused) == [1]
+    assert "non-finite" in record.refused[1]
+    clean = federation(population=data(), method=FedAvg(batch_size=4), cohort=3, engine="loop")
+    clean.enlist = lambda number: ([0, 2], {}, [])  # type: ignore[method-assign]
+    clean.round()
+    torch.testing.assert_close(spoiled.state.params.flat(), clean.state.params.flat(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
+def test_a_misshapen_reply_is_refused_and_a_run_without_replies_ends(engine: str) -> None:
+    fed = federation(method=Spoiled(batch_size=4, spoil="shape"), cohort=3, engine=engine)
+    before = fed.state.params.flat()
+    with pytest.raises(Exception, match=r"update\.weight has shape \(11,\), not \(3, 4\)"):
+        fed.round()
+    fed.engine.close()
+    assert torch.equal(before, fed.state.params.flat())
+
+
+def test_zero_total_weight_keeps_the_model() -> None:
+    fed = federation(method=Spoiled(batch_size=4, spoil="zero"), cohort=3)
+    before = fed.state.params.flat()
+    record = fed.round()
+    assert not record.refused
+    assert torch.equal(before, fed.state.params.flat())
+
+
+def test_divergence_ends_the_run_and_keeps_the_last_finite_model() -> None:
+    fed = federation(method=Spoiled(batch_size=4, spoil="all"), cohort=3)
+    with pytest.raises(DivergedError, match="round 1"):
+        fed.fit()
+    assert torch.isfinite(fed.state.params.flat()).all()
+    explosive = federation(method=FedAvg(batch_size=4, lr=1e38), rounds=50)
+    with pytest.raises(DivergedError):
+        explosive.fit()
+    assert torch.isfinite(explosive.state.params.flat()).all()
+    assert isinstance(explosive.run().model, nn.Module)
+
+
+def test_small_clients_train_with_batchnorm() -> None:
+    fed = federation(Counting, data(sizes=(1, 5, 9)), FedAvg(batch_size=4, lr=0.1), cohort=3)
+    before = fed.state.params.flat()
+    record = fed.round()
+    assert not record.refused
+    assert not torch.equal(before, fed.state.params.flat())
+
+
+def test_tied_weights_travel_once_and_stay_tied() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+    model[2].weight = model[0].weight
+    fed = federation(model)
+    assert "2.weight" not in fed.state.params
+    run = fed.fit()
+    assert run.model[2].weight is run.model[0].weight  # type: ignore[index]
+
+
+# --- the loop itself ----------------------------------------------------------------------------------------------------
+
+
+def test_learning_rates_follow_the_round() -> None:
+    method = FedAvg(lr=1.0, schedule="step:2,0.1")
+    state = method.setup(Task(linear()), Population(1))
+    rates = [float(method.broadcast(state.replace(round=r), [0]).shared.lr) for r in range(5)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_targets_stop_a_run_and_callbacks_see_it() -> None:
+    seen: list[str] = []
+
+    class Watch(Callback):
+        def on_start(self, federation: Federation) -> None:
+            seen.append("start")
+
+        def on_round_start(self, federation: Federation, number: int) -> None:
+            seen.append(f"{number}?")
+
+        def on_round_end(self, federation: Federation, record: Round) -> None:
+            seen.append(f"{record.number}!")
+
+        def on_end(self, federation: Federation, run: Any) -> None:
+            seen.append("end")
+
+    run = federation(rounds=50, eval_every=1, target="accuracy:0.1", callbacks=[Watch()]).fit()
+    assert run.target_round == 1
+    assert seen == ["start", "1?", "1!", "end"]
+    assert run.to_dict()["target_round"] == 1
+    with pytest.raises(ConfigError, match="does not measure"):
+        federation(eval_every=1, target="auc:0.5").fit()
+    with pytest.raises(ConfigError, match="MEASURE"):
+        Target.parse("accuracy=0.9")
+
+
+def test_evaluation_is_three_ways() -> None:
+    fed = federation(population=data(sizes=(6, 18, 6)), method=Local(batch_size=4, lr=0.5), cohort=3, rounds=20)
+    last = fed.fit().evaluation
+    assert last is not None
+    pooled = last.clients["accuracy"].pooled
+    assert pooled == pytest.approx(last.overall["accuracy"])  # the clients' test data are the whole test set
+    assert last.personal["accuracy"].mean > last.clients["accuracy"].mean
+    each = last.each["personal"]["accuracy"]
+    assert np.mean(list(each.values())) == pytest.approx(last.personal["accuracy"].mean)
+    assert last.personal["accuracy"].min == min(each.values())
+
+
+def test_a_million_lazy_clients_cost_what_a_cohort_costs() -> None:
+    made: set[int] = set()
+
+    def make(client: int) -> tuple[Tensor, Tensor]:
+        made.add(client)
+        g = torch.Generator().manual_seed(client)
+        return torch.randn(6, 4, generator=g), torch.randint(0, 3, (6,), generator=g)
+
+    population = atoll.data.from_function(make, clients=1_000_000, classes=3)
+    for engine in ("loop", "batched"):
+        made.clear()
+        fed = federation(population=population, cohort=10, rounds=2, engine=engine)
+        for _ in range(2):
+            fed.round()
+        assert len(made) <= 22
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rounds": 0}, "rounds = 0"),
+        ({"cohort": 7}, "only 3"),
+        ({"cohort": 0}, "cohort = 0"),
+        ({"engine": "warp"}, "unknown engine"),
+        ({"device": "tpu9"}, "device"),
+        ({"stragglers": 2.0}, "stragglers"),
+        ({"mu": 0.1}, "no setting 'mu'"),
+        ({"loss": "hinge"}, "unknown loss"),
+        ({"model": lambda: nn.Linear(4, 2)}, "3 classes"),
+        ({"model": lambda: nn.Linear(5, 3)}, "cannot read the data"),
+        ({"loss": lambda o, t: nn.functional.cross_entropy(o, t)}, "per sample"),
+    ],
+)
+def test_settings_that_do_not_fit_are_said_before_anything_runs(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        federation(**settings)
+
+
+def test_settings_of_the_method_may_come_as_keywords() -> None:
+    named = federation(method="fedprox", mu=0.5, lr=0.2)
+    assert dataclasses.asdict(named.method)["mu"] == 0.5  # type: ignore[call-overload]
+    assert federation(method=FedAvg(lr=0.3), epochs=4).method == FedAvg(lr=0.3, epochs=4)

@@ -1,0 +1,114 @@
+"""The public face: names, signatures, and that importing the package is free."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import atoll
+
+NAMES = [
+    "AtollError",
+    "Batch",
+    "Callback",
+    "ClientData",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "EngineError",
+    "Evaluation",
+    "Experiment",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedDyn",
+    "FedNova",
+    "FedOpt",
+    "FedProx",
+    "FedSGD",
+    "FedYogi",
+    "FederatedData",
+    "Federation",
+    "FineTune",
+    "Local",
+    "Method",
+    "MissingExtraError",
+    "Plan",
+    "Population",
+    "Program",
+    "QFedAvg",
+    "Record",
+    "Replies",
+    "Reply",
+    "Round",
+    "Run",
+    "RunError",
+    "Scaffold",
+    "Spread",
+    "Task",
+    "Tensors",
+    "Work",
+    "__version__",
+    "data",
+    "methods",
+    "models",
+    "run",
+]
+
+PARAMETERS = {
+    "Federation": "model data method rounds cohort loss metrics seed engine workers device eval_every eval_clients"
+    " target stragglers callbacks settings",
+    "Experiment": "data label client partition clients test validation model loss method rounds cohort seed stragglers"
+    " target eval_every eval_clients engine workers device settings",
+    "Run": "method data partition engine rounds seconds target_round model first",
+    "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation",
+    "Evaluation": "overall clients personal each",
+    "Task": "module loss metrics",
+    "Plan": "epochs steps batch_size",
+    "run": "file sets callbacks keywords",
+    "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule partial_work",
+}
+
+
+def test_names() -> None:
+    assert sorted(atoll.__all__) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_there_and_explained(name: str) -> None:
+    thing = getattr(atoll, name)
+    assert name in dir(atoll)
+    if name != "__version__":
+        assert inspect.getdoc(thing)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_signatures(name: str) -> None:
+    assert list(inspect.signature(getattr(atoll, name)).parameters) == PARAMETERS[name].split()
+
+
+def test_every_method_is_public() -> None:
+    for name, kind in atoll.methods.METHODS.items():
+        assert getattr(atoll, kind.__name__) is kind, name
+        assert dataclasses.is_dataclass(kind)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'FedNothing'"):
+        atoll.FedNothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "code", ["import atoll", "from atoll.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"]
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
+    check = "import sys\nassert not {'torch', 'numpy', 'msgspec'} & sys.modules.keys(), 'imported'"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

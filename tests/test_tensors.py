@@ -1,0 +1,146 @@
+"""Named tensors, records and counter-based streams."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import vmap
+
+from atoll import seeds
+from atoll.memory import MemoryStore, pack, unpack
+from atoll.tensors import Record, Tensors, flatten_record, leaves, map_leaves, unflatten_record
+
+
+def pair() -> tuple[Tensors, Tensors]:
+    return (
+        Tensors(a=torch.tensor([1.0, 2.0]), b=torch.tensor([[3.0]])),
+        Tensors(a=torch.tensor([10.0, 20.0]), b=torch.tensor([[30.0]])),
+    )
+
+
+def test_arithmetic_is_by_name() -> None:
+    x, y = pair()
+    z = x - y * 0.1 + 2
+    assert z["a"].tolist() == [2.0, 2.0]
+    assert (y / 10)["b"].tolist() == [[3.0]]
+    assert float(x.dot(y)) == 10 + 40 + 90
+    assert float(x.norm()) == pytest.approx(14**0.5)
+    with pytest.raises(KeyError, match="c"):
+        x + Tensors(a=x["a"], c=x["b"])
+
+
+def test_flat_and_back() -> None:
+    x, _ = pair()
+    assert x.flat().tolist() == [1, 2, 3]
+    assert x.unflat(torch.tensor([4.0, 5.0, 6.0]))["b"].tolist() == [[6.0]]
+    assert (x.size(), x.nbytes()) == (3, 12)
+
+
+def test_records_are_values_whose_fields_come_first() -> None:
+    record = Record(update=torch.ones(2), items=3)
+    assert record.update.tolist() == [1, 1]
+    assert record.replace(items=4).items == 4
+    assert record["items"] == 3
+    with pytest.raises(AttributeError, match="replace"):
+        record.items = 5
+    with pytest.raises(AttributeError, match="update"):
+        _ = record.missing
+
+
+def nested() -> Record:
+    return Record(
+        round=3,
+        params=Tensors({"0.weight": torch.randn(2, 3), "0.bias": torch.randn(3, dtype=torch.float64)}),
+        inner=Record(count=torch.tensor(5), empty=Tensors(), deep=Record()),
+        flag=torch.tensor([True, False]),
+        half=torch.randn(3).to(torch.bfloat16),
+    )
+
+
+def test_flattening_keeps_kinds_and_values() -> None:
+    record = nested()
+    back = unflatten_record(list(flatten_record(record)))
+    assert list(back) == list(record)
+    assert isinstance(back.params, Tensors)
+    assert isinstance(back.inner, Record)
+    for one, two in zip(leaves(record), leaves(back), strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(two))
+
+
+def test_packed_records_come_back_to_the_bit() -> None:
+    record = nested()
+    back = unpack(pack(record))
+    for (path, one), (other, two) in zip(flatten_record(record), flatten_record(back), strict=True):
+        assert path == other
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == two.dtype
+            assert torch.equal(one, two)
+        else:
+            assert one == two
+
+
+def test_memories_spill_to_disk_and_come_back() -> None:
+    store = MemoryStore(budget=5 * 4000)
+    for client in range(40):
+        store.put(client, Record(w=Tensors(a=torch.full((1000,), float(client)))))
+    store.put(3, Record(w=Tensors(a=torch.full((1000,), -3.0))))
+    assert store.held <= 5 * 4000
+    assert store.clients() == list(range(40))
+    for client in (0, 3, 17, 39):
+        found = store.get(client)
+        assert found is not None
+        assert float(found.w["a"][0]) == (-3.0 if client == 3 else client)
+    assert store.get(99) is None
+    store.close()
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_streams_have_addresses() -> None:
+    draw = seeds.rng(1, "order", 2, 3).integers(0, 1 << 60, 4)
+    assert np.array_equal(draw, seeds.rng(1, "order", 2, 3).integers(0, 1 << 60, 4))
+    for other in ((2, "order", 2, 3), (1, "cohort", 2, 3), (1, "order", 3, 3), (1, "order", 2, 4)):
+        assert not np.array_equal(draw, seeds.rng(*other).integers(0, 1 << 60, 4))
+
+
+def test_tensor_streams_look_uniform_and_normal() -> None:
+    key = torch.tensor(seeds.address(0, "test"))
+    u = seeds.uniform(key, (200, 500))
+    assert 0 <= float(u.min()) and float(u.max()) < 1
+    assert float(u.mean()) == pytest.approx(0.5, abs=0.005)
+    assert float(u.var()) == pytest.approx(1 / 12, rel=0.02)
+    assert abs(float(torch.corrcoef(torch.stack([u[:-1].flatten(), u[1:].flatten()]))[0, 1])) < 0.01
+    counts = torch.histc(u, 50, 0, 1)
+    assert float(((counts - 2000) ** 2 / 2000).sum()) < 90  # chi-square, 49 degrees of freedom
+    z = seeds.normal(key, (100_000,))
+    assert float(z.mean()) == pytest.approx(0, abs=0.02)
+    assert float(z.std()) == pytest.approx(1, abs=0.02)
+
+
+@given(st.integers(0, 2**62 - 1), st.integers(0, 1000))
+def test_streams_do_not_depend_on_batching_or_on_rows_below(address: int, step: int) -> None:
+    keys = torch.tensor([address, (address * 31 + 7) % 2**62])
+    folded = vmap(lambda k: seeds.uniform(seeds.fold(k, step), (5, 3)))(keys)
+    alone = seeds.uniform(seeds.fold(keys[1], step), (9, 3))
+    assert torch.equal(folded[1], alone[:5])
+    assert not torch.equal(folded[0], folded[1])
+
+
+def test_scoped_seeding_leaves_the_global_state() -> None:
+    before = torch.get_rng_state()
+    with seeds.scoped(5):
+        first = torch.rand(3)
+    with seeds.scoped(5):
+        assert torch.equal(first, torch.rand(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_map_leaves_keeps_structure() -> None:
+    record = nested()
+    doubled = map_leaves(lambda v: v * 2 if isinstance(v, torch.Tensor) and v.is_floating_point() else v, record)
+    assert torch.equal(doubled.params["0.weight"], record.params["0.weight"] * 2)
+    assert doubled.round == 3
