@@ -109,9 +109,9 @@ class Task:
         """Outputs and new buffers. With `batch` the module is in training mode, else in evaluation mode."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
-        with _Pure(batch):
+        with _Pure(batch) as pure:
             outputs = functional_call(self.module, state, (inputs,))
-        return outputs, Tensors({name: state[name] for name in buffers})
+        return outputs, Tensors({name: pure.moved.get(id(state[name]), state[name]) for name in buffers})
 
     def loss(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """Mean training loss over the real samples of a batch, and the new buffers."""
@@ -257,6 +257,7 @@ class _Pure(TorchFunctionMode):
         super().__init__()
         self.batch = batch
         self.draws = 0
+        self.moved: dict[int, Tensor] = {}  # a buffer's id -> its new value
 
     def key(self, name: str) -> Tensor:
         if self.batch is None:
@@ -359,10 +360,11 @@ def _batch_norm(
     centred = input - mean.reshape(shape)
     variance = (centred.square() * rows).sum(axes) / count
     if running_mean is not None and running_var is not None:
-        running_mean.copy_(running_mean * (1 - momentum) + mean * momentum)
+        old = pure.moved.get(id(running_mean), running_mean)  # moved already where a layer is called twice
+        pure.moved[id(running_mean)] = old * (1 - momentum) + mean * momentum
+        old = pure.moved.get(id(running_var), running_var)
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        moved = running_var * (1 - momentum) + unbiased * momentum
-        running_var.copy_(torch.where(count > 1, moved, running_var))
+        pure.moved[id(running_var)] = torch.where(count > 1, old * (1 - momentum) + unbiased * momentum, old)
     output = centred * torch.rsqrt(variance + eps).reshape(shape)
     if weight is not None:
         output = output * weight.reshape(shape)

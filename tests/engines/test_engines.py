@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll.data
+from atoll.data import Samples
 from atoll.engines import Batched, Job, Loop, Processes
 from atoll.engines.base import chunks, reading
 from atoll.errors import ConfigError, EngineError
@@ -164,6 +165,23 @@ def test_engines_agree_on_every_method(name: str, engine: str) -> None:
         assert spread.mean == pytest.approx(judged_too.own[measure].mean, rel=1e-4, abs=1e-5)
     for one, two in zip(kept, kept_too, strict=True):
         assert (one is None) == (two is None)
+
+
+@pytest.mark.parametrize("method", [FedProx(gamma=0.5, lr=0.05, batch_size=4), Scaffold(option=1, lr=0.05, batch_size=4)])
+def test_gradients_before_and_after_training_leave_shared_buffers_alone(method: Any) -> None:
+    model, shape = MODELS["batchnorm"]
+    states = [trained(engine, model, clients(shape), method, rounds=2) for engine in ("loop", "batched")]
+    assert distance(*states) < 1e-5
+
+
+def test_double_precision_stays_double() -> None:
+    model = lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()  # noqa: E731
+    data = clients()
+    data._pools = {k: Samples(p.inputs.double(), p.targets) for k, p in data._pools.items()}
+    states = [trained(e, model, data, FedAvg(batch_size=4), rounds=5) for e in ("loop", "batched", "processes")]
+    assert states[0].params["0.weight"].dtype == torch.float64
+    assert distance(states[0], states[1]) < 1e-13
+    assert distance(states[0], states[2]) < 1e-13
 
 
 def test_processes_give_the_same_bits_whatever_their_number() -> None:

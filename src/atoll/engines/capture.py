@@ -305,6 +305,9 @@ def _rewritable(node: Any, target: fx.Node) -> list[Term] | None:
     terms = _terms(node)
     if terms is None or len(terms) < 2 or sum(term is target for term, _ in terms) != 1:
         return None
+    reads = [source for term, _ in terms if term is not target for source in _operands(term)]
+    if any(_root(source) is target for source in reads):
+        return None
     return terms if all(_shape(t) == _shape(node) or _broadcasts(t, node) for t, _ in terms) else None
 
 

@@ -27,7 +27,7 @@ class FedAvg(Method):
     Args:
         lr: client learning rate.
         epochs: local epochs a round.
-        steps: local steps a round instead of epochs.
+        steps: local steps a round instead of epochs; a client then weighs what it has read, at most its samples.
         batch_size: samples a batch; None means all of a client's data.
         optimizer: client optimiser, "sgd", "adam" or "adamw"; its state starts anew every round.
         momentum, nesterov: for "sgd".
@@ -114,7 +114,8 @@ class FedAvg(Method):
         """The direction a step descends, and the working state with the batch's new buffers and loss in it."""
         gradient, loss, buffers = task.gradient(local.params, local.buffers, batch)
         rows = batch.mask.sum()
-        return gradient, local.replace(buffers=buffers, loss=local.loss + loss * rows, seen=local.seen + rows)
+        total = local.loss + (loss * rows).to(local.loss.dtype)
+        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         gradient, local = self.gradient(task, local, batch)

@@ -97,7 +97,7 @@ class FedSGD(Method):
             buffers=buffers,
             steps=local.steps + 1,
             seen=local.seen + rows,
-            loss=local.loss + loss * rows,
+            loss=local.loss + (loss * rows).to(local.loss.dtype),
         )
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:

@@ -1,0 +1,129 @@
+"""Captured steps against the functions they were made from, above all where writing in place could go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad
+from torch.utils import _pytree as pytree
+
+from atoll.engines.capture import capture
+from atoll.errors import EngineError
+from atoll.tensors import Record, Tensors
+
+Step = Callable[[Record, Tensor], Record]
+
+
+def loss(params: Tensors, x: Tensor) -> Tensor:
+    return torch.tanh(x @ params["a"] @ params["b"]).square().mean()
+
+
+def state() -> Record:
+    g = torch.Generator().manual_seed(0)
+    params = Tensors(a=torch.randn(5, 4, generator=g), b=torch.randn(4, 3, generator=g))
+    return Record(params=params, velocity=params * 0.5, anchor=params * 0.9, lr=torch.tensor(0.3), steps=torch.tensor(0.0))
+
+
+def plain(s: Record, x: Tensor) -> Record:
+    return s.replace(params=s.params - grad(loss)(s.params, x) * s.lr, steps=s.steps + 1)
+
+
+def proximal(s: Record, x: Tensor) -> Record:
+    return s.replace(params=s.params - (grad(loss)(s.params, x) + (s.params - s.anchor) * 0.7) * s.lr)
+
+
+def nesterov(s: Record, x: Tensor) -> Record:
+    g = grad(loss)(s.params, x) + s.params * 0.01
+    velocity = s.velocity * 0.9 + g
+    return s.replace(params=s.params - (g + velocity * 0.9) * s.lr, velocity=velocity)
+
+
+def swapped(s: Record, x: Tensor) -> Record:
+    """Each new value needs the other's old one."""
+    return s.replace(params=s.params - s.velocity * 0.1, velocity=s.velocity + s.params * 0.2)
+
+
+def chained(s: Record, x: Tensor) -> Record:
+    params = s.params - s.velocity * s.lr
+    return s.replace(params=params, velocity=s.velocity * 0.5 + params * 0.1, anchor=s.anchor - s.velocity)
+
+
+def factors(s: Record, x: Tensor) -> Record:
+    """The gradient of a product reads the other factor, as in low-rank adapters."""
+    g = grad(lambda p: (x @ (p["a"] @ p["b"])).square().mean())(s.params)
+    return s.replace(params=s.params - g * s.lr)
+
+
+def repeated(s: Record, x: Tensor) -> Record:
+    """Two outputs that are one value, and an output that is another input."""
+    new = s.params - grad(loss)(s.params, x) * s.lr
+    return s.replace(params=new, velocity=new, anchor=s.params)
+
+
+def views(s: Record, x: Tensor) -> Record:
+    moved = Tensors(a=s.params["a"] - s.params["a"].flip(0) * 0.1, b=s.params["b"] + s.params["b"][:1] * 0.2)
+    return s.replace(params=moved)
+
+
+@pytest.mark.parametrize("step", [plain, proximal, nesterov, swapped, chained, factors, repeated, views])
+def test_a_captured_step_repeats_the_function(step: Step) -> None:
+    g = torch.Generator().manual_seed(1)
+    local = state()
+    batches = [torch.randn(6, 5, generator=g) for _ in range(4)]
+    captured = capture(step, local, batches[0])
+    values = [v.clone() for v in pytree.tree_leaves(local)]
+    for x in batches:
+        local = step(local, x)
+        values = captured(values, [x])
+    for got, want in zip(values, pytree.tree_leaves(local), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_changes_is_known_and_the_rest_is_untouched() -> None:
+    local = state()
+    captured = capture(plain, local, torch.ones(6, 5))
+    values = [v.clone() for v in pytree.tree_leaves(local)]
+    before = [v.clone() for v in values]
+    new = captured(list(values), [torch.ones(6, 5)])
+    for at, value in enumerate(values):
+        if at not in captured.changed:
+            assert new[at] is value
+            assert torch.equal(value, before[at])
+    assert sorted(captured.changed) == [0, 1, 7]
+
+
+def test_gradients_of_matrix_products_are_added_in_place() -> None:
+    local = state()
+    captured = capture(plain, local, torch.ones(6, 5))
+    values = [v.clone() for v in pytree.tree_leaves(local)]
+    new = captured(list(values), [torch.ones(6, 5)])
+    assert new[0] is values[0]
+    assert "addmm_" in captured.module.code
+
+
+def test_one_tensor_in_two_places_is_two_inputs() -> None:
+    local = state()
+    local = local.replace(anchor=local.params)
+    captured = capture(proximal, local, torch.ones(6, 5))
+    other = state()
+    values = [v.clone() for v in pytree.tree_leaves(other)]
+    want = proximal(other, torch.ones(6, 5))
+    got = captured(values, [torch.ones(6, 5)])
+    torch.testing.assert_close(got[0], want.params["a"])
+
+
+def test_a_step_that_changes_the_form_of_its_state_is_refused() -> None:
+    def grows(s: Record, x: Tensor) -> Record:
+        return s.replace(more=x)
+
+    def branches(s: Record, x: Tensor) -> Any:
+        return s if x.sum() > 0 else s.replace(steps=s.steps + 1)
+
+    with pytest.raises(EngineError, match="another form"):
+        capture(grows, state(), torch.ones(6, 5))
+    with pytest.raises(EngineError, match="cannot be captured"):
+        capture(branches, state(), torch.ones(6, 5))

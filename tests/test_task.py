@@ -1,0 +1,176 @@
+"""Pure functions of a module: masks, streams, buffers, losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from atoll.errors import ConfigError
+from atoll.task import Batch, Task, as_batched
+from atoll.tensors import Tensors
+
+
+def batch(inputs: Tensor, classes: int = 3, mask: Tensor | None = None, key: int = 5) -> Batch:
+    targets = torch.arange(len(inputs)) % classes
+    return Batch(inputs, targets, torch.ones(len(inputs)) if mask is None else mask, torch.tensor(key))
+
+
+def padded(b: Batch, rows: int) -> Batch:
+    extra = rows - len(b.mask)
+    junk = torch.full((extra, *b.inputs.shape[1:]), 7.0)
+    return Batch(
+        torch.cat([b.inputs, junk]), torch.cat([b.targets, b.targets.new_zeros(extra)]),
+        torch.cat([b.mask, torch.zeros(extra)]), b.key,
+    )  # fmt: skip
+
+
+class Norms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4, momentum=0.2)
+        self.drop = nn.Dropout2d(0.3)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(torch.relu(self.norm(self.convolution(x)))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_padding_changes_nothing(batched: bool) -> None:
+    task = Task(Norms())
+    params, buffers = task.initial()
+    b = batch(torch.randn(5, 2, 4, 4))
+    gradient, loss, new = task.gradient(params, buffers, b)
+    if batched:
+        stacked = [t.unsqueeze(0) for t in padded(b, 8)]
+        with as_batched():
+            more = vmap(lambda *x: task.gradient(params, buffers, Batch(*x)))(*stacked)
+        gradient2, loss2, new2 = (Tensors({n: t[0] for n, t in more[0].items()}), more[1][0], Tensors({n: t[0] for n, t in more[2].items()}))
+    else:
+        gradient2, loss2, new2 = task.gradient(params, buffers, padded(b, 8))
+    torch.testing.assert_close(loss, loss2)
+    torch.testing.assert_close(gradient.flat(), gradient2.flat(), rtol=1e-4, atol=1e-6)
+    for name, value in new.items():
+        torch.testing.assert_close(value, new2[name])
+
+
+def test_batchnorm_is_torchs_own_on_full_batches() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    task = Task(module)
+    params, buffers = task.initial()
+    x = torch.randn(9, 3)
+    loss, new = task.loss(params, buffers, batch(x))
+    module.train()
+    want = nn.functional.cross_entropy(module(x), torch.arange(9) % 3)
+    torch.testing.assert_close(loss, want)
+    for name, value in module.named_buffers():
+        torch.testing.assert_close(new[name], value)
+    assert int(buffers["1.num_batches_tracked"]) == 0  # what came in is left alone
+
+
+def test_batchnorm_survives_a_single_sample() -> None:
+    task = Task(nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)))
+    params, buffers = task.initial()
+    gradient, loss, new = task.gradient(params, buffers, batch(torch.randn(1, 3)))
+    assert torch.isfinite(gradient.flat()).all() and torch.isfinite(loss)
+    assert torch.equal(new["1.running_var"], buffers["1.running_var"])
+
+
+def test_dropout_is_a_function_of_the_key() -> None:
+    task = Task(nn.Sequential(nn.Dropout(0.25), nn.Identity(), nn.Dropout(0.25)))
+    task.module.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    empty = Tensors()
+    x = torch.ones(200, 50)
+    one, _ = task.predict(empty, empty, x, batch=batch(x, key=1))
+    same, _ = task.predict(empty, empty, x, batch=batch(x, key=1))
+    other, _ = task.predict(empty, empty, x, batch=batch(x, key=2))
+    still, _ = task.predict(empty, empty, x)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(still, x)
+    assert float((one == 0).float().mean()) == pytest.approx(1 - 0.75**2, abs=0.02)  # the two layers draw apart
+    assert float(one.mean()) == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_plain_recurrent_layers_are_torchs(kind: str, bidirectional: bool, bias: bool) -> None:
+    options = {"num_layers": 2, "batch_first": True, "bidirectional": bidirectional, "bias": bias}
+    if kind.startswith("rnn"):
+        layer: nn.RNNBase = nn.RNN(4, 5, nonlinearity=kind.removeprefix("rnn_"), **options)  # type: ignore[arg-type]
+    else:
+        layer = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](4, 5, **options)
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs, hidden = self.layer(x)
+            return torch.cat([outputs[:, -1], outputs[:, 0], (hidden[0] if kind == "lstm" else hidden).movedim(1, 0).flatten(1)], 1)
+
+    task = Task(Last(), "mse")
+    params, buffers = task.initial()
+    x = torch.randn(3, 6, 4)
+    want, _ = task.predict(params, buffers, x)
+    with as_batched():
+        got, _ = task.predict(params, buffers, x)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_dropout_zero_is_torchs_and_one_spelt_out_is_close_in_mean() -> None:
+    torch.manual_seed(0)
+
+    class Attend(nn.Module):
+        def __init__(self, dropout: float) -> None:
+            super().__init__()
+            self.layer = nn.MultiheadAttention(8, 2, dropout=dropout, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.ones(6, 6, dtype=torch.bool).triu(1)
+            return self.layer(x, x, x, attn_mask=mask, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    exact, dropped = Task(Attend(0.0)), Task(Attend(1e-9))
+    params, buffers = exact.initial()
+    x = torch.randn(4, 6, 8)
+    want, _ = exact.predict(params, buffers, x, batch=batch(x))
+    got, _ = dropped.predict(params, buffers, x, batch=batch(x))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "want"),
+    [
+        ("cross_entropy", torch.zeros(2, 3), torch.tensor([0, 2]), [1.0986, 1.0986]),
+        ("cross_entropy", torch.zeros(2, 5, 3), torch.tensor([[0, 1, -1, -1, -1], [2, 2, 2, 2, 2]]), [1.0986, 1.0986]),
+        ("cross_entropy", torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), [1.0986, 1.0986]),
+        ("bce", torch.zeros(2, 1), torch.tensor([0.0, 1.0]), [0.6931, 0.6931]),
+        ("mse", torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 4.0], [3.0, 4.0]]), [2.0, 0.0]),
+        ("l1", torch.tensor([1.0, 2.0]), torch.tensor([[2.0], [4.0]]), [1.0, 2.0]),
+    ],
+)
+def test_losses_are_per_sample(loss: str, outputs: Tensor, targets: Tensor, want: list[float]) -> None:
+    module = nn.Linear(1, 1)
+    assert Task(module, loss).loss_function(outputs, targets).tolist() == pytest.approx(want, abs=1e-3)
+
+
+def test_own_metrics_are_measured_beside_the_loss() -> None:
+    task = Task(nn.Linear(2, 3), metrics={"top2": lambda o, t: (o.topk(2).indices == t[:, None]).any(1).float()})
+    params, buffers = task.initial()
+    measured = task.measure(params, buffers, torch.randn(6, 2), torch.arange(6) % 3)
+    assert set(measured) == {"loss", "accuracy", "top2"}
+    assert measured.top2.shape == (6,)
+
+
+def test_models_without_anything_to_train_are_refused() -> None:
+    model = nn.Linear(2, 2)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ConfigError, match="no trainable"):
+        Task(model).initial()
