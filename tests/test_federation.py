@@ -36,7 +36,9 @@ def data(sizes: Sequence[int] = (8, 20, 4), features: int = 4, classes: int = 3,
     return atoll.data.from_clients(made, classes=classes)
 
 
-def federation(model: Any = linear, population: Any = None, method: Any = None, **settings: Any) -> Federation:
+def federation(
+    model: Any = linear, population: Any = None, method: Any = None, **settings: Any
+) -> Federation:
     settings = {"rounds": 3, "engine": "loop", "device": "cpu", "eval_every": 0, **settings}
     return Federation(model, population or data(), method or FedAvg(batch_size=4), **settings)
 
@@ -54,7 +56,7 @@ def reduced(*replies: Reply) -> Record:
     return result.mean
 
 
-# --- averaging (1, 3, 15, 16) -------------------------------------------------------------------------------------------
+# --- averaging (1, 3, 15, 16) ---
 
 
 def test_means_are_weighted_by_samples() -> None:
@@ -73,7 +75,9 @@ def test_integers_never_pass_through_floats() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
-    many = [Reply(Record(w=torch.full((1,), 1e-3, dtype=dtype)), torch.tensor(1.0), Record()) for _ in range(1000)]
+    many = [
+        Reply(Record(w=torch.full((1,), 1e-3, dtype=dtype)), torch.tensor(1.0), Record()) for _ in range(1000)
+    ]
     mean = reduced(*many).w
     assert mean.dtype == torch.float32
     assert float(mean) == pytest.approx(float(torch.tensor(1e-3, dtype=dtype)), rel=1e-5)
@@ -81,7 +85,10 @@ def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
 
 def test_a_mean_by_parts_in_order_is_the_same_to_the_bit() -> None:
     rng = np.random.default_rng(0)
-    replies = [Reply(Record(w=torch.from_numpy(rng.normal(size=50))), torch.tensor(float(k + 1)), Record()) for k in range(9)]
+    replies = [
+        Reply(Record(w=torch.from_numpy(rng.normal(size=50))), torch.tensor(float(k + 1)), Record())
+        for k in range(9)
+    ]
     parts = []
     for start in (0, 3, 6):
         part = Reduction("mean")
@@ -100,7 +107,7 @@ def test_a_mean_by_parts_in_order_is_the_same_to_the_bit() -> None:
     assert torch.equal(results[0], results[1])
 
 
-# --- buffers (2, 6, 7) --------------------------------------------------------------------------------------------------
+# --- buffers (2, 6, 7) ---
 
 
 class Counting(nn.Module):
@@ -145,7 +152,7 @@ def test_frozen_parameters_stay_equal_to_the_bit() -> None:
     assert torch.equal(before, fed.state.buffers["body.0.weight"])
 
 
-# --- ownership and purity (4, 12, 13, 21) ---------------------------------------------------------------------------------
+# --- ownership and purity (4, 12, 13, 21) ---
 
 
 def test_the_callers_model_and_replies_are_not_shared() -> None:
@@ -188,7 +195,7 @@ def test_training_after_evaluation_is_training() -> None:
     assert torch.equal(one.state.params.flat(), two.state.params.flat())
 
 
-# --- weights, cohorts, empty and refused clients (5, 18, 19, 20, 22, 26) -----------------------------------------------
+# --- weights, cohorts, empty and refused clients (5, 18, 19, 20, 22, 26) ---
 
 
 def test_weights_are_samples_and_not_batches() -> None:
@@ -200,7 +207,12 @@ def test_weights_are_samples_and_not_batches() -> None:
         local = method.begin(task, received, Record(), whole)
         for _ in range(2):
             for rows in np.array_split(np.arange(n), batches):
-                b = Batch(torch.randn(len(rows), 4), torch.zeros(len(rows), dtype=torch.int64), torch.ones(len(rows)), torch.tensor(0))
+                b = Batch(
+                    torch.randn(len(rows), 4),
+                    torch.zeros(len(rows), dtype=torch.int64),
+                    torch.ones(len(rows)),
+                    torch.tensor(0),
+                )
                 local = method.step(task, local, b)
         answer, _ = method.finish(task, local, whole)
         assert float(answer.weight) == n
@@ -208,7 +220,9 @@ def test_weights_are_samples_and_not_batches() -> None:
 
 def test_cohorts_are_distinct_nonempty_and_shared_between_methods() -> None:
     population = data(sizes=(5,) * 30)
-    cohorts = [federation(population=population, method=m, cohort=0.01).enlist(1)[0] for m in (FedAvg(), FedSGD())]
+    cohorts = [
+        federation(population=population, method=m, cohort=0.01).enlist(1)[0] for m in (FedAvg(), FedSGD())
+    ]
     assert cohorts[0] == cohorts[1]
     assert len(cohorts[0]) == 1
     ten = federation(population=population, cohort=10)
@@ -232,7 +246,9 @@ class Spoiled(FedAvg):
         if self.spoil == "zero":
             return answer._replace(weight=answer.weight * 0), memory
         if self.spoil == "all":
-            return answer._replace(values=answer.values.replace(update=answer.values["update"] * torch.inf)), memory
+            return answer._replace(
+                values=answer.values.replace(update=answer.values["update"] * torch.inf)
+            ), memory
         update = Tensors({name: t.flatten()[:-1] for name, t in answer.values["update"].items()})
         return answer._replace(values=answer.values.replace(update=update)), memory
 
@@ -297,7 +313,7 @@ def test_tied_weights_travel_once_and_stay_tied() -> None:
     assert run.model[2].weight is run.model[0].weight  # type: ignore[index]
 
 
-# --- the loop itself ----------------------------------------------------------------------------------------------------
+# --- the loop itself ---
 
 
 def test_learning_rates_follow_the_round() -> None:
@@ -334,7 +350,9 @@ def test_targets_stop_a_run_and_callbacks_see_it() -> None:
 
 
 def test_evaluation_is_three_ways() -> None:
-    fed = federation(population=data(sizes=(6, 18, 6)), method=Local(batch_size=4, lr=0.5), cohort=3, rounds=20)
+    fed = federation(
+        population=data(sizes=(6, 18, 6)), method=Local(batch_size=4, lr=0.5), cohort=3, rounds=20
+    )
     last = fed.fit().evaluation
     assert last is not None
     pooled = last.clients["accuracy"].pooled
@@ -378,7 +396,9 @@ def test_a_million_lazy_clients_cost_what_a_cohort_costs() -> None:
         ({"loss": lambda o, t: nn.functional.cross_entropy(o, t)}, "per sample"),
     ],
 )
-def test_settings_that_do_not_fit_are_said_before_anything_runs(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_are_said_before_anything_runs(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         federation(**settings)
 

@@ -61,17 +61,18 @@ NAMES = [
 ]
 
 PARAMETERS = {
-    "Federation": "model data method rounds cohort loss metrics seed engine workers device eval_every eval_clients"
-    " target stragglers callbacks settings",
-    "Experiment": "data label client partition clients test validation model loss method rounds cohort seed stragglers"
-    " target eval_every eval_clients engine workers device settings",
+    "Federation": "model data method rounds cohort loss metrics seed engine workers device eval_every"
+    " eval_clients target stragglers callbacks settings",
+    "Experiment": "data label client partition clients test validation model loss method rounds cohort seed"
+    " stragglers target eval_every eval_clients engine workers device settings",
     "Run": "method data partition engine rounds seconds target_round model first",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation",
     "Evaluation": "overall clients personal each",
     "Task": "module loss metrics",
     "Plan": "epochs steps batch_size",
     "run": "file sets callbacks keywords",
-    "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule partial_work",
+    "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule"
+    " partial_work",
 }
 
 

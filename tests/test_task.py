@@ -32,7 +32,9 @@ class Norms(nn.Module):
         self.convolution = nn.Conv2d(2, 4, 3, padding=1)
         self.norm = nn.BatchNorm2d(4, momentum=0.2)
         self.drop = nn.Dropout2d(0.3)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, 3))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(4 * 16, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, 3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.drop(torch.relu(self.norm(self.convolution(x)))))  # type: ignore[no-any-return]
@@ -48,7 +50,11 @@ def test_padding_changes_nothing(batched: bool) -> None:
         stacked = [t.unsqueeze(0) for t in padded(b, 8)]
         with as_batched():
             more = vmap(lambda *x: task.gradient(params, buffers, Batch(*x)))(*stacked)
-        gradient2, loss2, new2 = (Tensors({n: t[0] for n, t in more[0].items()}), more[1][0], Tensors({n: t[0] for n, t in more[2].items()}))
+        gradient2, loss2, new2 = (
+            Tensors({n: t[0] for n, t in more[0].items()}),
+            more[1][0],
+            Tensors({n: t[0] for n, t in more[2].items()}),
+        )
     else:
         gradient2, loss2, new2 = task.gradient(params, buffers, padded(b, 8))
     torch.testing.assert_close(loss, loss2)
@@ -92,7 +98,9 @@ def test_dropout_is_a_function_of_the_key() -> None:
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert torch.equal(still, x)
-    assert float((one == 0).float().mean()) == pytest.approx(1 - 0.75**2, abs=0.02)  # the two layers draw apart
+    assert float((one == 0).float().mean()) == pytest.approx(
+        1 - 0.75**2, abs=0.02
+    )  # the two layers draw apart
     assert float(one.mean()) == pytest.approx(1.0, abs=0.03)
 
 
@@ -113,7 +121,14 @@ def test_plain_recurrent_layers_are_torchs(kind: str, bidirectional: bool, bias:
 
         def forward(self, x: Tensor) -> Tensor:
             outputs, hidden = self.layer(x)
-            return torch.cat([outputs[:, -1], outputs[:, 0], (hidden[0] if kind == "lstm" else hidden).movedim(1, 0).flatten(1)], 1)
+            return torch.cat(
+                [
+                    outputs[:, -1],
+                    outputs[:, 0],
+                    (hidden[0] if kind == "lstm" else hidden).movedim(1, 0).flatten(1),
+                ],
+                1,
+            )
 
     task = Task(Last(), "mse")
     params, buffers = task.initial()
@@ -148,7 +163,12 @@ def test_attention_dropout_zero_is_torchs_and_one_spelt_out_is_close_in_mean() -
     ("loss", "outputs", "targets", "want"),
     [
         ("cross_entropy", torch.zeros(2, 3), torch.tensor([0, 2]), [1.0986, 1.0986]),
-        ("cross_entropy", torch.zeros(2, 5, 3), torch.tensor([[0, 1, -1, -1, -1], [2, 2, 2, 2, 2]]), [1.0986, 1.0986]),
+        (
+            "cross_entropy",
+            torch.zeros(2, 5, 3),
+            torch.tensor([[0, 1, -1, -1, -1], [2, 2, 2, 2, 2]]),
+            [1.0986, 1.0986],
+        ),
         ("cross_entropy", torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), [1.0986, 1.0986]),
         ("bce", torch.zeros(2, 1), torch.tensor([0.0, 1.0]), [0.6931, 0.6931]),
         ("mse", torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 4.0], [3.0, 4.0]]), [2.0, 0.0]),
@@ -161,7 +181,9 @@ def test_losses_are_per_sample(loss: str, outputs: Tensor, targets: Tensor, want
 
 
 def test_own_metrics_are_measured_beside_the_loss() -> None:
-    task = Task(nn.Linear(2, 3), metrics={"top2": lambda o, t: (o.topk(2).indices == t[:, None]).any(1).float()})
+    task = Task(
+        nn.Linear(2, 3), metrics={"top2": lambda o, t: (o.topk(2).indices == t[:, None]).any(1).float()}
+    )
     params, buffers = task.initial()
     measured = task.measure(params, buffers, torch.randn(6, 2), torch.arange(6) % 3)
     assert set(measured) == {"loss", "accuracy", "top2"}

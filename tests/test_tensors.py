@@ -97,7 +97,7 @@ def test_memories_spill_to_disk_and_come_back() -> None:
     store.close()
 
 
-# --- streams ----------------------------------------------------------------------------------------------------------
+# --- streams ---
 
 
 def test_streams_have_addresses() -> None:
@@ -110,7 +110,7 @@ def test_streams_have_addresses() -> None:
 def test_tensor_streams_look_uniform_and_normal() -> None:
     key = torch.tensor(seeds.address(0, "test"))
     u = seeds.uniform(key, (200, 500))
-    assert 0 <= float(u.min()) and float(u.max()) < 1
+    assert float(u.min()) >= 0 and float(u.max()) < 1
     assert float(u.mean()) == pytest.approx(0.5, abs=0.005)
     assert float(u.var()) == pytest.approx(1 / 12, rel=0.02)
     assert abs(float(torch.corrcoef(torch.stack([u[:-1].flatten(), u[1:].flatten()]))[0, 1])) < 0.01
@@ -141,6 +141,8 @@ def test_scoped_seeding_leaves_the_global_state() -> None:
 
 def test_map_leaves_keeps_structure() -> None:
     record = nested()
-    doubled = map_leaves(lambda v: v * 2 if isinstance(v, torch.Tensor) and v.is_floating_point() else v, record)
+    doubled = map_leaves(
+        lambda v: v * 2 if isinstance(v, torch.Tensor) and v.is_floating_point() else v, record
+    )
     assert torch.equal(doubled.params["0.weight"], record.params["0.weight"] * 2)
     assert doubled.round == 3

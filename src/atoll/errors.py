@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["AtollError", "ConfigError", "DataError", "DivergedError", "EngineError", "MissingExtraError", "RunError"]
+__all__ = [
+    "AtollError",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "EngineError",
+    "MissingExtraError",
+    "RunError",
+]
 
 
 class AtollError(Exception):
@@ -52,7 +60,9 @@ class MissingExtraError(AtollError, ImportError):
     exit_code = 3
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed", hint=f'pip install "atoll[{extra}]"')
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed", hint=f'pip install "atoll[{extra}]"'
+        )
 
 
 class DivergedError(RunError):

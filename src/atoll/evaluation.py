@@ -44,7 +44,14 @@ class Spread:
         p10, median = np.percentile(v, [10, 50])
         pooled = float(np.average(v, weights=weights))
         return Spread(
-            float(v.mean()), float(v.std()), float(v.min()), float(p10), float(median), float(v.max()), pooled, len(v)
+            float(v.mean()),
+            float(v.std()),
+            float(v.min()),
+            float(p10),
+            float(median),
+            float(v.max()),
+            pooled,
+            len(v),
         )
 
 
@@ -74,7 +81,7 @@ class Evaluation:
         return self.personal or self.clients
 
     def value(self, name: str) -> float | None:
-        """"accuracy", "loss" ... of the global model, or "personal" / "clients": the mean over clients."""
+        """ "accuracy", "loss" ... of the global model, or "personal" / "clients": the mean over clients."""
         if name in ("personal", "clients"):
             spreads = self.personal if name == "personal" else self.clients
             return spreads[self.measure].mean if spreads else None
@@ -98,7 +105,13 @@ class Judge:
     """
 
     def __init__(
-        self, task: Task, data: FederatedData, engine: Engine, device: torch.device, seed: int, limit: int | None
+        self,
+        task: Task,
+        data: FederatedData,
+        engine: Engine,
+        device: torch.device,
+        seed: int,
+        limit: int | None,
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
         self.limit = limit

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,14 +62,20 @@ class Target:
         try:
             return Target(measure.strip(), float(value))
         except ValueError:
-            raise ConfigError(f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97") from None
+            raise ConfigError(
+                f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97"
+            ) from None
 
     def reached(self, evaluation: Evaluation) -> bool:
         got = evaluation.value(self.measure)
         if got is None:
             known = ", ".join([*evaluation.overall, "clients", "personal"])
-            raise ConfigError(f"target: this run does not measure {self.measure!r}", hint=f"it measures {known}")
-        falls = self.measure == "loss" or (self.measure in ("personal", "clients") and evaluation.measure == "loss")
+            raise ConfigError(
+                f"target: this run does not measure {self.measure!r}", hint=f"it measures {known}"
+            )
+        falls = self.measure == "loss" or (
+            self.measure in ("personal", "clients") and evaluation.measure == "loss"
+        )
         return got <= self.value if falls else got >= self.value
 
 
@@ -145,7 +151,10 @@ class Run:
             "dropped": sum(len(r.dropped) for r in self.rounds),
             "clients": None
             if own is None
-            else {k: getattr(own, k) for k in ("mean", "std", "min", "p10", "median", "max", "pooled", "clients")},
+            else {
+                k: getattr(own, k)
+                for k in ("mean", "std", "min", "p10", "median", "max", "pooled", "clients")
+            },
             "evaluation": last.to_dict() if last else None,
         }
 
@@ -309,7 +318,9 @@ class Federation:
         if plan.steps is not None or plan.epochs < 1:
             raise ConfigError("stragglers do fewer local epochs, but this method is set to local steps")
         rng = seeds.rng(self.seed, "stragglers", number)
-        slow = sorted(int(k) for k in rng.choice(clients, round(self.stragglers * len(clients)), replace=False))
+        slow = sorted(
+            int(k) for k in rng.choice(clients, round(self.stragglers * len(clients)), replace=False)
+        )
         if not getattr(self.method, "partial_work", False):
             return [k for k in clients if k not in slow], {}, slow
         done = rng.integers(1, max(plan.epochs, 2), len(slow))
@@ -322,7 +333,9 @@ class Federation:
     def run(self) -> Run:
         """What the rounds played so far came to."""
         params, buffers = self.method.model(self.state)
-        model = self.task.load(to_device(params, torch.device("cpu")), to_device(buffers, torch.device("cpu")))
+        model = self.task.load(
+            to_device(params, torch.device("cpu")), to_device(buffers, torch.device("cpu"))
+        )
         name = type(self.method).__name__
         return Run(
             name, self.data.dataset, self.data.partition, self.engine.describe(), self.history,
@@ -382,7 +395,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}", hint="try auto or cpu") from None
+        raise ConfigError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}", hint="try auto or cpu"
+        ) from None
     return device
 
 

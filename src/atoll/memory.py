@@ -38,7 +38,7 @@ def unpack(blob: bytes) -> Record:
     tensors = load(blob)
     items = []
     for at, (path, leaf) in enumerate(paths):
-        value: Any = tensors[str(at)] if str(at) in tensors else leaf
+        value: Any = tensors.get(str(at), leaf)
         items.append((path, Record() if value == {} and not isinstance(value, Tensor) else value))
     return unflatten_record(items)
 
@@ -68,7 +68,9 @@ class MemoryStore:
 
     def put(self, client: int, memory: Record) -> None:
         """Replace the client's memory."""
-        memory = map_leaves(lambda v: v.cpu() if isinstance(v, Tensor) and v.device.type != "cpu" else v, memory)
+        memory = map_leaves(
+            lambda v: v.cpu() if isinstance(v, Tensor) and v.device.type != "cpu" else v, memory
+        )
         if client in self._recent:
             self.held -= _nbytes(self._recent.pop(client))
         self._recent[client] = memory

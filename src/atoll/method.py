@@ -19,7 +19,18 @@ from torch import Tensor
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, leaves, map_leaves
 
-__all__ = ["ClientData", "Evaluate", "Method", "Plan", "Population", "Program", "Reduction", "Replies", "Reply", "Work"]
+__all__ = [
+    "ClientData",
+    "Evaluate",
+    "Method",
+    "Plan",
+    "Population",
+    "Program",
+    "Reduction",
+    "Replies",
+    "Reply",
+    "Work",
+]
 
 Model = tuple[Tensors, Tensors]
 
@@ -44,7 +55,7 @@ class ClientData(NamedTuple):
     `count` is the number of training samples, a scalar; a split is a `Batch`, padded where `mask` is 0.
     """
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple's own `count` is of no use here
     train: Batch | None = None
     validation: Batch | None = None
     test: Batch | None = None
@@ -104,7 +115,9 @@ class Work:
 
     def nbytes(self, client: int) -> int:
         """Bytes that this client downloads."""
-        return sum(leaf.numel() * leaf.element_size() for leaf in leaves(self.received(client)) if _is_tensor(leaf))
+        return sum(
+            leaf.numel() * leaf.element_size() for leaf in leaves(self.received(client)) if _is_tensor(leaf)
+        )
 
 
 class Method(Program):
@@ -246,7 +259,11 @@ class Reduction:
         self.weight += part.weight
         self.each += part.each
         if part.total is not None:
-            add = _map2(lambda t, v: _accumulate(t, v, 1.0), self.total, part.total) if self.total else part.total
+            add = (
+                _map2(lambda t, v: _accumulate(t, v, 1.0), self.total, part.total)
+                if self.total
+                else part.total
+            )
             self.total = add
 
     def result(self) -> Replies | None:

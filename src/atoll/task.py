@@ -78,7 +78,9 @@ class Task:
         self.metrics: dict[str, Loss] = dict(metrics or {})
         if self.loss_name in ("cross_entropy", "bce"):
             self.metrics.setdefault("accuracy", _ACCURACIES[self.loss_name])
-        self.normalises = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+        self.normalises = any(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
+        )
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
 
     # --- the module's state -------------------------------------------------------------------------------------
@@ -132,7 +134,9 @@ class Task:
         """Per-sample loss and metrics in evaluation mode: a record of tensors [b]."""
         outputs, _ = self.predict(params, buffers, inputs)
         losses = self._per_sample(self.loss_function, outputs, targets)
-        return Record(loss=losses, **{n: self._per_sample(f, outputs, targets) for n, f in self.metrics.items()})
+        return Record(
+            loss=losses, **{n: self._per_sample(f, outputs, targets) for n, f in self.metrics.items()}
+        )
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
         """Sums over the real samples of loss and metrics, and their `count`; to be pooled, then divided once."""
@@ -371,7 +375,9 @@ def _batch_norm(
     return output if bias is None else output + bias.reshape(shape)
 
 
-def _attention(pure: _Pure, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _attention(
+    pure: _Pure, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Scaled dot-product attention; with dropout it is spelt out, so that the dropout is the stream's."""
     names = ("attn_mask", "dropout_p", "is_causal")
     kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -379,7 +385,9 @@ def _attention(pure: _Pure, func: Any, query: Tensor, key: Tensor, value: Tensor
     if p == 0.0 or pure.batch is None:
         return F.scaled_dot_product_attention(query, key, value, **{**kwargs, "dropout_p": 0.0})
     if kwargs.get("enable_gqa"):
-        raise EngineError("attention dropout with grouped queries cannot be made pure", hint="set dropout to 0")
+        raise EngineError(
+            "attention dropout with grouped queries cannot be made pure", hint="set dropout to 0"
+        )
     scale = kwargs.get("scale") or query.shape[-1] ** -0.5
     scores = query @ key.transpose(-2, -1) * scale
     mask = kwargs.get("attn_mask")
@@ -421,16 +429,24 @@ def _multi_head(
     biases = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
 
     def heads(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [t, b, e] -> [b, h, t, e/h]
-        return F.linear(x, weight, bias).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+        projected = F.linear(x, weight, bias)
+        return projected.reshape(*x.shape[:2], num_heads, -1).permute(1, 2, 0, 3)
 
     q, k, v = (heads(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
     mask = kwargs.get("attn_mask")
     padding = kwargs.get("key_padding_mask")
     bias = torch.zeros((), dtype=q.dtype, device=q.device)
-    for part in (mask if mask is None or mask.ndim < 3 else mask.unflatten(0, (-1, num_heads)), padding):
+    if mask is not None and mask.ndim == 3:  # one mask a head
+        mask = mask.reshape(-1, num_heads, *mask.shape[1:])
+    if padding is not None:
+        padding = padding[:, None, None, :]
+    for part in (mask, padding):
         if part is not None:
-            part = part[:, None, None, :] if part is padding else part
-            bias = bias + (torch.zeros_like(part, dtype=q.dtype).masked_fill(part, -math.inf) if part.dtype == torch.bool else part)
+            bias = bias + (
+                torch.zeros_like(part, dtype=q.dtype).masked_fill(part, -math.inf)
+                if part.dtype == torch.bool
+                else part
+            )
     weight = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + bias, -1)
     mixed = (_dropout(pure, func, weight, dropout_p) @ v).permute(2, 0, 1, 3).flatten(2)
     output = F.linear(mixed, out_proj_weight, out_proj_bias)
@@ -481,7 +497,9 @@ def _drops(args: Any) -> bool:
     return len(args) == 9 and args[4] > 1 and args[5] > 0 and bool(args[6])
 
 
-def _cell(kind: str, gates: Tensor, hidden: Tensor, state: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+def _cell(
+    kind: str, gates: Tensor, hidden: Tensor, state: Tensor, w: Tensor, b: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """One time step from the input's share of the gates; returns (hidden, cell state)."""
     recurrent = hidden @ w.transpose(0, 1) if b is None else hidden @ w.transpose(0, 1) + b
     if kind == "lstm":
@@ -501,7 +519,8 @@ def _recurrent(pure: _Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
     """The padded form of torch's lstm, gru and rnn kernels: (input, hx, weights, has_biases, layers, ...)."""
     if isinstance(args[3], (list, tuple)):
         raise EngineError(
-            "packed sequences cannot be batched over clients", hint='pad the sequences, or use engine="processes"'
+            "packed sequences cannot be batched over clients",
+            hint='pad the sequences, or use engine="processes"',
         )
     input, hx, weights, has_biases, layers, dropout, train, bidirectional, batch_first = args[:9]
     hidden, cells = (hx[0], hx[1]) if kind == "lstm" else (hx, hx)
@@ -530,7 +549,9 @@ def _recurrent(pure: _Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
             last_cells.append(c)
         steps = torch.cat(outputs, -1)
         if dropout > 0 and train and layer + 1 < layers:
-            steps = _dropout(pure, None, steps.transpose(0, 1), dropout).transpose(0, 1)  # streams go by sample
+            steps = _dropout(pure, None, steps.transpose(0, 1), dropout).transpose(
+                0, 1
+            )  # streams go by sample
     output = steps.transpose(0, 1) if batch_first else steps
     if kind == "lstm":
         return output, torch.stack(last_hidden), torch.stack(last_cells)

@@ -174,7 +174,9 @@ def unflatten_record(items: Iterable[tuple[Sequence[str], Any]]) -> Record:
         level[path[-1]] = leaf
 
     def build(level: dict[str, Any]) -> Record | Tensors:
-        values = {name: build(value) if type(value) is dict else value for name, value in level.items()}
+        values: dict[str, Any] = {
+            name: build(value) if type(value) is dict else value for name, value in level.items()
+        }
         if any(name.startswith("@") for name in values):
             return Tensors({name[1:]: value for name, value in values.items()})
         return Record(values)

@@ -16,8 +16,8 @@ from .conftest import COMMAND, Atoll, environment
 
 SMALL = ("--set", "rounds=3", "--set", "engine=loop", "--set", "clients=5", "--set", "model=logistic")
 RESULT = {
-    "method", "data", "partition", "engine", "rounds", "seconds", "seconds_per_round", "bytes_up", "bytes_down",
-    "accuracy", "loss", "target_round", "clients",
+    "method", "data", "partition", "engine", "rounds", "seconds", "seconds_per_round", "bytes_up",
+    "bytes_down", "accuracy", "loss", "target_round", "clients",
 }  # fmt: skip
 
 

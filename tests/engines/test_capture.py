@@ -25,7 +25,13 @@ def loss(params: Tensors, x: Tensor) -> Tensor:
 def state() -> Record:
     g = torch.Generator().manual_seed(0)
     params = Tensors(a=torch.randn(5, 4, generator=g), b=torch.randn(4, 3, generator=g))
-    return Record(params=params, velocity=params * 0.5, anchor=params * 0.9, lr=torch.tensor(0.3), steps=torch.tensor(0.0))
+    return Record(
+        params=params,
+        velocity=params * 0.5,
+        anchor=params * 0.9,
+        lr=torch.tensor(0.3),
+        steps=torch.tensor(0.0),
+    )
 
 
 def plain(s: Record, x: Tensor) -> Record:

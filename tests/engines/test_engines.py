@@ -25,7 +25,9 @@ from atoll.tensors import Record
 CPU = torch.device("cpu")
 
 
-def clients(shape: tuple[int, ...] = (6,), sizes: tuple[int, ...] = (13, 5, 24, 1, 9), classes: int = 3) -> Any:
+def clients(
+    shape: tuple[int, ...] = (6,), sizes: tuple[int, ...] = (13, 5, 24, 1, 9), classes: int = 3
+) -> Any:
     """Unequal clients with learnable labels."""
     rng = np.random.default_rng(7)
     weights = rng.normal(size=(int(np.prod(shape)), classes))
@@ -37,9 +39,19 @@ def clients(shape: tuple[int, ...] = (6,), sizes: tuple[int, ...] = (13, 5, 24, 
     return atoll.data.from_clients(made, classes=classes)
 
 
-def trained(engine: str, model: Callable[[], nn.Module], data: Any, method: Any, rounds: int = 3, **kw: Any) -> Record:
+def trained(
+    engine: str, model: Callable[[], nn.Module], data: Any, method: Any, rounds: int = 3, **kw: Any
+) -> Record:
     federation = Federation(
-        model, data, method, rounds=rounds, cohort=kw.pop("cohort", 4), engine=engine, eval_every=0, device="cpu", **kw
+        model,
+        data,
+        method,
+        rounds=rounds,
+        cohort=kw.pop("cohort", 4),
+        engine=engine,
+        eval_every=0,
+        device="cpu",
+        **kw,
     )
     try:
         for _ in range(rounds):
@@ -87,16 +99,26 @@ def frozen() -> nn.Module:
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), (6,)),
-    "batchnorm": (lambda: nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3)), (6,)),
+    "batchnorm": (
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3)),
+        (6,),
+    ),
     "dropout": (lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, 3)), (6,)),
     "cnn": (
         lambda: nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Tanh(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(36, 3),
         ),
         (1, 6, 6),
     ),
     "groupnorm": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
+        ),
         (2, 4, 4),
     ),
     "lstm": (Sequences, (5, 4)),
@@ -147,7 +169,7 @@ def test_engines_agree_on_every_solver(solver: dict[str, Any], engine: str) -> N
 def test_engines_agree_on_every_method(name: str, engine: str) -> None:
     model = lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))  # noqa: E731
     settings = {"lr": 0.05}
-    if "batch_size" in {f for f in METHODS[name].__dataclass_fields__}:
+    if "batch_size" in set(METHODS[name].__dataclass_fields__):
         settings["batch_size"] = 4
     data = clients()
     results = []
@@ -167,7 +189,9 @@ def test_engines_agree_on_every_method(name: str, engine: str) -> None:
         assert (one is None) == (two is None)
 
 
-@pytest.mark.parametrize("method", [FedProx(gamma=0.5, lr=0.05, batch_size=4), Scaffold(option=1, lr=0.05, batch_size=4)])
+@pytest.mark.parametrize(
+    "method", [FedProx(gamma=0.5, lr=0.05, batch_size=4), Scaffold(option=1, lr=0.05, batch_size=4)]
+)
 def test_gradients_before_and_after_training_leave_shared_buffers_alone(method: Any) -> None:
     model, shape = MODELS["batchnorm"]
     states = [trained(engine, model, clients(shape), method, rounds=2) for engine in ("loop", "batched")]
@@ -178,7 +202,9 @@ def test_double_precision_stays_double() -> None:
     model = lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()  # noqa: E731
     data = clients()
     data._pools = {k: Samples(p.inputs.double(), p.targets) for k, p in data._pools.items()}
-    states = [trained(e, model, data, FedAvg(batch_size=4), rounds=5) for e in ("loop", "batched", "processes")]
+    states = [
+        trained(e, model, data, FedAvg(batch_size=4), rounds=5) for e in ("loop", "batched", "processes")
+    ]
     assert states[0].params["0.weight"].dtype == torch.float64
     assert distance(states[0], states[1]) < 1e-13
     assert distance(states[0], states[2]) < 1e-13
@@ -243,7 +269,7 @@ class Branches(nn.Module):
 
 def test_what_cannot_be_captured_is_said_and_auto_falls_back() -> None:
     data = clients()
-    with pytest.raises(EngineError, match="captured|batched"):
+    with pytest.raises(EngineError, match=r"captured|batched"):
         trained("batched", Branches, data, FedAvg(batch_size=4))
     with pytest.raises(EngineError, match=r"client c\d"):
         trained("processes", Branches, data, FedAvg(batch_size=4))
@@ -267,7 +293,8 @@ def test_random_calls_that_cannot_be_pure_are_refused() -> None:
 def test_stragglers_run_fewer_epochs_in_every_engine() -> None:
     method = FedProx(mu=0.1, lr=0.05, epochs=6, batch_size=4)
     states = [
-        trained(e, MODELS["mlp"][0], clients(), method, stragglers=0.5) for e in ("loop", "batched", "processes")
+        trained(e, MODELS["mlp"][0], clients(), method, stragglers=0.5)
+        for e in ("loop", "batched", "processes")
     ]
     full = trained("loop", MODELS["mlp"][0], clients(), method)
     assert distance(states[0], states[1]) < 1e-5
@@ -278,7 +305,14 @@ def test_stragglers_run_fewer_epochs_in_every_engine() -> None:
 def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
     data = clients()
     federation = Federation(
-        MODELS["mlp"][0], data, FedAvg(batch_size=4), rounds=2, cohort=4, engine="processes", workers=2, device="cpu"
+        MODELS["mlp"][0],
+        data,
+        FedAvg(batch_size=4),
+        rounds=2,
+        cohort=4,
+        engine="processes",
+        workers=2,
+        device="cpu",
     )
     federation.round()
     assert isinstance(federation.engine, Processes)
@@ -289,7 +323,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
     assert not federation.engine.crew
 
 
-# --- reading data -----------------------------------------------------------------------------------------------------
+# --- reading data ---
 
 
 def test_an_epoch_reads_every_sample_once_and_pads_the_last_batch() -> None:

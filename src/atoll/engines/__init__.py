@@ -18,7 +18,9 @@ __all__ = ["ENGINES", "Auto", "Batched", "Engine", "Job", "Loop", "Memories", "O
 ENGINES = ("auto", "batched", "loop", "processes")
 
 
-def make(name: str, task: Task, data: FederatedData, device: torch.device, workers: int | None = None) -> Engine:
+def make(
+    name: str, task: Task, data: FederatedData, device: torch.device, workers: int | None = None
+) -> Engine:
     """The engine of that name. `workers` are threads (batched) or processes; by default one a core."""
     if name == "loop":
         return Loop(task, data, device)

@@ -27,7 +27,9 @@ class Auto(Engine):
 
     name: ClassVar[str] = "auto"
 
-    def __init__(self, task: Task, data: FederatedData, device: torch.device, workers: int | None = None) -> None:
+    def __init__(
+        self, task: Task, data: FederatedData, device: torch.device, workers: int | None = None
+    ) -> None:
         super().__init__(task, data, device)
         self.workers = workers
         self.chosen: Engine | None = None

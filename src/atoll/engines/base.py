@@ -83,7 +83,7 @@ class Engine(ABC):
         """The engine and how it is set, in a few words."""
         return self.name
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing
         """Release worker processes and the like."""
 
 
@@ -132,7 +132,9 @@ def reading(
 def client_reading(job: Job, task: Task, client: int, samples: int) -> Reading:
     """The reading of one client in one round: a function of (seed, round, client) only."""
     rng = seeds.rng(job.seed, "order", job.round, client)
-    order = reading(job.program.plan(), samples, rng, epochs=job.epochs.get(client), merge_last=task.normalises)
+    order = reading(
+        job.program.plan(), samples, rng, epochs=job.epochs.get(client), merge_last=task.normalises
+    )
     return order if job.limit is None else Reading(order.index[: job.limit], order.mask[: job.limit])
 
 
@@ -147,7 +149,12 @@ def whole(samples: Samples | None, device: torch.device) -> Batch | None:
     if samples is None or samples.inputs.shape[0] == 0:
         return None
     inputs, targets = samples.inputs.to(device), samples.targets.to(device)
-    return Batch(inputs, targets, torch.ones(len(inputs), device=device), torch.zeros((), dtype=torch.int64, device=device))
+    return Batch(
+        inputs,
+        targets,
+        torch.ones(len(inputs), device=device),
+        torch.zeros((), dtype=torch.int64, device=device),
+    )
 
 
 def client_data(data: FederatedData, client: int, reads: Sequence[str], device: torch.device) -> ClientData:
@@ -184,7 +191,7 @@ def payload_bytes(values: Record) -> int:
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 
-class threads:  # noqa: N801 - reads as a verb: with threads(2): ...
+class threads:
     """Set torch's intra-op threads inside a block. With torch's own default, a loaded machine can be 20x slower."""
 
     def __init__(self, count: int) -> None:

@@ -54,7 +54,12 @@ class Batched(Engine):
     name: ClassVar[str] = "batched"
 
     def __init__(
-        self, task: Task, data: FederatedData, device: torch.device, width: int | None = None, workers: int | None = None
+        self,
+        task: Task,
+        data: FederatedData,
+        device: torch.device,
+        width: int | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__(task, data, device)
         self.width = width
@@ -85,7 +90,9 @@ class Batched(Engine):
 
     def _fitting(self, job: Job, samples: int) -> int:
         """How many clients a group may have: their states fit a budget of memory."""
-        model = sum(leaf.numel() * leaf.element_size() for leaf in leaves(job.work.shared) if isinstance(leaf, Tensor))
+        model = sum(
+            leaf.numel() * leaf.element_size() for leaf in leaves(job.work.shared) if isinstance(leaf, Tensor)
+        )
         example = self.data.example().inputs
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
         need = 4 * model + 16 * rows * example[0].numel() * example.element_size()
@@ -128,7 +135,13 @@ class _Group:
     def __init__(
         self, engine: Batched, job: Job, clients: list[int], orders: list[Any], memories: Memories
     ) -> None:
-        self.engine, self.job, self.clients, self.orders, self.memories = engine, job, clients, orders, memories
+        self.engine, self.job, self.clients, self.orders, self.memories = (
+            engine,
+            job,
+            clients,
+            orders,
+            memories,
+        )
         self.task, self.program, self.device = engine.task, job.program, engine.device
 
     def run(self, reduction: Reduction) -> list[Outcome]:
@@ -235,8 +248,10 @@ class _Group:
 
         def batch(t: int, first: int, last: int) -> list[Tensor]:
             at = where[t, first:last].reshape(-1)
-            inputs = pool.inputs.index_select(0, at).unflatten(0, (last - first, width))
-            targets = pool.targets.index_select(0, at).unflatten(0, (last - first, width))
+            inputs = pool.inputs.index_select(0, at)
+            targets = pool.targets.index_select(0, at)
+            shape = (last - first, width)
+            inputs, targets = inputs.view(*shape, *inputs.shape[1:]), targets.view(*shape, *targets.shape[1:])
             return [inputs, targets, masks[t, first:last], keys[t, first:last]]
 
         values, spec = pytree.tree_flatten(local)
@@ -324,8 +339,10 @@ class _Group:
                 if not value.is_floating_point():
                     return value.amax(0)
                 wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-                return (weight.to(wide.dtype) @ wide.flatten(1)).reshape(value.shape[1:]) if wide.ndim > 1 else (
-                    weight.to(wide.dtype) @ wide
+                return (
+                    (weight.to(wide.dtype) @ wide.flatten(1)).reshape(value.shape[1:])
+                    if wide.ndim > 1
+                    else (weight.to(wide.dtype) @ wide)
                 )
 
             part.total = map_leaves(total, reply.values)

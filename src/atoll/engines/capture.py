@@ -58,7 +58,9 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     count = len(leaves)
 
     def flat(*values: Any) -> list[Any]:
-        new = function(pytree.tree_unflatten(values[:count], spec), pytree.tree_unflatten(values[count:], extra_spec))
+        new = function(
+            pytree.tree_unflatten(values[:count], spec), pytree.tree_unflatten(values[count:], extra_spec)
+        )
         out, out_spec = pytree.tree_flatten(new)
         if out_spec != spec:
             raise EngineError("step returned a working state of another form than it was given")
@@ -115,9 +117,7 @@ def _is_view(node: fx.Node) -> bool:
     if target is operator.getitem:
         return True
     schema = getattr(target, "_schema", None)
-    return schema is not None and any(
-        argument.alias_info is not None for argument in schema.arguments
-    )
+    return schema is not None and any(argument.alias_info is not None for argument in schema.arguments)
 
 
 def _root(node: fx.Node) -> fx.Node:
@@ -206,14 +206,14 @@ def _hoist(module: fx.GraphModule) -> None:
             else:
                 continue
             constant.add(node)
-            env[node] = node.target(*args, **fx.map_arg(node.kwargs, lambda n: env[n]))  # type: ignore[operator]
+            env[node] = node.target(*args, **fx.map_arg(node.kwargs, lambda n: env[n]))
     for node in constant:
         if node.op == "get_attr" or all(user in constant for user in node.users):
             continue
         name = f"_constant_{node.name}"
-        module.register_buffer(name, env[node], persistent=False) if isinstance(env[node], Tensor) else setattr(
-            module, name, env[node]
-        )
+        module.register_buffer(name, env[node], persistent=False) if isinstance(
+            env[node], Tensor
+        ) else setattr(module, name, env[node])
         with graph.inserting_before(node):
             held = graph.get_attr(name)
         held.meta = dict(node.meta)
@@ -276,7 +276,7 @@ def _write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -
         terms = _rewritable(node, target) if outputs.count(node) == 1 else None
         if terms is None:
             continue
-        inside = {inner: node for inner in _absorbed(node, terms)}
+        inside = dict.fromkeys(_absorbed(node, terms), node)
         attempt = _order(nodes, {**chosen, node: (target, terms)}, {**owner, **inside})
         if attempt is not None:
             chosen[node] = (target, terms)
@@ -330,7 +330,8 @@ def _order(
     """An order in which every input is read before it is overwritten, or None if there is none."""
     index = {node: at for at, node in enumerate(nodes)}
     before: dict[fx.Node, set[fx.Node]] = {
-        node: {owner.get(source, source) for source in node.all_input_nodes if source in index} for node in nodes
+        node: {owner.get(source, source) for source in node.all_input_nodes if source in index}
+        for node in nodes
     }
     for inner, node in owner.items():
         before[node] |= before.pop(inner, set())
@@ -386,7 +387,9 @@ def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, 
 
 def _broadcasts(term: fx.Node, node: fx.Node) -> bool:
     small, large = _shape(term), _shape(node)
-    return small is not None and large is not None and torch.broadcast_shapes(small, large) == torch.Size(large)
+    return (
+        small is not None and large is not None and torch.broadcast_shapes(small, large) == torch.Size(large)  # type: ignore[no-untyped-call]
+    )
 
 
 _TRANSPOSES = (aten.transpose.int, aten.t.default)
@@ -443,7 +446,9 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> 
             return graph.call_function(aten.transpose.int if batched else aten.t.default, arguments)
 
         left, right = turn(right), turn(left)
-    return graph.call_function(aten.baddbmm_.default if batched else aten.addmm_.default, (current, left, right))
+    return graph.call_function(
+        aten.baddbmm_.default if batched else aten.addmm_.default, (current, left, right)
+    )
 
 
 def _size(node: Any) -> int:

@@ -75,7 +75,9 @@ class Processes(Engine):
 
     name: ClassVar[str] = "processes"
 
-    def __init__(self, task: Task, data: FederatedData, device: torch.device, workers: int | None = None) -> None:
+    def __init__(
+        self, task: Task, data: FederatedData, device: torch.device, workers: int | None = None
+    ) -> None:
         super().__init__(task, data, device)
         if device.type != "cpu":
             raise EngineError("worker processes train on the CPU", hint='use engine="batched" on a GPU')
@@ -146,7 +148,8 @@ class Processes(Engine):
         except (EOFError, ConnectionError):
             self.close()
             raise RunError(
-                f"worker process {number} ended unexpectedly", hint="it may have run out of memory; try fewer workers"
+                f"worker process {number} ended unexpectedly",
+                hint="it may have run out of memory; try fewer workers",
             ) from None
 
     def _hire(self, method: Method) -> None:
@@ -238,7 +241,11 @@ class _Notebook:
 
 
 def _serve(
-    engine: Processes, method: Method, line: Connection[Any, Any], inherited: list[Connection[Any, Any]], slots: list[Arena]
+    engine: Processes,
+    method: Method,
+    line: Connection[Any, Any],
+    inherited: list[Connection[Any, Any]],
+    slots: list[Arena],
 ) -> None:
     """A worker's life: orders in, results out, until the line closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
@@ -278,7 +285,9 @@ def _perform(runner: Sequential, job: Job, order: _Order, personal: Record, slot
         own = isinstance(error, AtollError)
         message = error.message if isinstance(error, AtollError) else f"{type(error).__name__}: {error}"
         hint = error.hint if isinstance(error, AtollError) else None
-        return _Done(order.slot, error=message, client=client, hint=hint, engine=own and isinstance(error, EngineError))
+        return _Done(
+            order.slot, error=message, client=client, hint=hint, engine=own and isinstance(error, EngineError)
+        )
     result = Record() if part.total is None else Record(total=part.total)
     replies = {f"reply{c}": reply.values for c, reply in zip(part.clients, part.each, strict=False)}
     memories = {f"memory{c}": memory for c, memory in notebook.after.items()}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from atoll.engines.base import Job, client_reading, step_keys
 from atoll.engines.capture import Captured, capture
 from atoll.engines.loop import Loop
-from atoll.engines.base import Job, client_reading, step_keys
 from atoll.method import Program
 from atoll.task import Batch, Task
 from atoll.tensors import Record
@@ -42,7 +42,9 @@ class Steps:
     def _single(self, program: Program) -> Callable[[Any, Any], Any]:
         return lambda local, batch: program.step(self.task, local, batch)
 
-    def find(self, key: Any, function: Callable[[], Callable[[Any, Any], Any]], state: Any, batch: Batch) -> Captured:
+    def find(
+        self, key: Any, function: Callable[[], Callable[[Any, Any], Any]], state: Any, batch: Batch
+    ) -> Captured:
         found = self.known.get(key)
         if found is None:
             found = self.known[key] = capture(function(), state, batch)
@@ -88,7 +90,12 @@ class Sequential(Loop):
         keys = step_keys(job, [client], count)[0]
 
         def batch(t: int) -> list[Tensor]:
-            return [train.inputs.index_select(0, index[t]), train.targets.index_select(0, index[t]), mask[t], keys[t]]
+            return [
+                train.inputs.index_select(0, index[t]),
+                train.targets.index_select(0, index[t]),
+                mask[t],
+                keys[t],
+            ]
 
         leaves, spec = pytree.tree_flatten(local)
         step = self.steps.single(program, local, Batch(*batch(0)))

@@ -56,7 +56,9 @@ class FedAvg(Method):
         require(self, "lr", self.lr > 0, "must be above 0")
         require(self, "epochs", self.epochs >= 1, "must be at least 1")
         require(self, "steps", self.steps is None or self.steps >= 1, "must be at least 1")
-        require(self, "batch_size", self.batch_size is None or self.batch_size >= 1, "must be at least 1, or full")
+        require(
+            self, "batch_size", self.batch_size is None or self.batch_size >= 1, "must be at least 1, or full"
+        )
         require(self, "momentum", 0 <= self.momentum < 1, "must be in [0, 1)")
         require(self, "nesterov", not self.nesterov or self.momentum > 0, "needs momentum above 0")
         require(self, "momentum", not self.momentum or self.optimizer == "sgd", 'is for optimizer="sgd"')
@@ -130,7 +132,9 @@ class FedAvg(Method):
             buffers=moved_buffers(local.buffers, local.received.buffers),
         )
         weight = torch.minimum(local.seen, data.count)  # the samples that were used
-        return Reply(values, weight, Record(loss=local.loss, count=local.seen, steps=local.steps)), local.memory
+        return Reply(
+            values, weight, Record(loss=local.loss, count=local.seen, steps=local.steps)
+        ), local.memory
 
 
 def require(method: Any, name: str, holds: bool, what: str) -> None:
@@ -141,9 +145,7 @@ def require(method: Any, name: str, holds: bool, what: str) -> None:
 
 def moved_buffers(buffers: Tensors, received: Tensors) -> Tensors:
     """Buffers as a client sends them: how far floating-point ones moved, integer ones as they are."""
-    return Tensors(
-        {n: b - received[n] if b.is_floating_point() else b for n, b in buffers.items()}
-    )
+    return Tensors({n: b - received[n] if b.is_floating_point() else b for n, b in buffers.items()})
 
 
 def averaged_buffers(buffers: Tensors, moved: Tensors) -> Tensors:

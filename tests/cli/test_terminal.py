@@ -1,0 +1,64 @@
+"""What a person at a terminal sees, through a real pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import COMMAND, environment
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals are for POSIX systems")
+
+SHORT = ("--set", "rounds=2", "--set", "engine=loop", "--set", "clients=5", "--set", "model=logistic")
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7])[0-9;]*m")
+CURSOR = "\x1b[?25l"
+
+
+def watch(**variables: str) -> str:
+    """What appears on a terminal that runs a short `atoll run`."""
+    env = {name: value for name, value in environment().items() if name not in ("CI", "NO_COLOR")}
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [*COMMAND, "run", *SHORT],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**env, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **variables},
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    assert running.wait(timeout=60) == 0
+    return seen.decode(errors="replace")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are for POSIX systems")
+class TestTerminal:
+    def test_a_live_table_and_then_the_summary(self) -> None:
+        seen = watch()
+        assert CURSOR in seen
+        assert COLOUR.search(seen)
+        assert "2/2" in seen
+        assert "client mean" in seen
+
+    def test_no_color(self) -> None:
+        seen = watch(NO_COLOR="1")
+        assert CURSOR in seen
+        assert not COLOUR.search(seen)
+
+    def test_lines_in_ci(self) -> None:
+        seen = watch(CI="true")
+        assert CURSOR not in seen
+        assert "round 2/2" in seen
