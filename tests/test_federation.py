@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import atoll.data
 from atoll.errors import ConfigError, DivergedError
-from atoll.federation import Callback, Federation, Round, Target
+from atoll.federation import Callback, Federation
 from atoll.method import ClientData, Population, Reduction, Reply
 from atoll.methods import FedAdam, FedAvg, FedSGD, Local
+from atoll.results import Round, Target
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

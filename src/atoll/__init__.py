@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from atoll.evaluation import Evaluation, Spread
     from atoll.experiment import Experiment, run
-    from atoll.federation import Callback, Federation, Round, Run
+    from atoll.federation import Callback, Federation
     from atoll.method import ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.methods.fedavg import FedAvg
     from atoll.methods.feddyn import FedDyn
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from atoll.methods.local import Local
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
+    from atoll.results import Round, Run
     from atoll.task import Batch, Task
     from atoll.tensors import Record, Tensors
 

@@ -23,6 +23,7 @@ __all__ = ["Evaluation", "Judge", "Spread"]
 
 Measures = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 _ROWS = 2048
+_WORTH_THREADS = 1 << 26  # multiplications in a batch from which more threads pay
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Judge:
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
         params, buffers = method.model(state)
-        with threads(cores()):
+        with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
             overall, clients, each = self._global(params, buffers)
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}

@@ -17,8 +17,10 @@ from torch import nn
 from atoll import data as sources
 from atoll import methods, models
 from atoll.data import Dataset, FederatedData
+from atoll.engines.base import warm_up
 from atoll.errors import AtollError, ConfigError, DataError, suggest
-from atoll.federation import Callback, Federation, Run
+from atoll.federation import Callback, Federation
+from atoll.results import Run
 from atoll.schema import convert, parse, toml_value
 
 __all__ = ["Experiment", "run", "run_settings"]
@@ -173,6 +175,7 @@ class Experiment:
 
         Raises ConfigError or DataError where the parts do not fit.
         """
+        warm_up()
         divided = self.divide(self.load())
         example = divided.example()
         outputs = divided.classes or (math.prod(example.targets.shape[1:]) or 1)

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,62 +21,11 @@ from atoll.evaluation import Evaluation, Judge
 from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population
 from atoll.methods import get
+from atoll.results import Round, Run, Target
 from atoll.task import Loss, Task
 from atoll.tensors import Record, leaves, to_device
 
-__all__ = ["Callback", "Federation", "Round", "Run", "Target"]
-
-
-@dataclass(frozen=True)
-class Round:
-    """What happened in one round (counted from 1).
-
-    `cohort` took part; `dropped` were slower than the method accepts; `refused` maps clients whose replies could not
-    be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together.
-    """
-
-    number: int
-    cohort: Sequence[int]
-    dropped: Sequence[int] = ()
-    refused: Mapping[int, str] = field(default_factory=dict)
-    loss: float = float("nan")
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-    evaluation: Evaluation | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a run may stop: a measure ("accuracy", "loss", "personal", "clients") and its value."""
-
-    measure: str
-    value: float
-
-    @staticmethod
-    def parse(text: str | Target | None) -> Target | None:
-        """Read "accuracy:0.97".  Raises ConfigError."""
-        if text is None or isinstance(text, Target):
-            return text
-        measure, _, value = text.partition(":")
-        try:
-            return Target(measure.strip(), float(value))
-        except ValueError:
-            raise ConfigError(
-                f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97"
-            ) from None
-
-    def reached(self, evaluation: Evaluation) -> bool:
-        got = evaluation.value(self.measure)
-        if got is None:
-            known = ", ".join([*evaluation.overall, "clients", "personal"])
-            raise ConfigError(
-                f"target: this run does not measure {self.measure!r}", hint=f"it measures {known}"
-            )
-        falls = self.measure == "loss" or (
-            self.measure in ("personal", "clients") and evaluation.measure == "loss"
-        )
-        return got <= self.value if falls else got >= self.value
+__all__ = ["Callback", "Federation"]
 
 
 class Callback:
@@ -93,75 +42,6 @@ class Callback:
 
     def on_end(self, federation: Federation, run: Run) -> None:
         """After the last round."""
-
-
-@dataclass
-class Run:
-    """What a federation came to: the rounds, the last evaluation and the model."""
-
-    method: str
-    data: str
-    partition: str
-    engine: str
-    rounds: list[Round]
-    seconds: float
-    target_round: int | None
-    model: nn.Module
-    first: Evaluation | None = None
-
-    @property
-    def evaluation(self) -> Evaluation | None:
-        """The last evaluation."""
-        return next((r.evaluation for r in reversed(self.rounds) if r.evaluation is not None), self.first)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Accuracy of the global model on the global test set."""
-        return None if self.evaluation is None else self.evaluation.overall.get("accuracy")
-
-    @property
-    def seconds_per_round(self) -> float:
-        """Median seconds of a round without evaluation; the first two are left out where there are more."""
-        times = [r.seconds for r in self.rounds]
-        return float(np.median(times[2:] if len(times) > 2 else times)) if times else 0.0
-
-    def history(self, name: str = "accuracy") -> list[tuple[int, float]]:
-        """(round, value) of a measure, for the rounds that were evaluated."""
-        found = [(r.number, r.evaluation.value(name)) for r in self.rounds if r.evaluation is not None]
-        return [(number, value) for number, value in found if value is not None]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain numbers and strings."""
-        last = self.evaluation
-        own = last.own.get(last.measure) if last else None
-        return {
-            "method": self.method,
-            "data": self.data,
-            "partition": self.partition,
-            "engine": self.engine,
-            "rounds": len(self.rounds),
-            "seconds": round(self.seconds, 4),
-            "seconds_per_round": round(self.seconds_per_round, 6),
-            "bytes_up": sum(r.bytes_up for r in self.rounds),
-            "bytes_down": sum(r.bytes_down for r in self.rounds),
-            "accuracy": last.overall.get("accuracy") if last else None,
-            "loss": last.overall.get("loss") if last else None,
-            "target_round": self.target_round,
-            "refused": sum(len(r.refused) for r in self.rounds),
-            "dropped": sum(len(r.dropped) for r in self.rounds),
-            "clients": None
-            if own is None
-            else {
-                k: getattr(own, k)
-                for k in ("mean", "std", "min", "p10", "median", "max", "pooled", "clients")
-            },
-            "evaluation": last.to_dict() if last else None,
-        }
-
-    def __str__(self) -> str:
-        from atoll.table import result_text
-
-        return result_text(self)
 
 
 class Federation:
@@ -235,6 +115,9 @@ class Federation:
         self.state = self.method.setup(self.task, Population(len(self.data)))
         self.state = to_device(self.state, self.device)
         self.number = 0
+        self._sound = self.state  # the last state that an evaluation found finite
+        if self.target:
+            self.target.check([*self.task.metrics, "loss", "clients", "personal"])
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -271,7 +154,11 @@ class Federation:
             if last or (self.eval_every and self.number % self.eval_every == 0):
                 record = replace(record, evaluation=self.evaluate())
                 assert record.evaluation is not None
-                _check_finite(record.evaluation, record.number)
+                problem = _problem(record.evaluation)
+                if problem is not None:
+                    self.state = self._sound
+                    raise _diverged(record.number, problem)
+                self._sound = self.state
                 if self.target and self.target.reached(record.evaluation):
                     self.target_round = record.number
             self.history.append(record)
@@ -408,10 +295,18 @@ def _diverged(number: int, what: str) -> DivergedError:
     )
 
 
-def _check_finite(evaluation: Evaluation, number: int) -> None:
+_HOPELESS = 1e4  # a mean cross entropy that guessing at random never comes near
+
+
+def _problem(evaluation: Evaluation) -> str | None:
+    """Why an evaluated model must be called diverged, or None."""
     for name, value in evaluation.overall.items():
         if not np.isfinite(value):
-            raise _diverged(number, f"{name} on the test set is {value}")
+            return f"{name} on the test set is {value}"
+    loss = evaluation.overall.get("loss", 0.0)
+    if "accuracy" in evaluation.overall and loss > _HOPELESS:
+        return f"the loss on the test set is {loss:.3g}"
+    return None
 
 
 def _pooled(outcomes: Sequence[Outcome], refused: Mapping[int, str]) -> float:

@@ -1,10 +1,9 @@
-"""A run for the eye: the live table of rounds, a plain line a round, and the summary at the end."""
+"""A run for the eye: the live table of rounds, and a plain line a round."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -20,13 +19,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from atoll.evaluation import Evaluation, Spread
-from atoll.federation import Callback, Federation, Round, Run
+from atoll.evaluation import Evaluation
+from atoll.federation import Callback, Federation
+from atoll.results import Round, Run
+from atoll.summary import bytes_text, number_text, value_text, worst
 
-__all__ = ["Lines", "LiveTable", "bytes_text", "result_text", "result_view", "sparkline"]
+__all__ = ["Lines", "LiveTable"]
 
 _SHOWN = 10
-_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 # --- while it runs ------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Lines(Callback):
             self._print(f"engine: {federation.engine.describe()}")
         width = len(str(federation.rounds))
         cells = [f"round {record.number:>{width}}/{federation.rounds}", f"clients {_cohort(record)}"]
-        cells.append(f"loss {_number(record.loss)}")
+        cells.append(f"loss {number_text(record.loss)}")
         cells += [f"{name} {text}" for name, text in _measures(record.evaluation).items() if text]
         cells += [f"up {bytes_text(record.bytes_up)}", f"down {bytes_text(record.bytes_down)}"]
         self._print("  ".join([*cells, f"{record.seconds:.3g} s"]))
@@ -119,7 +119,7 @@ def _rounds_table(rounds: Sequence[Round]) -> Table:
         table.add_row(
             str(record.number),
             _cohort(record),
-            _number(record.loss),
+            number_text(record.loss),
             *(found.get(name, "") for name in names),
             bytes_text(record.bytes_up),
             bytes_text(record.bytes_down),
@@ -147,166 +147,11 @@ def _measures(evaluation: Evaluation | None) -> dict[str, str]:
     name = evaluation.measure
     cells = {}
     if name in evaluation.overall:
-        cells["test loss" if name == "loss" else name] = _value(name, evaluation.overall[name])
+        cells["test loss" if name == "loss" else name] = value_text(name, evaluation.overall[name])
     if name in evaluation.clients:
         spread = evaluation.clients[name]
-        cells["p10"] = _value(name, spread.p10)
-        cells["worst"] = _value(name, _worst(name, spread))
+        cells["p10"] = value_text(name, spread.p10)
+        cells["worst"] = value_text(name, worst(name, spread))
     if name in evaluation.personal:
-        cells["personal"] = _value(name, evaluation.personal[name].mean)
+        cells["personal"] = value_text(name, evaluation.personal[name].mean)
     return cells
-
-
-# --- when it is over ----------------------------------------------------------------------------------------
-
-
-def result_text(run: Run, width: int = 92) -> str:
-    """The summary as plain text."""
-    console = Console(
-        width=width, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
-    )
-    with console.capture() as capture:
-        console.print(result_view(run))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def result_view(run: Run) -> RenderableType:
-    """The summary of a run: how good the model is, for whom, and what it cost."""
-    title = Text(f"{run.method} on {run.data}, {run.partition}", style="bold")
-    last = run.evaluation
-    parts: list[RenderableType] = [title]
-    if last is not None:
-        parts.append(_scores(last))
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column()
-    for name, text in _facts(run):
-        facts.add_row(name, text)
-    parts.append(facts)
-    if last is not None and (bars := _bars(last)) is not None:
-        parts += [Text(), bars]
-    return Group(*parts)
-
-
-def _scores(last: Evaluation) -> Table:
-    name = last.measure
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column(name, style="dim")
-    for heading in ("test set", "client mean", "± std", "p10", "median", "worst", "best"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    rows: list[tuple[str, float | None, Spread | None]] = []
-    if last.overall or last.clients:
-        rows.append(("global model", last.overall.get(name), last.clients.get(name)))
-    if last.personal:
-        rows.append(("personal models", None, last.personal[name]))
-    for title, overall, spread in rows:
-        cells = ["–" if overall is None else _value(name, overall)]
-        if spread is None:
-            cells += ["–"] * 6
-        else:
-            best = spread.min if name == "loss" else spread.max
-            figures = (spread.mean, spread.std, spread.p10, spread.median, _worst(name, spread), best)
-            cells += [_value(name, figure) for figure in figures]
-        table.add_row(title, Text(cells[0], style="bold green"), *cells[1:])
-    return table
-
-
-def _facts(run: Run) -> list[tuple[str, str]]:
-    facts = []
-    last = run.evaluation
-    name = last.measure if last else "accuracy"
-    history = run.history(name)
-    if len(history) > 1:
-        first, final = history[0][1], history[-1][1]
-        picture = sparkline([value for _, value in history])
-        facts.append((f"{name} by round", f"{_value(name, first)} {picture} {_value(name, final)}"))
-    if last is not None and name == "accuracy" and "loss" in last.overall:
-        facts.append(("test loss", _number(last.overall["loss"])))
-    reached = f", target reached in round {run.target_round}" if run.target_round is not None else ""
-    facts.append(("rounds", f"{len(run.rounds)}{reached}"))
-    if run.rounds:
-        clients = [len(r.cohort) for r in run.rounds]
-        each = f"{min(clients)}" if min(clients) == max(clients) else f"{min(clients)} to {max(clients)}"
-        judged = last.own[name].clients if last and name in last.own else None
-        facts.append(("clients", f"{each} a round" + (f"; {judged} judged" if judged is not None else "")))
-    trouble = {
-        "refused": sum(len(r.refused) for r in run.rounds),
-        "dropped": sum(len(r.dropped) for r in run.rounds),
-    }
-    if any(trouble.values()):
-        facts.append(("replies", ", ".join(f"{count} {what}" for what, count in trouble.items() if count)))
-    up, down = sum(r.bytes_up for r in run.rounds), sum(r.bytes_down for r in run.rounds)
-    facts.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
-    facts.append(("time", f"{run.seconds:.3g} s, {run.seconds_per_round:.3g} s a round without evaluation"))
-    facts.append(("engine", run.engine))
-    return facts
-
-
-def _bars(last: Evaluation) -> Table | None:
-    """How many clients have which accuracy: a histogram over ten or fewer equal bins."""
-    name = last.measure
-    each: Mapping[str, Mapping[int, float]] = last.each.get("personal") or last.each.get("clients") or {}
-    values = [value for value in each.get(name, {}).values() if math.isfinite(value)]
-    if len(values) < 5:
-        return None
-    low, high = min(values), max(values)
-    if name == "accuracy":  # whole tenths, down to the tenth that holds the worst client
-        low, high = math.floor(low * 10 + 1e-9) / 10, 1.0
-        low = min(low, 0.9)
-        bins = round((high - low) * 10)
-    else:
-        bins = 6 if high > low else 1
-    counts = [0] * bins
-    for value in values:
-        counts[min(bins - 1, int((value - low) / (high - low) * bins + 1e-9)) if high > low else 0] += 1
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(justify="right", style="dim", no_wrap=True)
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_row(f"clients by {name}", "")
-    step = (high - low) / bins
-    for index in reversed(range(bins)):
-        ends = (low + index * step, low + (index + 1) * step)
-        label = " to ".join(_value(name, end, 0) for end in ends)
-        grid.add_row(label, Text(_bar(counts[index], max(counts)) + f" {counts[index]}"))
-    return grid
-
-
-def _bar(count: int, largest: int, width: int = 40) -> str:
-    return "█" * max(1, round(width * count / largest)) if count else "·"
-
-
-def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Values as blocks between their least and greatest; of many, `width` evenly spaced ones."""
-    if len(values) > width:
-        values = [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return ""
-    low, high = min(finite), max(finite)
-    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BLOCKS[round((v - low) * scale)] if math.isfinite(v) else " " for v in values)
-
-
-def bytes_text(count: int) -> str:
-    """Bytes in powers of 1000: 812 B, 3.2 MB."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.3g} {unit}"
-
-
-def _worst(name: str, spread: Spread) -> float:
-    return spread.max if name == "loss" else spread.min
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "–"
-
-
-def _value(name: str, value: float, digits: int = 1) -> str:
-    """A measure as people read it: accuracies in percent."""
-    if name == "accuracy" and math.isfinite(value):
-        return f"{100 * value:.{digits}f} %"
-    return _number(value)

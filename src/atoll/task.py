@@ -81,6 +81,7 @@ class Task:
         self.normalises = any(
             isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
         )
+        self.recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
 
     # --- the module's state -------------------------------------------------------------------------------------

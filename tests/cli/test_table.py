@@ -10,7 +10,8 @@ from rich.console import Console
 
 import atoll
 from atoll.experiment import Experiment
-from atoll.table import LiveTable, bytes_text, result_text, sparkline
+from atoll.summary import bytes_text, result_text, sparkline
+from atoll.table import LiveTable
 
 
 def test_bytes() -> None:

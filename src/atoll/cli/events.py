@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from atoll.experiment import Experiment
-from atoll.federation import Callback, Federation, Round
+from atoll.federation import Callback, Federation
+from atoll.results import Round
 
 __all__ = ["Events", "emit", "plain"]
 

@@ -18,8 +18,10 @@ from atoll.cli.events import Events, emit
 from atoll.cli.main import explain
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
-from atoll.federation import Callback, Federation, Run
-from atoll.table import Lines, LiveTable, result_view
+from atoll.federation import Callback, Federation
+from atoll.results import Run
+from atoll.summary import result_view
+from atoll.table import Lines, LiveTable
 
 __all__ = ["command"]
 

@@ -65,9 +65,17 @@ class Auto(Engine):
             if together is not None:
                 return batched, f"processes cannot: {error.message}"
             return Loop(self.task, self.data, self.device), f"nothing faster can: {error.message}"
+        if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
+            return processes, f"{1000 * alone:.3g} ms a client step; recurrent layers batch badly on a CPU"
         together, problem = self._time_batched(batched, job, alone)
         if together is None:
             return processes, f"{1000 * alone:.3g} ms a client step; batched cannot: {problem}"
+        if batched.threads > 1 and together < 3 * alone:
+            single = Batched(self.task, self.data, self.device, workers=1)
+            single.steps = batched.steps
+            slower, _ = self._time_batched(single, job, alone)
+            if slower is not None and slower < together:
+                batched, together = single, slower
         figures = f"a client step: batched {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
         return (batched if together <= alone else processes), figures
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,6 +212,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def warm_up() -> None:
+    """Begin, beside other work, the second of imports that tracing and function transforms need."""
+    threading.Thread(target=importlib.import_module, args=("torch._dynamo",), daemon=True).start()
 
 
 _pages_kept = False

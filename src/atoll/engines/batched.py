@@ -69,7 +69,11 @@ class Batched(Engine):
         self._pools: dict[int, tuple[Samples, Samples]] = {}  # by identity: splits may share a pool
 
     def describe(self) -> str:
-        where = str(self.device) if self.device.type != "cpu" else f"{self.threads} threads"
+        where = (
+            str(self.device)
+            if self.device.type != "cpu"
+            else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        )
         return f"{self.name}, {where}"
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:

@@ -9,6 +9,7 @@ the result is the same to the bit with one worker and with twenty.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -157,6 +158,9 @@ class Processes(Engine):
             return
         self.close()
         keep_pages()
+        importlib.import_module(
+            "torch._dynamo"
+        )  # once here, or every worker pays for it; never while forking
         self.method = method
         for _ in range(self.workers):
             self.crew.append(_Worker(self, method, [worker.line for worker in self.crew]))

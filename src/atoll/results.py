@@ -1,0 +1,141 @@
+"""What a run leaves: its rounds, its evaluations and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from atoll.errors import ConfigError, suggest
+from atoll.evaluation import Evaluation
+
+__all__ = ["Round", "Run", "Target"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened in one round (counted from 1).
+
+    `cohort` took part; `dropped` were slower than the method accepts; `refused` maps clients whose replies could not
+    be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together.
+    """
+
+    number: int
+    cohort: Sequence[int]
+    dropped: Sequence[int] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    loss: float = float("nan")
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run may stop: a measure ("accuracy", "loss", "personal", "clients") and its value."""
+
+    measure: str
+    value: float
+
+    @staticmethod
+    def parse(text: str | Target | None) -> Target | None:
+        """Read "accuracy:0.97".  Raises ConfigError."""
+        if text is None or isinstance(text, Target):
+            return text
+        measure, _, value = text.partition(":")
+        try:
+            return Target(measure.strip(), float(value))
+        except ValueError:
+            raise ConfigError(
+                f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97"
+            ) from None
+
+    def check(self, known: Sequence[str]) -> None:
+        """Raise ConfigError unless the measure is one of those known."""
+        if self.measure not in known:
+            raise ConfigError(
+                f"target: this run does not measure {self.measure!r}", hint=suggest(self.measure, known)
+            )
+
+    def reached(self, evaluation: Evaluation) -> bool:
+        """Whether an evaluation is at the target or beyond it; no, where it lacks the measure."""
+        got = evaluation.value(self.measure)
+        if got is None:
+            return False
+        falls = self.measure == "loss" or (
+            self.measure in ("personal", "clients") and evaluation.measure == "loss"
+        )
+        return got <= self.value if falls else got >= self.value
+
+
+@dataclass
+class Run:
+    """What a federation came to: the rounds, the last evaluation and the model."""
+
+    method: str
+    data: str
+    partition: str
+    engine: str
+    rounds: list[Round]
+    seconds: float
+    target_round: int | None
+    model: nn.Module
+    first: Evaluation | None = None
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The last evaluation."""
+        return next((r.evaluation for r in reversed(self.rounds) if r.evaluation is not None), self.first)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy of the global model on the global test set."""
+        return None if self.evaluation is None else self.evaluation.overall.get("accuracy")
+
+    @property
+    def seconds_per_round(self) -> float:
+        """Median seconds of a round without evaluation; the first two are left out where there are more."""
+        times = [r.seconds for r in self.rounds]
+        return float(np.median(times[2:] if len(times) > 2 else times)) if times else 0.0
+
+    def history(self, name: str = "accuracy") -> list[tuple[int, float]]:
+        """(round, value) of a measure, for the rounds that were evaluated."""
+        found = [(r.number, r.evaluation.value(name)) for r in self.rounds if r.evaluation is not None]
+        return [(number, value) for number, value in found if value is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain numbers and strings."""
+        last = self.evaluation
+        own = last.own.get(last.measure) if last else None
+        return {
+            "method": self.method,
+            "data": self.data,
+            "partition": self.partition,
+            "engine": self.engine,
+            "rounds": len(self.rounds),
+            "seconds": round(self.seconds, 4),
+            "seconds_per_round": round(self.seconds_per_round, 6),
+            "bytes_up": sum(r.bytes_up for r in self.rounds),
+            "bytes_down": sum(r.bytes_down for r in self.rounds),
+            "accuracy": last.overall.get("accuracy") if last else None,
+            "loss": last.overall.get("loss") if last else None,
+            "target_round": self.target_round,
+            "refused": sum(len(r.refused) for r in self.rounds),
+            "dropped": sum(len(r.dropped) for r in self.rounds),
+            "clients": None
+            if own is None
+            else {
+                k: getattr(own, k)
+                for k in ("mean", "std", "min", "p10", "median", "max", "pooled", "clients")
+            },
+            "evaluation": last.to_dict() if last else None,
+        }
+
+    def __str__(self) -> str:
+        from atoll.summary import result_text
+
+        return result_text(self)

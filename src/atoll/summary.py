@@ -1,0 +1,175 @@
+"""A finished run for the eye: the summary that ends `atoll run`, and what `print(run)` shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from atoll.evaluation import Evaluation, Spread
+
+if TYPE_CHECKING:
+    from atoll.results import Run
+
+__all__ = ["bytes_text", "number_text", "result_text", "result_view", "sparkline", "value_text", "worst"]
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+# --- when it is over ----------------------------------------------------------------------------------------
+
+
+def result_text(run: Run, width: int = 92) -> str:
+    """The summary as plain text."""
+    console = Console(
+        width=width, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
+    )
+    with console.capture() as capture:
+        console.print(result_view(run))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def result_view(run: Run) -> RenderableType:
+    """The summary of a run: how good the model is, for whom, and what it cost."""
+    title = Text(f"{run.method} on {run.data}, {run.partition}", style="bold")
+    last = run.evaluation
+    parts: list[RenderableType] = [title]
+    if last is not None:
+        parts.append(_scores(last))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    for name, text in _facts(run):
+        facts.add_row(name, text)
+    parts.append(facts)
+    if last is not None and (bars := _bars(last)) is not None:
+        parts += [Text(), bars]
+    return Group(*parts)
+
+
+def _scores(last: Evaluation) -> Table:
+    name = last.measure
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column(name, style="dim")
+    for heading in ("test set", "client mean", "± std", "p10", "median", "worst", "best"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows: list[tuple[str, float | None, Spread | None]] = []
+    if last.overall or last.clients:
+        rows.append(("global model", last.overall.get(name), last.clients.get(name)))
+    if last.personal:
+        rows.append(("personal models", None, last.personal[name]))
+    for title, overall, spread in rows:
+        cells = ["–" if overall is None else value_text(name, overall)]
+        if spread is None:
+            cells += ["–"] * 6
+        else:
+            best = spread.min if name == "loss" else spread.max
+            figures = (spread.mean, spread.std, spread.p10, spread.median, worst(name, spread), best)
+            cells += [value_text(name, figure) for figure in figures]
+        table.add_row(title, Text(cells[0], style="bold green"), *cells[1:])
+    return table
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    facts = []
+    last = run.evaluation
+    name = last.measure if last else "accuracy"
+    history = run.history(name)
+    if len(history) > 1:
+        first, final = history[0][1], history[-1][1]
+        picture = sparkline([value for _, value in history])
+        facts.append((f"{name} by round", f"{value_text(name, first)} {picture} {value_text(name, final)}"))
+    if last is not None and name == "accuracy" and "loss" in last.overall:
+        facts.append(("test loss", number_text(last.overall["loss"])))
+    reached = f", target reached in round {run.target_round}" if run.target_round is not None else ""
+    facts.append(("rounds", f"{len(run.rounds)}{reached}"))
+    if run.rounds:
+        clients = [len(r.cohort) for r in run.rounds]
+        each = f"{min(clients)}" if min(clients) == max(clients) else f"{min(clients)} to {max(clients)}"
+        judged = last.own[name].clients if last and name in last.own else None
+        facts.append(("clients", f"{each} a round" + (f"; {judged} judged" if judged is not None else "")))
+    trouble = {
+        "refused": sum(len(r.refused) for r in run.rounds),
+        "dropped": sum(len(r.dropped) for r in run.rounds),
+    }
+    if any(trouble.values()):
+        facts.append(("replies", ", ".join(f"{count} {what}" for what, count in trouble.items() if count)))
+    up, down = sum(r.bytes_up for r in run.rounds), sum(r.bytes_down for r in run.rounds)
+    facts.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
+    facts.append(("time", f"{run.seconds:.3g} s, {run.seconds_per_round:.3g} s a round without evaluation"))
+    facts.append(("engine", run.engine))
+    return facts
+
+
+def _bars(last: Evaluation) -> Table | None:
+    """How many clients have which accuracy: a histogram over ten or fewer equal bins."""
+    name = last.measure
+    each: Mapping[str, Mapping[int, float]] = last.each.get("personal") or last.each.get("clients") or {}
+    values = [value for value in each.get(name, {}).values() if math.isfinite(value)]
+    if len(values) < 5:
+        return None
+    low, high = min(values), max(values)
+    if name == "accuracy":  # whole tenths, down to the tenth that holds the worst client
+        low, high = math.floor(low * 10 + 1e-9) / 10, 1.0
+        low = min(low, 0.9)
+        bins = round((high - low) * 10)
+    else:
+        bins = 6 if high > low else 1
+    counts = [0] * bins
+    for value in values:
+        counts[min(bins - 1, int((value - low) / (high - low) * bins + 1e-9)) if high > low else 0] += 1
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right", style="dim", no_wrap=True)
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_row(f"clients by {name}", "")
+    step = (high - low) / bins
+    for index in reversed(range(bins)):
+        ends = (low + index * step, low + (index + 1) * step)
+        label = " to ".join(value_text(name, end, 0) for end in ends)
+        grid.add_row(label, Text(_bar(counts[index], max(counts)) + f" {counts[index]}"))
+    return grid
+
+
+def _bar(count: int, largest: int, width: int = 40) -> str:
+    return "█" * max(1, round(width * count / largest)) if count else "·"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Values as blocks between their least and greatest; of many, `width` evenly spaced ones."""
+    if len(values) > width:
+        values = [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((v - low) * scale)] if math.isfinite(v) else " " for v in values)
+
+
+def bytes_text(count: int) -> str:
+    """Bytes in powers of 1000: 812 B, 3.2 MB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"
+
+
+def worst(name: str, spread: Spread) -> float:
+    return spread.max if name == "loss" else spread.min
+
+
+def number_text(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "–"
+
+
+def value_text(name: str, value: float, digits: int = 1) -> str:
+    """A measure as people read it: accuracies in percent."""
+    if name == "accuracy" and math.isfinite(value):
+        return f"{100 * value:.{digits}f} %"
+    return number_text(value)
