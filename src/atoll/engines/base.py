@@ -112,23 +112,28 @@ def reading(
     size = min(plan.batch_size or samples, samples)
     if samples == 0 or (passes == 0 and plan.steps is None):
         return Reading(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
-    batches: list[Any] = []
-    while len(batches) < plan.steps if plan.steps is not None else passes > 0:
-        order = rng.permutation(samples)
-        cuts = list(range(size, samples, size))
-        if merge_last and cuts and samples - cuts[-1] == 1:
-            cuts.pop()
-        batches += np.split(order, cuts)
-        passes -= 1
+    last = samples % size
+    joined = merge_last and last == 1 and samples > size
+    steps, width = samples // size + (1 if last and not joined else 0), size + int(joined)
     if plan.steps is not None:
-        batches = batches[: plan.steps]
-    width = max(len(batch) for batch in batches)
-    index = np.zeros((len(batches), width), np.int64)
-    mask = np.zeros((len(batches), width), np.float32)
-    for row, batch in enumerate(batches):
-        index[row, : len(batch)] = batch
-        mask[row, : len(batch)] = 1.0
-    return Reading(index, mask)
+        passes = -(-plan.steps // steps)
+    index = np.zeros((passes, steps, width), np.int64)
+    mask = np.zeros((steps, width), np.float32)
+    whole = steps * size if not last or joined else (steps - 1) * size  # samples in full batches
+    mask[: whole // size, :size] = 1.0
+    if joined:
+        mask[-1, -1] = 1.0
+    elif last:
+        mask[-1, :last] = 1.0
+    for epoch in range(passes):
+        order = rng.permutation(samples)
+        index[epoch, : whole // size, :size] = order[:whole].reshape(-1, size)
+        if joined:
+            index[epoch, -1, -1] = order[-1]
+        elif last:
+            index[epoch, -1, :last] = order[whole:]
+    index, mask = index.reshape(-1, width), np.tile(mask, (passes, 1))
+    return Reading(index[: plan.steps], mask[: plan.steps])
 
 
 def client_reading(job: Job, task: Task, client: int, samples: int) -> Reading:

@@ -247,21 +247,25 @@ class _Group:
             steps, b = order.index.shape
             index[:steps, at, :b] = own[order.index]
             mask[:steps, at, :b] = order.mask
-        where, masks = torch.from_numpy(index).to(self.device), torch.from_numpy(mask).to(self.device)
-        keys = step_keys(self.job, self.clients, total).to(self.device).T.contiguous()
+        full = mask.all((1, 2)).tolist()
+        where = torch.from_numpy(index).to(self.device).flatten(1).unbind()
+        masks = torch.from_numpy(mask).to(self.device).unbind()
+        keys = step_keys(self.job, self.clients, total).to(self.device).T.contiguous().unbind()
 
         def batch(t: int, first: int, last: int) -> list[Tensor]:
-            at = where[t, first:last].reshape(-1)
-            inputs = pool.inputs.index_select(0, at)
-            targets = pool.targets.index_select(0, at)
-            shape = (last - first, width)
-            inputs, targets = inputs.view(*shape, *inputs.shape[1:]), targets.view(*shape, *targets.shape[1:])
-            return [inputs, targets, masks[t, first:last], keys[t, first:last]]
+            all_of_them = last - first == size
+            at = where[t] if all_of_them else where[t][first * width : last * width]
+            inputs, targets = pool.inputs.index_select(0, at), pool.targets.index_select(0, at)
+            inputs = inputs.view(last - first, width, *inputs.shape[1:])
+            targets = targets.view(last - first, width, *targets.shape[1:])
+            if full[t]:
+                return [inputs, targets, keys[t]]
+            return [inputs, targets, keys[t][first:last], masks[t][first:last]]
 
         values, spec = pytree.tree_flatten(local)
         axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
         one = pytree.tree_unflatten([v[0] if a == 0 else v for v, a in zip(values, axes, strict=True)], spec)
-        changed = self.engine.steps.single(self.program, one, Batch(*(x[0] for x in batch(0, 0, 1)))).changed
+        changed = self.engine.steps.single(self.program, one, [x[0] for x in batch(0, 0, size)]).changed
         values = [
             v.unsqueeze(0).expand(size, *v.shape).clone() if i in changed and axes[i] is None
             else v.clone() if i in changed else v
@@ -270,13 +274,13 @@ class _Group:
         axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
         dims = pytree.tree_unflatten(axes, spec)
 
-        captured: dict[int, Captured] = {}
+        captured: dict[tuple[int, int], Captured] = {}
 
         def step(values: list[Any], batch: list[Tensor]) -> list[Any]:
-            clients = len(batch[0])
-            known = captured.get(clients)
+            kind = len(batch[0]), len(batch)
+            known = captured.get(kind)
             if known is None:
-                known = captured[clients] = self.capture(pytree.tree_unflatten(values, spec), dims, batch)
+                known = captured[kind] = self.capture(pytree.tree_unflatten(values, spec), dims, batch)
             return known(values, batch)
 
         for t in range(total):
@@ -297,8 +301,8 @@ class _Group:
 
     def capture(self, local: Record, dims: Any, batch: list[Tensor]) -> Captured:
         key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))
-        function = vmap(lambda one, b: self.program.step(self.task, one, b), in_dims=(dims, 0), out_dims=dims)
-        return self.engine.steps.find(key, lambda: function, local, Batch(*batch))
+        function = vmap(self.engine.steps.step(self.program), in_dims=(dims, 0), out_dims=dims)
+        return self.engine.steps.find(key, function, local, batch)
 
     # --- what comes back --------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -81,6 +81,7 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     _simplify(graph)
     _hoist(module)
+    _drop_ones(module)
     (output,) = [node for node in graph.nodes if node.op == "output"]
     outputs = list(output.args[0])
     changed = {i for i in range(count) if outputs[i] is not inputs[i]}
@@ -219,6 +220,25 @@ def _hoist(module: fx.GraphModule) -> None:
         held.meta = dict(node.meta)
         node.replace_all_uses_with(held)
     _sweep(graph)
+
+
+def _drop_ones(module: fx.GraphModule) -> None:
+    """Drop multiplications by constants that are one everywhere, such as the mask of a full batch."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if not _is(node, aten.mul.Tensor):
+            continue
+        for value, other in (node.args, node.args[::-1]):
+            if isinstance(value, fx.Node) and value.op == "get_attr" and isinstance(other, fx.Node):
+                held = getattr(module, str(value.target))
+                if (
+                    _shape(other) == _shape(node)
+                    and _dtype(other) == _dtype(node)
+                    and bool((held == 1).all())
+                ):
+                    node.replace_all_uses_with(other)
+                    break
+    _simplify(graph)
 
 
 Term = tuple[fx.Node, list[Any]]
@@ -379,7 +399,8 @@ def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, 
     scale = next(factors for term, factors in terms if term is target)
     rest = [(term, factors) for term, factors in terms if term is not target]
     if scale:
-        current = graph.call_function(aten.mul_.Tensor, (current, factor(scale)))
+        by = factor(scale)
+        current = graph.call_function(aten.mul_.Tensor, (current, by.node if isinstance(by, _Number) else by))
     for term, factors in rest:
         current = _add_term(graph, current, term, factor(factors))
     return current
@@ -419,10 +440,22 @@ def _factor(graph: fx.Graph, factors: list[Any]) -> Any:
             nodes.append(value)
         else:
             number *= value
+    if not nodes:
+        return number
     result: Any = number
     for node in nodes:
         result = node if result == 1.0 else graph.call_function(aten.mul.Tensor, (node, result))
+    if (
+        nodes[0].meta["val"].device.type == "cpu"
+    ):  # a number costs nothing in a matrix product; on a GPU it would wait
+        return _Number(graph.call_method("item", (result,)))
     return result
+
+
+class _Number(NamedTuple):
+    """A factor that will be a Python number when the graph runs."""
+
+    node: fx.Node
 
 
 def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> fx.Node:
@@ -430,11 +463,15 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> 
     if product is None:
         if isinstance(factor, fx.Node):
             return graph.call_function(aten.addcmul_.default, (current, term, factor))
-        return graph.call_function(aten.add_.Tensor, (current, term), {"alpha": factor})
+        number = factor.node if isinstance(factor, _Number) else factor
+        return graph.call_function(aten.add_.Tensor, (current, term), {"alpha": number})
     matmul, turned = product
     batched = matmul.target is aten.bmm.default
     left, right = matmul.args
-    if factor != 1.0:  # the factor goes on the smaller side
+    options = {}
+    if isinstance(factor, _Number):
+        options = {"alpha": factor.node}
+    elif factor != 1.0:  # the factor goes on the smaller side
         if _size(left) <= _size(right):
             left = graph.call_function(aten.mul.Tensor, (left, factor))
         else:
@@ -446,9 +483,8 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> 
             return graph.call_function(aten.transpose.int if batched else aten.t.default, arguments)
 
         left, right = turn(right), turn(left)
-    return graph.call_function(
-        aten.baddbmm_.default if batched else aten.addmm_.default, (current, left, right)
-    )
+    target = aten.baddbmm_.default if batched else aten.addmm_.default
+    return graph.call_function(target, (current, left, right), options)
 
 
 def _size(node: Any) -> int:

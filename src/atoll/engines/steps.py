@@ -35,20 +35,31 @@ class Steps:
         self.task = task
         self.known: dict[Any, Captured] = {}
 
-    def single(self, program: Program, local: Record, batch: Batch) -> Captured:
-        """The step of one client."""
-        return self.find((program, form(local), form(batch)), lambda: self._single(program), local, batch)
+    def single(self, program: Program, local: Record, batch: list[Tensor]) -> Captured:
+        """The step of one client; `batch` as `whole_batch` reads it."""
+        return self.find((program, form(local), form(batch)), self.step(program), local, batch)
 
-    def _single(self, program: Program) -> Callable[[Any, Any], Any]:
-        return lambda local, batch: program.step(self.task, local, batch)
+    def step(self, program: Program) -> Callable[[Any, Any], Any]:
+        """The step as a function of (working state, batch as a list)."""
+        return lambda local, batch: program.step(self.task, local, whole_batch(batch))
 
     def find(
-        self, key: Any, function: Callable[[], Callable[[Any, Any], Any]], state: Any, batch: Batch
+        self, key: Any, function: Callable[[Any, Any], Any], state: Any, batch: list[Tensor]
     ) -> Captured:
+        """The captured step under this key; `function` is captured if there is none yet."""
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = capture(function(), state, batch)
+            found = self.known[key] = capture(function, state, batch)
         return found
+
+
+def whole_batch(batch: list[Tensor]) -> Batch:
+    """A batch from [inputs, targets, key], all rows real, or [inputs, targets, key, mask].
+
+    Steps on full batches, nearly all of them, are captured without a mask: what depends on it is then constant.
+    """
+    inputs, targets, key, *mask = batch
+    return Batch(inputs, targets, mask[0] if mask else torch.ones(inputs.shape[0], device=inputs.device), key)
 
 
 def padded_width(width: int) -> int:
@@ -87,21 +98,25 @@ class Sequential(Loop):
         if rows is not None and pool is not None:
             train = pool
             index = torch.from_numpy(rows)[index]
-        keys = step_keys(job, [client], count)[0]
-
-        def batch(t: int) -> list[Tensor]:
-            return [
-                train.inputs.index_select(0, index[t]),
-                train.targets.index_select(0, index[t]),
-                mask[t],
-                keys[t],
-            ]
-
+        full = mask.all(1).tolist()
+        each = zip(
+            index.unbind(), step_keys(job, [client], count)[0].unbind(), mask.unbind(), full, strict=True
+        )
         leaves, spec = pytree.tree_flatten(local)
-        step = self.steps.single(program, local, Batch(*batch(0)))
-        leaves = [v.clone() if i in step.changed else v for i, v in enumerate(leaves)]
-        for t in range(count):
-            leaves = step(leaves, batch(t))
+        owned: set[int] | None = None
+        captured: dict[bool, Captured] = {}
+        for at, key, real, whole in each:
+            batch = [train.inputs.index_select(0, at), train.targets.index_select(0, at), key]
+            if not whole:
+                batch.append(real)
+            step = captured.get(whole)
+            if step is None:
+                now = pytree.tree_unflatten(leaves, spec)
+                step = captured[whole] = self.steps.single(program, now, batch)
+            if owned is None:
+                owned = step.changed
+                leaves = [v.clone() if i in owned else v for i, v in enumerate(leaves)]
+            leaves = step(leaves, batch)
         result = pytree.tree_unflatten(leaves, spec)
         assert isinstance(result, Record)
         return result
