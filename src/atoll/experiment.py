@@ -175,8 +175,8 @@ class Experiment:
 
         Raises ConfigError or DataError where the parts do not fit.
         """
-        warm_up()
-        divided = self.divide(self.load())
+        with warm_up():
+            divided = self.divide(self.load())
         example = divided.example()
         outputs = divided.classes or (math.prod(example.targets.shape[1:]) or 1)
         shape = tuple(example.inputs.shape[1:])

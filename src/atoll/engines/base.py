@@ -9,6 +9,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -132,8 +133,8 @@ def reading(
             index[epoch, -1, -1] = order[-1]
         elif last:
             index[epoch, -1, :last] = order[whole:]
-    index, mask = index.reshape(-1, width), np.tile(mask, (passes, 1))
-    return Reading(index[: plan.steps], mask[: plan.steps])
+    rows, real = index.reshape(-1, width), np.tile(mask, (passes, 1))
+    return Reading(rows[: plan.steps], real[: plan.steps])
 
 
 def client_reading(job: Job, task: Task, client: int, samples: int) -> Reading:
@@ -219,9 +220,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def warm_up() -> None:
-    """Begin, beside other work, the second of imports that tracing and function transforms need."""
-    threading.Thread(target=importlib.import_module, args=("torch._dynamo",), daemon=True).start()
+@contextmanager
+def warm_up() -> Iterator[None]:
+    """Beside the work in the block, do the second of imports that tracing and function transforms need.
+
+    The block must not use torch.func itself: two threads in these imports at once can meet a half-made module.
+    """
+    thread = threading.Thread(target=importlib.import_module, args=("torch._dynamo",), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 _pages_kept = False

@@ -31,7 +31,6 @@ from atoll.engines.base import (
     step_keys,
     threads,
 )
-from atoll.engines.capture import Captured
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
 from atoll.method import ClientData, Program, Reduction, Replies, Reply, misshapen, screen
@@ -39,6 +38,8 @@ from atoll.task import Batch, Task, as_batched
 from atoll.tensors import Record, leaves, map_leaves, to_device
 
 __all__ = ["Batched"]
+
+Step = Callable[[list[Any], list[Tensor]], list[Any]]
 
 _SHARED = None
 _OWN = 0
@@ -247,7 +248,7 @@ class _Group:
             steps, b = order.index.shape
             index[:steps, at, :b] = own[order.index]
             mask[:steps, at, :b] = order.mask
-        full = mask.all((1, 2)).tolist()
+        full = mask.min(axis=(1, 2)) > 0
         where = torch.from_numpy(index).to(self.device).flatten(1).unbind()
         masks = torch.from_numpy(mask).to(self.device).unbind()
         keys = step_keys(self.job, self.clients, total).to(self.device).T.contiguous().unbind()
@@ -265,7 +266,7 @@ class _Group:
         values, spec = pytree.tree_flatten(local)
         axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
         one = pytree.tree_unflatten([v[0] if a == 0 else v for v, a in zip(values, axes, strict=True)], spec)
-        changed = self.engine.steps.single(self.program, one, [x[0] for x in batch(0, 0, size)]).changed
+        changed = self.engine.steps.changed(self.program, one, [x[0] for x in batch(0, 0, size)])
         values = [
             v.unsqueeze(0).expand(size, *v.shape).clone() if i in changed and axes[i] is None
             else v.clone() if i in changed else v
@@ -274,7 +275,7 @@ class _Group:
         axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
         dims = pytree.tree_unflatten(axes, spec)
 
-        captured: dict[tuple[int, int], Captured] = {}
+        captured: dict[tuple[int, int], Step] = {}
 
         def step(values: list[Any], batch: list[Tensor]) -> list[Any]:
             kind = len(batch[0]), len(batch)
@@ -299,9 +300,16 @@ class _Group:
                 first += part
         return pytree.tree_unflatten(values, spec), dims
 
-    def capture(self, local: Record, dims: Any, batch: list[Tensor]) -> Captured:
-        key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))
+    def capture(self, local: Record, dims: Any, batch: list[Tensor]) -> Step:
         function = vmap(self.engine.steps.step(self.program), in_dims=(dims, 0), out_dims=dims)
+        if (
+            self.task.recurrent
+        ):  # unrolled in time, a graph of thousands of operations: longer to trace than to run
+            spec = pytree.tree_structure(local)
+            return lambda values, batch: pytree.tree_leaves(
+                function(pytree.tree_unflatten(values, spec), batch)
+            )
+        key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))
         return self.engine.steps.find(key, function, local, batch)
 
     # --- what comes back --------------------------------------------------------------------------------------

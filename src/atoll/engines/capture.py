@@ -468,7 +468,7 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> 
     matmul, turned = product
     batched = matmul.target is aten.bmm.default
     left, right = matmul.args
-    options = {}
+    options: dict[str, Any] = {}
     if isinstance(factor, _Number):
         options = {"alpha": factor.node}
     elif factor != 1.0:  # the factor goes on the smaller side

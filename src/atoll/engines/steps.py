@@ -34,6 +34,7 @@ class Steps:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.known: dict[Any, Captured] = {}
+        self._changed: dict[Any, set[int]] = {}
 
     def single(self, program: Program, local: Record, batch: list[Tensor]) -> Captured:
         """The step of one client; `batch` as `whole_batch` reads it."""
@@ -42,6 +43,16 @@ class Steps:
     def step(self, program: Program) -> Callable[[Any, Any], Any]:
         """The step as a function of (working state, batch as a list)."""
         return lambda local, batch: program.step(self.task, local, whole_batch(batch))
+
+    def changed(self, program: Program, local: Record, batch: list[Tensor]) -> set[int]:
+        """Which leaves of the working state a step replaces, found by taking one."""
+        key = (program, "changed", form(local), form(batch))
+        if key not in self._changed:
+            with torch.no_grad():
+                new = pytree.tree_leaves(self.step(program)(local, batch))
+            old = pytree.tree_leaves(local)
+            self._changed[key] = {at for at, (a, b) in enumerate(zip(old, new, strict=True)) if a is not b}
+        return self._changed[key]
 
     def find(
         self, key: Any, function: Callable[[Any, Any], Any], state: Any, batch: list[Tensor]
@@ -80,6 +91,10 @@ class Sequential(Loop):
         self.steps = Steps(self.task)
 
     def train(self, job: Job, local: Record, client: int) -> Record:
+        if (
+            self.task.recurrent
+        ):  # torch's recurrent kernels are whole layers: nothing to gain, and long to trace
+            return super().train(job, local, client)
         order = client_reading(job, self.task, client, self.data.size(client))
         count, width = order.index.shape
         if count == 0:
