@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from atoll.errors import ConfigError
-from atoll.task import Batch, Task, as_batched
+from atoll.purity import as_batched
+from atoll.task import Batch, Task
 from atoll.tensors import Tensors
 
 

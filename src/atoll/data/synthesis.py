@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from atoll.errors import ConfigError
-from atoll.seeds import rng
 
 from .dataset import Dataset
 from .division import require
@@ -25,18 +24,23 @@ def generate(alpha: float, beta: float, clients: int = 30, seed: int = 0, iid: b
     )
     require(alpha >= 0 and beta >= 0, f"synthetic: alpha and beta must not be negative: {alpha}, {beta}",
             "they are standard deviations")  # fmt: skip
-    generator = rng(seed, "data.synthetic")
+    # The published generator draws from NumPy's legacy stream in this order; so the devices are the published ones.
+    generator = np.random.RandomState(seed)
     sizes = generator.lognormal(4.0, 2.0, clients).astype(np.int64) + 50
-    deviation = np.arange(1, _FEATURES + 1) ** -0.6  # the square root of diag(j ** -1.2)
-    common = generator.standard_normal((_FEATURES, _CLASSES)), generator.standard_normal(_CLASSES)
+    means = generator.normal(0.0, alpha, clients)
+    centres = [generator.normal(b, 1.0, _FEATURES) for b in generator.normal(0.0, beta, clients)]
+    covariance = np.diag(np.arange(1, _FEATURES + 1) ** -1.2)
+    if iid:
+        common = generator.normal(0.0, 1.0, (_FEATURES, _CLASSES)), generator.normal(0.0, 1.0, _CLASSES)
+        centres = [np.zeros(_FEATURES)] * clients
     inputs, targets = [], []
-    for size in sizes:
-        u = generator.normal(0.0, alpha)
-        centre = generator.normal(generator.normal(0.0, beta), 1.0, _FEATURES)
-        w, b = generator.normal(u, 1.0, (_FEATURES, _CLASSES)), generator.normal(u, 1.0, _CLASSES)
-        if iid:
-            (w, b), centre = common, np.zeros(_FEATURES)
-        x = centre + deviation * generator.standard_normal((size, _FEATURES))
+    for size, u, centre in zip(sizes, means, centres, strict=True):
+        w, b = (
+            common
+            if iid
+            else (generator.normal(u, 1.0, (_FEATURES, _CLASSES)), generator.normal(u, 1.0, _CLASSES))
+        )
+        x = generator.multivariate_normal(centre, covariance, size)
         inputs.append(x.astype(np.float32))
         targets.append((x @ w + b).argmax(1))
     return Dataset(

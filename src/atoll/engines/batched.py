@@ -34,7 +34,8 @@ from atoll.engines.base import (
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
 from atoll.method import ClientData, Program, Reduction, Replies, Reply, misshapen, screen
-from atoll.task import Batch, Task, as_batched
+from atoll.purity import as_batched
+from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, to_device
 
 __all__ = ["Batched"]

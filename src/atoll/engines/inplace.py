@@ -1,0 +1,268 @@
+"""Writing the outputs of a captured step into the inputs they replace.
+
+An output that is a sum, with its own input as a term, becomes operations in place on that input: products of
+matrices are added by `addmm_`, scalars go along as factors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from atoll.engines.graph import aten, dtype_of, is_call, is_view, root, shape_of
+
+__all__ = ["write_in_place"]
+
+Term = tuple[fx.Node, list[Any]]
+
+
+def _terms(node: fx.Node, top: bool = True) -> list[Term] | None:
+    """`node` as a sum of terms, each a tensor times scalar factors; None where a factor is not scalar.
+
+    A factor is a number or a 0-dimensional node. A node with several users is a term.
+    """
+    if not top and len(node.users) > 1:
+        return [(node, [])]
+    target = node.target if node.op == "call_function" else None
+    if target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs and len(node.args) == 2:
+        left, right = node.args
+        if (
+            isinstance(left, fx.Node)
+            and isinstance(right, fx.Node)
+            and len(shape_of(left) or ()) > 0
+            and len(shape_of(right) or ()) > 0
+        ):
+            first, second = _terms(left, False), _terms(right, False)
+            if first is None or second is None:
+                return None
+            if target is aten.sub.Tensor:
+                second = [(n, [*f, -1.0]) for n, f in second]
+            return first + second
+    if target in (aten.mul.Tensor, aten.mul.Scalar) and len(node.args) == 2:
+        left, right = node.args
+        if isinstance(left, fx.Node) and len(shape_of(left) or ()) == 0:
+            left, right = right, left
+        if isinstance(left, fx.Node) and (not isinstance(right, fx.Node) or len(shape_of(right) or ()) == 0):
+            inner = _terms(left, False)
+            return None if inner is None else [(n, [*f, right]) for n, f in inner]
+    if target is aten.neg.default:
+        inner = _terms(node.args[0], False)  # type: ignore[arg-type]
+        return None if inner is None else [(n, [*f, -1.0]) for n, f in inner]
+    return [(node, [])]
+
+
+def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -> None:
+    """Rewrite ``output_i = a * input_i + sum of terms`` as operations in place on ``input_i``.
+
+    Everything else that reads the input, or a view of it, is moved before the writing; where that cannot be, because
+    two outputs need each other's old values, the output stays a new tensor.
+    """
+    (output,) = [node for node in graph.nodes if node.op == "output"]
+    outputs = list(output.args[0])
+    nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    chosen: dict[fx.Node, tuple[fx.Node, list[Term]]] = {}
+    owner: dict[fx.Node, fx.Node] = {}  # a node that a rewrite absorbs -> the output it becomes part of
+    order = nodes
+    for i in sorted(changed):
+        node, target = outputs[i], inputs[i]
+        terms = _rewritable(node, target) if outputs.count(node) == 1 else None
+        if terms is None:
+            continue
+        inside = dict.fromkeys(_absorbed(node, terms), node)
+        attempt = _order(nodes, {**chosen, node: (target, terms)}, {**owner, **inside})
+        if attempt is not None:
+            chosen[node] = (target, terms)
+            owner.update(inside)
+            order = attempt
+    factors: dict[str, Any] = {}
+    written: dict[fx.Node, fx.Node] = {}
+    for node in order:
+        if node not in chosen:
+            output.prepend(node)
+            continue
+        target, terms = chosen[node]
+        with graph.inserting_before(output):
+            new = _emit(graph, target, [(written.get(term, term), scale) for term, scale in terms], factors)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        written[node] = new
+        output.prepend(node)  # nothing uses it any more
+
+
+def _rewritable(node: Any, target: fx.Node) -> list[Term] | None:
+    if not isinstance(node, fx.Node) or node.op != "call_function" or not shape_of(target):
+        return None
+    if dtype_of(target) != dtype_of(node) or shape_of(target) != shape_of(node):
+        return None
+    terms = _terms(node)
+    if terms is None or len(terms) < 2 or sum(term is target for term, _ in terms) != 1:
+        return None
+    reads = [source for term, _ in terms if term is not target for source in _operands(term)]
+    if any(root(source) is target for source in reads):
+        return None
+    return terms if all(shape_of(t) == shape_of(node) or _broadcasts(t, node) for t, _ in terms) else None
+
+
+def _absorbed(node: fx.Node, terms: list[Term]) -> set[fx.Node]:
+    """The nodes between an output and the terms (and the operands of products) that it is made of."""
+    ends = {source for term, _ in terms for source in _operands(term)}
+    inside: set[fx.Node] = set()
+    waiting = [source for source in node.all_input_nodes if source not in ends]
+    while waiting:
+        inner = waiting.pop()
+        if inner.op == "call_function" and inner not in inside and len(shape_of(inner) or ()) > 0:
+            inside.add(inner)
+            waiting += [source for source in inner.all_input_nodes if source not in ends]
+    return inside
+
+
+def _order(
+    nodes: list[fx.Node], chosen: dict[fx.Node, tuple[fx.Node, list[Term]]], owner: dict[fx.Node, fx.Node]
+) -> list[fx.Node] | None:
+    """An order in which every input is read before it is overwritten, or None if there is none."""
+    index = {node: at for at, node in enumerate(nodes)}
+    before: dict[fx.Node, set[fx.Node]] = {
+        node: {owner.get(source, source) for source in node.all_input_nodes if source in index}
+        for node in nodes
+    }
+    for inner, node in owner.items():
+        before[node] |= before.pop(inner, set())
+    for node, (target, _) in chosen.items():
+        readers, waiting = set(), [target]
+        while waiting:
+            for user in waiting.pop().users:
+                if user.op != "output":
+                    readers.add(owner.get(user, user))
+                    if is_view(user):
+                        waiting.append(user)
+        before[node] |= readers
+    for node, sources in before.items():
+        sources.discard(node)
+    state: dict[fx.Node, int] = {}
+    result: list[fx.Node] = []
+    for start in before:
+        stack = [start]
+        while stack:
+            node = stack[-1]
+            if state.get(node) == 2:
+                stack.pop()
+                continue
+            if state.get(node) == 1:
+                state[node] = 2
+                result.append(stack.pop())
+                continue
+            state[node] = 1
+            for source in sorted(before[node], key=index.__getitem__, reverse=True):
+                if state.get(source) == 1:
+                    return None
+                if source not in state:
+                    stack.append(source)
+    return result
+
+
+def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, Any]) -> fx.Node:
+    def factor(factors: list[Any]) -> Any:
+        key = repr(factors)
+        if key not in known:
+            known[key] = _factor(graph, factors)
+        return known[key]
+
+    current = target
+    scale = next(factors for term, factors in terms if term is target)
+    rest = [(term, factors) for term, factors in terms if term is not target]
+    if scale:
+        by = factor(scale)
+        current = graph.call_function(aten.mul_.Tensor, (current, by.node if isinstance(by, _Number) else by))
+    for term, factors in rest:
+        current = _add_term(graph, current, term, factor(factors))
+    return current
+
+
+def _broadcasts(term: fx.Node, node: fx.Node) -> bool:
+    small, large = shape_of(term), shape_of(node)
+    return (
+        small is not None and large is not None and torch.broadcast_shapes(small, large) == torch.Size(large)  # type: ignore[no-untyped-call]
+    )
+
+
+_TRANSPOSES = (aten.transpose.int, aten.t.default)
+
+
+def _product(term: fx.Node) -> tuple[fx.Node, bool] | None:
+    """(matrix product node, whether it is transposed) if `term` is one that nothing else uses."""
+    inner, turned = term, False
+    if is_call(term, *_TRANSPOSES) and len(term.users) == 1:
+        inner, turned = term.args[0], True  # type: ignore[assignment]
+    if is_call(inner, aten.mm.default, aten.bmm.default) and len(inner.users) == 1:
+        if turned and is_call(term, aten.transpose.int) and {a % 3 for a in term.args[1:]} != {1, 2}:  # type: ignore[operator]
+            return None
+        return inner, turned
+    return None
+
+
+def _operands(term: fx.Node) -> list[fx.Node]:
+    product = _product(term)
+    return [term] if product is None else list(product[0].args)  # type: ignore[arg-type]
+
+
+def _factor(graph: fx.Graph, factors: list[Any]) -> Any:
+    number, nodes = 1.0, []
+    for value in factors:
+        if isinstance(value, fx.Node):
+            nodes.append(value)
+        else:
+            number *= value
+    if not nodes:
+        return number
+    result: Any = number
+    for node in nodes:
+        result = node if result == 1.0 else graph.call_function(aten.mul.Tensor, (node, result))
+    if (
+        nodes[0].meta["val"].device.type == "cpu"
+    ):  # a number costs nothing in a matrix product; on a GPU it would wait
+        return _Number(graph.call_method("item", (result,)))
+    return result
+
+
+class _Number(NamedTuple):
+    """A factor that will be a Python number when the graph runs."""
+
+    node: fx.Node
+
+
+def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> fx.Node:
+    product = _product(term)
+    if product is None:
+        if isinstance(factor, fx.Node):
+            return graph.call_function(aten.addcmul_.default, (current, term, factor))
+        number = factor.node if isinstance(factor, _Number) else factor
+        return graph.call_function(aten.add_.Tensor, (current, term), {"alpha": number})
+    matmul, turned = product
+    batched = matmul.target is aten.bmm.default
+    left, right = matmul.args
+    options: dict[str, Any] = {}
+    if isinstance(factor, _Number):
+        options = {"alpha": factor.node}
+    elif factor != 1.0:  # the factor goes on the smaller side
+        if _size(left) <= _size(right):
+            left = graph.call_function(aten.mul.Tensor, (left, factor))
+        else:
+            right = graph.call_function(aten.mul.Tensor, (right, factor))
+    if turned:
+
+        def turn(x: Any) -> fx.Node:
+            arguments = (x, 1, 2) if batched else (x,)
+            return graph.call_function(aten.transpose.int if batched else aten.t.default, arguments)
+
+        left, right = turn(right), turn(left)
+    target = aten.baddbmm_.default if batched else aten.addmm_.default
+    return graph.call_function(target, (current, left, right), options)
+
+
+def _size(node: Any) -> int:
+    size = 1
+    for length in shape_of(node) or ():
+        size *= length
+    return size
