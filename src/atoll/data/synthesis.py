@@ -24,23 +24,20 @@ def generate(alpha: float, beta: float, clients: int = 30, seed: int = 0, iid: b
     )
     require(alpha >= 0 and beta >= 0, f"synthetic: alpha and beta must not be negative: {alpha}, {beta}",
             "they are standard deviations")  # fmt: skip
-    # The published generator draws from NumPy's legacy stream in this order; so the devices are the published ones.
+    # The legacy stream, one device after another, so that the devices are the same under every version of NumPy.
     generator = np.random.RandomState(seed)
     sizes = generator.lognormal(4.0, 2.0, clients).astype(np.int64) + 50
-    means = generator.normal(0.0, alpha, clients)
-    centres = [generator.normal(b, 1.0, _FEATURES) for b in generator.normal(0.0, beta, clients)]
-    covariance = np.diag(np.arange(1, _FEATURES + 1) ** -1.2)
-    if iid:
-        common = generator.normal(0.0, 1.0, (_FEATURES, _CLASSES)), generator.normal(0.0, 1.0, _CLASSES)
-        centres = [np.zeros(_FEATURES)] * clients
+    deviation = np.arange(1, _FEATURES + 1) ** -0.6  # the square root of diag(j ** -1.2)
+    common = None
     inputs, targets = [], []
-    for size, u, centre in zip(sizes, means, centres, strict=True):
-        w, b = (
-            common
-            if iid
-            else (generator.normal(u, 1.0, (_FEATURES, _CLASSES)), generator.normal(u, 1.0, _CLASSES))
-        )
-        x = generator.multivariate_normal(centre, covariance, size)
+    for size in sizes:
+        u, centre = generator.normal(0.0, alpha), generator.normal(0.0, beta)
+        v = generator.normal(centre, 1.0, _FEATURES)
+        w, b = generator.normal(u, 1.0, (_FEATURES, _CLASSES)), generator.normal(u, 1.0, _CLASSES)
+        if iid:
+            common = common or (w - u, b - u)
+            (w, b), v = common, np.zeros(_FEATURES)
+        x = v + deviation * generator.standard_normal((size, _FEATURES))
         inputs.append(x.astype(np.float32))
         targets.append((x @ w + b).argmax(1))
     return Dataset(
