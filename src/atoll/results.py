@@ -84,12 +84,11 @@ class Run:
     seconds: float
     target_round: int | None
     model: nn.Module
-    first: Evaluation | None = None
 
     @property
     def evaluation(self) -> Evaluation | None:
         """The last evaluation."""
-        return next((r.evaluation for r in reversed(self.rounds) if r.evaluation is not None), self.first)
+        return next((r.evaluation for r in reversed(self.rounds) if r.evaluation is not None), None)
 
     @property
     def accuracy(self) -> float | None:

@@ -29,7 +29,7 @@ from atoll.engines.steps import Sequential
 from atoll.errors import AtollError, EngineError, RunError
 from atoll.method import Method, Reduction, Replies, Reply, Work
 from atoll.task import Task
-from atoll.tensors import Record
+from atoll.tensors import Record, map_leaves
 
 __all__ = ["Processes"]
 
@@ -225,8 +225,6 @@ class _Worker:
 
 
 def _own(record: Record) -> Record:
-    from atoll.tensors import map_leaves
-
     return map_leaves(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, record)  # type: ignore[no-any-return]
 
 
