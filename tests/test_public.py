@@ -65,7 +65,7 @@ PARAMETERS = {
     " eval_clients target stragglers callbacks settings",
     "Experiment": "data label client partition clients test validation model loss method rounds cohort seed"
     " stragglers target eval_every eval_clients engine workers device settings",
-    "Run": "method data partition engine rounds seconds target_round model first",
+    "Run": "method data partition engine rounds seconds target_round model",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation",
     "Evaluation": "overall clients personal each",
     "Task": "module loss metrics",
