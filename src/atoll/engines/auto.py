@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from atoll.data import FederatedData
-from atoll.engines.base import Engine, Job, Memories, Outcome, client_reading, cores, keep_pages, threads
+from atoll.engines.base import Engine, Job, Memories, Outcome, client_reading, cores, threads
 from atoll.engines.batched import Batched
 from atoll.engines.loop import Loop
 from atoll.engines.processes import Processes
@@ -94,7 +94,6 @@ class Auto(Engine):
 
     def _time(self, engine: Engine, job: Job, rival: float | None = None) -> float:
         """The best of a few short runs. Stops early where the first shows that `rival` (seconds a step) is faster."""
-        keep_pages()
         best = float("inf")
         for limit in (1, 2, 8, 8):  # the first one captures
             trial = replace(job, limit=limit)

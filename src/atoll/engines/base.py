@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +21,7 @@ from atoll.method import ClientData, Method, Plan, Program, Reduction, Replies, 
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves
 
-__all__ = ["Engine", "Job", "Memories", "Outcome", "Reading", "keep_pages", "reading", "threads"]
+__all__ = ["Engine", "Job", "Memories", "Outcome", "Reading", "reading", "threads"]
 
 
 class Memories(Protocol):
@@ -232,27 +230,6 @@ def warm_up() -> Iterator[None]:
         yield
     finally:
         thread.join()
-
-
-_pages_kept = False
-
-
-def keep_pages() -> None:
-    """Tell glibc to keep freed memory instead of returning it to the kernel; elsewhere do nothing.
-
-    By default every large temporary is unmapped when freed and its pages are faulted in again by the next one, which
-    cost 40 % of the time of small models.
-    """
-    global _pages_kept
-    if _pages_kept or not sys.platform.startswith("linux"):
-        return
-    _pages_kept = True
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: allocate from the heap up to 1 GiB
-    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
 
 
 def chunks(count: int, most: int = 64) -> Iterator[range]:

@@ -26,7 +26,6 @@ from atoll.engines.base import (
     Outcome,
     client_reading,
     cores,
-    keep_pages,
     payload_bytes,
     step_keys,
     threads,
@@ -79,7 +78,6 @@ class Batched(Engine):
         return f"{self.name}, {where}"
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
-        keep_pages()
         reduction = Reduction(job.method.reduction)
         outcomes: list[Outcome] = []
         sizes = [self.data.size(client) for client in job.clients]

@@ -24,7 +24,7 @@ import torch
 
 from atoll.data import FederatedData
 from atoll.engines.arena import Arena, Header
-from atoll.engines.base import Engine, Job, Memories, Outcome, chunks, cores, keep_pages, settle
+from atoll.engines.base import Engine, Job, Memories, Outcome, chunks, cores, settle
 from atoll.engines.steps import Sequential
 from atoll.errors import AtollError, EngineError, RunError
 from atoll.method import Method, Reduction, Replies, Reply, Work
@@ -157,7 +157,6 @@ class Processes(Engine):
         if self.crew and self.method is method:
             return
         self.close()
-        keep_pages()
         importlib.import_module(
             "torch._dynamo"
         )  # once here, or every worker pays for it; never while forking
