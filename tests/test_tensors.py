@@ -75,6 +75,7 @@ def test_packed_records_come_back_to_the_bit() -> None:
     back = unpack(pack(record))
     for (path, one), (other, two) in zip(flatten_record(record), flatten_record(back), strict=True):
         assert path == other
+        assert type(one) is type(two)
         if isinstance(one, torch.Tensor):
             assert one.dtype == two.dtype
             assert torch.equal(one, two)
@@ -82,12 +83,36 @@ def test_packed_records_come_back_to_the_bit() -> None:
             assert one == two
 
 
+def test_what_a_broken_off_round_put_is_forgotten() -> None:
+    store = MemoryStore()
+    store.put(1, Record(w=torch.ones(2)))
+    store.commit()
+    store.put(1, Record(w=torch.zeros(2)))
+    store.put(2, Record(w=torch.zeros(2)))
+    assert store.clients() == [1, 2]
+    store.rollback()
+    assert store.clients() == [1]
+    assert store.changed == {1}
+    found = store.get(1)
+    assert found is not None
+    assert float(found.w.sum()) == 2.0
+
+
+def test_empty_levels_keep_their_kind_when_packed() -> None:
+    back = unpack(pack(Record(params=Tensors(w=torch.ones(1)), buffers=Tensors(), more=Record(), none=None)))
+    assert type(back.buffers) is Tensors
+    assert type(back.more) is Record
+    assert back.none is None
+
+
 def test_memories_spill_to_disk_and_come_back() -> None:
     store = MemoryStore(budget=5 * 4000)
     for client in range(40):
         store.put(client, Record(w=Tensors(a=torch.full((1000,), float(client)))))
+        store.commit()
     store.put(3, Record(w=Tensors(a=torch.full((1000,), -3.0))))
-    assert store.held <= 5 * 4000
+    store.commit()
+    assert 0 < store.held <= 5 * 4000
     assert store.clients() == list(range(40))
     for client in (0, 3, 17, 39):
         found = store.get(client)

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
     from atoll.results import Round, Run
+    from atoll.runs.folder import RunFolder
+    from atoll.runs.readers import Reader
     from atoll.task import Batch, Task
     from atoll.tensors import Record, Tensors
+    from atoll.trials import compare, sweep
 
 __version__ = "0.1.0"
 
@@ -72,7 +75,10 @@ _HOMES = {
         "Scaffold",
     ),
     "task": ("Batch", "Task"),
+    "runs.folder": ("RunFolder",),
+    "runs.readers": ("Reader",),
     "tensors": ("Record", "Tensors"),
+    "trials": ("compare", "sweep"),
 }
 _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
 _ROOMS = ("data", "methods", "models")
@@ -108,22 +114,26 @@ __all__ = [
     "Population",
     "Program",
     "QFedAvg",
+    "Reader",
     "Record",
     "Replies",
     "Reply",
     "Round",
     "Run",
     "RunError",
+    "RunFolder",
     "Scaffold",
     "Spread",
     "Task",
     "Tensors",
     "Work",
     "__version__",
+    "compare",
     "data",
     "methods",
     "models",
     "run",
+    "sweep",
 ]
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "EngineError",
     "MissingExtraError",
     "RunError",
+    "Terminated",
 ]
 
 
@@ -69,6 +70,10 @@ class DivergedError(RunError):
     """The model left the finite numbers. The last finite model is kept."""
 
     exit_code = 6
+
+
+class Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt, it is nobody's error."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

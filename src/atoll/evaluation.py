@@ -35,6 +35,7 @@ class Spread:
     min: float
     p10: float
     median: float
+    p90: float
     max: float
     pooled: float
     clients: int
@@ -42,18 +43,9 @@ class Spread:
     @staticmethod
     def of(values: Sequence[float], weights: Sequence[float]) -> Spread:
         v = np.asarray(values, dtype=np.float64)
-        p10, median = np.percentile(v, [10, 50])
+        low, p10, median, p90, high = (float(q) for q in np.percentile(v, [0, 10, 50, 90, 100]))
         pooled = float(np.average(v, weights=weights))
-        return Spread(
-            float(v.mean()),
-            float(v.std()),
-            float(v.min()),
-            float(p10),
-            float(median),
-            float(v.max()),
-            pooled,
-            len(v),
-        )
+        return Spread(float(v.mean()), float(v.std()), low, p10, median, p90, high, pooled, len(v))
 
 
 @dataclass(frozen=True)
@@ -96,6 +88,35 @@ class Evaluation:
             "clients": {name: asdict(spread) for name, spread in self.clients.items()},
             "personal": {name: asdict(spread) for name, spread in self.personal.items()},
         }
+
+    def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
+        """As plain values, with each client's values as lists in the order of `judged` (`docs/runs.md`)."""
+        nan = float("nan")
+        each = {
+            kind: {
+                name: shortened([values.get(client, nan) for client in judged])
+                for name, values in found.items()
+            }
+            for kind, found in self.each.items()
+        }
+        return {**self.to_dict(), "each": each}
+
+    @staticmethod
+    def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Evaluation:
+        """The inverse of `to_event`, but for the digits that each client's values lost."""
+        each = {
+            kind: {
+                name: {k: v for k, v in zip(judged, restored(values), strict=True) if v == v}
+                for name, values in found.items()
+            }
+            for kind, found in event["each"].items()
+        }
+        overall = dict(zip(event["overall"], restored(list(event["overall"].values())), strict=True))
+        clients, personal = (
+            {name: Spread(**spread) for name, spread in event[kind].items()}
+            for kind in ("clients", "personal")
+        )
+        return Evaluation(overall, clients, personal, each)
 
 
 class Judge:
@@ -228,3 +249,21 @@ def _spreads(
     each = {name: {k: totals[name] / n for k, (n, totals) in counted.items()} for name in names}
     weights = [n for n, _ in counted.values()]
     return {name: Spread.of(list(values.values()), weights) for name, values in each.items()}, each
+
+
+# --- as events ------------------------------------------------------------------------------------------------------
+
+
+def shortened(values: Sequence[float], digits: int = 5) -> list[float | None]:
+    """Values with so many significant digits, None where they are not finite."""
+    v = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(v)
+    known = np.where(finite, v, 0.0)
+    scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.maximum(np.abs(known), 1e-300))))
+    short = np.round(known * scale) / scale
+    return [x if ok else None for x, ok in zip(short.tolist(), finite.tolist(), strict=True)]
+
+
+def restored(values: Sequence[float | None]) -> list[float]:
+    """The inverse of `shortened`: NaN for None."""
+    return [float("nan") if v is None else v for v in values]

@@ -20,10 +20,12 @@ from atoll.data import Dataset, FederatedData
 from atoll.engines.base import warm_up
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Callback, Federation
+from atoll.recording import FREE
 from atoll.results import Run
+from atoll.runs.folder import RunFolder, default_place
 from atoll.schema import convert, parse, toml_value
 
-__all__ = ["Experiment", "run", "run_settings"]
+__all__ = ["Experiment", "prepare", "run", "run_settings"]
 
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=1)]
@@ -91,6 +93,19 @@ class Experiment:
         Count | None, Meta(description="threads or processes of the engine; by default one a core")
     ] = None
     device: Annotated[str, Meta(description='"auto", "cpu", "cuda", "cuda:1" ...')] = "auto"
+    runs: Annotated[
+        str | None,
+        Meta(description="directory for run folders; auto: ATOLL_RUNS, or runs; none keeps nothing"),
+    ] = "auto"
+    checkpoint: Annotated[
+        Annotated[int, Meta(ge=0)], Meta(description="rounds between checkpoints; 0 only at the end")
+    ] = 10
+    keep: Annotated[
+        str, Meta(description='checkpoints that stay: "last", "best", "every:50", "all", with commas')
+    ] = "last, best"
+    log: Annotated[
+        str | None, Meta(description='further readers of the events: "tensorboard", "mlflow", with commas')
+    ] = None
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -170,6 +185,25 @@ class Experiment:
             partition, clients=clients, seed=self.seed, test=self.test, validation=self.validation
         )
 
+    @staticmethod
+    def of_run(folder: RunFolder, sets: Sequence[str] = (), **overrides: Any) -> Experiment:
+        """The experiment of a run, with other `rounds`, `target` and the like (what does not change its rounds).
+
+        Raises ConfigError for a key that may not change, and for a run of objects made in Python.
+        """
+        known = folder.config()
+        if known.get("about", {}).get("custom"):
+            raise ConfigError(
+                f"{folder.path} was made in Python, with its own model or data",
+                hint="go on in Python: Federation(...).resume(path).fit()",
+            )
+        for key in [text.partition("=")[0].strip() for text in sets] + list(overrides):
+            if key in known and key not in FREE:
+                raise ConfigError(
+                    f"{key} cannot change when a run is resumed", hint=f"what may change: {', '.join(FREE)}"
+                )
+        return Experiment.read(folder.path / "config.toml", sets, **overrides)
+
     def build(self, callbacks: Sequence[Callback] = ()) -> Federation:
         """Load and divide the data, and set up everything.
 
@@ -186,7 +220,8 @@ class Experiment:
         def model() -> nn.Module:
             return models.build(network, shape, outputs)
 
-        return Federation(
+        place = default_place() if self.runs == "auto" else self.runs
+        federation = Federation(
             model,
             divided,
             self.method,
@@ -201,14 +236,22 @@ class Experiment:
             eval_clients=self.eval_clients,
             target=self.target,
             stragglers=self.stragglers,
+            runs=place,
+            checkpoint=self.checkpoint,
+            keep=self.keep,
+            log=[each.strip() for each in (self.log or "").split(",") if each.strip()],
             callbacks=callbacks,
             **self.settings,
         )
-
-    def named(self, run: Run) -> Run:
-        """The run under the names of this experiment."""
-        partition = run.partition if self.partition == "auto" else self.partition
-        return dataclasses.replace(run, method=self.method, data=self.data, partition=partition)
+        federation.config = self.to_dict()
+        partition = divided.partition if self.partition == "auto" else self.partition
+        federation.labels |= {
+            "method": self.method,
+            "data": self.data,
+            "partition": partition,
+            "model": self.model,
+        }
+        return federation
 
     def _division(self, dataset: Dataset) -> tuple[str, int | None]:
         """The partition, and how many clients it makes where it does not know that itself."""
@@ -225,16 +268,36 @@ def run(
     file: str | Path | None = None,
     *,
     sets: Sequence[str] = (),
+    resume: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     **keywords: Any,
 ) -> Run:
     """Run what a TOML file or keywords describe: ``atoll.run(data="digits", method="fedprox", mu=0.1)``.
 
-    The keys are those of `Experiment` and the method's own settings. For a model, data or method of your own,
-    use `Federation`. Raises ConfigError, DataError or RunError.
+    The keys are those of `Experiment` and the method's own settings. With `resume`, a run's folder or name or "last",
+    that run goes on, to the same result as if it had never stopped. For a model, data or method of your own, use
+    `Federation`. Raises ConfigError, DataError or RunError.
     """
-    experiment = Experiment.read(file, sets, **keywords)
-    return experiment.named(experiment.build(callbacks).fit())
+    return prepare(file, sets, resume, callbacks, **keywords).fit()
+
+
+def prepare(
+    file: str | Path | None = None,
+    sets: Sequence[str] = (),
+    resume: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **keywords: Any,
+) -> Federation:
+    """The federation that `run` fits."""
+    if resume is None:
+        return Experiment.read(file, sets, **keywords).build(callbacks)
+    if file is not None:
+        raise ConfigError(
+            f"a run is resumed with its own settings, and {file} was given too", hint="leave it out"
+        )
+    place = keywords.pop("runs", None)
+    folder = RunFolder.find(resume, place)
+    return Experiment.of_run(folder, sets, **keywords).build(callbacks).resume(folder.path)
 
 
 def run_settings() -> dict[str, Any]:
@@ -246,7 +309,7 @@ def run_settings() -> dict[str, Any]:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def _build(given: Mapping[str, tuple[Any, str]]) -> Experiment:
+def _build(given: dict[str, tuple[Any, str]]) -> Experiment:
     kinds = run_settings()
     name = "fedavg"
     if "method" in given and not isinstance(given["method"][0], dict):
@@ -256,6 +319,12 @@ def _build(given: Mapping[str, tuple[Any, str]]) -> Experiment:
     own = {each.name: hints[each.name] for each in dataclasses.fields(method)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    about = given.pop("about", ({}, ""))[0] if isinstance(given.get("about", ("",))[0], dict) else {}
+    if about.get("custom"):
+        raise ConfigError(
+            "this config.toml is of a run made in Python, with its own model or data",
+            hint="start it again from its program",
+        )
     for key, (value, where) in given.items():
         if isinstance(value, dict):
             raise ConfigError(f"{key} is a table {where}".rstrip(), hint="all keys stand at the top level")

@@ -7,29 +7,43 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from atoll import seeds
+from atoll import recording, seeds
 from atoll.data import FederatedData, as_federated
 from atoll.engines import Job, Outcome, make
-from atoll.errors import ConfigError, DivergedError, RunError, suggest
+from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated, suggest
 from atoll.evaluation import Evaluation, Judge
 from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population
 from atoll.methods import get
 from atoll.results import Round, Run, Target
+from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
+from atoll.runs.events import Event, event
+from atoll.runs.folder import RunFolder
+from atoll.runs.provenance import config_text, versions
+from atoll.runs.readers import Reader
+from atoll.runs.readers import make as make_reader
+from atoll.runs.recorder import Recorder
+from atoll.runs.signals import undisturbed
 from atoll.task import Loss, Task
-from atoll.tensors import to_device
+from atoll.tensors import Record, to_device
 
 __all__ = ["Callback", "Federation"]
 
 
 class Callback:
-    """Hooks around a run. Override what you need; an exception in a hook ends the run."""
+    """Hooks around a run. Override what you need.
+
+    They run between the rounds, so their time is the run's. A callback that raises is reported, as a problem in the
+    events and a warning in the log, and is not called again; the run goes on. `federation.stop()` ends it early.
+    """
 
     def on_start(self, federation: Federation) -> None:
         """Before the first round."""
@@ -63,6 +77,10 @@ class Federation:
         eval_every: evaluate every so many rounds, and at the end; 0 only at the end.
         eval_clients: judge at most so many clients.
         target: stop once this is reached ("accuracy:0.97").
+        runs: directory in which `fit` makes a run folder (see docs/runs.md); None keeps nothing on disk.
+        checkpoint: rounds between checkpoints in the run folder; 0 only at the end.
+        keep: which checkpoints stay: "last", "best", "every:50", "all", or several with commas.
+        log: further readers of the run's events: "tensorboard", "mlflow", or a `Reader` of your own.
         stragglers: share of every cohort that is slow and manages only some of its local epochs, drawn uniformly;
             methods without `partial_work` drop these clients.
         callbacks: hooks around rounds.
@@ -88,9 +106,14 @@ class Federation:
         eval_clients: int | None = None,
         target: str | Target | None = None,
         stragglers: float = 0.0,
+        runs: str | Path | None = None,
+        checkpoint: int = 10,
+        keep: str = "last, best",
+        log: Sequence[str | Reader] = (),
         callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> None:
+        self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.data: FederatedData = data if isinstance(data, FederatedData) else as_federated(data)
         self.method = build_method(method, settings)
         self.rounds = _at_least("rounds", rounds, 1)
@@ -109,6 +132,7 @@ class Federation:
         self.task = Task(model, loss or ("cross_entropy" if self.data.classes else "mse"), metrics)
         example = self.data.example()
         self.task.check(example.inputs[:1], example.targets[:1], self.data.classes)
+        self.engine_name, self.workers = engine, workers
         self.engine = make(engine, self.task, self.data, self.device, workers)
         self.judge = Judge(self.task, self.data, self.engine, self.device, seed, eval_clients)
         self.memories = MemoryStore()
@@ -118,7 +142,28 @@ class Federation:
         self.history: list[Round] = []
         self.target_round: int | None = None
         self.begun = time.perf_counter()
+        self.runs = None if runs is None else Path(runs)
+        self.checkpoint = _at_least("checkpoint", checkpoint, 0)
+        self.keep = keep
+        self.log = list(log)
+        for each in (each for each in self.log if isinstance(each, str)):
+            make_reader(each)  # what is missing must be known before the first round
+        self.folder: RunFolder | None = None
+        self.labels = {
+            "method": type(self.method).__name__,
+            "data": self.data.dataset,
+            "partition": self.data.partition,
+            "model": type(self.task.module).__name__,
+        }
+        self.config: dict[str, Any] = {}
+        self._kept = Keep.parse(keep)
         self._sound = self.state  # the last state that an evaluation found finite
+        self._recorder = Recorder(None, [])
+        self._saved = self._written = -1  # the last round in a checkpoint, and in the events
+        self._spent = 0.0  # seconds of the run before it was resumed
+        self._stopping = False
+        self._told: tuple[str, int | None] | None = None  # the engine that the events know of
+        self._notes: list[tuple[str, str]] = []
         if self.target:
             self.target.check([*self.task.metrics, "loss", "clients", "personal"])
 
@@ -128,56 +173,79 @@ class Federation:
         """Play all rounds that remain, or stop at the target.
 
         Raises DivergedError where the model leaves the finite numbers; `federation.run()` then still has every round
-        that was committed, and the last finite model.
+        that was committed, and the last finite model. However it ends, a run folder has what is needed to go on.
         """
         self.begun = time.perf_counter()
-        for callback in self.callbacks:
-            callback.on_start(self)
+        self._open()
         try:
+            self._call("on_start")
             for record in self.play():
-                for callback in self.callbacks:
-                    callback.on_round_end(self, record)
+                self._call("on_round_end", record)
+            with undisturbed():
+                self._end()
+        except BaseException as error:
+            with undisturbed():
+                self._put_away(error)
+            raise
         finally:
             self.engine.close()
+            self._recorder.close()
         run = self.run()
-        for callback in self.callbacks:
-            callback.on_end(self, run)
+        self._call("on_end", run)
         return run
 
     def play(self) -> Iterator[Round]:
-        """Play round after round, yielding what happened in each."""
-        while self.number < self.rounds:
-            for callback in self.callbacks:
-                callback.on_round_start(self, self.number + 1)
-            record = self.round()
-            last = self.number == self.rounds
-            if last or (self.eval_every and self.number % self.eval_every == 0):
-                record = replace(record, evaluation=self.evaluate())
-                assert record.evaluation is not None
-                problem = _problem(record.evaluation)
+        """Play round after round, yielding each once it is committed."""
+        while self.number < self.rounds and self.target_round is None and not self._stopping:
+            number = self.number + 1
+            self._call("on_round_start", number)
+            record, state, outcomes = self._advance(number)
+            if number == self.rounds or (self.eval_every and number % self.eval_every == 0):
+                evaluation = self.judge(self.method, state, self.memories, number)
+                problem = _problem(evaluation)
                 if problem is not None:
-                    self.state = self._sound
-                    raise _diverged(record.number, problem)
-                self._sound = self.state
-                if self.target and self.target.reached(record.evaluation):
-                    self.target_round = record.number
-            self.history.append(record)
+                    self.state, self._written = self._sound, -1  # a state that goes with no round
+                    raise _diverged(number, problem)
+                record = replace(record, evaluation=evaluation)
+            with undisturbed():
+                self._commit(record, state)
+                self._write_down(record, outcomes)
             yield record
-            if self.target_round is not None:
-                return
 
     def round(self) -> Round:
-        """Play one round and commit its state; evaluation is the caller's."""
+        """Play one round and commit it; evaluation is the caller's."""
+        record, state, _ = self._advance(self.number + 1)
+        self._commit(record, state)
+        return record
+
+    @property
+    def begun_once(self) -> bool:
+        """Whether a run was begun (or taken up again)."""
+        return self.folder is not None or bool(self.history)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the run folder has a checkpoint of the last committed round."""
+        return self.folder is not None and self._saved == self.number
+
+    def stop(self) -> None:
+        """End the run after the round that is being played (for callbacks)."""
+        self._stopping = True
+
+    def _advance(self, number: int) -> tuple[Round, Record, list[Outcome]]:
+        """Play a round: what happened, and the state after it. Nothing is committed."""
+        self.memories.rollback()
         start = time.perf_counter()
-        number = self.number + 1
         clients, epochs, dropped = self.enlist(number)
+        self._recorder.emit("begin", {"round": number, "cohort": clients})
         refused: dict[int, str] = {}
         outcomes: list[Outcome] = []
-        down = 0
+        state, down = self.state, 0
         if clients:
             work = self.method.broadcast(self.state, clients)
             down = sum(work.nbytes(client) for client in clients)
-            job = Job(self.method, work, clients, number, self.seed, self.method.expects(self.state), epochs)
+            expected = self.method.expects(self.state)
+            job = Job(self.method, work, clients, number, self.seed, expected, epochs, cohort=len(clients))
             replies, outcomes = self.engine.run(job, self.memories)
             refused = {o.client: o.refused for o in outcomes if o.refused is not None}
             if replies is not None:
@@ -185,14 +253,23 @@ class Federation:
                 params, _ = self.method.model(state)
                 if not all(bool(torch.isfinite(p).all()) for p in params.values()):
                     raise _diverged(number, "the updated model has non-finite numbers")
-                self.state = state
             elif refused and len(refused) == len(clients):
                 self._all_refused(number, refused)
-        self.number = number
-        return Round(
+        seconds = time.perf_counter() - start
+        record = Round(
             number, clients, dropped, refused, _pooled(outcomes, refused), sum(o.nbytes for o in outcomes), down,
-            time.perf_counter() - start,
+            seconds, clients=recording.columns(clients, outcomes, start),
         )  # fmt: skip
+        return record, state, outcomes
+
+    def _commit(self, record: Round, state: Record) -> None:
+        self.state, self.number = state, record.number
+        self.memories.commit()
+        if record.evaluation is not None:
+            self._sound = state
+            if self.target and self.target.reached(record.evaluation):
+                self.target_round = record.number
+        self.history.append(record)
 
     def enlist(self, number: int) -> tuple[list[int], dict[int, int], list[int]]:
         """The cohort of a round (sorted), the local epochs of its stragglers, and who is dropped for being slow."""
@@ -223,11 +300,217 @@ class Federation:
         model = self.task.load(
             to_device(params, torch.device("cpu")), to_device(buffers, torch.device("cpu"))
         )
-        name = type(self.method).__name__
+        labels = self.labels
         return Run(
-            name, self.data.dataset, self.data.partition, self.engine.describe(), self.history,
-            time.perf_counter() - self.begun, self.target_round, model,
+            labels["method"], labels["data"], labels["partition"], self.engine.describe(), self.history,
+            self._spent + time.perf_counter() - self.begun, self.target_round, model, self.folder, self.events,
         )  # fmt: skip
+
+    # --- the run folder ---------------------------------------------------------------------------------------
+
+    def resume(self, run: str | Path = "last") -> Federation:
+        """Go on with a run of this same federation: its folder, its name in `runs`, or the last one there.
+
+        Takes over the state, the memories and the rounds of its newest whole checkpoint; `fit` then plays what
+        remains, and the result is the undisturbed run's to the bit. `rounds`, `target`, `eval_every` and
+        `eval_clients` may differ from the run's.
+
+        Raises ConfigError where there is no such run or it is another federation's, RunError while a process
+        writes it.
+        """
+        folder = RunFolder.find(run, self.runs)
+        folder.hold()
+        try:
+            notes: list[tuple[str, str]] = []
+            found = load_latest(folder.path, lambda *note: notes.append(note))
+            if found is None:
+                raise ConfigError(f"{folder.path} has no checkpoint to go on from", hint="start a new run")
+            facts = found.facts
+            recording.agree(recording.fingerprint(self), facts["fingerprint"], str(folder.path))
+            name, workers = facts["engine"]
+            if self.engine_name not in ("auto", name):
+                raise ConfigError(
+                    f"{folder.path} was played by the engine {name}, not {self.engine_name}",
+                    hint="leave engine out: another one differs in the last bits",
+                )
+            tidy(folder.path, found.round)
+            log = folder.log()
+        except BaseException:
+            folder.release()
+            raise
+        if log.damaged:
+            notes.append(
+                ("events.jsonl", f"lines that cannot be read: {', '.join(map(str, log.damaged[:20]))}")
+            )
+        self.engine.close()
+        threads = workers if name == "batched" else self.workers or workers
+        self.engine = self.judge.engine = make(name, self.task, self.data, self.device, threads)
+        self.state = to_device(found.state, self.device)
+        self._sound = self.state if found.sound is None else to_device(found.sound, self.device)
+        self.memories.close()
+        found.restore(self.memories)
+        self.number = self._saved = self._written = found.round
+        self._spent = facts["seconds"]
+        judged: list[int] = next((e["judged"] for e in log.events if e["event"] == "partition"), [])
+        rounds = [e for e in log.events if e["event"] == "round" and e["round"] <= found.round]
+        self.history = [Round.of_event(each, judged) for each in rounds]
+        reached = [
+            r.number
+            for r in self.history
+            if r.evaluation and self.target and self.target.reached(r.evaluation)
+        ]
+        self.target_round = reached[0] if reached else None
+        if len(rounds) < found.round:
+            notes.append(("events.jsonl", f"{found.round - len(rounds)} rounds are missing from the events"))
+        self.folder, self._notes = folder, notes
+        return self
+
+    def replace(self, **changes: Any) -> Federation:
+        """A federation like this one with other settings, such as ``seed=1`` or ``method="scaffold"``."""
+        given = {**self._given, **self._given["settings"]}
+        del given["settings"]
+        if "method" in changes:
+            method = build_method(changes["method"], {})
+            known = [each.name for each in dataclasses.fields(method)]  # type: ignore[arg-type]
+            own = [name for name in self._given["settings"] if name not in changes]
+            given = {name: value for name, value in given.items() if name not in own or name in known}
+        made = Federation(**{**given, **changes})
+        made.labels = (
+            {**self.labels, "method": made.labels["method"]} if "method" in changes else dict(self.labels)
+        )
+        return made
+
+    def __repr__(self) -> str:
+        labels = self.labels
+        played = f"{self.number} of {self.rounds} rounds"
+        return f"<Federation {labels['method']} on {labels['data']}, {labels['partition']}: {played}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(key)}</th>"
+            f"<td style='text-align:left'>{escape('none' if value is None else str(value))}</td></tr>"
+            for key, value in {**self.labels, **recording.config(self)}.items()
+        )
+        return f"<div><b>{escape(repr(self)[1:-1])}</b><table>{rows}</table></div>"
+
+    def events(self) -> list[Event]:
+        """The run so far as events (`docs/runs.md`)."""
+        if self.folder is not None:
+            return self.folder.log().events
+        kept = self._recorder.kept
+        if not any(each["event"] == "start" for each in kept):  # nobody listened
+            head = [("start", recording.start(self)), ("partition", recording.partition(self))]
+            kept = [*(event(kind, fields) for kind, fields in head), *kept]
+        judged = self.judge.clients
+        rounds = [event("round", record.to_event(judged)) for record in self.history]
+        ends = ("result", "error")
+        return [
+            *(e for e in kept if e["event"] not in ends), *rounds, *(e for e in kept if e["event"] in ends)
+        ]  # fmt: skip
+
+    def _open(self) -> None:
+        """Begin to write the run down, or go on with it."""
+        fresh = self.folder is None
+        if self.runs is not None and self.folder is None:
+            self.folder = RunFolder.create(self.runs, self.labels["method"].lower())
+        if self.folder is not None:
+            self.folder.hold()
+        log = self.log if self.folder is None or "csv" in self.log else ["csv", *self.log]
+        readers = [make_reader(each) if isinstance(each, str) else each for each in log]
+        self._recorder = recorder = Recorder(self.folder, readers)
+        try:
+            recorder.open()
+            if not fresh:
+                fields = {"round": self.number, "rounds": self.rounds, "versions": versions()}
+                recorder.recall()
+                recorder.emit("resume", fields)
+            elif self.folder is not None or readers:
+                start = recording.start(self)
+                if self.folder is not None:
+                    about = {"command": start["command"], "commit": start["commit"], **start["versions"]}
+                    about |= {} if self.config else {"custom": True}
+                    text = config_text(self.folder.name, start["config"], about)
+                    self.folder.write("config.toml", text.encode())
+                recorder.emit("start", start)
+                recorder.emit("partition", recording.partition(self))
+            for note in self._notes:
+                recorder.problem(*note)
+            self._notes = []
+            self._save()
+        except BaseException:
+            recorder.close()
+            raise
+
+    def _write_down(self, record: Round, outcomes: Sequence[Outcome]) -> None:
+        """Events of a committed round, and its checkpoint if it is its turn."""
+        recorder = self._recorder
+        if self._told != (told := self.engine.settled()):
+            name, workers = self._told = told
+            text = self.engine.describe()
+            recorder.emit("engine", {"round": record.number, "name": name, "workers": workers, "text": text})
+        judged = self.judge.clients if record.evaluation is not None else []
+        recorder.emit("round", record.to_event(judged))
+        self._written = record.number
+        due = bool(self.checkpoint) and record.number % self.checkpoint == 0
+        if due or record.number == self.rounds or self.target_round is not None:
+            if (fields := recording.affinity(outcomes)) is not None:
+                recorder.emit("affinity", {"round": record.number, **fields})
+            self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint of the last committed round, unless there is one."""
+        if self.folder is None or self.number == self._saved:
+            return
+        facts = {
+            "engine": self.engine.settled(),
+            "seconds": self._spent + time.perf_counter() - self.begun,
+            "score": recording.score(self),
+            "fingerprint": recording.fingerprint(self),
+            "versions": versions(),
+        }
+        sound = None if self._sound is self.state else self._sound
+        path = save(self.folder.path, self.number, self.state, sound, self.memories, facts)
+        self._saved = self.number
+        self._recorder.emit("checkpoint", {"round": self.number, "path": f"checkpoints/{path.name}"})
+        prune(self.folder.path, self._kept)
+
+    def _end(self) -> None:
+        """Write down how the run ended."""
+        self._save()
+        run = self.run()
+        over = self.number >= self.rounds
+        reason = "target" if self.target_round is not None else "rounds" if over else "stopped"
+        if self.folder is not None:
+            run.save(self.folder.path / "model.safetensors")
+        self._recorder.emit("result", {"reason": reason, **run.to_dict()})
+        self._recorder.export()
+
+    def _put_away(self, error: BaseException) -> None:
+        """After an error or an interruption: a checkpoint of the last whole round, its model, and what happened."""
+        self.memories.rollback()
+        recorder = self._recorder
+        if self._written == self.number:
+            recorder.attempt("checkpoint", self._save)
+        if self.folder is not None and self.history:
+            folder, run = self.folder, self.run()
+            recorder.attempt("model.safetensors", lambda: run.save(folder.path / "model.safetensors"))
+        known = error if isinstance(error, AtollError) else None
+        interrupted = {KeyboardInterrupt: ("Interrupted", 130), Terminated: ("Terminated", 143)}
+        kind, code = interrupted.get(type(error), (type(error).__name__, known.exit_code if known else 1))
+        message = known.message if known else str(error) or kind.lower()
+        fields = {"kind": kind, "message": message, "hint": known.hint if known else None, "exit_code": code}
+        recorder.attempt("events", lambda: recorder.emit("error", {**fields, "round": self.number}))
+        recorder.attempt("export", recorder.export)
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """Call a hook of the callbacks; one that fails is reported, and is not called again."""
+        for callback in list(self.callbacks):
+            try:
+                getattr(callback, hook)(self, *arguments)
+            except Exception as error:
+                self.callbacks.remove(callback)
+                where = f"callback {type(callback).__name__}.{hook}"
+                self._recorder.problem(where, f"{type(error).__name__}: {error}; it is not called again")
 
     def _all_refused(self, number: int, refused: Mapping[int, str]) -> None:
         reasons = Counter(refused.values()).most_common(1)[0]

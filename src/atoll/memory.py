@@ -9,42 +9,52 @@ import tempfile
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from atoll.tensors import Record, flatten_record, leaves, map_leaves, unflatten_record
+from atoll.tensors import Record, Tensors, flatten_record, leaves, map_leaves, unflatten_record
 
-__all__ = ["MemoryStore", "pack", "unpack"]
+__all__ = ["MemoryStore", "nbytes", "pack", "unpack"]
+
+
+_EMPTY: dict[str, type[Any]] = {"Record": Record, "Tensors": Tensors}
 
 
 def pack(record: Record) -> bytes:
     """A record of tensors and numbers as safetensors bytes."""
     tensors: dict[str, Tensor] = {}
     paths: list[Any] = []
+    seen: set[int] = set()
     for at, (path, leaf) in enumerate(flatten_record(record)):
         if isinstance(leaf, Tensor):
-            tensors[str(at)] = leaf.detach().cpu().contiguous()
+            value = leaf.detach().cpu().contiguous()
+            storage = value.untyped_storage().data_ptr()
+            tensors[str(at)] = (
+                value.clone() if storage in seen else value
+            )  # safetensors refuses shared memory
+            seen.add(storage)
             paths.append([path, None])
         else:
-            paths.append([path, {} if isinstance(leaf, dict) else leaf])
+            paths.append([path, {"empty": type(leaf).__name__} if isinstance(leaf, dict) else leaf])
     return save(tensors, metadata={"record": json.dumps(paths)})
 
 
 def unpack(blob: bytes) -> Record:
-    """The inverse of `pack`."""
+    """The inverse of `pack`. Tensors own their memory, aligned as torch aligns it: sums can depend on that."""
     length = int.from_bytes(blob[:8], "little")
     paths = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["record"])
-    tensors = load(blob)
-    items = []
+    tensors = {name: value.clone() for name, value in load(blob).items()}
+    items: list[tuple[Any, Any]] = []
     for at, (path, leaf) in enumerate(paths):
-        value: Any = tensors.get(str(at), leaf)
-        items.append((path, Record() if value == {} and not isinstance(value, Tensor) else value))
+        empty = isinstance(leaf, dict)
+        items.append((path, _EMPTY[leaf["empty"]]() if empty else tensors.get(str(at), leaf)))
     return unflatten_record(items)
 
 
 class MemoryStore:
     """What each client remembers, by position in the population.
+
+    What a round puts is kept apart until `commit`, so that a round that is broken off leaves no trace.
 
     Args:
         budget: bytes kept in RAM; the least recently used memories beyond it go to a file that is deleted at the end.
@@ -53,11 +63,16 @@ class MemoryStore:
     def __init__(self, budget: int = 2 << 30) -> None:
         self.budget = budget
         self.held = 0
+        self.changed: set[int] = set()
+        """Clients whose memory was committed since a checkpoint last cleared this."""
+        self._fresh: dict[int, Record] = {}
         self._recent: OrderedDict[int, Record] = OrderedDict()
         self._file: sqlite3.Connection | None = None
 
     def get(self, client: int) -> Record | None:
         """The client's memory, or None if it has none yet."""
+        if client in self._fresh:
+            return self._fresh[client]
         if client in self._recent:
             self._recent.move_to_end(client)
             return self._recent[client]
@@ -68,19 +83,27 @@ class MemoryStore:
 
     def put(self, client: int, memory: Record) -> None:
         """Replace the client's memory."""
-        memory = map_leaves(
-            lambda v: v.cpu() if isinstance(v, Tensor) and v.device.type != "cpu" else v, memory
-        )
-        if client in self._recent:
-            self.held -= _nbytes(self._recent.pop(client))
-        self._recent[client] = memory
-        self.held += _nbytes(memory)
+        self._fresh[client] = map_leaves(_at_rest, memory)
+
+    def commit(self) -> None:
+        """Keep what was put since the last commit."""
+        for client in list(self._fresh):
+            memory = self._fresh.pop(client)
+            if client in self._recent:
+                self.held -= nbytes(self._recent.pop(client))
+            self._recent[client] = memory
+            self.held += nbytes(memory)
+            self.changed.add(client)
         while self.held > self.budget and len(self._recent) > 1:
             self._spill()
 
+    def rollback(self) -> None:
+        """Forget what was put since the last commit."""
+        self._fresh.clear()
+
     def clients(self) -> list[int]:
         """All clients that remember something, sorted."""
-        known = set(self._recent)
+        known = {*self._recent, *self._fresh}
         if self._file is not None:
             known |= {row[0] for row in self._file.execute("SELECT client FROM memory")}
         return sorted(known)
@@ -95,17 +118,28 @@ class MemoryStore:
             self._file.execute("PRAGMA synchronous = OFF")
             self._file.execute("CREATE TABLE memory (client INTEGER PRIMARY KEY, record BLOB)")
         client, memory = self._recent.popitem(last=False)
-        self.held -= _nbytes(memory)
+        self.held -= nbytes(memory)
         self._file.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (client, pack(memory)))
 
     def close(self) -> None:
         """Forget everything."""
+        self._fresh.clear()
         self._recent.clear()
+        self.changed.clear()
         self.held = 0
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
-def _nbytes(record: Record) -> int:
-    return sum(v.numel() * v.element_size() for v in leaves(record) if isinstance(v, torch.Tensor))
+def _at_rest(leaf: object) -> object:
+    """A leaf as it is kept: tensors in main memory, contiguous."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    leaf = leaf.cpu()
+    return leaf if leaf.is_contiguous() else leaf.contiguous()
+
+
+def nbytes(record: Record) -> int:
+    """Bytes of the tensors in a record."""
+    return sum(v.numel() * v.element_size() for v in leaves(record) if isinstance(v, Tensor))

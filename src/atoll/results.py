@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import save
 from torch import nn
 
 from atoll.errors import ConfigError, suggest
-from atoll.evaluation import Evaluation
+from atoll.evaluation import Evaluation, restored, shortened
+from atoll.runs.events import Event
+from atoll.runs.folder import RunFolder, writing
 
 __all__ = ["Round", "Run", "Target"]
 
@@ -20,7 +26,10 @@ class Round:
     """What happened in one round (counted from 1).
 
     `cohort` took part; `dropped` were slower than the method accepts; `refused` maps clients whose replies could not
-    be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together.
+    be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together. `clients` has
+    columns about the cohort, in its order, NaN where unknown: training `loss`, `samples` used, `norm` of the update,
+    `cosine` of the update to the mean one (both estimated for models of over 4,096 numbers), `start` and `end` of the
+    client's work in seconds since the round began.
     """
 
     number: int
@@ -32,6 +41,35 @@ class Round:
     bytes_down: int = 0
     seconds: float = 0.0
     evaluation: Evaluation | None = None
+    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
+        """The round as plain values (`docs/runs.md`); clients' measures come in the order of `judged`."""
+        return {
+            "round": self.number,
+            "cohort": self.cohort,
+            "dropped": self.dropped,
+            "refused": {str(client): reason for client, reason in self.refused.items()},
+            "loss": self.loss,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": round(self.seconds, 6),
+            "clients": {name: shortened(column) for name, column in self.clients.items()},
+            "evaluation": self.evaluation and self.evaluation.to_event(judged),
+        }
+
+    @staticmethod
+    def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
+        """The round that an event tells of."""
+        number = float("nan") if event["loss"] is None else event["loss"]
+        refused = {int(client): reason for client, reason in event["refused"].items()}
+        found = event["evaluation"]
+        columns = {name: restored(column) for name, column in event["clients"].items()}
+        evaluation = None if found is None else Evaluation.of_event(found, judged)
+        return Round(
+            event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
+            event["bytes_down"], event["seconds"], evaluation, columns,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +112,10 @@ class Target:
 
 @dataclass
 class Run:
-    """What a federation came to: the rounds, the last evaluation and the model."""
+    """What a federation came to: the rounds, the last evaluation and the model; `folder` is the run's, if it has one.
+
+    `source` gives the run's events (`docs/runs.md`).
+    """
 
     method: str
     data: str
@@ -84,6 +125,8 @@ class Run:
     seconds: float
     target_round: int | None
     model: nn.Module
+    folder: RunFolder | None = None
+    source: Callable[[], list[Event]] | None = field(default=None, repr=False)
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -129,12 +172,56 @@ class Run:
             if own is None
             else {
                 k: getattr(own, k)
-                for k in ("mean", "std", "min", "p10", "median", "max", "pooled", "clients")
+                for k in ("mean", "std", "min", "p10", "median", "p90", "max", "pooled", "clients")
             },
             "evaluation": last.to_dict() if last else None,
         }
+
+    def events(self) -> list[Event]:
+        """Everything that happened, as events."""
+        return self.source() if self.source is not None else []
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as safetensors, all of it or nothing; the same model gives the same bytes.
+
+        `safetensors.torch.load_model(module, path)` reads it. Raises RunError where it cannot be written.
+        """
+        state = self.model.state_dict()
+        once = dict(
+            [*self.model.named_parameters(), *self.model.named_buffers()]
+        )  # shared tensors appear once
+        tensors = {name: state[name].contiguous() for name in once if name in state}
+        about = {
+            "method": self.method,
+            "data": self.data,
+            "partition": self.partition,
+            "rounds": len(self.rounds),
+        }
+        part = Path(f"{path}.part")
+        with writing(Path(path), "the model"):
+            part.write_bytes(save(tensors, {"atoll": json.dumps(about)}))
+            os.replace(part, path)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write one self-contained HTML page; by default `report.html` in the run's folder, or here."""
+        from atoll.runs import report
+
+        place = Path(path) if path else (self.folder.path if self.folder else Path()) / "report.html"
+        report.write(place, f"{self.method} on {self.data}", [self.events()])
+        return place
+
+    def figures(self, directory: str | Path) -> list[Path]:
+        """Write the run's figures for papers, each as SVG and PNG.  Needs the extra "plots"."""
+        from atoll.runs import figures
+
+        return figures.write(self.events(), Path(directory))
 
     def __str__(self) -> str:
         from atoll.summary import result_text
 
         return result_text(self)
+
+    def _repr_html_(self) -> str:
+        from atoll.summary import result_html
+
+        return result_html(self)

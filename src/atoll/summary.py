@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -11,12 +12,21 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from atoll.evaluation import Evaluation, Spread
-
 if TYPE_CHECKING:
+    from atoll.evaluation import Evaluation, Spread
     from atoll.results import Run
 
-__all__ = ["bytes_text", "number_text", "result_text", "result_view", "sparkline", "value_text", "worst"]
+__all__ = [
+    "bytes_text",
+    "duration_text",
+    "number_text",
+    "result_html",
+    "result_text",
+    "result_view",
+    "sparkline",
+    "value_text",
+    "worst",
+]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -51,18 +61,60 @@ def result_view(run: Run) -> RenderableType:
     return Group(*parts)
 
 
+def result_html(run: Run) -> str:
+    """The summary for a notebook: a table of scores, the facts under it, and the curve; text is escaped."""
+    title = escape(f"{run.method} on {run.data}, {run.partition}")
+    parts = [f"<b>{title}</b>"]
+    last = run.evaluation
+    if last is not None:
+        headings, rows = _score_rows(last)
+        head = "".join(f"<th>{escape(text)}</th>" for text in headings)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        parts.append(f"<table><tr>{head}</tr>{body}</table>")
+        parts.append(_curve(run.history(last.measure)))
+    facts = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+        for name, text in _facts(run)
+    )
+    return f"<div>{''.join(parts)}<table>{facts}</table></div>"
+
+
+def _curve(history: Sequence[tuple[int, float]], width: int = 320, height: int = 72) -> str:
+    """A measure by round as a small SVG line."""
+    points = [(number, value) for number, value in history if math.isfinite(value)]
+    if len(points) < 2:
+        return ""
+    low, high = min(v for _, v in points), max(v for _, v in points)
+    span, first, last = (high - low) or 1.0, points[0][0], points[-1][0]
+    line = " ".join(
+        f"{4 + (width - 8) * (n - first) / (last - first):.1f},{height - 4 - (height - 8) * (v - low) / span:.1f}"
+        for n, v in points
+    )
+    style = "fill='none' stroke='currentColor' stroke-width='1.5'"
+    return f"<svg role='img' width='{width}' height='{height}'><polyline points='{line}' {style}/></svg>"
+
+
 def _scores(last: Evaluation) -> Table:
-    name = last.measure
+    headings, rows = _score_rows(last)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column(name, style="dim")
-    for heading in ("test set", "client mean", "± std", "p10", "median", "worst", "best"):
+    table.add_column(headings[0], style="dim")
+    for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    rows: list[tuple[str, float | None, Spread | None]] = []
+    for title, overall, *cells in rows:
+        table.add_row(title, Text(overall, style="bold green"), *cells)
+    return table
+
+
+def _score_rows(last: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for the global model and one for the personal ones."""
+    name = last.measure
+    found: list[tuple[str, float | None, Spread | None]] = []
     if last.overall or last.clients:
-        rows.append(("global model", last.overall.get(name), last.clients.get(name)))
+        found.append(("global model", last.overall.get(name), last.clients.get(name)))
     if last.personal:
-        rows.append(("personal models", None, last.personal[name]))
-    for title, overall, spread in rows:
+        found.append(("personal models", None, last.personal[name]))
+    rows = []
+    for title, overall, spread in found:
         cells = ["–" if overall is None else value_text(name, overall)]
         if spread is None:
             cells += ["–"] * 6
@@ -70,8 +122,8 @@ def _scores(last: Evaluation) -> Table:
             best = spread.min if name == "loss" else spread.max
             figures = (spread.mean, spread.std, spread.p10, spread.median, worst(name, spread), best)
             cells += [value_text(name, figure) for figure in figures]
-        table.add_row(title, Text(cells[0], style="bold green"), *cells[1:])
-    return table
+        rows.append([title, *cells])
+    return [name, "test set", "client mean", "± std", "p10", "median", "worst", "best"], rows
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -158,6 +210,16 @@ def bytes_text(count: int) -> str:
             break
         size /= 1000
     return f"{size:.3g} {unit}"
+
+
+def duration_text(seconds: float) -> str:
+    """A length of time: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def worst(name: str, spread: Spread) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -20,11 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.evaluation import Evaluation
-from atoll.federation import Callback, Federation
-from atoll.results import Round, Run
+from atoll.results import Round
+from atoll.runs.events import Event
+from atoll.runs.readers import Reader
 from atoll.summary import bytes_text, number_text, value_text, worst
 
-__all__ = ["Lines", "LiveTable"]
+__all__ = ["Lines", "LiveTable", "Screen"]
 
 _SHOWN = 10
 
@@ -32,17 +34,49 @@ _SHOWN = 10
 # --- while it runs ------------------------------------------------------------------------------------------
 
 
-class LiveTable(Callback):
+class Screen(Reader):
+    """What both displays have in common: the run's title, its rounds and what goes wrong beside it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.planned = 0
+        self.title = self.detail = ""
+        self.judged: list[int] = []
+
+    def event(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.planned = event["rounds"]
+            self.title, self.detail = _heading(event)
+        elif kind == "resume":
+            self.planned = event["rounds"]
+            self.resumed(event["round"])
+        elif kind == "partition":
+            self.judged = event["judged"]
+        elif kind == "engine":
+            self.engine(event["text"])
+        elif kind == "round":
+            self.round(Round.of_event(event, self.judged))
+
+    def resumed(self, after: int) -> None:
+        """The run goes on after this round."""
+
+    def engine(self, text: str) -> None:
+        """The engine was chosen."""
+
+    def round(self, record: Round) -> None:
+        """A round is over."""
+
+
+class LiveTable(Screen):
     """The last rounds in a table that is drawn anew as they come, under a progress bar. For terminals."""
 
-    def __init__(self, console: Console, title: str, detail: str) -> None:
-        self.console = console
-        self.title = title
-        self.detail = detail
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
         self.rounds: deque[Round] = deque(maxlen=_SHOWN)
-        self.engine = ""
+        self.chosen = ""
 
-    def on_start(self, federation: Federation) -> None:
+    def open(self, folder: Path | None) -> None:
         self.bar = Progress(
             TextColumn("round"),
             MofNCompleteColumn(),
@@ -53,19 +87,27 @@ class LiveTable(Callback):
             console=self.console,
             expand=True,
         )
-        self.job = self.bar.add_task("rounds", total=federation.rounds)
+        self.job = self.bar.add_task("rounds", total=None)
         self.live = Live(
             console=self.console, get_renderable=self._view, refresh_per_second=4, transient=True
         )
         self.live.start(refresh=True)
 
-    def on_round_end(self, federation: Federation, record: Round) -> None:
-        self.rounds.append(record)
-        self.engine = federation.engine.describe()
-        self.bar.update(self.job, completed=record.number)
+    def event(self, event: Event) -> None:
+        super().event(event)
+        if event["event"] in ("start", "resume"):
+            self.bar.update(self.job, total=self.planned)
 
-    def on_end(self, federation: Federation, run: Run) -> None:
-        self.close()
+    def resumed(self, after: int) -> None:
+        self.title = self.title or f"resumed after round {after}"
+        self.bar.update(self.job, completed=after)
+
+    def engine(self, text: str) -> None:
+        self.chosen = text
+
+    def round(self, record: Round) -> None:
+        self.rounds.append(record)
+        self.bar.update(self.job, completed=record.number)
 
     def close(self) -> None:
         """Take the table off the screen (also after an error)."""
@@ -74,39 +116,46 @@ class LiveTable(Callback):
 
     def _view(self) -> RenderableType:
         head = Text(self.title, style="bold")
-        head.append(f"\n{self.detail}\n{self.engine or 'choosing an engine ...'}", style="not bold dim")
+        head.append(f"\n{self.detail}\n{self.chosen or 'choosing an engine ...'}", style="not bold dim")
         parts: list[RenderableType] = [head, self.bar]
         if self.rounds:
             parts.append(_rounds_table(list(self.rounds)))
         return Group(*parts)
 
 
-class Lines(Callback):
+class Lines(Screen):
     """One plain line a round, for logs and pipes."""
 
-    def __init__(self, console: Console, title: str, detail: str) -> None:
-        self.console = console
-        self.title = title
-        self.detail = detail
+    def event(self, event: Event) -> None:
+        super().event(event)
+        if event["event"] == "start":
+            self._print(f"{self.title}; {self.detail}")
 
-    def on_start(self, federation: Federation) -> None:
-        self._print(f"{self.title}; {self.detail}")
+    def resumed(self, after: int) -> None:
+        self._print(f"resumed after round {after}")
 
-    def on_round_end(self, federation: Federation, record: Round) -> None:
-        if record.number == 1:
-            self._print(f"engine: {federation.engine.describe()}")
-        width = len(str(federation.rounds))
-        cells = [f"round {record.number:>{width}}/{federation.rounds}", f"clients {_cohort(record)}"]
+    def engine(self, text: str) -> None:
+        self._print(f"engine: {text}")
+
+    def round(self, record: Round) -> None:
+        width = len(str(self.planned))
+        cells = [f"round {record.number:>{width}}/{self.planned}", f"clients {_cohort(record)}"]
         cells.append(f"loss {number_text(record.loss)}")
         cells += [f"{name} {text}" for name, text in _measures(record.evaluation).items() if text]
         cells += [f"up {bytes_text(record.bytes_up)}", f"down {bytes_text(record.bytes_down)}"]
         self._print("  ".join([*cells, f"{record.seconds:.3g} s"]))
 
-    def close(self) -> None:
-        """Nothing is left open."""
-
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _heading(start: Event) -> tuple[str, str]:
+    """What runs, and how it is set, from the event "start"."""
+    clients = f"{start['cohort']} of {start['clients']:,} clients a round"
+    title = f"{start['method']} on {start['data']}, {start['partition']}, {clients}"
+    settings = [(key, start["config"].get(key)) for key in ("lr", "epochs", "steps", "batch_size")]
+    shown = [f"{key} {value:g}" for key, value in settings if value is not None]
+    return title, ", ".join([*shown, f"{start['parameters']:,} parameters on {start['device']}"])
 
 
 def _rounds_table(rounds: Sequence[Round]) -> Table:

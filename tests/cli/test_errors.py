@@ -117,12 +117,14 @@ def test_errors_are_events_too(process: Atoll) -> None:
     done = process("run", "--json", "--set", "lrr=1")
     assert done.code == 2
     event = json.loads(done.out)
+    assert event.pop("time") > 0
     assert event == {
         "event": "error",
         "kind": "ConfigError",
         "message": "unknown key 'lrr' (--set lrr=1)",
         "hint": "did you mean 'lr'?",
         "exit_code": 2,
+        "round": 0,
     }
     assert done.err.startswith("error: unknown key")
 

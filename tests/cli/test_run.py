@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from atoll.runs.checkpoint import list_checkpoints
+from atoll.runs.folder import RunFolder
 
 from .conftest import COMMAND, Atoll, environment
 
@@ -42,13 +46,18 @@ def test_plain_run_learns_the_digits(process: Atoll) -> None:
 def test_json_events_of_a_process(process: Atoll) -> None:
     done = process("run", "--json", "--set", "partition=iid", "--set", "target=accuracy:0.05", *SMALL)
     assert done.code == 0, done.err
-    start, *rounds, result = events(done.out)
+    found = events(done.out)
+    start, result = found[0], found[-1]
+    rounds = [each for each in found if each["event"] == "round"]
     assert (start["event"], result["event"]) == ("start", "result")
+    kept = RunFolder.find(start["run"]).events_file.read_text().splitlines()
+    assert [json.loads(line) for line in kept] == found
     assert start["config"]["partition"] == "iid"
     assert start["config"]["lr"] == 0.1
     assert (start["clients"], start["parameters"]) == (5, 650)
     assert [each["round"] for each in rounds] == list(range(1, len(rounds) + 1))
-    assert {"loss", "accuracy", "bytes_up", "bytes_down", "seconds", "clients"} <= rounds[0].keys()
+    assert {"loss", "bytes_up", "bytes_down", "seconds", "clients"} <= rounds[0].keys()
+    assert {"accuracy", "loss"} <= rounds[0]["evaluation"]["overall"].keys()
     assert result.keys() >= RESULT
     assert {"mean", "std", "min", "p10", "median"} <= result["clients"].keys()
     assert (result["method"], result["data"], result["partition"]) == ("fedavg", "digits", "iid")
@@ -69,7 +78,7 @@ def test_a_line_a_round_where_nobody_watches(atoll: Atoll) -> None:
 def test_numbers_json_does_not_have_become_null(atoll: Atoll) -> None:
     done = atoll("run", "--json", "--quiet", "--set", "stragglers=1", "--set", "epochs=2", *SMALL)
     assert done.code == 0, done.err
-    first = events(done.out)[1]
+    first = next(each for each in events(done.out) if each["event"] == "round")
     assert first["loss"] is None
     assert len(first["dropped"]) == 5
 
@@ -135,12 +144,15 @@ def test_signals_end_a_run_in_order(sent: int, code: int, word: str, engine: str
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
     assert running.stdout is not None
-    for _ in range(3):  # the start and two rounds
-        assert running.stdout.readline()
+    while '"event":"round"' not in (line := running.stdout.readline()):
+        assert line
     running.send_signal(sent)
     out, err = running.communicate(timeout=60)
     assert running.returncode == code, err
     assert f"{word} after round" in err
     assert "Traceback" not in err
-    assert events(out)[-1]["exit_code"] == code
+    last = events(out)[-1]
+    assert last["exit_code"] == code
     assert place.is_file()
+    path = Path(shlex.split(err.splitlines()[-1].partition("--resume ")[2])[0])
+    assert list_checkpoints(path)[-1][0] == last["round"]

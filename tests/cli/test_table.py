@@ -37,13 +37,16 @@ def screen(width: int = 100) -> tuple[Console, io.StringIO]:
 @pytest.mark.parametrize("width", [60, 100, 160])
 def test_the_live_table_shows_the_last_rounds(width: int) -> None:
     console, stream = screen(width)
-    table = LiveTable(console, "fedavg on digits", "lr 0.1")
+    table = LiveTable(console)
     experiment = Experiment.read(rounds=12, clients=5, model="logistic", engine="loop", method="fedavg-ft")
-    experiment.build([table]).fit()
+    federation = experiment.build()
+    federation.log.append(table)
+    federation.fit()
     console.file = last = io.StringIO()
     console.print(table._view())
     text = last.getvalue()
-    assert "fedavg on digits" in text
+    assert "fedavg-ft on digits" in text
+    assert "lr 0.1" in text
     assert "12/12" in text
     numbers = [line.split()[0] for line in text.splitlines() if line.split() and line.split()[0].isdecimal()]
     assert numbers == [str(number) for number in range(3, 13)]
@@ -51,7 +54,7 @@ def test_the_live_table_shows_the_last_rounds(width: int) -> None:
 
 
 def test_refused_and_dropped_clients_are_counted() -> None:
-    table = LiveTable(screen()[0], "", "")
+    table = LiveTable(screen()[0])
     table.rounds.append(atoll.Round(1, [1, 2, 3], dropped=[4], refused={2: "not finite"}, loss=math.nan))
     console, stream = screen()
     from atoll.table import _rounds_table

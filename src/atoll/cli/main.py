@@ -11,6 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from atoll.cli.compare import compare, report
+from atoll.cli.dash import dash
+from atoll.cli.runs import log, ls, rm, show
+from atoll.cli.sweep import sweep
 from atoll.errors import AtollError
 
 __all__ = ["app", "main"]
@@ -96,15 +100,32 @@ def run(
     save: Annotated[
         str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run: its folder, its name, or last."),
+    ] = None,
+    runs: Annotated[
+        str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
+    ] = None,
+    dash: Annotated[bool, typer.Option("--dash", help="Show the run on a page in the browser.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Settings, size, traffic and time; nothing is kept.")
+    ] = False,
 ) -> None:
     """Run a federation in simulation and show what came of it.
 
     Without arguments: federated averaging on handwritten digits, a few seconds. The keys to set are listed by
-    `atoll methods NAME`.
+    `atoll methods NAME`. Ctrl-C stops after writing a checkpoint; --resume goes on from it.
     """
-    from atoll.cli.run import command
+    from atoll.cli.run import Wish, command
 
-    command(file, sets or [], json=json, quiet=quiet, save=save)
+    wish = Wish(file, sets or [], resume, runs, save, json, quiet, dash)
+    if dry_run:
+        from atoll.cli.dry import rehearse
+
+        rehearse(wish)
+    else:
+        command(wish)
 
 
 @app.command()
@@ -123,6 +144,10 @@ def doctor() -> None:
     from atoll.cli.doctor import report
 
     report()
+
+
+for _command in (ls, show, log, rm, compare, report, dash, sweep):
+    app.command()(_command)
 
 
 @data.command("list")

@@ -2,68 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from safetensors.torch import save_model
 
-from atoll.cli.events import Events, emit
+from atoll.cli.events import JsonLines
 from atoll.cli.main import explain
-from atoll.errors import ConfigError
-from atoll.experiment import Experiment
-from atoll.federation import Callback, Federation
-from atoll.results import Run
+from atoll.errors import ConfigError, DivergedError, Terminated
+from atoll.experiment import prepare
+from atoll.federation import Federation
+from atoll.runs.events import encode, event
 from atoll.summary import result_view
 from atoll.table import Lines, LiveTable
 
-__all__ = ["command"]
+__all__ = ["Wish", "command"]
 
 
-def command(file: str | None, sets: list[str], *, json: bool, quiet: bool, save: str | None) -> None:
-    """Run what the file and the settings describe."""
-    console = _console(to_stderr=json)
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for, beside the settings."""
+
+    file: str | None
+    sets: list[str]
+    resume: str | None = None
+    runs: str | None = None
+    save: str | None = None
+    json: bool = False
+    quiet: bool = False
+    dash: bool = False
+
+
+def command(wish: Wish) -> None:
+    """Run what the file and the settings describe, or go on with a run."""
+    console = _console(to_stderr=wish.json)
     federation: Federation | None = None
-    experiment: Experiment | None = None
-    display: LiveTable | Lines | None = None
     try:
-        with _terminable():
-            _check_place(save)
-            experiment = Experiment.read(file, sets)
-            federation = experiment.build()
-            callbacks: list[Callback] = []
-            if not quiet:
-                display = _display(console, experiment, federation)
-                callbacks.append(display)
-            if json:
-                callbacks.append(Events(experiment))
-            federation.callbacks = callbacks
-            run = experiment.named(federation.fit())
+        with _terminable(), contextlib.ExitStack() as open_things:
+            _check_place(wish.save)
+            federation = build(wish)
+            if not wish.quiet:
+                federation.log.append(_display(console))
+            if wish.json:
+                federation.log.append(JsonLines())
+            if wish.dash:
+                _show_page(wish, federation, open_things, console)
+            run = federation.fit()
         console.print(result_view(run))
-        _save(run, save, console)
-        if json:
-            emit("result", run.to_dict())
-    except (Exception, KeyboardInterrupt, _Terminated) as error:
-        if display is not None:
-            display.close()
-        so_far = _so_far(experiment, federation)
-        if so_far is not None and not isinstance(error, (ConfigError, OSError)):
-            if so_far.rounds:
-                console.print(result_view(so_far))
-            _save(so_far, save, console)
-        message, hint, code = _explain(error, so_far)
-        if json:
-            emit("error", {"kind": _kind(error), "message": message, "hint": hint, "exit_code": code})
+        if wish.save is not None:
+            run.save(wish.save)
+            console.print(f"model saved to {wish.save}", markup=False, soft_wrap=True)
+        if run.folder is not None:
+            console.print(
+                f"\n{run.folder.path}{os.sep}report.html", markup=False, soft_wrap=True, style="dim"
+            )
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        _tell(error, federation, wish, console)
         if isinstance(error, Exception):
             raise
-        print(message, file=sys.stderr)
-        raise typer.Exit(code) from None
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
+
+
+def build(wish: Wish) -> Federation:
+    """The federation that is wished for."""
+    keywords: dict[str, Any] = {} if wish.runs is None else {"runs": wish.runs}
+    return prepare(wish.file, wish.sets, wish.resume, **keywords)
+
+
+def _tell(error: BaseException, federation: Federation | None, wish: Wish, console: Console) -> None:
+    """What was played before something went wrong, and how to go on."""
+    started = federation is not None and federation.begun_once
+    if federation is not None and started and not isinstance(error, (ConfigError, OSError)):
+        run = federation.run()
+        if run.rounds:
+            console.print(result_view(run))
+        if wish.save is not None:
+            run.save(wish.save)
+            console.print(f"model saved to {wish.save}", markup=False, soft_wrap=True)
+    elif wish.json:  # nothing has been written down yet
+        message, hint, code = explain(error) if isinstance(error, Exception) else ("interrupted", None, 130)
+        fields = {
+            "kind": type(error).__name__,
+            "message": message,
+            "hint": hint,
+            "exit_code": code,
+            "round": 0,
+        }
+        sys.stdout.write(encode(event("error", fields)).decode())
+        sys.stdout.flush()
+    if not isinstance(error, Exception):
+        word = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
+        done = federation.number if federation is not None else 0
+        print(
+            f"{word} {f'after round {done}' if done else 'before the first round was over'}", file=sys.stderr
+        )
+    hopeless = isinstance(error, DivergedError)
+    if started and federation is not None and federation.folder and federation.can_resume and not hopeless:
+        path = shlex.quote(str(federation.folder.path))
+        print(f"go on with: atoll run --resume {path}", file=sys.stderr)
+
+
+def _show_page(wish: Wish, federation: Federation, stack: contextlib.ExitStack, console: Console) -> None:
+    """Start the live page, for as long as the run lasts."""
+    from atoll.runs.serve import Dash
+
+    if federation.runs is None and federation.folder is None:
+        raise ConfigError("--dash reads a run folder, and runs is none", hint="leave --set runs=none out")
+    place = federation.folder.path.parent if federation.folder is not None else federation.runs
+    assert place is not None
+    place.mkdir(parents=True, exist_ok=True)
+    page = Dash(place)
+    stack.callback(page.close)
+    console.print(f"live page: {page.url}", markup=False, soft_wrap=True)
 
 
 # --- the screen ---------------------------------------------------------------------------------------------
@@ -75,22 +134,12 @@ def _console(*, to_stderr: bool) -> Console:
     return Console(file=stream, width=width, highlight=False)
 
 
-def _display(console: Console, experiment: Experiment, federation: Federation) -> LiveTable | Lines:
+def _display(console: Console) -> LiveTable | Lines:
     live = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
-    size = sum(p.numel() for p in federation.task.module.parameters())
-    clients = f"{federation.cohort} of {len(federation.data):,} clients a round"
-    title = f"{experiment.method} on {experiment.data}, {federation.data.partition}, {clients}"
-    settings = [(key, experiment.settings.get(key)) for key in ("lr", "epochs", "steps", "batch_size")]
-    shown = [f"{key} {value:g}" for key, value in settings if value is not None]
-    detail = ", ".join([*shown, f"{size:,} parameters on {federation.device}"])
-    return LiveTable(console, title, detail) if live else Lines(console, title, detail)
+    return LiveTable(console) if live else Lines(console)
 
 
 # --- the end ------------------------------------------------------------------------------------------------
-
-
-class _Terminated(BaseException):
-    """SIGTERM came."""
 
 
 @contextmanager
@@ -98,7 +147,7 @@ def _terminable() -> Iterator[None]:
     """Inside, SIGTERM is an exception, so that the run is put away in order."""
 
     def stop(*_: Any) -> None:
-        raise _Terminated
+        raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
@@ -111,30 +160,6 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _so_far(experiment: Experiment | None, federation: Federation | None) -> Run | None:
-    """What was played before something went wrong; its model is the last one that was committed."""
-    if experiment is None or federation is None or not hasattr(federation, "history"):
-        return None
-    return experiment.named(federation.run())
-
-
-def _explain(error: BaseException, so_far: Run | None) -> tuple[str, str | None, int]:
-    if isinstance(error, (KeyboardInterrupt, _Terminated)):
-        when = (
-            f"after round {len(so_far.rounds)}"
-            if so_far and so_far.rounds
-            else "before the first round was over"
-        )
-        word, code = ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else ("terminated", 143)
-        return f"{word} {when}", None, code
-    return explain(error)
-
-
-def _kind(error: BaseException) -> str:
-    names = {KeyboardInterrupt: "Interrupted", _Terminated: "Terminated"}
-    return names.get(type(error), type(error).__name__)
-
-
 def _check_place(save: str | None) -> None:
     """A place that cannot be written to is worth knowing before the run."""
     if save is None:
@@ -144,18 +169,3 @@ def _check_place(save: str | None) -> None:
         raise ConfigError(
             f"--save {save}: {folder} is no folder to write to", hint="name a file in an existing folder"
         )
-
-
-def _save(run: Run, save: str | None, console: Console) -> None:
-    if save is None:
-        return
-    about = {
-        "method": run.method,
-        "data": run.data,
-        "partition": run.partition,
-        "rounds": str(len(run.rounds)),
-    }
-    temporary = f"{save}.part"
-    save_model(run.model, temporary, metadata=about)
-    os.replace(temporary, save)
-    console.print(f"model saved to {save}", markup=False, soft_wrap=True)

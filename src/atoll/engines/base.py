@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.data import FederatedData, Samples
+from atoll.engines.probe import probe
 from atoll.method import ClientData, Method, Plan, Program, Reduction, Replies, Reply, Work, screen
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves
@@ -50,6 +52,9 @@ class Job:
     limit: int | None = None
     """Cut every client short after so many steps (for trials)."""
 
+    cohort: int = 1
+    """How many clients the whole round has (a worker's job holds some of them)."""
+
     @property
     def program(self) -> Program:
         return self.method.program(self.work.program)
@@ -64,6 +69,11 @@ class Outcome:
     metrics: Mapping[str, float]
     nbytes: int
     refused: str | None = None
+    begun: float = 0.0
+    """When the work began and ended, by `time.perf_counter`, which processes of one machine share."""
+    ended: float = 0.0
+    probe: Tensor | None = field(default=None, compare=False)
+    """A few coordinates of the update (see `atoll.engines.probe`); of refused replies None."""
 
 
 class Engine(ABC):
@@ -83,6 +93,10 @@ class Engine(ABC):
     def describe(self) -> str:
         """The engine and how it is set, in a few words."""
         return self.name
+
+    def settled(self) -> tuple[str, int | None]:
+        """(name, workers) of the engine that gives the same bits again."""
+        return self.name, None
 
     def close(self) -> None:  # noqa: B027 - most engines hold nothing
         """Release worker processes and the like."""
@@ -173,20 +187,25 @@ def client_data(data: FederatedData, client: int, reads: Sequence[str], device: 
 
 
 def settle(
-    client: int, reply: Reply, memory: Record, job: Job, reduction: Reduction, memories: Memories
+    client: int,
+    reply: Reply,
+    memory: Record,
+    job: Job,
+    reduction: Reduction,
+    memories: Memories,
+    begun: float,
 ) -> Outcome:
     """Screen one reply; if it is sound, add it to the reduction and keep the client's memory."""
     reason = screen(reply, job.expected)
+    sample = None
     if reason is None:
         reduction.add(client, reply)
+        sample = probe(reply.values, job.cohort)
         if memory:
             memories.put(client, memory)
-    return outcome(client, reply, reason)
-
-
-def outcome(client: int, reply: Reply, reason: str | None) -> Outcome:
     metrics = {name: float(value) for name, value in reply.metrics.items()}
-    return Outcome(client, float(reply.weight), metrics, payload_bytes(reply.values), reason)
+    nbytes, ended = payload_bytes(reply.values), time.perf_counter()
+    return Outcome(client, float(reply.weight), metrics, nbytes, reason, begun, ended, sample)
 
 
 def payload_bytes(values: Record) -> int:

@@ -8,6 +8,7 @@ different sizes need to be captured.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from atoll.engines.base import (
     step_keys,
     threads,
 )
+from atoll.engines.probe import probe
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
 from atoll.method import ClientData, Program, Reduction, Replies, Reply, misshapen, screen
@@ -76,6 +78,9 @@ class Batched(Engine):
             else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         )
         return f"{self.name}, {where}"
+
+    def settled(self) -> tuple[str, int | None]:
+        return self.name, self.threads
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
         reduction = Reduction(job.method.reduction)
@@ -149,6 +154,7 @@ class _Group:
         self.task, self.program, self.device = engine.task, job.program, engine.device
 
     def run(self, reduction: Reduction) -> list[Outcome]:
+        begun = time.perf_counter()
         try:
             received, received_dims = self.received()
             memory, memory_dims = self.memory(received, received_dims)
@@ -165,7 +171,7 @@ class _Group:
                 f"these clients cannot be batched: {str(error).splitlines()[0]}",
                 hint='engine="processes" or engine="loop" run any model',
             ) from error
-        return self.settle(reply, memory, reduction)
+        return self.settle(reply, memory, reduction, begun)
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -313,7 +319,7 @@ class _Group:
 
     # --- what comes back --------------------------------------------------------------------------------------
 
-    def settle(self, reply: Reply, memory: Record, reduction: Reduction) -> list[Outcome]:
+    def settle(self, reply: Reply, memory: Record, reduction: Reduction, begun: float) -> list[Outcome]:
         """Screen all replies together, and add the sound ones to the reduction as one sum."""
         size = len(self.clients)
         sound = torch.isfinite(reply.weight) & (reply.weight >= 0)
@@ -327,6 +333,8 @@ class _Group:
         wrong = misshapen(first, self.job.expected)
         nbytes = payload_bytes(first)
         each = self.job.method.reduction == "each"
+        probes = None if wrong else probe(reply.values, self.job.cohort, stacked=True)
+        ended = time.perf_counter()
         outcomes, accepted = [], []
         for at, client in enumerate(self.clients):
             reason = wrong
@@ -337,7 +345,8 @@ class _Group:
                 if memory:
                     self.memories.put(client, map_leaves(lambda v, at=at: v[at].clone(), memory))
             sums = {name: values[at] for name, values in metrics.items()}
-            outcomes.append(Outcome(client, weights[at], sums, nbytes, reason))
+            sample = None if probes is None or reason else probes[at]
+            outcomes.append(Outcome(client, weights[at], sums, nbytes, reason, begun, ended, sample))
         if not accepted:
             return outcomes
         part = Reduction(self.job.method.reduction)

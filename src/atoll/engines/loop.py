@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 import torch
@@ -37,8 +38,9 @@ class Loop(Engine):
             for run in chunks(len(job.clients)):
                 part = Reduction(job.method.reduction)
                 for client in (job.clients[at] for at in run):
+                    begun = time.perf_counter()
                     reply, memory = self.client(job, client, memories.get(client))
-                    outcomes.append(settle(client, reply, memory, job, part, memories))
+                    outcomes.append(settle(client, reply, memory, job, part, memories, begun))
                 reduction.merge(part)
         return reduction.result(), outcomes
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
@@ -45,6 +46,7 @@ class _Order(msgspec.Struct):
     shared: Header = []
     expected: Header | None = None
     epochs: dict[int, int] = {}
+    cohort: int = 1
     slot: int = -1
     clients: list[int] = []
     personal: Header = []
@@ -57,7 +59,7 @@ class _Done(msgspec.Struct):
     clients: list[int] = []
     weight: float = 0.0
     result: Header = []
-    outcomes: list[tuple[int, float, dict[str, float], int, str | None]] = []
+    outcomes: list[tuple[int, float, dict[str, float], int, str | None, float, float]] = []
     error: str = ""
     client: int = -1
     hint: str | None = None
@@ -92,9 +94,12 @@ class Processes(Engine):
     def describe(self) -> str:
         return f"{self.name}, {self.workers} worker{'s' if self.workers > 1 else ''}"
 
+    def settled(self) -> tuple[str, int | None]:
+        return self.name, self.workers
+
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
         self._hire(job.method)
-        order = _Order(job.round, job.seed, job.work.program, epochs=dict(job.epochs))
+        order = _Order(job.round, job.seed, job.work.program, epochs=dict(job.epochs), cohort=job.cohort)
         order.shared = self.shared.write(Record(shared=job.work.shared, expected=job.expected))
         runs = [[job.clients[at] for at in run] for run in chunks(len(job.clients))]
         todo = deque(enumerate(runs))
@@ -124,8 +129,7 @@ class Processes(Engine):
                 number = lines[line]  # type: ignore[index]
                 done = self._receive(number)
                 at = busy.pop((number, done.slot))
-                arrived[at] = self.crew[number].take(done, job, memories)
-                outcomes[at] = [Outcome(*fields) for fields in done.outcomes]
+                arrived[at], outcomes[at] = self.crew[number].take(done, job, memories)
                 give(number, done.slot)
             while merged in arrived:
                 reduction.merge(arrived.pop(merged))
@@ -205,7 +209,7 @@ class _Worker:
         order = _Order(slot=slot, clients=clients, personal=self.slots[slot].write(personal))
         self.line.send_bytes(_encode(order))
 
-    def take(self, done: _Done, job: Job, memories: Memories) -> Reduction:
+    def take(self, done: _Done, job: Job, memories: Memories) -> tuple[Reduction, list[Outcome]]:
         """Read a result out of the slot, and keep the clients' memories."""
         result = self.slots[done.slot].read(done.result)
         part = Reduction(job.method.reduction)
@@ -220,7 +224,11 @@ class _Worker:
                 part.each.insert(at, Reply(values, torch.tensor(weight), sums))
             if f"memory{client}" in result:
                 memories.put(client, _own(result[f"memory{client}"]))
-        return part
+        probes = {o[0]: result.get(f"probe{o[0]}") for o in done.outcomes}
+        return part, [
+            Outcome(*fields, probe=None if probe is None else probe.clone())
+            for fields, probe in zip(done.outcomes, probes.values(), strict=True)
+        ]
 
 
 def _own(record: Record) -> Record:
@@ -267,7 +275,10 @@ def _serve(
             personal = _own(slots[order.slot].read(order.personal))
             own = {client: personal[f"own{client}"] for client in order.clients if f"own{client}" in personal}
             work = Work(shared, own, setting.program)
-            job = Job(method, work, order.clients, setting.round, setting.seed, expected, setting.epochs)
+            job = Job(
+                method, work, order.clients, setting.round, setting.seed, expected, setting.epochs,
+                cohort=setting.cohort,
+            )  # fmt: skip
             line.send_bytes(_encode(_perform(runner, job, order, personal, slots[order.slot])))
     os._exit(0)
 
@@ -280,8 +291,9 @@ def _perform(runner: Sequential, job: Job, order: _Order, personal: Record, slot
     client = -1
     try:
         for client in order.clients:
+            begun = time.perf_counter()
             reply, memory = runner.client(job, client, notebook.get(client))
-            outcomes.append(settle(client, reply, memory, job, part, notebook))
+            outcomes.append(settle(client, reply, memory, job, part, notebook, begun))
     except Exception as error:
         own = isinstance(error, AtollError)
         message = error.message if isinstance(error, AtollError) else f"{type(error).__name__}: {error}"
@@ -292,6 +304,7 @@ def _perform(runner: Sequential, job: Job, order: _Order, personal: Record, slot
     result = Record() if part.total is None else Record(total=part.total)
     replies = {f"reply{c}": reply.values for c, reply in zip(part.clients, part.each, strict=False)}
     memories = {f"memory{c}": memory for c, memory in notebook.after.items()}
-    header = slot.write(result.replace(**replies, **memories))
-    plain = [(o.client, o.weight, dict(o.metrics), o.nbytes, o.refused) for o in outcomes]
+    probes = {f"probe{o.client}": o.probe for o in outcomes if o.probe is not None}
+    header = slot.write(result.replace(**replies, **memories, **probes))
+    plain = [(o.client, o.weight, dict(o.metrics), o.nbytes, o.refused, o.begun, o.ended) for o in outcomes]
     return _Done(order.slot, part.clients, part.weight, header, plain)

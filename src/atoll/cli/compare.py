@@ -1,0 +1,82 @@
+"""`atoll compare` and `atoll report`: runs beside each other, in the terminal and as a page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["compare", "report"]
+
+_RUNS = "Runs as in atoll show, or directories of runs (such as a sweep's)."
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RUN ...", help=_RUNS)],
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="MEASURE:VALUE", help="Cost up to there; by default the runs' own target."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
+) -> None:
+    """Compare runs; those that differ in nothing but the seed become one line."""
+    from atoll.runs.compare import Comparison
+    from atoll.runs.listing import resolve
+
+    comparison = Comparison.of(resolve(names, runs), target)
+    if json:
+        import msgspec
+
+        sys.stdout.write(msgspec.json.encode(comparison.to_dict()).decode() + "\n")
+        return
+    from atoll.cli.runs import console
+    from atoll.runs.compare_view import view
+
+    console().print(view(comparison))
+
+
+def report(
+    names: Annotated[list[str], typer.Argument(metavar="RUN ...", help=_RUNS)],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE.html",
+            help="By default report.html in the run, or comparison.html here.",
+        ),
+    ] = None,
+    figures: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write figures for papers there, as SVG and PNG.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="MEASURE:VALUE", help="Of a comparison, as in atoll compare.")
+    ] = None,
+    runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
+) -> None:
+    """Write a self-contained page about a run, or about several and how they compare."""
+    from atoll.runs.compare import Comparison
+    from atoll.runs.listing import resolve
+
+    folders = resolve(names, runs)
+    written: list[Path] = []
+    if len(folders) == 1:
+        from atoll.runs import report as page
+
+        events = folders[0].log().events
+        place = Path(output) if output is not None else folders[0].path / "report.html"
+        page.write(place, folders[0].name, [events])
+        if figures is not None:
+            from atoll.runs.figures import write
+
+            written = write(events, figures)
+    else:
+        comparison = Comparison.of(folders, target)
+        place = comparison.report(output or "comparison.html")
+        if figures is not None:
+            written = comparison.figures(figures)
+    for path in (place, *written):
+        print(path)

@@ -1,0 +1,213 @@
+"""Runs for the terminal: the table of all, the card of one, and an event in a line."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from atoll.runs.events import Event
+from atoll.runs.grouping import value_words
+from atoll.runs.listing import Entry
+from atoll.runs.story import Story
+from atoll.summary import bytes_text, duration_text, number_text, sparkline, value_text
+
+__all__ = ["card", "line", "table"]
+
+_STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "cut off": "yellow"}
+
+
+def table(entries: Sequence[Entry]) -> RenderableType:
+    """All runs, a line each, with the sweep that they are of."""
+    measures = {entry.story.measure for entry in entries if entry.story.start}
+    title = measures.pop() if len(measures) == 1 else "score"
+    view = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("run", "status", "method", "data", "partition"):
+        view.add_column(
+            heading, no_wrap=heading in ("run", "status"), style="bold" if heading == "run" else ""
+        )
+    for heading in ("round", title, "worst client", "time"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    sweeps = any((entry.folder.path.parent / "sweep.json").exists() for entry in entries)
+    if sweeps:
+        view.add_column("sweep", no_wrap=True)
+    for entry in entries:
+        story = entry.story
+        status = entry.status + (" !" if entry.damaged else "")
+        cells = [str(story.start.get(key) or "–") for key in ("method", "data", "partition")]
+        cells.append(f"{entry.round}/{story.planned or '?'}")
+        cells += [_score(story, story.score), _score(story, story.value(story.final, "worst"))]
+        cells.append(duration_text(story.spent()[1]))
+        if sweeps:
+            parent = entry.folder.path.parent
+            cells.append(parent.name.removeprefix("sweep-") if (parent / "sweep.json").exists() else "")
+        view.add_row(entry.folder.name, Text(status, _STYLES.get(entry.status, "red")), *map(Text, cells))
+    damaged = any(entry.damaged for entry in entries)
+    return Group(view, Text("! lines of its events cannot be read", "dim")) if damaged else view
+
+
+def card(entry: Entry) -> RenderableType:
+    """One run."""
+    story = entry.story
+    start = story.start
+    title = Text(
+        f"{start.get('method', '?')} on {start.get('data', '?')}, {start.get('partition', '?')}", "bold"
+    )
+    title.append(f"  {entry.status}", _STYLES.get(entry.status, "red"))
+    parts: list[RenderableType] = [title, Text(str(entry.folder.path), "dim")]
+    if story.final:
+        parts.append(_scores(story))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, text in [*_course(entry), *_setup(story), *_trouble(entry)]:
+        grid.add_row(name, Text(text))
+    parts.append(grid)
+    if entry.can_resume:
+        path = shlex.quote(str(entry.folder.path))
+        parts.append(Text(f"\ngo on with: atoll run --resume {path}"))
+    return Group(*parts)
+
+
+def line(event: Event) -> str:
+    """An event as a line of text; empty for those that only the page needs."""
+    words = {
+        "start": lambda: (
+            f"{event.get('method')} on {event.get('data')}, {event.get('partition')}, "
+            f"seed {event.get('seed')}, {event.get('rounds')} rounds, {event.get('clients')} clients"
+        ),
+        "engine": lambda: f"engine: {event.get('text')}",
+        "round": lambda: _round_line(event),
+        "checkpoint": lambda: f"checkpoint {event.get('path')}",
+        "resume": lambda: f"resumed after round {event.get('round')}, to {event.get('rounds')} rounds",
+        "problem": lambda: f"problem: {event.get('where')}: {event.get('message')}",
+        "result": lambda: f"over ({event.get('reason')}) after {event.get('rounds')} rounds",
+        "error": lambda: f"error: {event.get('message')}",
+    }
+    kind = event["event"]
+    moment = time.strftime("%H:%M:%S", time.localtime(event.get("time") or 0))
+    return f"{moment}  {words[kind]()}" if kind in words else ""
+
+
+# --- parts of the card --------------------------------------------------------------------------------------------
+
+
+def _scores(story: Story) -> Table:
+    measure, last = story.measure, story.final
+    view = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    view.add_column(measure, style="dim")
+    for heading in ("test set", "client mean", "± std", "p10", "median", "worst", "best"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    ends = ("max", "min") if measure == "loss" else ("min", "max")
+    for kind, title in (("clients", "global model"), ("personal", "personal models")):
+        spread: Mapping[str, Any] = (last.get(kind) or {}).get(measure) or {}
+        overall = (last.get("overall") or {}).get(measure) if kind == "clients" else None
+        if spread or overall is not None:
+            figures = [spread.get(key) for key in ("mean", "std", "p10", "median", *ends)]
+            cells = [_score(story, figure) for figure in figures]
+            view.add_row(title, Text(_score(story, overall), "bold green"), *cells)
+    return view
+
+
+def _course(entry: Entry) -> list[tuple[str, str]]:
+    """How the run went."""
+    story = entry.story
+    rows = []
+    values = list(story.curve(story.measure).values())
+    if len(values) > 1:
+        ends = [value_text(story.measure, value) for value in (values[0], values[-1])]
+        rows.append((f"{story.measure} by round", f"{ends[0]} {sparkline(values)} {ends[1]}"))
+    reached = (story.last("result") or {}).get("target_round")
+    of = f" of {story.planned}" if story.planned else ""
+    rows.append(
+        ("rounds", f"{entry.round}{of}" + (f", target reached in round {reached}" if reached else ""))
+    )
+    counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
+    if any(counts.values()):
+        rows.append(("replies", ", ".join(f"{count} {what}" for what, count in counts.items() if count)))
+    up, down = (sum(e.get(f"bytes_{way}") or 0 for e in story.rounds) for way in ("up", "down"))
+    rows.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
+    rows.append(("time", f"{duration_text(story.spent()[1])} without evaluations"))
+    engine = story.last("engine")
+    return rows + ([("engine", str(engine.get("text")))] if engine else [])
+
+
+def _setup(story: Story) -> list[tuple[str, str]]:
+    """What was run, where it differs from the defaults, and with what."""
+    start = story.start
+    usual = _defaults(story.method)
+    other = {
+        key: value
+        for key, value in story.config.items()
+        if key not in ("runs", "method") and (key not in usual or usual[key] != value)
+    }
+    words = [
+        f"{key}={value_words(key, value)}"
+        for key, value in other.items()
+        if key in usual or value is not None
+    ]
+    rows = [("settings", ", ".join(words) or "all defaults")] if story.config else []
+    if start.get("parameters"):
+        rows.append(
+            ("model", f"{start.get('model')}, {start['parameters']:,} parameters on {start.get('device')}")
+        )
+    if start.get("clients"):
+        rows.append(("clients", f"{start.get('cohort')} of {start['clients']:,} a round"))
+    if start.get("command"):
+        rows.append(("command", start["command"]))
+    if start.get("commit"):
+        rows.append(("commit", start["commit"]))
+    return rows
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    """What the settings are unless said otherwise; of an unknown method, those that every run has."""
+    from atoll.errors import ConfigError
+    from atoll.experiment import Experiment
+
+    try:
+        return Experiment(method=method).to_dict()
+    except ConfigError:
+        return Experiment().to_dict()
+
+
+def _trouble(entry: Entry) -> list[tuple[str, str]]:
+    story = entry.story
+    rows = []
+    error = story.last("error")
+    if error is not None and entry.status != "running":
+        rows.append(("error", str(error.get("message"))))
+        if error.get("hint"):
+            rows.append(("hint", str(error["hint"])))
+    problems = [f"{each.get('where')}: {each.get('message')}" for each in story.of("problem")]
+    rows += [("problem" if k == 0 else "", text) for k, text in enumerate(dict.fromkeys(problems))]
+    if entry.damaged:
+        rows.append(("damaged", f"{entry.damaged} lines of events.jsonl cannot be read and were left out"))
+    if entry.status == "cut off":
+        rows.append(("cut off", "the process ended without a word: killed, or out of memory or power"))
+    return rows
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _score(story: Story, value: float | None) -> str:
+    return "–" if value is None else value_text(story.measure, value)
+
+
+def _round_line(event: Event) -> str:
+    cells = [f"round {event.get('round')}", f"clients {len(event.get('cohort') or ())}"]
+    if event.get("loss") is not None:
+        cells.append(f"training loss {number_text(event['loss'])}")
+    found = event.get("evaluation") or {}
+    cells += [
+        f"{name} {value_text(name, value)}" for name, value in (found.get("overall") or {}).items() if value
+    ]
+    cells.append(f"{event.get('seconds') or 0:.3g} s")
+    return "  ".join(cells)

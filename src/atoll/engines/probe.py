@@ -1,0 +1,64 @@
+"""A few coordinates of every client's update, enough to see how far and which way clients drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atoll import seeds
+from atoll.tensors import Record, Tensors
+
+__all__ = ["COORDINATES", "drift", "probe"]
+
+COORDINATES = 4096
+_MOST = 1 << 22  # numbers that one round's probes may take in all
+
+
+def probe(values: Record, cohort: int, stacked: bool = False) -> Tensor | None:
+    """Coordinates of the update in a reply: float32 [s], or [K, s] where replies are `stacked`; None without one.
+
+    The update is the first `Tensors` of the reply. The coordinates are the same for every client, drawn evenly over
+    its tensors and scaled so that inner products estimate those of whole updates. Models of up to 4,096 numbers are
+    taken whole, and then inner products are exact. Large cohorts get fewer coordinates.
+    """
+    update = next((value for value in values.values() if isinstance(value, Tensors) and value), None)
+    if update is None:
+        return None
+    skip = 1 if stacked else 0
+    sizes = tuple(value[0].numel() if stacked else value.numel() for value in update.values())
+    parts = []
+    chosen = _coordinates(sizes, min(COORDINATES, max(64, _MOST // max(1, cohort))))
+    for value, (where, scale) in zip(update.values(), chosen, strict=True):
+        flat = value.detach().flatten(skip) if value.ndim > skip else value.detach().unsqueeze(-1)
+        if where is not None:
+            flat = flat.index_select(skip, where.to(value.device)) * scale
+        parts.append(flat.float())
+    return torch.cat(parts, skip).cpu()
+
+
+@lru_cache(maxsize=64)
+def _coordinates(sizes: tuple[int, ...], most: int) -> list[tuple[Tensor | None, float]]:
+    """For each tensor: which of its numbers are taken (None: all), and the factor that makes up for the others."""
+    total = sum(sizes)
+    if total <= most:
+        return [(None, 1.0) for _ in sizes]
+    chosen: list[tuple[Tensor | None, float]] = []
+    for at, size in enumerate(sizes):
+        count = min(size, max(1, round(most * size / total)))
+        where = np.sort(seeds.rng(0, "probe", client=at).choice(size, count, replace=False))
+        chosen.append((torch.from_numpy(where), float(np.sqrt(size / count)) if size else 1.0))
+    return chosen
+
+
+def drift(probes: Sequence[Tensor], weights: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """(norms [K], cosines to the weighted mean [K], cosines between clients [K, K]) from K probes, in float64."""
+    each = torch.stack(list(probes)).double()
+    share = torch.tensor(weights, dtype=torch.float64)
+    mean = (share / share.sum().clamp(min=1e-300)) @ each
+    norms = each.norm(dim=1)
+    unit = each / norms.clamp(min=1e-300).unsqueeze(1)
+    return norms, unit @ (mean / mean.norm().clamp(min=1e-300)), unit @ unit.T

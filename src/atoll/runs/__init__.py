@@ -1,0 +1,1 @@
+"""Run folders: settings, events, checkpoints, and what reads them."""

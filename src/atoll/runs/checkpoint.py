@@ -1,0 +1,277 @@
+"""Checkpoints: all that a run needs to go on, in one folder that appears as a whole or not at all.
+
+`state.safetensors` holds the server's state, `sound.safetensors` the last state that an evaluation found finite where
+that is another one. Clients' memories are in `memories-ROUND-PART.safetensors`: a checkpoint writes the memories that
+changed since the one before and links to that one's files for the rest. `checkpoint.json` says what is where, with
+lengths and CRC-32 sums. Random streams need no saving: every one of them is a function of (seed, purpose, round,
+client), and clients' optimisers live inside a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import ConfigError
+from atoll.memory import MemoryStore, nbytes, pack, unpack
+from atoll.runs.folder import writing
+from atoll.tensors import Record
+
+__all__ = ["FORMAT", "Checkpoint", "Keep", "list_checkpoints", "load_latest", "prune", "save", "tidy"]
+
+FORMAT = 1
+_PART = 128 << 20  # bytes of memories in a file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run goes on from.
+
+    `round` was the last one played. `facts` are further plain values: the engine, the target round, what the
+    federation must agree in. `sound` is the last state an evaluation found finite, if it is not `state`.
+    """
+
+    round: int
+    state: Record
+    sound: Record | None
+    facts: Mapping[str, Any]
+    memories: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    path: Path = Path()
+
+    def restore(self, store: MemoryStore) -> None:
+        """Put the clients' memories into an empty store."""
+        for name, clients in self.memories.items():
+            held = unpack((self.path / name).read_bytes())
+            for client in clients:
+                store.put(client, held[str(client)])
+            store.commit()
+        store.changed.clear()
+
+
+def save(
+    folder: Path,
+    round: int,
+    state: Record,
+    sound: Record | None,
+    store: MemoryStore,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write the checkpoint of a round.  Raises RunError where the disk refuses; then nothing has changed."""
+    place = folder / "checkpoints"
+    final, part = place / name_of(round), place / f".{name_of(round)}.part"
+    with writing(final, "the checkpoint"):
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            files = {"state.safetensors": pack(state)}
+            if sound is not None:
+                files["sound.safetensors"] = pack(sound)
+            table = {name: _write(part / name, blob) for name, blob in files.items()}
+            where = _write_memories(place, part, round, store, table)
+            head = {"format": FORMAT, "round": round, "facts": dict(facts), "files": table, "memories": where}
+            _write(part / "checkpoint.json", json.dumps(head).encode())
+            os.rename(part, final)
+            _sync(place)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    store.changed.clear()
+    return final
+
+
+def name_of(round: int) -> str:
+    return f"round-{round:05d}"
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(round, path) of the checkpoints of a run, oldest first."""
+    found = []
+    for path in (folder / "checkpoints").glob("round-*"):
+        with contextlib.suppress(ValueError):
+            found.append((int(path.name.removeprefix("round-")), path))
+    return sorted(found)
+
+
+def load_latest(folder: Path, problem: Callable[[str, str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; `problem(where, message)` is told of damaged ones.
+
+    Raises ConfigError for a checkpoint of a later version of Atoll: going back behind it would lose rounds.
+    """
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            return load(path)
+        except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:
+            if isinstance(error, ConfigError):
+                raise
+            problem(str(path.name), f"this checkpoint is damaged ({error}); the one before it is used")
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.  Raises ConfigError for another version, ValueError or OSError for damage."""
+    head = json.loads((path / "checkpoint.json").read_text("utf-8"))
+    if head["format"] != FORMAT:
+        raise ConfigError(
+            f"{path} has format {head['format']}, and this version of Atoll reads format {FORMAT}",
+            hint="resume with the version in config.toml ([about] atoll), or start a new run",
+        )
+    for name, (length, crc, *_) in head["files"].items():
+        blob = (path / name).read_bytes()
+        if len(blob) != length or zlib.crc32(blob) != crc:
+            raise ValueError(f"{name} is not what was written")
+    sound = (
+        unpack((path / "sound.safetensors").read_bytes()) if "sound.safetensors" in head["files"] else None
+    )
+    state = unpack((path / "state.safetensors").read_bytes())
+    return Checkpoint(head["round"], state, sound, head["facts"], head["memories"], path)
+
+
+# --- clients' memories ----------------------------------------------------------------------------------------------
+
+
+def _write_memories(
+    place: Path, part: Path, round: int, store: MemoryStore, table: dict[str, list[int]]
+) -> dict[str, list[int]]:
+    """Write what changed and link what did not: file -> the clients whose memory is in force there.
+
+    Once most of what the linked files hold is stale, everything is written anew.
+    """
+    known = set(store.clients())
+    older = list_checkpoints(place.parent)
+    live: dict[str, list[int]] = {}
+    if older and known != store.changed:
+        source = older[-1][1]
+        head = json.loads((source / "checkpoint.json").read_text("utf-8"))
+        for name, clients in head["memories"].items():
+            if still := [k for k in clients if k in known and k not in store.changed]:
+                live[name] = still
+        if 2 * sum(map(len, live.values())) < sum(head["files"][name][2] for name in live):
+            live = {}
+        for name in live:
+            _link(source / name, part / name)
+            table[name] = head["files"][name]
+    fresh = sorted(known - {k for clients in live.values() for k in clients})
+    for number, clients in enumerate(_batches(fresh, store), start=1):
+        name = f"memories-{round:05d}-{number}.safetensors"
+        record = Record({str(client): store.get(client) for client in clients})
+        table[name] = [*_write(part / name, pack(record)), len(clients)]
+        live[name] = clients
+    return live
+
+
+def _batches(clients: Sequence[int], store: MemoryStore) -> Iterator[list[int]]:
+    """Clients in runs whose memories fit a file."""
+    batch: list[int] = []
+    size = 0
+    for client in clients:
+        batch.append(client)
+        memory = store.get(client)
+        assert memory is not None
+        size += nbytes(memory)
+        if size >= _PART:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# --- keeping --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the `last`, the `best` of those written, and `every` so many rounds (0: none)."""
+
+    best: bool
+    every: int
+
+    @staticmethod
+    def parse(text: str) -> Keep:
+        """Read "last", "best", "every:50" and lists of them; "all" keeps each. The last always stays.  Raises
+        ConfigError."""
+        best, every = False, 0
+        for word in (each.strip() for each in text.split(",")):
+            name, _, number = word.partition(":")
+            if word == "best":
+                best = True
+            elif word == "all":
+                every = 1
+            elif name == "every" and number.isdigit() and int(number) > 0:
+                every = int(number)
+            elif word != "last":
+                raise ConfigError(
+                    f"keep = {text!r}: {word!r} is no way to keep checkpoints",
+                    hint='"last", "best", "every:50", "all", or several with commas',
+                )
+        return Keep(best, every)
+
+
+def prune(folder: Path, keep: Keep) -> None:
+    """Delete the checkpoints that the policy does not keep. One that cannot be deleted stays."""
+    found = list_checkpoints(folder)
+    stay = {round for round, _ in found[-1:]}
+    if keep.every:
+        stay |= {round for round, _ in found if round and round % keep.every == 0}
+    if keep.best:
+        scores = {round: score for round, path in found if (score := _score(path)) is not None}
+        if scores:
+            stay.add(max(scores, key=lambda round: (scores[round], round)))
+    for round, path in found:
+        if round not in stay:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def tidy(folder: Path, after: int) -> None:
+    """Before going on from round `after`: delete half-written checkpoints, rename later ones, which are damaged."""
+    for path in (folder / "checkpoints").glob(".*.part"):
+        shutil.rmtree(path, ignore_errors=True)
+    for round, path in list_checkpoints(folder):
+        if round > after:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            with writing(path, "(rename) the checkpoint"):
+                os.rename(path, aside)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = json.loads((path / "checkpoint.json").read_text("utf-8"))["facts"].get("score")
+    except (OSError, ValueError, KeyError):
+        return None
+    return None if score is None else float(score)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _write(file: Path, content: bytes) -> list[int]:
+    """Write a file through to the disk; its length and CRC-32."""
+    with open(file, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    return [len(content), zlib.crc32(content)]
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename in a directory last through a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

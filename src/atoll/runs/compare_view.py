@@ -1,0 +1,251 @@
+"""A comparison for the eye: tables for terminals, and tables with a picture for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from math import ceil, floor, log10
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.console import Group as Stack
+from rich.table import Table
+from rich.text import Text
+
+from atoll.runs.compare import Average
+from atoll.summary import bytes_text, duration_text, value_text
+
+if TYPE_CHECKING:
+    from atoll.runs.compare import Comparison
+
+__all__ = ["COLOURS", "html", "text", "ticks", "view"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C3E", "#000000")
+"""Okabe and Ito's colours, which people who cannot tell red from green can tell apart, the stronger ones first."""
+
+Words = Callable[[float, float | None], str]  # a mean and its standard deviation, in words
+Rows = tuple[
+    list[str], list[list[str]], list[tuple[int, int]]
+]  # headings, rows, cells (row, column) of the best
+
+
+def text(comparison: Comparison) -> str:
+    """The comparison as plain text."""
+    console = Console(
+        width=100, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
+    )
+    with console.capture() as capture:
+        console.print(view(comparison))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def view(comparison: Comparison) -> RenderableType:
+    """How good each experiment is, then what it cost."""
+    failed = [Text(text, style="red") for text in _failed(comparison)]
+    return Stack(*map(_table, _tables(comparison)), Text(_note(comparison), style="dim"), *failed)
+
+
+def html(comparison: Comparison) -> str:
+    """The tables and the curves, without scripts or anything from elsewhere."""
+    parts = [_svg(comparison), *map(_html_table, _tables(comparison))]
+    notes = "<br>".join(escape(text) for text in (_note(comparison), *_failed(comparison)))
+    return f"<div>{''.join(parts)}<small>{notes}</small></div>"
+
+
+# --- what the tables hold -----------------------------------------------------------------------------------------
+
+
+def _tables(comparison: Comparison) -> list[Rows]:
+    arrivals = [] if comparison.goal is None else [_arrivals(comparison)]
+    return [_scores(comparison), *arrivals, _totals(comparison)]
+
+
+def _scores(comparison: Comparison) -> Rows:
+    measure = comparison.measure
+    titles = {"global": "test set", "client_mean": "client mean", "p10": "p10", "worst": "worst"}
+    titles["personal"] = "personal"
+    tables = [group.table for group in comparison.groups]
+    used = {key: title for key, title in titles.items() if any(each[key] is not None for each in tables)}
+    words = _percent if measure == "accuracy" else _plain
+    rows = [
+        [group.label, str(len(group.stories)), *(_cell(table[key], words) for key in used)]
+        for group, table in zip(comparison.groups, tables, strict=True)
+    ]
+    best = []
+    for column, key in enumerate(used, start=2):
+        known = [
+            (each.mean, row) for row, table in enumerate(tables) if isinstance(each := table[key], Average)
+        ]
+        if len(known) > 1:
+            winner = (min if measure == "loss" else max)(known)[0]
+            best += [(row, column) for value, row in known if value == winner]
+    return ["accuracy, %" if measure == "accuracy" else measure, "seeds", *used.values()], rows, best
+
+
+def _arrivals(comparison: Comparison) -> Rows:
+    rows = []
+    for group in comparison.groups:
+        table = group.table
+        cells = [_cell(table[f"{key}_to_target"], words) for key, words in _COSTS.items()]
+        rows.append([group.label, f"{table['reached']} of {len(group.stories)}", *cells])
+    return [f"to {comparison.goal}", "reached by", "rounds", "traffic", "time"], rows, []
+
+
+def _totals(comparison: Comparison) -> Rows:
+    rows = []
+    for group in comparison.groups:
+        table = group.table
+        rows.append([group.label, *(_cell(table[key], words) for key, words in _COSTS.items())])
+    return ["in all", "rounds", "traffic", "time"], rows, []
+
+
+def _percent(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def _plain(mean: float, std: float | None) -> str:
+    return f"{mean:.4g}" + ("" if std is None else f" ± {std:.2g}")
+
+
+def _count(mean: float, std: float | None) -> str:
+    return f"{mean:.0f}" if not std else f"{mean:.1f} ± {std:.1f}"
+
+
+def _bytes(mean: float, std: float | None) -> str:
+    number, unit = bytes_text(round(mean)).split()
+    return (
+        f"{number} {unit}" if not std or not mean else f"{number} ± {std * float(number) / mean:.2g} {unit}"
+    )
+
+
+def _seconds(mean: float, std: float | None) -> str:
+    return duration_text(mean) if not std or mean >= 100 else f"{mean:.3g} ± {std:.2g} s"
+
+
+_COSTS: dict[str, Words] = {"rounds": _count, "bytes": _bytes, "seconds": _seconds}
+
+
+def _cell(value: Average | int | None, words: Words) -> str:
+    return words(value.mean, value.std) if isinstance(value, Average) else "–"
+
+
+def _note(comparison: Comparison) -> str:
+    parts = []
+    if any(len(group.stories) > 1 for group in comparison.groups):
+        parts.append("mean ± standard deviation over seeds")
+    if any(group.score("personal") is not None for group in comparison.groups):
+        parts.append("p10 and worst are of personal models where there are any")
+    if comparison.goal is not None:
+        parts.append("costs to the target are of the seeds that reached it")
+    parts.append("time without evaluations")
+    note = "; ".join(parts)
+    return note[0].upper() + note[1:] + "."
+
+
+def _failed(comparison: Comparison) -> list[str]:
+    return [f"Left out: {text}" for text in comparison.failed]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _table(rows: Rows) -> Table:
+    headings, cells, best = rows
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for column, title in enumerate(headings):
+        table.add_column(
+            title,
+            justify="right" if column else "left",
+            no_wrap=bool(column),
+            header_style="bold" if column else "dim",
+        )
+    for row, line in enumerate(cells):
+        table.add_row(*(Text(c, "bold green" if (row, k) in best else "") for k, c in enumerate(line)))
+    return table
+
+
+def _html_table(rows: Rows) -> str:
+    headings, cells, best = rows
+    sides = ["left", *["right"] * (len(headings) - 1)]
+    titles = zip(sides, headings, strict=True)
+    head = "".join(
+        f"<th style='padding:2px 8px;text-align:{side}'>{escape(title)}</th>" for side, title in titles
+    )
+    body = ""
+    for row, line in enumerate(cells):
+        body += "<tr>"
+        for column, cell in enumerate(line):
+            weight = ";font-weight:bold" if (row, column) in best else ""
+            body += f"<td style='padding:2px 8px;text-align:{sides[column]}{weight}'>{escape(cell)}</td>"
+        body += "</tr>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+# --- the picture --------------------------------------------------------------------------------------------------
+
+
+def _svg(comparison: Comparison, width: int = 640, height: int = 260) -> str:
+    """The curves with their bands. Colours follow the surroundings where they can (dark notebooks)."""
+    curves = [group.curve() for group in comparison.groups]
+    values = [value for curve in curves for value in (*curve.low, *curve.high)]
+    rounds = [number for curve in curves for number in curve.rounds]
+    if not values:
+        return ""
+    goal = comparison.goal
+    line = goal.value if goal and goal.measure == comparison.measure else None
+    marks = ticks(min(values), max(values))
+    left, right, top, bottom = 58, 12, 10, 34
+    least, most = min(*values, marks[0]), max(*values, marks[-1])
+    first, last = min(rounds), max(max(rounds), min(rounds) + 1)
+
+    def x(number: float) -> float:
+        return left + (width - left - right) * (number - first) / (last - first)
+
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (most - value) / (most - least)
+
+    def points(numbers: Sequence[float], heights: Sequence[float]) -> str:
+        return " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in zip(numbers, heights, strict=True))
+
+    parts = []
+    for mark in marks:
+        label = value_text(comparison.measure, mark, 0 if marks[1] - marks[0] >= 0.01 else 1)
+        parts.append(
+            f"<line x1='{left}' x2='{width - right}' y1='{y(mark):.1f}' y2='{y(mark):.1f}' stroke='currentColor' "
+            f"stroke-opacity='.15'/><text x='{left - 6}' y='{y(mark) + 4:.1f}' text-anchor='end'>{label}</text>"
+        )
+    parts += [
+        f"<text x='{x(number):.1f}' y='{height - 18}' text-anchor='middle'>{number:g}</text>"
+        for number in ticks(first, last, 6)
+        if first <= number <= last and number == int(number)
+    ]
+    parts.append(f"<text x='{(left + width) / 2}' y='{height - 3}' text-anchor='middle'>round</text>")
+    if line is not None and least <= line <= most:
+        parts.append(
+            f"<line x1='{left}' x2='{width - right}' y1='{y(line):.1f}' y2='{y(line):.1f}' stroke='currentColor' "
+            "stroke-opacity='.6' stroke-dasharray='4 3'/>"
+        )
+    legend = ""
+    for index, (group, curve) in enumerate(zip(comparison.groups, curves, strict=True)):
+        colour = COLOURS[index % len(COLOURS)]
+        band = points([*curve.rounds, *reversed(curve.rounds)], [*curve.high, *reversed(curve.low)])
+        parts.append(f"<polygon points='{band}' fill='{colour}' fill-opacity='.18'/>")
+        parts.append(
+            f"<polyline points='{points(curve.rounds, curve.mean)}' fill='none' stroke='{colour}' stroke-width='1.8'/>"
+        )
+        legend += f"<span style='color:{colour}'>&#9632;</span> {escape(group.label)} &#8195;"
+    about = f"viewBox='0 0 {width} {height}' width='{width}' height='{height}' fill='currentColor'"
+    about += " font-family='system-ui,sans-serif' font-size='11'"
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {about}>{''.join(parts)}</svg>"
+    return f"<div>{svg}<div>{legend}</div></div>"
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers from at or below `low` to at or above `high`, at least two."""
+    span = high - low if high > low else abs(low) or 1.0
+    rough = span / about
+    unit = 10.0 ** floor(log10(rough))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
+    start, stop = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(step * k, 12) for k in range(start, max(stop, start + 1) + 1)]

@@ -1,0 +1,247 @@
+"""A run as tables for spreadsheets: metrics.csv with a line a round, clients.csv with a line a client.
+
+Commas, double quotes and CRLF as in RFC 4180, in UTF-8; a cell is empty where a number is unknown. A spreadsheet would
+take a text that begins with = + - @, a tab or a carriage return for a formula, so such a text (a client's name, say)
+gets an apostrophe in front.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from atoll.errors import ConfigError
+from atoll.runs.events import Event, follow
+from atoll.runs.folder import RunFolder, writing
+from atoll.runs.readers import Reader
+
+__all__ = ["Csv", "clients_csv", "known", "metrics_csv"]
+
+FILE = "metrics.csv"
+
+_BASE = ("round", "seconds", "clients", "refused", "dropped", "train_loss", "bytes_up", "bytes_down")
+_KINDS = ("overall", "clients", "personal")
+_SPREAD = ("mean", "p10", "median", "p90", "min", "max")
+
+_Column = tuple[
+    int, str, int
+]  # index of the kind, measure, index in the spread: their order is that in the file
+_Columns = tuple[_Column, ...]
+_Row = tuple[list[Any], _Columns, list[Any]]
+_Seen = dict[int, dict[Any, Any]]
+
+
+def known(value: Any) -> Any:
+    """A number, or None where it is missing or not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+# --- metrics.csv ----------------------------------------------------------------------------------------------------
+
+
+def metrics_csv(events: Iterable[Event]) -> str:
+    """A line for every "round" among these (sound) events.
+
+    The columns are round, seconds, clients (how many took part), refused, dropped, train_loss, bytes_up, bytes_down;
+    <measure> of the global model on the global test set; clients_<measure>_<mean, p10, median, p90, min, max> of the
+    global model over clients; personal_<measure>_<...> of the clients' own models. Only measures that occur in some
+    round have columns.
+    """
+    metrics = _Metrics()
+    for each in events:
+        metrics.take(each)
+    return metrics.text()
+
+
+class _Metrics:
+    """The lines of metrics.csv."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, _Row] = {}
+        self.columns: list[_Column] = []
+        self._shapes: dict[
+            _Columns, _Columns
+        ] = {}  # rows share their columns: there may be a million of them
+
+    def take(self, event: Event) -> bool | None:
+        """Learn from an event: None if nothing changed, True if a line was added, False if more than that."""
+        if event["event"] == "resume":
+            kept = {number: row for number, row in self.rows.items() if number <= event["round"]}
+            if len(kept) == len(self.rows):
+                return None
+            self.rows = kept
+            self.columns = sorted({column for _, columns, _ in kept.values() for column in columns})
+            return False
+        if event["event"] != "round":
+            return None
+        number, (base, columns, values) = event["round"], _row(event)
+        row = base, self._shapes.setdefault(columns, columns), values
+        before = self.rows.get(number)
+        if before == row:
+            return None
+        self.rows[number] = row
+        if set(columns) <= set(self.columns):
+            return before is None
+        self.columns = sorted({*self.columns, *columns})
+        return False
+
+    def header(self) -> list[str]:
+        return [*_BASE, *map(_title, self.columns)]
+
+    def line(self, number: int) -> list[Any]:
+        base, columns, values = self.rows[number]
+        cells = dict(zip(columns, values, strict=True))
+        return [*base, *(cells.get(column) for column in self.columns)]
+
+    def text(self) -> str:
+        return _text(self.header(), map(self.line, self.rows))
+
+
+def _row(event: Event) -> _Row:
+    base = [
+        event["round"],
+        known(event["seconds"]),
+        *(len(event[name]) for name in ("cohort", "refused", "dropped")),
+    ]
+    base += [known(event[name]) for name in ("loss", "bytes_up", "bytes_down")]
+    cells: dict[_Column, Any] = {}
+    for index, kind in enumerate(_KINDS):
+        for measure, found in ((event.get("evaluation") or {}).get(kind) or {}).items():
+            values = [found] if kind == "overall" else [found.get(name) for name in _SPREAD]
+            cells |= {(index, measure, place): known(value) for place, value in enumerate(values)}
+    return base, tuple(cells), list(cells.values())
+
+
+def _title(column: _Column) -> str:
+    kind, measure, place = column
+    return _safe(f"{_KINDS[kind]}_{measure}_{_SPREAD[place]}" if kind else measure)
+
+
+class Csv(Reader):
+    """Keeps metrics.csv in the run folder up to date, line by line; at any moment the file is a whole table.
+
+    The file is written anew from events.jsonl when a run goes on, and when the first evaluation adds columns.
+    """
+
+    name = FILE
+
+    def __init__(self) -> None:
+        self._metrics = _Metrics()
+        self._folder: RunFolder | None = None
+        self._file: IO[str] | None = None
+
+    def open(self, folder: Path | None) -> None:
+        """Raises ConfigError without a folder."""
+        if folder is None:
+            raise ConfigError(
+                "there is no run folder to keep it in", hint="keep runs in a directory: runs=DIR"
+            )
+        self._folder = RunFolder(folder)
+        if self._folder.events_file.is_file():
+            for event, _ in follow(self._folder.events_file):
+                if event is not None:
+                    self._metrics.take(event)
+        self._rewrite(self._folder)
+
+    def event(self, event: Event) -> None:
+        added = self._metrics.take(event)
+        if added is None or self._folder is None:
+            return
+        if added and self._file is not None:
+            with writing(self._folder.path / FILE, "the file"):
+                csv.writer(self._file).writerow(self._metrics.line(event["round"]))
+                self._file.flush()
+        else:
+            self._rewrite(self._folder)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rewrite(self, folder: RunFolder) -> None:
+        self.close()  # some systems replace no open file
+        folder.write(FILE, self._metrics.text().encode())
+        self._file = open(folder.path / FILE, "a", newline="", encoding="utf-8")  # noqa: SIM115 - until `close`
+
+
+# --- clients.csv ----------------------------------------------------------------------------------------------------
+
+
+def clients_csv(events: Iterable[Event]) -> str:
+    """A line for every client, or for those seen in the (sound) events where the events do not list all.
+
+    The columns are client (position), name, samples, rounds (it took part in), refused (how often), last_round;
+    train_loss, norm, cosine (the last known); <measure>_first and <measure> (the first and last of the global model on
+    the client's test data) and personal_<measure> (the last of the client's own model).
+    """
+    seen: _Seen = {}
+    listed: Mapping[str, Any] = {}
+    for each in events:
+        if each["event"] == "partition":
+            listed = each
+        elif each["event"] == "round":
+            _count(each, seen)
+            _judge(each, listed.get("judged") or [], seen)
+    names, sizes = listed.get("names"), listed.get("sizes")
+    clients = sorted(seen) if names is None and sizes is None else range(len(names or sizes or []))
+    measured = {column for row in seen.values() for column in row if isinstance(column, tuple)}
+    columns = sorted(measured)
+    fixed = ("rounds", "refused", "last_round", "loss", "norm", "cosine")
+    header = ["client", "name", "samples", "rounds", "refused", "last_round", "train_loss", "norm", "cosine"]
+    lines = []
+    for client in clients:
+        row = {"rounds": 0, "refused": 0, **seen.get(client, {})}
+        name = _safe(str(names[client])) if names is not None else None
+        size = sizes[client] if sizes is not None else None
+        lines.append([client, name, size, *(row.get(column) for column in [*fixed, *columns])])
+    return _text([*header, *(_safe(title) for _, _, _, title in columns)], lines)
+
+
+def _count(event: Event, seen: _Seen) -> None:
+    """Who took part in a round, and what is known of it."""
+    columns = event.get("clients") or {}
+    for place, client in enumerate(event["cohort"]):
+        row = seen.setdefault(client, {})
+        row["rounds"] = row.get("rounds", 0) + 1
+        row["last_round"] = event["round"]
+        for name in ("loss", "norm", "cosine"):
+            if name in columns and (value := known(columns[name][place])) is not None:
+                row[name] = value
+    for client in map(int, event["refused"]):
+        row = seen.setdefault(client, {})
+        row["refused"] = row.get("refused", 0) + 1
+
+
+def _judge(event: Event, judged: Sequence[int], seen: _Seen) -> None:
+    """What an evaluation found for each client, in columns (kind, measure, order, title) that sort as in the file."""
+    each = (event.get("evaluation") or {}).get("each") or {}
+    for measure, values in (each.get("clients") or {}).items():
+        for client, value in zip(judged, values, strict=False):
+            if known(value) is not None:
+                row = seen.setdefault(client, {})
+                row.setdefault((0, measure, 0, f"{measure}_first"), value)
+                row[0, measure, 1, measure] = value
+    for measure, values in (each.get("personal") or {}).items():
+        for client, value in zip(judged, values, strict=False):
+            if known(value) is not None:
+                seen.setdefault(client, {})[1, measure, 0, f"personal_{measure}"] = value
+
+
+# --- both -----------------------------------------------------------------------------------------------------------
+
+
+def _safe(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    into = io.StringIO(newline="")
+    writer = csv.writer(into)
+    writer.writerow(header)
+    writer.writerows(lines)
+    return into.getvalue()

@@ -1,0 +1,79 @@
+"""The event log: one JSON object a line, only ever appended to. `docs/runs.md` lists the events and their fields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+__all__ = ["SCHEMA", "Event", "Log", "encode", "event", "follow", "read", "sound"]
+
+SCHEMA = 1
+Event = dict[str, Any]
+
+
+def event(kind: str, fields: Mapping[str, Any]) -> Event:
+    """An event of this kind, at this time."""
+    return {"event": kind, "time": round(time.time(), 3), **fields}
+
+
+def encode(event: Mapping[str, Any]) -> bytes:
+    """An event as a line of JSON, newline included; numbers that JSON lacks become null."""
+    return msgspec.json.encode(event) + b"\n"
+
+
+@dataclass(frozen=True)
+class Log:
+    """The events of a file that could be read, and the numbers (from 1) of the lines that could not."""
+
+    events: list[Event]
+    damaged: list[int]
+
+
+def follow(path: Path, start: int = 0) -> Iterator[tuple[Event | None, int]]:
+    """Complete lines from byte `start` on, as (event, byte after the line); the event is None for a damaged line.
+
+    A last line without its newline is still being written, or was cut off: it is left for later.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            yield _decode(line), start
+
+
+def _decode(line: bytes) -> Event | None:
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
+
+
+def read(path: Path) -> Log:
+    """All events of a file, without the void ones."""
+    events: list[Event] = []
+    damaged = []
+    for number, (found, _) in enumerate(follow(path), start=1):
+        if found is None:
+            damaged.append(number)
+        else:
+            events.append(found)
+    return Log(sound(events), damaged)
+
+
+def sound(events: Iterable[Event]) -> list[Event]:
+    """The events without those that a later `resume` made void: rounds after the one it starts from, and endings."""
+    kept: list[Event] = []
+    for each in events:
+        if each["event"] == "resume":
+            after = each.get("round", 0)
+            kept = [e for e in kept if e.get("round", 0) <= after and e["event"] not in ("result", "error")]
+        kept.append(each)
+    return kept

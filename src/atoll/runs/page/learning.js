@@ -1,0 +1,102 @@
+"use strict";
+// How good the model is after each round.
+
+(() => {
+  const { $, h, setText, known, number, score, tickScore } = Base;
+  const { panel, tableOf } = Panels;
+
+  // --- learning -------------------------------------------------------------------------------------------
+
+  panel("learning", () => true, (section) => {
+    const main = new Lines($(".main", section), { label: "Learning curves" });
+    const second = $(".second", section);
+    const low = new Lines($(".low", second), { label: "Loss over rounds", floor: 0 });
+    const pick = $("select", section);
+    const fillTable = tableOf(section, (run) => ({
+      head: ["Round", "Test set", "Client mean", "p10", "p90", "Worst client", ...(run.personalised ? ["Personal mean"] : []), "Training loss"],
+      rows: run.rounds.filter((r) => r.evaluation).reverse().map((r) => {
+        const c = r.evaluation.clients[run.measure] || {};
+        const p = r.evaluation.personal[run.measure] || {};
+        const s = (v) => score(run.measure, v);
+        return [String(r.round), s(r.evaluation.overall[run.measure]), s(c.mean), s(c.p10), s(c.p90), s(run.lowIsGood ? c.max : c.min),
+          ...(run.personalised ? [s(p.mean)] : []), number(r.loss)];
+      }),
+    }));
+    let chosen = null;
+    let current = null;
+
+    function measures(run) {
+      const last = run.judgedLast;
+      const names = new Set([run.measure]);
+      if (last) for (const part of Object.values(last.evaluation)) for (const name of Object.keys(part)) names.add(name);
+      return [...names].filter((name) => name === run.measure || name !== "loss");
+    }
+
+    function update(run) {
+      current = run;
+      const names = measures(run);
+      pick.parentNode.hidden = names.length < 2;
+      if (pick.options.length !== names.length) pick.replaceChildren(...names.map((name) => h("option", null, name)));
+      const measure = names.includes(chosen) ? chosen : run.measure;
+      pick.value = measure;
+      draw(run, measure);
+      note(run);
+      fillTable(run);
+    }
+
+    function draw(run, measure) {
+      const judged = run.rounds.filter((r) => r.evaluation);
+      const trains = measure === "loss";
+      const shown = trains ? run.rounds : judged;
+      const part = (kind, field) => shown.map((r) => {
+        const found = r.evaluation && r.evaluation[kind][measure];
+        const value = kind === "overall" ? found : found && found[field];
+        return known(value) ? value : null;
+      });
+      const some = (values) => values.some(known);
+      const series = [];
+      const [p10, p90] = [part("clients", "p10"), part("clients", "p90")];
+      if (some(p10)) series.push({ label: "p10–p90 of clients", color: "--s-clients", low: p10, high: p90 });
+      const add = (label, paint, values, more) => { if (some(values)) series.push({ label, color: paint, values, ...more }); };
+      const falls = measure === "loss" || run.lowIsGood;
+      add("worst client", "--s-worst", part("clients", falls ? "max" : "min"), { dash: [2, 3], width: 1.5 });
+      add("client mean", "--s-clients", part("clients", "mean"));
+      add("personal mean", "--s-personal", part("personal", "mean"), { dash: [9, 3], width: 2 });
+      add("test set", "--s-global", part("overall"), { width: 2.25 });
+      if (trains) add("training", "--s-train", run.rounds.map((r) => r.loss), { dash: [5, 4], width: 1.25 });
+      main.text = (v) => score(measure, v);
+      main.tick = tickScore(measure);
+      main.floor = 0;
+      main.ceiling = measure === "accuracy" ? 1 : null;
+      const [name, value] = String(run.start.target || "").split(":");
+      const mark = name === measure || ((name === "clients" || name === "personal") && measure === run.measure)
+        ? { value: Number(value), label: `target ${score(measure, Number(value))}` } : null;
+      main.set(shown.map((r) => r.round), series, { mark });
+      second.hidden = trains;
+      if (trains) return;
+      const test = run.rounds.map((r) => (r.evaluation && known(r.evaluation.overall.loss) ? r.evaluation.overall.loss : null));
+      const losses = [{ label: "training", color: "--s-train", values: run.rounds.map((r) => r.loss), dash: [5, 4], width: 1.25 }];
+      if (some(test)) losses.push({ label: "test set", color: "--s-global", values: test });
+      low.set(run.rounds.map((r) => r.round), losses);
+    }
+
+    function note(run) {
+      const last = run.judgedLast;
+      const host = $(".note", section);
+      if (!last) { setText(host, "Nothing has been evaluated yet."); return; }
+      const s = (v) => score(run.measure, v);
+      const c = last.evaluation.clients[run.measure];
+      const parts = [];
+      if (known(last.evaluation.overall[run.measure])) parts.push(`test set ${s(last.evaluation.overall[run.measure])}`);
+      if (c) {
+        parts.push(`client mean ${s(c.mean)}`, `the middle 80 % of clients from ${s(c.p10)} to ${s(c.p90)}`);
+        parts.push(`the worst ${s(run.lowIsGood ? c.max : c.min)}`);
+      }
+      setText(host, `After round ${last.round}: ${parts.join(", ")}.`);
+      main.plot.setAttribute("aria-label", `Learning curves. ${host.textContent}`);
+    }
+
+    pick.addEventListener("change", () => { chosen = pick.value; if (current) update(current); });
+    return update;
+  });
+})();

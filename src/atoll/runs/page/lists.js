@@ -1,0 +1,216 @@
+"use strict";
+// Several runs: the list of a directory, and the comparison.
+
+const { RunList, Comparison } = (() => {
+  const { $, h, setText, known, number, count, score, tickScore, bytes, duration, clock, plural, groupColor } = Base;
+
+  function pillOf(status) {
+    const element = h("span", null);
+    Hero.pill(element, status);
+    return element;
+  }
+
+  // --- the list -------------------------------------------------------------------------------------------
+
+  const RunList = (() => {
+    const rows = new Map();
+    const chosen = new Set();
+    let body = null;
+
+    function show(runs, place, hrefs) {
+      const table = $("#list-table");
+      if (!body) {
+        body = h("tbody");
+        table.append(h("thead", null, h("tr", null, h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Compare")),
+          ...["Run", "Method", "Data", "Status", "Rounds", "Accuracy"].map((text) => h("th", { scope: "col", class: text === "Accuracy" ? "right" : null }, text)))), body);
+        $("#list-filter").addEventListener("input", filter);
+        $("#list-compare").addEventListener("click", () => { location.hash = hrefs.compare([...chosen]); });
+      }
+      setText($("#list-lede"), runs.length ? `${plural(runs.length, "run")} in ${place}` : place);
+      $("#list-empty").hidden = runs.length > 0;
+      table.hidden = !runs.length;
+      const names = new Set(runs.map((run) => run.name));
+      for (const [name, row] of rows) if (!names.has(name)) { row.element.remove(); rows.delete(name); chosen.delete(name); }
+      runs.forEach((run, i) => {
+        if (!rows.has(run.name)) rows.set(run.name, make(run, hrefs));
+        const row = rows.get(run.name);
+        fill(row, run);
+        if (body.children[i] !== row.element) body.insertBefore(row.element, body.children[i] || null);
+      });
+      filter();
+      tell();
+    }
+
+    function make(run, hrefs) {
+      const cells = Object.fromEntries(["method", "data", "status", "rounds", "value"].map((key) => [key, h("td", { class: key === "value" ? "right" : null })]));
+      const bar = h("i");
+      const text = h("span");
+      cells.rounds.append(h("span", { class: "mini" }, bar), text);
+      const pill = h("span");
+      cells.status.append(pill);
+      const box = h("input", { type: "checkbox", "aria-label": `Compare ${run.name}`, onchange: () => {
+        if (box.checked) chosen.add(run.name); else chosen.delete(run.name);
+        tell();
+      } });
+      const when = h("small");
+      const element = h("tr", null, h("td", null, box), h("th", { scope: "row" }, h("a", { href: hrefs.run(run.name) }, run.name), when), ...Object.values(cells));
+      return { element, cells, bar, text, pill, when };
+    }
+
+    function fill(row, run) {
+      setText(row.when, clock(run.time));
+      setText(row.cells.method, run.method || "–");
+      setText(row.cells.data, [run.data, run.partition].filter(Boolean).join(", ") || "–");
+      Hero.pill(row.pill, run.status);
+      row.bar.style.width = `${run.rounds ? Math.min(100, (100 * run.round) / run.rounds) : 0}%`;
+      setText(row.text, `${count(run.round)} of ${run.rounds ? count(run.rounds) : "–"}`);
+      setText(row.cells.value, run.measure && run.measure !== "accuracy" ? `${number(run.value)} loss` : score("accuracy", run.value));
+      row.element.dataset.text = [run.name, run.method, run.data, run.partition, run.status].join(" ").toLowerCase();
+    }
+
+    function filter() {
+      const words = $("#list-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const { element } of rows.values()) element.hidden = !words.every((word) => element.dataset.text.includes(word));
+    }
+
+    function tell() {
+      const button = $("#list-compare");
+      button.disabled = chosen.size < 2;
+      setText(button, chosen.size < 2 ? "Compare (choose two or more)" : `Compare ${chosen.size} runs`);
+    }
+
+    return { show };
+  })();
+
+  // --- the comparison -------------------------------------------------------------------------------------
+
+  const Comparison = (() => {
+    let lines = null;
+    let shown = null;
+
+    /** A comparison in which every run stands for itself, for when none was made. */
+    function ofRuns(runs) {
+      const measure = runs.length ? runs[0].measure : "accuracy";
+      const groups = runs.map((run) => {
+        const judged = run.rounds.filter((r) => r.evaluation && known(r.evaluation.overall[measure] ?? (r.evaluation.clients[measure] || {}).mean));
+        const mean = judged.map((r) => r.evaluation.overall[measure] ?? r.evaluation.clients[measure].mean);
+        const last = run.judgedLast ? run.judgedLast.evaluation : { overall: {}, clients: {}, personal: {} };
+        const c = last.clients[measure] || {};
+        const one = (value) => (known(value) ? { mean: value, std: null } : null);
+        return {
+          label: `${run.title} · ${run.name}`, runs: [run.name], seeds: [run.start.seed],
+          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean] },
+          table: {
+            global: one(last.overall[measure]), client_mean: one(c.mean), p10: one(run.lowIsGood ? c.p90 : c.p10), worst: one(run.lowIsGood ? c.max : c.min),
+            personal: one((last.personal[measure] || {}).mean), rounds: one(run.played),
+            bytes: one(run.last ? run.last.allUp + run.last.allDown : null), seconds: one(run.seconds),
+          },
+        };
+      });
+      return { measure, target: null, groups };
+    }
+
+    function show(title, comparison, runs, hrefs) {
+      shown = comparison;
+      setText($("#compare-title"), title);
+      const n = comparison.groups.reduce((sum, group) => sum + group.runs.length, 0);
+      setText($("#compare-lede"), `${plural(comparison.groups.length, "setting")}, ${plural(n, "run")}` +
+        (known(comparison.target) ? ` · target ${score(comparison.measure, comparison.target)}` : ""));
+      const box = $("#compare-each");
+      if (!lines) {
+        lines = new Lines($("#compare-curves .body"), { label: "Learning curves" });
+        box.addEventListener("change", () => curves());
+      }
+      box.parentNode.hidden = !comparison.groups.some((group) => group.runs.length > 1);
+      curves();
+      table();
+      runTable(runs, hrefs);
+    }
+
+    function curves() {
+      const { groups, measure, target } = shown;
+      const each = $("#compare-each").checked;
+      const xs = [...new Set(groups.flatMap((group) => group.curve.rounds))].sort((a, b) => a - b);
+      const place = new Map(xs.map((x, i) => [x, i]));
+      const spread = (rounds, values) => {
+        const found = new Array(xs.length).fill(null);
+        rounds.forEach((x, i) => { if (known((values || [])[i])) found[place.get(x)] = values[i]; });
+        return found;
+      };
+      const series = [];
+      const dashes = [[], [8, 3], [2, 3], [10, 3, 2, 3]];
+      groups.forEach((group, g) => {
+        const { rounds, mean, low, high } = group.curve;
+        const paint = groupColor(g);
+        const dash = dashes[Math.floor(g / 8) % dashes.length];
+        if (group.runs.length > 1 && !each && (low || []).some(known)) series.push({ label: `${group.label}, band`, color: paint, low: spread(rounds, low), high: spread(rounds, high), alpha: 0.13, of: group.label });
+        if (each) (group.curve.each || []).forEach((values, i) => series.push({ label: `${group.label}, seed ${(group.seeds || [])[i] ?? i}`, color: paint, values: spread(rounds, values), width: 1, dash, of: group.label }));
+        series.push({ label: group.label, color: paint, values: spread(rounds, mean), width: 2, dash });
+      });
+      lines.text = (v) => score(measure, v);
+      lines.tick = tickScore(measure);
+      lines.floor = 0;
+      lines.ceiling = measure === "accuracy" ? 1 : null;
+      lines.set(xs, series, { mark: known(target) ? { value: target, label: `target ${score(measure, target)}` } : null });
+      const ranked = groups.map((group) => [group.label, (group.table.global || group.table.client_mean || {}).mean]).filter(([, v]) => known(v))
+        .sort((a, b) => (measure === "accuracy" ? b[1] - a[1] : a[1] - b[1]));
+      setText($("#compare-curves .note"), ranked.length ? `At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
+      lines.plot.setAttribute("aria-label", `Learning curves. ${$("#compare-curves .note").textContent}`);
+    }
+
+    function table() {
+      const { groups, measure, target } = shown;
+      const s = (v) => score(measure, v);
+      const up = measure === "accuracy" ? 1 : -1;
+      const to = known(target) ? ` to ${s(target)}` : " to target";
+      const columns = [["global", "Test set", s, up], ["client_mean", "Client mean", s, up], ["p10", measure === "accuracy" ? "p10" : "p90", s, up], ["worst", "Worst client", s, up],
+        ["personal", "Personal", s, up], ["reached", "Reached", null, 0], ["rounds_to_target", `Rounds${to}`, (v) => number(v, 3), -1], ["bytes_to_target", `Bytes${to}`, bytes, -1],
+        ["seconds_to_target", `Time${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0], ["bytes", "Traffic", bytes, 0], ["seconds", "Time", duration, 0]];
+      const entry = (group, key) => { const e = (group.table || {})[key]; return known(e) ? { mean: e, std: null } : e && known(e.mean) ? e : null; };
+      const used = columns.filter(([key]) => groups.some((group) => entry(group, key)));
+      const best = Object.fromEntries(used.map(([key, , , sign]) => [key, sign && groups.length > 1 ? Math.max(...groups.map((g) => { const e = entry(g, key); return e ? sign * e.mean : -Infinity; })) : null]));
+      const head = h("thead", null, h("tr", null, h("th", { scope: "col" }, "Setting"), h("th", { scope: "col", class: "right" }, "Runs"), used.map(([, text]) => h("th", { scope: "col", class: "right" }, text))));
+      const body = groups.map((group, g) => {
+        const dot = h("i", { class: "dot" });
+        dot.style.setProperty("--paint", groupColor(g));
+        return h("tr", null, h("th", { scope: "row" }, dot, group.label), h("td", { class: "right" }, String(group.runs.length)), used.map(([key, , text, sign]) => {
+          const e = entry(group, key);
+          if (key === "reached") return h("td", { class: "right" }, e ? `${e.mean} of ${group.runs.length}` : "–");
+          return h("td", { class: sign && e && sign * e.mean === best[key] ? "right best" : "right" }, e ? pair(e, text) : "–");
+        }));
+      });
+      $("#compare-table table").replaceChildren(head, h("tbody", null, body));
+    }
+
+    /** "92.4 ± 0.3 %": the unit once. */
+    function pair({ mean, std }, text) {
+      const whole = text(mean);
+      if (!known(std) || std === 0) return whole;
+      const [, figure, unit] = whole.match(/^(\S+)\s?(.*)$/);
+      const spread = text(mean + std);
+      const [, above, same] = spread.match(/^(\S+)\s?(.*)$/);
+      if (same !== unit || unit.includes(" ")) return `${whole} ± ${text(std)}`;
+      const digits = Math.max(0, ...[figure, above].map((f) => (f.split(".")[1] || "").length));
+      const part = std * ((Number(figure) || 1) / (mean || 1));
+      return `${figure} ± ${Math.abs(part).toFixed(digits)}${unit ? ` ${unit}` : ""}`;
+    }
+
+    function runTable(runs, hrefs) {
+      const labels = new Map();
+      shown.groups.forEach((group, g) => group.runs.forEach((name, i) => labels.set(name, { g, label: group.label, seed: (group.seeds || [])[i] })));
+      $("#compare-runs table").replaceChildren(
+        h("thead", null, h("tr", null, ["Run", "Setting", "Seed", "Status", "Rounds", "Value"].map((text) => h("th", { scope: "col", class: text === "Value" ? "right" : null }, text)))),
+        h("tbody", null, runs.map((run) => {
+          const found = labels.get(run.name) || {};
+          const dot = h("i", { class: "dot" });
+          if (found.label) dot.style.setProperty("--paint", groupColor(found.g));
+          return h("tr", null, h("th", { scope: "row" }, h("a", { href: hrefs.run(run.name) }, run.name)), h("td", null, found.label ? dot : null, found.label || "–"),
+            h("td", null, String(found.seed ?? "–")), h("td", null, pillOf(run.status)), h("td", null, count(run.round)), h("td", { class: "right" }, score(shown.measure, run.value)));
+        })));
+    }
+
+    return { show, ofRuns, again: () => { if (shown) { curves(); table(); } } };
+  })();
+
+  return { RunList, Comparison };
+})();

@@ -1,0 +1,153 @@
+"""The events of one run, told apart: what readers of runs ask of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from atoll.errors import ConfigError
+from atoll.runs.events import Event
+
+__all__ = ["OF_MAIN", "Goal", "Story"]
+
+OF_MAIN = ("clients", "personal", "p10", "worst")
+"""Figures that are in terms of the main measure (see `Story.value`)."""
+
+
+class Story:
+    """One run, as its events tell it. Fields that damaged or foreign events lack count as unknown.
+
+    Args:
+        events: all of them, without the void ones (`atoll.runs.events.read`).
+        name: what to call a run whose `start` does not say.
+    """
+
+    def __init__(self, events: Sequence[Event], name: str = "") -> None:
+        self.events = list(events)
+        self.start: Event = next(self.of("start"), {})
+        self.name: str = self.start.get("run") or name
+        self.rounds: list[Event] = [e for e in self.of("round") if isinstance(e.get("round"), int)]
+
+    def of(self, kind: str) -> Any:
+        """The events of a kind, in order."""
+        return (each for each in self.events if each["event"] == kind)
+
+    def last(self, kind: str) -> Event | None:
+        """The last event of a kind."""
+        return next((each for each in reversed(self.events) if each["event"] == kind), None)
+
+    # --- what it was ------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """All settings."""
+        return self.start.get("config") or {}
+
+    @property
+    def seed(self) -> int | None:
+        return self.start.get("seed")
+
+    @property
+    def method(self) -> str:
+        """The method's name in configuration files, or its class."""
+        return str(self.config.get("method") or self.start.get("method") or "?")
+
+    @property
+    def measure(self) -> str:
+        """The measure to look at first, "accuracy" or "loss"."""
+        return str(self.start.get("measure") or "accuracy")
+
+    @property
+    def planned(self) -> int | None:
+        """How many rounds the run is to have; a resumption may have changed it."""
+        resumed = self.last("resume") or {}
+        return resumed.get("rounds") or self.start.get("rounds")
+
+    # --- how it went ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def evaluations(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """(round, evaluation) of the rounds that were evaluated."""
+        return [(e["round"], e["evaluation"]) for e in self.rounds if e.get("evaluation")]
+
+    @property
+    def final(self) -> Mapping[str, Any]:
+        """The last evaluation; empty where there is none."""
+        return self.evaluations[-1][1] if self.evaluations else {}
+
+    def value(self, evaluation: Mapping[str, Any], name: str) -> float | None:
+        """A figure of an evaluation, None where it is missing.
+
+        "accuracy", "loss" and other measures are the global model's on the global test set, or where there is none
+        the mean over clients. "clients" and "personal" are means of the main measure over clients (of the global
+        model, of each client's own); "p10" and "worst" describe the models that clients would use: their own where
+        the method personalises, else the global one.
+        """
+        if name in ("clients", "personal"):
+            return _number((evaluation.get(name) or {}).get(self.measure, {}).get("mean"))
+        own = evaluation.get("personal") or evaluation.get("clients") or {}
+        if name in ("p10", "worst"):
+            key = {"p10": "p10", "worst": "max" if self.measure == "loss" else "min"}[name]
+            return _number(own.get(self.measure, {}).get(key))
+        overall = evaluation.get("overall") or {}
+        return _number(overall[name] if name in overall else own.get(name, {}).get("mean"))
+
+    def curve(self, name: str) -> dict[int, float]:
+        """A figure by round, where it was measured."""
+        found = {number: self.value(evaluation, name) for number, evaluation in self.evaluations}
+        return {number: value for number, value in found.items() if value is not None}
+
+    @property
+    def score(self) -> float | None:
+        """The main measure in the last evaluation."""
+        return self.value(self.final, self.measure)
+
+    # --- what it cost -----------------------------------------------------------------------------------------
+
+    def spent(self, until: int | None = None) -> tuple[int, float]:
+        """Bytes up and down of all clients, and the seconds of the rounds without their evaluations.
+
+        Args:
+            until: the last round to count; None counts all.
+        """
+        counted = [e for e in self.rounds if until is None or e["round"] <= until]
+        volume = sum(e.get("bytes_up") or 0 for e in counted) + sum(e.get("bytes_down") or 0 for e in counted)
+        return volume, sum(e.get("seconds") or 0.0 for e in counted)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A value of a measure to be reached, such as "accuracy:0.9"."""
+
+    measure: str
+    value: float
+
+    @staticmethod
+    def parse(text: str, measure: str) -> Goal:
+        """Read "accuracy:0.9", or "0.9" of the main measure.  Raises ConfigError."""
+        name, _, value = text.rpartition(":")
+        try:
+            goal = Goal(name.strip() or measure, float(value))
+        except ValueError:
+            goal = Goal("", math.nan)
+        if not math.isfinite(goal.value):
+            raise ConfigError(f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.9")
+        return goal
+
+    def __str__(self) -> str:
+        return f"{self.measure}:{self.value:g}"
+
+    def reached(self, story: Story) -> int | None:
+        """The first evaluated round at the goal or beyond it."""
+        falls = (story.measure if self.measure in OF_MAIN else self.measure) == "loss"
+        for number, value in story.curve(self.measure).items():
+            if value <= self.value if falls else value >= self.value:
+                return number
+        return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

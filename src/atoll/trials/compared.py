@@ -1,0 +1,126 @@
+"""`atoll.compare`: run federations over several seeds, one after the other, and put them beside each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import ConfigError, RunError, suggest
+from atoll.experiment import Experiment
+from atoll.federation import Federation
+from atoll.results import Run
+from atoll.runs.compare import Comparison
+from atoll.runs.folder import RunFolder
+from atoll.runs.listing import resolve
+from atoll.runs.story import OF_MAIN, Goal
+from atoll.summary import duration_text, value_text
+
+__all__ = ["check_target", "compare"]
+
+log = logging.getLogger("atoll.trials")
+
+Item = Federation | Experiment | Mapping[str, Any] | Run | RunFolder | str | os.PathLike[str]
+_KINDS = (Federation, Experiment, Mapping, Run, RunFolder, str, os.PathLike)
+
+
+def compare(
+    items: Item | Iterable[Item], *, seeds: int = 1, target: str | None = None, runs: str | Path | None = None
+) -> Comparison:
+    """Run what has not been run yet, and compare it all: ``atoll.compare([fed, fed.replace(method="scaffold")])``.
+
+    Args:
+        items: federations, experiments, mappings of an experiment's keywords, and finished runs: as `Run`, or by
+            folder or name.
+        seeds: how many times to run each federation and experiment, with its own seed and those after it. The
+            division of the data and the initial model follow from the seed where the item makes them: an experiment
+            does, a federation was given its data.
+        target: the value whose cost is compared, such as "accuracy:0.9"; the runs do not stop there.
+        runs: directory for run folders; by default where each item keeps its own.
+
+    The `runs` of what comes back are the results, in order. A run that fails (or diverges) is left out, and named in
+    `failed`.
+
+    Raises ConfigError before the first run if an item cannot be run, RunError if all of them fail.
+    """
+    listed: Iterable[Any] = [items] if isinstance(items, _KINDS) else items  # one of them needs no list
+    jobs = [job for item in listed for job in _jobs(item, seeds, None if runs is None else Path(runs))]
+    fresh = [job for job in jobs if isinstance(job, _Job)]
+    if target is not None:
+        check_target(target, fresh[0].make().task.metrics if fresh else None)
+    results: list[Run | RunFolder] = []
+    failed: list[str] = []
+    for job in jobs:
+        if not isinstance(job, _Job):
+            results.append(job)
+            continue
+        federation = job.make()
+        place = f"[{fresh.index(job) + 1}/{len(fresh)}] {federation.labels['method']}, seed {federation.seed}"
+        try:
+            run = federation.fit()
+        except RunError as error:
+            failed.append(f"{federation.labels['method']}, seed {federation.seed}: {error.message}")
+            log.warning("%s is left out: %s", place, error.message)
+            last = error
+            continue
+        results.append(run)
+        if sys.stderr.isatty():
+            print(f"{place}: {_result(run)}", file=sys.stderr)
+    if failed and not results:
+        raise RunError(f"all {len(failed)} runs failed; the last one: {last.message}", hint=last.hint)
+    told = [each.events() if isinstance(each, Run) else each for each in results]
+    return dataclasses.replace(Comparison.of(told, target), runs=results, failed=failed)
+
+
+def check_target(target: str, measured: Iterable[str] | None) -> None:
+    """Raise ConfigError for a target that is no target, or that runs with these measures cannot reach."""
+    goal = Goal.parse(target, "accuracy")
+    if measured is None or ":" not in target:
+        return
+    known = {"loss", *measured, *OF_MAIN}
+    if goal.measure not in known:
+        raise ConfigError(
+            f"target: these runs do not measure {goal.measure!r}", hint=suggest(goal.measure, known)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """A run to make. The federation is built when its turn comes: its data is not kept for longer."""
+
+    make: Callable[[], Federation]
+
+
+def _jobs(item: Item, seeds: int, runs: Path | None) -> Iterator[_Job | Run | RunFolder]:
+    if seeds < 1:
+        raise ConfigError(f"seeds = {seeds}, but it must be at least 1")
+    if isinstance(item, (Run, RunFolder)):
+        yield item
+    elif isinstance(item, (str, os.PathLike)):
+        yield from resolve([os.fspath(item)], runs)
+    elif isinstance(item, Federation):
+        place = {} if runs is None else {"runs": runs}
+        for seed in range(item.seed, item.seed + seeds):
+            yield _Job(lambda seed=seed: item.replace(seed=seed, **place))  # type: ignore[misc]
+    elif isinstance(item, (Experiment, Mapping)):
+        experiment = item if isinstance(item, Experiment) else Experiment.read(**item)
+        if runs is not None:
+            experiment = dataclasses.replace(experiment, runs=str(runs))
+        for seed in range(experiment.seed, experiment.seed + seeds):
+            yield _Job(dataclasses.replace(experiment, seed=seed).build)
+    else:
+        raise ConfigError(
+            f"{type(item).__name__} cannot be compared",
+            hint="give federations, experiments, mappings of keywords, runs, or run folders",
+        )
+
+
+def _result(run: Run) -> str:
+    last = run.evaluation
+    found: Sequence[tuple[int, float]] = run.history(last.measure) if last is not None else []
+    score = f"{last.measure} {value_text(last.measure, found[-1][1])}, " if last is not None and found else ""
+    return f"{score}{duration_text(run.seconds)}"

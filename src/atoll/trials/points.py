@@ -1,0 +1,150 @@
+"""The points of a sweep: a grid of settings times seeds, checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.errors import ConfigError, DataError
+from atoll.experiment import Experiment
+from atoll.runs.grouping import OPERATIONAL, settings, value_words
+
+__all__ = ["Point", "check", "digest", "fingerprint", "parse_grid", "points"]
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep. `number` counts from 1; `changes` are the grid's values for it."""
+
+    number: int
+    changes: Mapping[str, Any]
+    experiment: Experiment
+
+    @property
+    def name(self) -> str:
+        """What the point's files are called."""
+        return f"{self.number:03}"
+
+    @property
+    def label(self) -> str:
+        """The grid's values, and the seed."""
+        words = [f"{key}={value_words(key, value)}" for key, value in self.changes.items()]
+        return ", ".join([*words, f"seed={self.experiment.seed}"])
+
+    @property
+    def key(self) -> str:
+        """What the point has in common with its run (see `fingerprint`)."""
+        return fingerprint(self.experiment.to_dict())
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Read ``lr=0.01,0.1`` and ``model=["mlp:64,32", "2nn"]`` (an array as in TOML, for values with commas).
+
+    Raises ConfigError.
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals or not key or not values:
+            raise ConfigError(
+                f"--grid {text!r} is not KEY=VALUE,VALUE ...", hint="for example --grid lr=0.01,0.1"
+            )
+        if key in grid:
+            raise ConfigError(f"--grid has {key} twice", hint="give all of its values at once, with commas")
+        try:
+            plain = [value.strip() for value in values.split(",")]
+            grid[key] = tomllib.loads(f"v = {values}")["v"] if values.startswith("[") else plain
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"--grid {text!r} is not an array: {error}", hint='as in ["mlp:64", "2nn"]'
+            ) from None
+    return grid
+
+
+def points(
+    file: str | Path | None, sets: Sequence[str], grid: Grid, seeds: int, overrides: Mapping[str, Any]
+) -> list[Point]:
+    """Every combination of the grid's values, each with `seeds` seeds; a run gets one worker unless it says more.
+
+    Raises ConfigError, with the combination at fault, for a key or a value that an experiment does not take.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds = {seeds}, but it must be at least 1")
+    for key, values in grid.items():
+        if key == "seed" or key in OPERATIONAL:
+            hint = "--seeds N repeats every point" if key == "seed" else "set it for all runs, with --set"
+            raise ConfigError(f"{key} is nothing to sweep", hint=hint)
+        if not values:
+            raise ConfigError(f"the grid has no values for {key}", hint="leave it out")
+    found: dict[str, Point] = {}
+    for values in itertools.product(*grid.values()):
+        given = dict(zip(grid, values, strict=True))
+        experiment = _read(file, sets, given, overrides)
+        workers = experiment.workers or 1
+        whole = experiment.to_dict()
+        changes = {key: whole[key] for key in grid}
+        for seed in range(experiment.seed, experiment.seed + seeds):
+            point = Point(
+                len(found) + 1, changes, dataclasses.replace(experiment, seed=seed, workers=workers)
+            )
+            if point.key in found:
+                raise ConfigError(f"the grid has {point.label} twice", hint="leave one out")
+            found[point.key] = point
+    return list(found.values())
+
+
+def _read(
+    file: str | Path | None, sets: Sequence[str], given: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Experiment:
+    try:
+        return Experiment.read(file, sets, **{**overrides, **given})
+    except ConfigError as error:
+        shown = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise ConfigError(f"{error.message} ({shown})" if shown else error.message, hint=error.hint) from None
+
+
+def check(points: Sequence[Point]) -> Iterable[str]:
+    """Build what the points need, once for each combination of data, model and method, without running anything.
+
+    Returns the measures the runs will have. Raises ConfigError or DataError, with the point at fault.
+    """
+    seen: set[str] = set()
+    measured: dict[str, None] = {}
+    for point in points:
+        experiment = point.experiment
+        own = set(experiment.settings)
+        parts = {key: value for key, value in settings(experiment.to_dict()).items() if key not in own}
+        if (key := _text(parts)) in seen:
+            continue
+        seen.add(key)
+        try:  # on the processor: the device is for the runs
+            federation = dataclasses.replace(experiment, device="cpu", engine="loop", runs=None).build()
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{error.message} ({point.label})", hint=error.hint) from None
+        measured |= dict.fromkeys(federation.task.metrics)
+    return list(measured)
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A name for what a run computes: its settings and its seed, but not where and how it is carried out."""
+    return hashlib.sha256(_text({**settings(config), "seed": config.get("seed")}).encode()).hexdigest()
+
+
+def digest(points: Sequence[Point]) -> str:
+    """A short name for a sweep: the same for the same grid, whatever the seeds."""
+    found = {_text(settings(point.experiment.to_dict())) for point in points}
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[:8]
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()

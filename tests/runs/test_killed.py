@@ -1,0 +1,88 @@
+"""Killed at any moment, a run goes on and ends as the undisturbed one does."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atoll.runs.folder import RunFolder
+from tests.runs.test_resume import ENGINES, federation
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedadam"])
+def test_killed_at_random_moments(method: str, engine: str, tmp_path: Path) -> None:
+    """Runs that are killed again and again, at random moments of rounds and checkpoints, lose nothing."""
+    plan: dict[str, Any] = {
+        "rounds": 20,
+        "checkpoint": 1,
+        "keep": "last",
+        "workers": 1,
+    }  # a fork has no OpenMP threads
+    whole = federation(method, engine, runs=tmp_path / "whole", **plan).fit()
+    assert whole.folder is not None
+    want = (whole.folder.path / "model.safetensors").read_bytes()
+    importlib.import_module("torch._dynamo")  # once here, not in every child
+    moments = random.Random(f"{method} {engine}")
+    kills = 0
+    for number in range(3):
+        place = tmp_path / f"killed{number}"
+        for stop in (
+            moments.randint(6, 30),
+            moments.randint(31, 60),
+        ):  # lines of events, three or four a round
+            pid = _child(method, engine, place, plan)
+            deadline = time.monotonic() + 60
+            while _lines(place) < stop and time.monotonic() < deadline and not _over(pid):
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0.0, 0.02))
+            if not _over(pid):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                kills += 1
+        if kills:
+            os.waitpid(_child(method, engine, place, plan), 0)
+        folder = RunFolder.find("last", place)
+        assert (folder.path / "model.safetensors").read_bytes() == want
+        log = folder.log()
+        assert [e["round"] for e in log.events if e["event"] == "round"] == list(range(1, 21))
+        assert log.events[-1]["event"] == "result"
+    assert kills >= 3
+
+
+def _child(method: str, engine: str, place: Path, plan: dict[str, Any]) -> int:
+    """A process that plays the run there, or goes on with it."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        made = federation(method, "auto" if _lines(place) else engine, runs=place, **plan)
+        (made.resume() if _lines(place) else made).fit()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+_ended: set[int] = set()
+
+
+def _over(pid: int) -> bool:
+    """Whether the process has ended by itself; it must have ended well."""
+    if pid not in _ended:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            assert status == 0
+            _ended.add(pid)
+    return pid in _ended
+
+
+def _lines(place: Path) -> int:
+    """Lines in the events of the runs in a place."""
+    return sum(file.read_bytes().count(b"\n") for file in place.glob("*/events.jsonl"))

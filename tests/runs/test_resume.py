@@ -1,0 +1,167 @@
+"""A run that was stopped and resumed ends as the undisturbed one does, to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import atoll
+from atoll.errors import ConfigError
+from atoll.federation import Callback, Federation
+from atoll.methods import METHODS
+from atoll.results import Round
+from atoll.runs.checkpoint import list_checkpoints
+from atoll.runs.events import read
+from atoll.runs.folder import RunFolder
+from atoll.tensors import flatten_record
+
+ENGINES = ("loop", "batched", "processes")
+
+
+class Net(nn.Module):
+    """Every kind of state: weights, BatchNorm statistics and counters, dropout that draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
+def data() -> Any:
+    rng = np.random.default_rng(3)
+    weights = rng.normal(size=(6, 3))
+    made = {}
+    for at, n in enumerate((9, 30, 14, 22, 5, 17)):
+        x = rng.normal(size=(n, 6)).astype(np.float32)
+        made[f"site{at}"] = {"train": (x, (x @ weights).argmax(1)), "test": (x, (x @ weights).argmax(1))}
+    return atoll.data.from_clients(made, classes=3)
+
+
+def federation(method: str = "fedavg", engine: str = "loop", **settings: Any) -> Federation:
+    settings = {
+        "rounds": 6,
+        "cohort": 3,
+        "seed": 5,
+        "checkpoint": 2,
+        "engine": engine,
+        "device": "cpu",
+        **settings,
+    }
+    batch = {} if method == "fedsgd" else {"batch_size": 4}
+    return Federation(Net, data(), method, **batch, **settings)
+
+
+class StopAfter(Callback):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_round_end(self, federation: Federation, record: Round) -> None:
+        if record.number == self.number:
+            federation.stop()
+
+
+def everything(federation: Federation) -> dict[str, bytes]:
+    """All tensors and numbers that a federation holds, as bytes."""
+    found: dict[str, bytes] = {}
+    records = {"state": federation.state}
+    records |= {f"memory {k}": federation.memories.get(k) for k in federation.memories.clients()}
+    for name, record in records.items():
+        for path, leaf in flatten_record(record):
+            value = leaf.numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode()
+            found[f"{name} {'/'.join(path)}"] = value
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_stop_and_resume_is_the_undisturbed_run(method: str, engine: str, tmp_path: Path) -> None:
+    whole = federation(method, engine)
+    run = whole.fit()
+    part = federation(method, engine, runs=tmp_path, callbacks=[StopAfter(3)])
+    part.fit()
+    assert part.number == 3
+    again = federation(method, "auto", runs=tmp_path).resume("last")
+    assert again.number == 3
+    resumed = again.fit()
+    assert everything(again) == everything(whole)
+    assert [r.evaluation.to_dict() for r in resumed.rounds if r.evaluation] == [
+        r.evaluation.to_dict() for r in run.rounds if r.evaluation
+    ]
+    assert [r.number for r in resumed.rounds] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_engine_that_was_chosen_is_chosen_again(tmp_path: Path) -> None:
+    part = federation("fedavg", "auto", runs=tmp_path, callbacks=[StopAfter(2)])
+    part.fit()
+    again = federation("fedavg", "auto", runs=tmp_path).resume()
+    assert again.engine.settled()[0] == part.engine.settled()[0] != "auto"
+    again.fit()
+
+
+def test_more_rounds_may_be_asked_for(tmp_path: Path) -> None:
+    federation(rounds=4, runs=tmp_path).fit()
+    longer = federation(rounds=6, runs=tmp_path).resume()
+    longer.fit()
+    whole = federation(rounds=6)
+    whole.fit()
+    assert everything(longer) == everything(whole)
+    kinds = [e["event"] for e in read(longer.folder.events_file).events]  # type: ignore[union-attr]
+    assert kinds.count("resume") == 1
+    assert kinds.count("result") == 1
+    assert kinds[-1] == "result"
+    assert "problem" not in kinds
+
+
+def test_a_resume_after_rounds_that_no_checkpoint_holds_voids_their_events(tmp_path: Path) -> None:
+    class Crash(Callback):
+        def on_round_start(self, federation: Federation, number: int) -> None:
+            if number == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if (pid := os.fork()) == 0:
+        federation(runs=tmp_path, callbacks=[Crash()], checkpoint=4).fit()
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    folder = RunFolder.find("last", tmp_path)
+    assert [e["round"] for e in folder.log().events if e["event"] == "round"] == [1, 2, 3, 4, 5]
+    assert folder.status(folder.log().events[-1]) == "cut off"
+    again = federation(runs=tmp_path, checkpoint=4).resume()
+    assert again.number == 4
+    run = again.fit()
+    assert [e["round"] for e in folder.log().events if e["event"] == "round"] == [1, 2, 3, 4, 5, 6]
+    assert len(run.rounds) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 6}, "seed is 5 there, 6 here"),
+        ({"lr": 0.5}, "lr is 0.1 there, 0.5 here"),
+        ({"cohort": 2}, "cohort"),
+    ],
+)
+def test_another_federation_does_not_go_on_with_a_run(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    federation(runs=tmp_path, rounds=2).fit()
+    with pytest.raises(ConfigError, match=named):
+        federation(runs=tmp_path, **change).resume()
+    federation(runs=tmp_path, rounds=3).resume().fit()  # the refusal has let go of the folder
+
+
+def test_which_checkpoints_stay(tmp_path: Path) -> None:
+    fed = federation(runs=tmp_path, rounds=9, checkpoint=1, keep="last, every:4")
+    fed.fit()
+    assert fed.folder is not None
+    assert [round for round, _ in list_checkpoints(fed.folder.path)] == [4, 8, 9]
