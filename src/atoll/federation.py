@@ -240,16 +240,17 @@ class Federation:
         self._recorder.emit("begin", {"round": number, "cohort": clients})
         refused: dict[int, str] = {}
         outcomes: list[Outcome] = []
-        state, down = self.state, 0
+        state, up, down = self.state, 0, 0
         if clients:
-            work = self.method.broadcast(self.state, clients)
-            down = sum(work.nbytes(client) for client in clients)
-            expected = self.method.expects(self.state)
+            state, up, down = self._enrol(state, clients, number)
+            work = self.method.broadcast(state, clients)
+            down += sum(work.nbytes(client) for client in clients)
+            expected = self.method.expects(state)
             job = Job(self.method, work, clients, number, self.seed, expected, epochs, cohort=len(clients))
             replies, outcomes = self.engine.run(job, self.memories)
             refused = {o.client: o.refused for o in outcomes if o.refused is not None}
             if replies is not None:
-                state = self.method.update(self.state, replies)
+                state = self.method.update(state, replies)
                 params, _ = self.method.model(state)
                 if not all(bool(torch.isfinite(p).all()) for p in params.values()):
                     raise _diverged(number, "the updated model has non-finite numbers")
@@ -257,10 +258,27 @@ class Federation:
                 self._all_refused(number, refused)
         seconds = time.perf_counter() - start
         record = Round(
-            number, clients, dropped, refused, _pooled(outcomes, refused), sum(o.nbytes for o in outcomes), down,
+            number, clients, dropped, refused, _pooled(outcomes, refused), up + sum(o.nbytes for o in outcomes), down,
             seconds, clients=recording.columns(clients, outcomes, start),
         )  # fmt: skip
         return record, state, outcomes
+
+    def _enrol(self, state: Record, clients: Sequence[int], number: int) -> tuple[Record, int, int]:
+        """Ask the cohort's new clients what the method wants to know of them: (state, bytes up, bytes down)."""
+        asked = self.method.enrol(state, clients)
+        if asked is None:
+            return state, 0, 0
+        new, work = asked
+        work = replace(work, reduction="each")
+        replies, outcomes = self.engine.run(
+            Job(self.method, work, new, number, self.seed, cohort=len(new)), self.memories
+        )
+        refused = {o.client: o.refused for o in outcomes if o.refused is not None}
+        if replies is None or refused:
+            self._all_refused(number, refused or dict.fromkeys(new, "it has no weight"))
+        assert replies is not None
+        up, down = sum(o.nbytes for o in outcomes), sum(work.nbytes(client) for client in new)
+        return self.method.welcome(state, replies), up, down
 
     def _commit(self, record: Round, state: Record) -> None:
         self.state, self.number = state, record.number

@@ -109,6 +109,8 @@ class Work:
     shared: Record
     own: Mapping[int, Record] = field(default_factory=dict)
     program: str = "train"
+    reduction: Literal["mean", "each"] | None = None
+    """What the server needs of the replies; None means what the method says."""
 
     def received(self, client: int) -> Record:
         return self.shared.replace(**self.own[client]) if client in self.own else self.shared
@@ -149,6 +151,18 @@ class Method(Program):
     def model(self, state: Record) -> Model:
         """The global model, (params, buffers)."""
         return state.params, state.buffers
+
+    def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
+        """Which clients of the cohort are new and what they are asked first, or None: nobody is asked anything.
+
+        A method that must know something of a client before its first round (a sketch of its data, its class
+        counts) names the program that answers, and takes every answer in `welcome`.
+        """
+        return None
+
+    def welcome(self, state: Record, replies: Replies) -> Record:
+        """The server's state with what new clients have answered; `replies.each` in the order of `replies.clients`."""
+        raise NotImplementedError(f"{type(self).__name__} enrols clients but does not welcome them")
 
     def expects(self, state: Record) -> Record:
         """Names and shapes a reply must have; replies of another form are refused."""

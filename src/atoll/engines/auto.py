@@ -36,12 +36,15 @@ class Auto(Engine):
         self.reason = ""
 
     def describe(self) -> str:
-        return f"{self.chosen.describe()} ({self.reason})" if self.chosen else self.name
+        return f"{self.chosen.describe()} ({self.reason})" if self.chosen else Loop.name
 
     def settled(self) -> tuple[str, int | None]:
         return self.chosen.settled() if self.chosen else (self.name, self.workers)
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
+        plan = job.program.plan()
+        if self.chosen is None and not plan.epochs and plan.steps is None:  # nothing to time
+            return Loop(self.task, self.data, self.device).run(job, memories)
         if self.chosen is None:
             self.chosen, self.reason = self._choose(job)
         return self.chosen.run(job, memories)
@@ -51,8 +54,6 @@ class Auto(Engine):
             self.chosen.close()
 
     def _choose(self, job: Job) -> tuple[Engine, str]:
-        if not job.program.plan().epochs and job.program.plan().steps is None:
-            return Loop(self.task, self.data, self.device), "this method has no local steps"
         batched = Batched(self.task, self.data, self.device, workers=self.workers)
         if self.device.type != "cpu":
             together, problem = self._time_batched(batched, job, None)

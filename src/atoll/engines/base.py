@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -54,6 +54,10 @@ class Job:
 
     cohort: int = 1
     """How many clients the whole round has (a worker's job holds some of them)."""
+
+    @property
+    def reduction(self) -> Literal["mean", "each"]:
+        return self.work.reduction or self.method.reduction
 
     @property
     def program(self) -> Program:

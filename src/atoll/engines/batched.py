@@ -83,7 +83,7 @@ class Batched(Engine):
         return self.name, self.threads
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
-        reduction = Reduction(job.method.reduction)
+        reduction = Reduction(job.reduction)
         outcomes: list[Outcome] = []
         sizes = [self.data.size(client) for client in job.clients]
         orders = [client_reading(job, self.task, c, n) for c, n in zip(job.clients, sizes, strict=True)]
@@ -332,7 +332,7 @@ class _Group:
         first = map_leaves(lambda v: v[0], reply.values)
         wrong = misshapen(first, self.job.expected)
         nbytes = payload_bytes(first)
-        each = self.job.method.reduction == "each"
+        each = self.job.reduction == "each"
         probes = None if wrong else probe(reply.values, self.job.cohort, stacked=True)
         ended = time.perf_counter()
         outcomes, accepted = [], []
@@ -349,7 +349,7 @@ class _Group:
             outcomes.append(Outcome(client, weights[at], sums, nbytes, reason, begun, ended, sample))
         if not accepted:
             return outcomes
-        part = Reduction(self.job.method.reduction)
+        part = Reduction(self.job.reduction)
         part.clients = [self.clients[at] for at in accepted]
         part.weight = float(sum(weights[at] for at in accepted))
         if each:

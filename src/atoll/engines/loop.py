@@ -32,11 +32,11 @@ class Loop(Engine):
     name: ClassVar[str] = "loop"
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
-        reduction = Reduction(job.method.reduction)
+        reduction = Reduction(job.reduction)
         outcomes = []
         with threads(1):
             for run in chunks(len(job.clients)):
-                part = Reduction(job.method.reduction)
+                part = Reduction(job.reduction)
                 for client in (job.clients[at] for at in run):
                     begun = time.perf_counter()
                     reply, memory = self.client(job, client, memories.get(client))

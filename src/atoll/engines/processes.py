@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import torch
@@ -43,6 +43,7 @@ class _Order(msgspec.Struct):
     round: int = 0
     seed: int = 0
     program: str = ""
+    reduction: Literal["mean", "each"] = "mean"
     shared: Header = []
     expected: Header | None = None
     epochs: dict[int, int] = {}
@@ -99,13 +100,15 @@ class Processes(Engine):
 
     def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
         self._hire(job.method)
-        order = _Order(job.round, job.seed, job.work.program, epochs=dict(job.epochs), cohort=job.cohort)
+        order = _Order(
+            job.round, job.seed, job.work.program, job.reduction, epochs=dict(job.epochs), cohort=job.cohort
+        )
         order.shared = self.shared.write(Record(shared=job.work.shared, expected=job.expected))
         runs = [[job.clients[at] for at in run] for run in chunks(len(job.clients))]
         todo = deque(enumerate(runs))
         busy: dict[tuple[int, int], int] = {}
         arrived: dict[int, Reduction] = {}
-        reduction = Reduction(job.method.reduction)
+        reduction = Reduction(job.reduction)
         outcomes: list[list[Outcome]] = [[] for _ in runs]
         merged = 0
 
@@ -212,7 +215,7 @@ class _Worker:
     def take(self, done: _Done, job: Job, memories: Memories) -> tuple[Reduction, list[Outcome]]:
         """Read a result out of the slot, and keep the clients' memories."""
         result = self.slots[done.slot].read(done.result)
-        part = Reduction(job.method.reduction)
+        part = Reduction(job.reduction)
         part.clients, part.weight = done.clients, done.weight
         if "total" in result:
             part.total = _own(result.total)
@@ -274,7 +277,7 @@ def _serve(
                 continue
             personal = _own(slots[order.slot].read(order.personal))
             own = {client: personal[f"own{client}"] for client in order.clients if f"own{client}" in personal}
-            work = Work(shared, own, setting.program)
+            work = Work(shared, own, setting.program, setting.reduction)
             job = Job(
                 method, work, order.clients, setting.round, setting.seed, expected, setting.epochs,
                 cohort=setting.cohort,
@@ -284,7 +287,7 @@ def _serve(
 
 
 def _perform(runner: Sequential, job: Job, order: _Order, personal: Record, slot: Arena) -> _Done:
-    part = Reduction(job.method.reduction)
+    part = Reduction(job.reduction)
     notebook = _Notebook()
     notebook.before = {c: personal[f"memory{c}"] for c in order.clients if f"memory{c}" in personal}
     outcomes = []
