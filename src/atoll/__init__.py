@@ -32,6 +32,20 @@ if TYPE_CHECKING:
     from atoll.methods.fedsgd import FedSGD
     from atoll.methods.finetune import FineTune
     from atoll.methods.local import Local
+    from atoll.methods.matched.fedma import PFNM, FedMA
+    from atoll.methods.moon import Moon
+    from atoll.methods.personal.apfl import APFL
+    from atoll.methods.personal.cfl import CFL
+    from atoll.methods.personal.ditto import Ditto
+    from atoll.methods.personal.fedala import FedALA
+    from atoll.methods.personal.fedamp import FedAMP, HeurFedAMP
+    from atoll.methods.personal.fedfomo import FedFomo
+    from atoll.methods.personal.fedora import Fedora
+    from atoll.methods.personal.fedphp import FedPHP
+    from atoll.methods.personal.ifca import IFCA
+    from atoll.methods.personal.perfedavg import PerFedAvg
+    from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
+    from atoll.methods.personal.pfedme import PFedMe
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
     from atoll.results import Round, Run
@@ -59,18 +73,35 @@ _HOMES = {
     "federation": ("Callback", "Federation", "Round", "Run"),
     "method": ("ClientData", "Method", "Plan", "Population", "Program", "Replies", "Reply", "Work"),
     "methods": (
+        "APFL",
+        "CFL",
+        "Ditto",
+        "FedALA",
+        "FedAMP",
         "FedAdagrad",
         "FedAdam",
         "FedAvg",
         "FedAvgM",
         "FedDyn",
+        "FedFomo",
+        "FedMA",
         "FedNova",
         "FedOpt",
+        "FedPHP",
         "FedProx",
         "FedSGD",
         "FedYogi",
+        "Fedora",
         "FineTune",
+        "HeurFedAMP",
+        "IFCA",
         "Local",
+        "Moon",
+        "PFNM",
+        "PFedHN",
+        "PFedHNPC",
+        "PFedMe",
+        "PerFedAvg",
         "QFedAvg",
         "Scaffold",
     ),
@@ -84,32 +115,49 @@ _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in nam
 _ROOMS = ("data", "methods", "models")
 
 __all__ = [
+    "APFL",
+    "CFL",
+    "IFCA",
+    "PFNM",
     "AtollError",
     "Batch",
     "Callback",
     "ClientData",
     "ConfigError",
     "DataError",
+    "Ditto",
     "DivergedError",
     "EngineError",
     "Evaluation",
     "Experiment",
+    "FedALA",
+    "FedAMP",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedDyn",
+    "FedFomo",
+    "FedMA",
     "FedNova",
     "FedOpt",
+    "FedPHP",
     "FedProx",
     "FedSGD",
     "FedYogi",
     "FederatedData",
     "Federation",
+    "Fedora",
     "FineTune",
+    "HeurFedAMP",
     "Local",
     "Method",
     "MissingExtraError",
+    "Moon",
+    "PFedHN",
+    "PFedHNPC",
+    "PFedMe",
+    "PerFedAvg",
     "Plan",
     "Population",
     "Program",

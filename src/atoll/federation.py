@@ -130,6 +130,7 @@ class Federation:
             with seeds.scoped(seed):
                 model = model()
         self.task = Task(model, loss or ("cross_entropy" if self.data.classes else "mse"), metrics)
+        _check_validation(self.method, self.data)
         example = self.data.example()
         self.task.check(example.inputs[:1], example.targets[:1], self.data.classes)
         self.engine_name, self.workers = engine, workers
@@ -471,7 +472,7 @@ class Federation:
         self._written = record.number
         due = bool(self.checkpoint) and record.number % self.checkpoint == 0
         if due or record.number == self.rounds or self.target_round is not None:
-            if (fields := recording.affinity(outcomes)) is not None:
+            if (fields := recording.affinity(self, outcomes)) is not None:
                 recorder.emit("affinity", {"round": record.number, **fields})
             self._save()
 
@@ -553,6 +554,18 @@ def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _check_validation(method: Method, data: FederatedData) -> None:
+    """A method that looks at validation data must find some."""
+    programs = [method, *method.programs().values()]
+    if not any("validation" in program.reads for program in programs):
+        return
+    if all(data.samples(client, "validation") is None for client in range(min(10, len(data)))):
+        raise ConfigError(
+            f"{type(method).__name__} looks at validation data, and the clients have none",
+            hint="set validation=0.2, a share of each client's samples (or another setting of the method)",
+        )
 
 
 def _at_least(name: str, value: int, least: int) -> int:

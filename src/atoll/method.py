@@ -134,6 +134,9 @@ class Method(Program):
     cost: ClassVar[str] = "1 model up, 1 down"
     """What it costs a client beyond local training, for `atoll methods`."""
 
+    relation: ClassVar[str] = ""
+    """What `affinity` measures, in a few words."""
+
     # ---- server half -----------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -158,6 +161,10 @@ class Method(Program):
         A method that must know something of a client before its first round (a sketch of its data, its class
         counts) names the program that answers, and takes every answer in `welcome`.
         """
+        return None
+
+    def affinity(self, state: Record) -> tuple[list[int], Tensor] | None:
+        """How related clients are, as far as the method knows: (some clients, matrix [n, n]). See `relation`."""
         return None
 
     def welcome(self, state: Record, replies: Replies) -> Record:

@@ -117,8 +117,15 @@ def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) ->
     return {name: column for name, column in found.items() if any(v == v for v in column)}
 
 
-def affinity(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
-    """The fields of the event "affinity" but its round: how alike the clients' last updates point."""
+def affinity(federation: Federation, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """The fields of the event "affinity" but its round: what the method knows of how clients are related, or else
+    how alike their last updates point."""
+    method = federation.method
+    known = method.affinity(federation.state)
+    if known is not None:
+        clients, matrix = known
+        rows = np.round(matrix[:_COMPARED, :_COMPARED].double().cpu().numpy(), 3).tolist()
+        return {"of": method.relation or "affinity", "clients": clients[:_COMPARED], "matrix": rows}
     seen = [o for o in outcomes if o.probe is not None][:_COMPARED]
     if len(seen) < 2:
         return None

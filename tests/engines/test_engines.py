@@ -20,15 +20,18 @@ from atoll.memory import MemoryStore
 from atoll.method import Plan
 from atoll.methods import METHODS, FedAvg, FedProx, Scaffold
 from atoll.task import Task
-from atoll.tensors import Record
+from atoll.tensors import Record, leaves
 
 CPU = torch.device("cpu")
 
 
 def clients(
-    shape: tuple[int, ...] = (6,), sizes: tuple[int, ...] = (13, 5, 24, 1, 9), classes: int = 3
+    shape: tuple[int, ...] = (6,),
+    sizes: tuple[int, ...] = (13, 5, 24, 1, 9),
+    classes: int = 3,
+    validation: float = 0,
 ) -> Any:
-    """Unequal clients with learnable labels."""
+    """Unequal clients with learnable labels; `validation` is the share of their samples that is kept for it."""
     rng = np.random.default_rng(7)
     weights = rng.normal(size=(int(np.prod(shape)), classes))
     made = {}
@@ -36,7 +39,7 @@ def clients(
         x = rng.normal(size=(n, *shape)).astype(np.float32)
         y = (x.reshape(n, -1) @ weights).argmax(1).astype(np.int64)
         made[f"c{at}"] = {"train": (x, y), "test": (x, y)}
-    return atoll.data.from_clients(made, classes=classes)
+    return atoll.data.from_clients(made, classes=classes, validation=validation)
 
 
 def trained(
@@ -171,7 +174,7 @@ def test_engines_agree_on_every_method(name: str, engine: str) -> None:
     settings = {"lr": 0.05}
     if "batch_size" in set(METHODS[name].__dataclass_fields__):
         settings["batch_size"] = 4
-    data = clients()
+    data = clients(validation=0.25)
     results = []
     for kind in ("loop", engine):
         federation = Federation(
@@ -187,6 +190,9 @@ def test_engines_agree_on_every_method(name: str, engine: str) -> None:
         assert spread.mean == pytest.approx(judged_too.own[measure].mean, rel=1e-4, abs=1e-5)
     for one, two in zip(kept, kept_too, strict=True):
         assert (one is None) == (two is None)
+        if one is not None:
+            for a, b in zip(leaves(one), leaves(two), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -168,22 +168,25 @@ def step_keys(job: Job, clients: Sequence[int], steps: int) -> Tensor:
     return seeds.fold(own.unsqueeze(1), torch.arange(steps).unsqueeze(0))
 
 
-def whole(samples: Samples | None, device: torch.device) -> Batch | None:
+def whole_keys(job: Job, clients: Sequence[int]) -> Tensor:
+    """Random streams of `begin` and `finish` of clients: int64 [clients]."""
+    return torch.tensor([seeds.address(job.seed, "whole", job.round, client) for client in clients])
+
+
+def whole(samples: Samples | None, key: Tensor, device: torch.device) -> Batch | None:
     """A split as one unpadded batch."""
     if samples is None or samples.inputs.shape[0] == 0:
         return None
     inputs, targets = samples.inputs.to(device), samples.targets.to(device)
-    return Batch(
-        inputs,
-        targets,
-        torch.ones(len(inputs), device=device),
-        torch.zeros((), dtype=torch.int64, device=device),
-    )
+    return Batch(inputs, targets, torch.ones(len(inputs), device=device), key.to(device))
 
 
-def client_data(data: FederatedData, client: int, reads: Sequence[str], device: torch.device) -> ClientData:
+def client_data(data: FederatedData, client: int, job: Job, device: torch.device) -> ClientData:
     """What `begin` and `finish` of one client see."""
-    splits = {split: whole(data.samples(client, split), device) for split in reads}
+    if not job.program.reads:
+        return ClientData(torch.tensor(float(data.size(client)), device=device))
+    key = whole_keys(job, [client])[0]
+    splits = {split: whole(data.samples(client, split), key, device) for split in job.program.reads}
     return ClientData(torch.tensor(float(data.size(client)), device=device), **splits)
 
 

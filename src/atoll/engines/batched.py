@@ -30,6 +30,7 @@ from atoll.engines.base import (
     payload_bytes,
     step_keys,
     threads,
+    whole_keys,
 )
 from atoll.engines.probe import probe
 from atoll.engines.steps import Steps, form, padded_width
@@ -220,7 +221,7 @@ class _Group:
                 pool.inputs[where],
                 pool.targets[where],
                 torch.from_numpy(mask).to(self.device),
-                torch.zeros(len(rows), dtype=torch.int64, device=self.device),
+                whole_keys(self.job, self.clients).to(self.device),
             )
         data = ClientData(count, **splits)
         return data, own_dims(data)

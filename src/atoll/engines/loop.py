@@ -50,7 +50,7 @@ class Loop(Engine):
         program = job.program
         received = to_device(job.work.received(client), self.device)
         memory = program.remember(self.task, received) if memory is None else to_device(memory, self.device)
-        data = client_data(self.data, client, program.reads, self.device)
+        data = client_data(self.data, client, job, self.device)
         local = program.begin(self.task, received, memory, data)
 
         local = self.train(job, local, client)

@@ -17,24 +17,55 @@ from atoll.methods.fedprox import FedProx
 from atoll.methods.fedsgd import FedSGD
 from atoll.methods.finetune import FineTune
 from atoll.methods.local import Local
+from atoll.methods.matched import PFNM, FedMA
+from atoll.methods.moon import Moon
+from atoll.methods.personal.apfl import APFL
+from atoll.methods.personal.cfl import CFL
+from atoll.methods.personal.ditto import Ditto
+from atoll.methods.personal.fedala import FedALA
+from atoll.methods.personal.fedamp import FedAMP, HeurFedAMP
+from atoll.methods.personal.fedfomo import FedFomo
+from atoll.methods.personal.fedora import Fedora
+from atoll.methods.personal.fedphp import FedPHP
+from atoll.methods.personal.ifca import IFCA
+from atoll.methods.personal.perfedavg import PerFedAvg
+from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
+from atoll.methods.personal.pfedme import PFedMe
 from atoll.methods.qfedavg import QFedAvg
 from atoll.methods.scaffold import Scaffold
 
 __all__ = [
+    "APFL",
+    "CFL",
+    "IFCA",
     "METHODS",
+    "PFNM",
     "Description",
+    "Ditto",
+    "FedALA",
+    "FedAMP",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedDyn",
+    "FedFomo",
+    "FedMA",
     "FedNova",
     "FedOpt",
+    "FedPHP",
     "FedProx",
     "FedSGD",
     "FedYogi",
+    "Fedora",
     "FineTune",
+    "HeurFedAMP",
     "Local",
+    "Moon",
+    "PFedHN",
+    "PFedHNPC",
+    "PFedMe",
+    "PerFedAvg",
     "QFedAvg",
     "Scaffold",
     "Setting",
@@ -55,8 +86,25 @@ METHODS: dict[str, type[Method]] = {
     "fednova": FedNova,
     "feddyn": FedDyn,
     "qfedavg": QFedAvg,
+    "moon": Moon,
+    "pfnm": PFNM,
+    "fedma": FedMA,
     "local": Local,
     "fedavg-ft": FineTune,
+    "fedora": Fedora,
+    "pfedhn": PFedHN,
+    "pfedhn-pc": PFedHNPC,
+    "ditto": Ditto,
+    "apfl": APFL,
+    "pfedme": PFedMe,
+    "per-fedavg": PerFedAvg,
+    "fedala": FedALA,
+    "fedphp": FedPHP,
+    "fedamp": FedAMP,
+    "heurfedamp": HeurFedAMP,
+    "ifca": IFCA,
+    "cfl": CFL,
+    "fedfomo": FedFomo,
 }
 """Methods by the name they have in a configuration file and on the command line."""
 

@@ -1,0 +1,19 @@
+"""Averaging networks after their hidden units are matched."""
+
+from atoll.methods.matched.axes import Axis, Groups, Segment, permutation_groups
+from atoll.methods.matched.bbp import Matching, match_units
+from atoll.methods.matched.fedma import PFNM, FedMA
+from atoll.methods.matched.networks import Matched, match_models
+
+__all__ = [
+    "PFNM",
+    "Axis",
+    "FedMA",
+    "Groups",
+    "Matched",
+    "Matching",
+    "Segment",
+    "match_models",
+    "match_units",
+    "permutation_groups",
+]

@@ -1,0 +1,369 @@
+"""One model per client: each is drawn towards a mixture of the models of clients with like data, where that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from atoll import seeds
+from atoll.errors import ConfigError
+from atoll.method import ClientData, Model, Population, Program, Replies, Reply, Work
+from atoll.methods.fedavg import FedAvg, require
+from atoll.methods.personal.bank import held, keep, stack
+from atoll.methods.personal.relatedness import likeness, nearest, propagate, transition, truncated
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors
+
+__all__ = ["Fedora"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fedora(FedAvg):
+    """Propagate models between related clients, and follow only where it helps.   Wu et al., KDD 2023
+
+    once:    U_k = top `rank` left singular vectors of [vec(x_i); label_scale onehot(y_i)]_i
+             s_ij = exp(temperature * sum of cosines of the principal angles of U_i and U_j), i != j
+             S = the top_k s_ij of each row, divided by their sum;   P = (1 - alpha) (I - alpha S)^-1
+    client:  d = F_k(w_k; validation) - F_k(v_k; validation)              v_k: what the others propagate to it
+             lambda = strength exp(d / 2) if d >= 0 else 0,  at most 1 / lr
+             w_k <- w_k - lr (grad F_k(w_k; batch) + lambda (w_k - v_k))
+    server:  v_i <- sum_j P_ij w_j,  w_j the last model of client j
+
+    A client predicts with w_k. A new client is placed by its sketch alone, and starts from v_k; nobody else
+    trains anew. A client without validation samples has d = 0. `offer` gives a model to someone who only has inputs.
+
+    Args:
+        gate: "validation" as above, "always" (lambda = strength), or "soft" (lambda = strength
+            sigmoid(d / softness)).
+        prox: "explicit" as above, or "implicit": w_k <- (w_k + lr lambda v_k) / (1 + lr lambda) after the step.
+        strength: factor of lambda.
+        softness: of gate="soft", in units of the loss.
+        alpha: how far models travel, 0 (not at all) to below 1.
+        top_k: neighbours of a client.
+        temperature: how much nearer ones count for more.
+        rank: columns of a sketch.
+        label_scale: weight of the labels in a sketch.
+        sketch_dim: project samples to so many coordinates first, by one random matrix for all; 0 keeps them.
+        sketch_noise: standard deviation of Gaussian noise in the second moment that a sketch is taken from,
+            each sample scaled to norm at most 1. The release of a client with n samples is then
+            (epsilon, delta)-private with epsilon = sqrt(2 ln(1.25 / delta)) sqrt(2) / (n sketch_noise), for
+            epsilon < 1 (Dwork et al. 2014). Needs a small `sketch_dim` to leave a signal.
+
+    Traps: without noise a sketch of rank 1 is nearly the mean sample of the client. The pull is no part of
+    the gradient that momentum sums up. Clients that sit out a round keep propagating their last own model.
+    """
+
+    gate: Literal["validation", "always", "soft"] = "validation"
+    prox: Literal["explicit", "implicit"] = "explicit"
+    strength: float = 1.0
+    softness: float = 0.1
+    alpha: float = 0.8
+    top_k: int = 2
+    temperature: float = 10.0
+    rank: int = 1
+    label_scale: float = 1.0
+    sketch_dim: int = 0
+    sketch_noise: float = 0.0
+
+    reduction: ClassVar[Literal["mean", "each"]] = "each"
+    relation: ClassVar[str] = "likeness of sketches"
+    paper: ClassVar[str] = "Wu et al. 2023 (KDD)"
+    cost: ClassVar[str] = "1 model up, 1 down; once a sketch up; 2 validation passes; 1 remembered"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self, "gate", self.gate in ("validation", "always", "soft"), "must be validation, always or soft"
+        )
+        require(self, "prox", self.prox in ("explicit", "implicit"), "must be explicit or implicit")
+        require(self, "strength", self.strength >= 0, "must not be negative")
+        require(self, "softness", self.softness > 0, "must be above 0")
+        require(self, "alpha", 0 <= self.alpha < 1, "must be in [0, 1)")
+        for name in ("top_k", "rank"):
+            require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        require(self, "sketch_dim", self.sketch_dim >= 0, "must not be negative (0 keeps all coordinates)")
+        require(self, "sketch_noise", self.sketch_noise >= 0, "must not be negative")
+        require(self, "sketch_noise", not self.sketch_noise or self.sketch_dim > 0, "needs sketch_dim")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.gate == "always" else ("validation",)
+
+    def programs(self) -> Mapping[str, Program]:
+        return {"sketch": Sketch(self)}
+
+    # ---- server half -------------------------------------------------------------------------------------
+
+    def setup(self, task: Task, population: Population) -> Record:
+        return super().setup(task, population).replace(near=self._nowhere(), models=Record())
+
+    def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
+        known = set(state.near.ids.tolist())
+        new = [client for client in cohort if client not in known]
+        return (new, Work(Record(), program="sketch")) if new else None
+
+    def welcome(self, state: Record, replies: Replies) -> Record:
+        """Place new clients: their own nearest, and they among the nearest of the others."""
+        near, k = state.near, self.top_k
+        new = torch.stack([reply.values.sketch.cpu() for reply in replies.each])
+        old = near.sketches if len(near.ids) else new[:0]
+        count, total = len(old), len(old) + len(new)
+        sketches = torch.cat([old, new])
+        everyone, newcomers = torch.arange(total), torch.arange(count, total)
+        values = likeness(new, sketches)
+        values[newcomers - count, newcomers] = -torch.inf  # nobody is a neighbour of themselves
+        scores, neighbours = nearest(values, everyone, k)
+        pooled = torch.cat([near.scores, values[:, :count].T], dim=1)
+        whose = torch.cat([near.neighbours, newcomers.expand(count, -1)], dim=1)
+        before, before_whose = nearest(pooled, whose, k)
+        return state.replace(
+            near=Record(
+                ids=torch.cat([near.ids, torch.tensor(replies.clients)]),
+                sketches=sketches,
+                scores=torch.cat([before, scores]),
+                neighbours=torch.cat([before_whose, neighbours]),
+            )
+        )
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        """The state without these clients: their sketches and models are gone, and nobody else trains anew."""
+        gone = set(clients)
+        stays = torch.tensor([int(k) not in gone for k in state.near.ids], dtype=torch.bool)
+        models = Record({k: model for k, model in dict.items(state.models) if int(k) not in gone})
+        bare = state.replace(near=self._nowhere(), models=models)
+        ids, sketches = state.near.ids[stays], state.near.sketches[stays]
+        if not len(ids):
+            return bare
+        each = [Reply(Record(sketch=u), torch.ones(()), Record()) for u in sketches]
+        return self.welcome(bare, Replies(ids.tolist(), float(len(ids)), Record(), each))
+
+    def _nowhere(self) -> Record:
+        return Record(
+            ids=torch.zeros(0, dtype=torch.int64),
+            sketches=torch.zeros(0, 0, self.rank),
+            scores=torch.zeros(0, self.top_k),
+            neighbours=torch.zeros(0, self.top_k, dtype=torch.int64),
+        )
+
+    def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
+        work = super().broadcast(state, cohort)
+        models = self._propagated(state, cohort)
+        own = {k: Record(params=params, buffers=buffers) for k, (params, buffers) in models.items()}
+        return Work(Record(lr=work.shared.lr), own)
+
+    def update(self, state: Record, replies: Replies) -> Record:
+        new = {
+            client: Tensors({**reply.values.params, **reply.values.buffers})
+            for client, reply in zip(replies.clients, replies.each, strict=True)
+        }
+        return state.replace(models=keep(state.models, new), round=state.round + 1)
+
+    def expects(self, state: Record) -> Record:
+        return Record(params=state.params, buffers=state.buffers)
+
+    def model(self, state: Record) -> Model:
+        """The mean of the clients' models, for reference; nobody predicts with it."""
+        clients = held(state.models)
+        if not clients:
+            return state.params, state.buffers
+        both = stack(state.models, clients)
+        mean = {name: _mean(value) for name, value in both.items()}
+        return _split(mean, state)
+
+    def affinity(self, state: Record) -> tuple[list[int], Tensor] | None:
+        """(clients, likeness [n, n] scaled to [0, 1]): the cosines of the principal angles between sketches."""
+        order = state.near.ids.argsort()[:64]
+        if len(order) < 2:
+            return None
+        sketches = state.near.sketches[order]
+        return state.near.ids[order].tolist(), likeness(sketches, sketches) / self.rank
+
+    def offer(self, state: Record, inputs: Tensor) -> Model:
+        """A model for someone without labels, from their inputs [n, ...] alone: neighbours by the sample part of
+        the sketches, weighted as usual. Raises ConfigError before any client has trained."""
+        if not held(state.models):
+            raise ConfigError("no client has trained yet", hint="play some rounds first")
+        rows = self._rows(inputs, None)
+        basis = _basis(rows, self.rank)
+        at = truncated(state.near.sketches, rows.shape[1])
+        values = likeness(basis.unsqueeze(0), at)
+        return self._mixture(state, values[0])
+
+    def _mixture(self, state: Record, values: Tensor) -> Model:
+        """The propagated models of the clients most like someone outside, mixed; `values` [n] by position."""
+        ids = state.near.ids.tolist()
+        known = held(state.models, ids)
+        position = {client: at for at, client in enumerate(ids)}
+        there = torch.tensor([position[client] for client in known])
+        scores, whose = nearest(values[there].unsqueeze(0), there.unsqueeze(0), self.top_k)
+        weights = transition(scores, self.temperature)[0]
+        chosen = [ids[int(at)] for at in whose[0]]
+        offered = self._propagated(state, sorted(set(chosen)))
+        parts = [Tensors({**offered[k][0], **offered[k][1]}) for k in chosen]
+        mixed = {name: _weighted(torch.stack([part[name] for part in parts]), weights) for name in parts[0]}
+        return _split(mixed, state)
+
+    def _propagated(self, state: Record, cohort: Sequence[int]) -> dict[int, Model]:
+        """v_k for each of the cohort: its row of P over the clients that have a model."""
+        initial = state.params, state.buffers
+        ids = state.near.ids.tolist()
+        position = {client: at for at, client in enumerate(ids)}
+        trained = held(state.models, ids)
+        if not trained:
+            return dict.fromkeys(cohort, initial)
+        has = torch.zeros(len(ids), dtype=torch.bool)
+        has[[position[client] for client in trained]] = True
+        scores = torch.where(has[state.near.neighbours], state.near.scores, -torch.inf)
+        weights = transition(scores, self.temperature)
+        there = has.nonzero().flatten()
+        compact = torch.zeros(len(ids), dtype=torch.int64)
+        compact[there] = torch.arange(len(there))
+        neighbours = compact[state.near.neighbours]
+        all_models = stack(state.models, [ids[int(at)] for at in there])
+        floats = {name: v for name, v in all_models.items() if v.is_floating_point()}
+        flat = torch.cat([v.flatten(1) for v in floats.values()], dim=1)
+        fresh = any(not bool(has[position[k]]) if k in position else True for k in cohort)
+        asked = [int(compact[position[k]]) for k in cohort if k in position and bool(has[position[k]])]
+        wanted = torch.arange(len(there)) if fresh else torch.tensor(asked)
+        moved = propagate(weights[there], neighbours[there], self.alpha, flat, wanted)
+        row_of = {int(at): row for at, row in zip(wanted, moved, strict=True)}
+        result: dict[int, Model] = {}
+        for client in cohort:
+            at = position.get(client)
+            if at is not None and bool(has[at]):
+                row = row_of[int(compact[at])]
+            elif (
+                at is not None and float(weights[at].sum()) > 0
+            ):  # new: by likeness to those that have trained
+                row = weights[at].to(moved.dtype) @ moved[neighbours[at]]
+            else:  # unknown yet: what everyone has in common
+                row = moved.mean(0)
+            result[client] = self._unflat(row, floats, all_models, state)
+        return result
+
+    def _unflat(self, row: Tensor, floats: Mapping[str, Tensor], every: Tensors, state: Record) -> Model:
+        parts = torch.split(row, [v[0].numel() for v in floats.values()])
+        found = {name: part.view(v.shape[1:]) for (name, v), part in zip(floats.items(), parts, strict=True)}
+        counters = {name: v.amax(0) for name, v in every.items() if name not in found}
+        return _split({**found, **counters}, state)
+
+    # ---- client half -------------------------------------------------------------------------------------
+
+    def remember(self, task: Task, received: Record) -> Record:
+        return Record(params=received.params, buffers=received.buffers)
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        own = received.replace(params=memory.params, buffers=memory.buffers)
+        local = super().begin(task, own, Record(), data)
+        pull = self._pull(task, received, memory, data)
+        return local.replace(anchor=received.params, pull=torch.minimum(pull, 1 / received.lr))
+
+    def _pull(self, task: Task, received: Record, memory: Record, data: ClientData) -> Tensor:
+        """lambda."""
+        strength = torch.zeros_like(received.lr) + self.strength
+        if self.gate == "always" or data.validation is None:
+            return strength
+        losses = []
+        for params, buffers in ((memory.params, memory.buffers), (received.params, received.buffers)):
+            totals = task.totals(params, buffers, data.validation)
+            losses.append(totals.loss / totals.count.clamp(min=1))
+        gain = losses[0] - losses[1]
+        if self.gate == "soft":
+            return strength * torch.sigmoid(gain / self.softness)
+        return strength * torch.where(gain < 0, torch.zeros_like(gain), torch.exp(gain.clamp(max=40) / 2))
+
+    def step(self, task: Task, local: Record, batch: Batch) -> Record:
+        new = super().step(task, local, batch)
+        rate = local.lr * local.pull
+        if self.prox == "explicit":
+            return new.replace(params=new.params - (local.params - local.anchor) * rate)
+        return new.replace(params=(new.params + local.anchor * rate) / (1 + rate))
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        reply, _ = super().finish(task, local, data)
+        own = Record(params=local.params, buffers=local.buffers)
+        return reply._replace(values=own), own
+
+    def personal(self, received: Record, memory: Record) -> Model:
+        return memory.params, memory.buffers
+
+    # ---- sketches ----------------------------------------------------------------------------------------
+
+    def _rows(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples as rows [n, D]: the inputs, projected if asked, and the scaled labels."""
+        rows = inputs.flatten(1)
+        rows = rows if rows.is_floating_point() else rows.float()
+        if self.sketch_dim:
+            key = torch.tensor(seeds.address(0, "sketch"), device=rows.device)
+            matrix = seeds.normal(key, (rows.shape[1], self.sketch_dim), rows.dtype)
+            rows = rows @ matrix / self.sketch_dim**0.5
+        return rows if labels is None else torch.cat([rows, self.label_scale * labels.to(rows.dtype)], dim=1)
+
+
+@dataclass(frozen=True)
+class Sketch(Program):
+    """The client program that summarises its training data in an orthonormal basis."""
+
+    method: Fedora
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("train",)
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        assert data.train is not None
+        method, batch = self.method, data.train
+        if batch.targets.is_floating_point():
+            labels = batch.targets.flatten(1) if batch.targets.ndim > 1 else batch.targets.unsqueeze(1)
+        else:
+            params, buffers = task.initial()
+            device = batch.inputs.device
+            outputs, _ = task.predict(
+                params.map(lambda t: t.to(device)), buffers.map(lambda t: t.to(device)), batch.inputs[:1]
+            )
+            counts = torch.arange(outputs.shape[-1], device=device)
+            labels = (batch.targets.unsqueeze(-1) == counts).flatten(1)
+        rows = method._rows(batch.inputs, labels) * batch.mask.unsqueeze(1)
+        if not method.sketch_noise:
+            return Record(sketch=_basis(rows, method.rank), memory=memory)
+        rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
+        noise = seeds.normal(batch.key, (rows.shape[1], rows.shape[1]), rows.dtype)
+        noise = torch.triu(noise) + torch.triu(noise, 1).T
+        moment = rows.T @ rows / batch.mask.sum().clamp(min=1) + method.sketch_noise * noise
+        _, vectors = torch.linalg.eigh(moment)
+        return Record(sketch=vectors[:, -method.rank :], memory=memory)
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        return Reply(Record(sketch=local.sketch), torch.ones_like(data.count), Record()), local.memory
+
+
+def _basis(rows: Tensor, rank: int) -> Tensor:
+    """Top left singular vectors [D, rank] of the samples [n, D], exactly, by the smaller of the two Gram matrices."""
+    n, width = rows.shape
+    basis: Tensor
+    if width <= n:
+        basis = torch.linalg.eigh(rows.T @ rows)[1][:, -rank:]
+    else:
+        vectors = torch.linalg.eigh(rows @ rows.T)[1][:, -rank:]
+        basis = torch.linalg.qr(rows.T @ vectors)[0]
+    return basis
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean(0) if values.is_floating_point() else values.amax(0)
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    if not values.is_floating_point():
+        return values.amax(0)
+    mixed: Tensor = torch.tensordot(weights.to(values.dtype), values, dims=1)
+    return mixed
+
+
+def _split(tensors: Mapping[str, Tensor], state: Record) -> Model:
+    """Parameters and buffers from one collection of both."""
+    return Tensors({n: tensors[n] for n in state.params}), Tensors({n: tensors[n] for n in state.buffers})

@@ -1,0 +1,301 @@
+"""FEDORA: sketches, propagation and the gate, against plain NumPy; new clients; many clients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atoll.data
+from atoll.errors import ConfigError
+from atoll.federation import Federation
+from atoll.method import ClientData, Population, Replies, Reply
+from atoll.methods import Fedora
+from atoll.methods.personal.relatedness import (
+    closed_form,
+    likeness,
+    nearest,
+    propagate,
+    transition,
+    truncated,
+    walk,
+)
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors, leaves
+
+from .driver import line, whole
+
+
+def bases(n: int, width: int = 12, rank: int = 1, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(
+        np.stack([np.linalg.qr(rng.normal(size=(width, rank)))[0] for _ in range(n)])
+    ).float()
+
+
+def graph(n: int, k: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Weights and neighbours of n random clients."""
+    values = likeness(bases(n, seed=seed), bases(n, seed=seed))
+    values.fill_diagonal_(-torch.inf)
+    scores, neighbours = nearest(values, torch.arange(n), k)
+    return transition(scores, 10.0), neighbours
+
+
+# --- relatedness ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_likeness_is_the_sum_of_the_cosines_of_principal_angles(rank: int) -> None:
+    from scipy.linalg import subspace_angles
+
+    some = bases(5, rank=rank)
+    found = likeness(some, some)
+    for i in range(5):
+        for j in range(5):
+            want = np.cos(subspace_angles(some[i].double().numpy(), some[j].double().numpy())).sum()
+            assert float(found[i, j]) == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8])
+def test_the_walk_is_the_closed_form(alpha: float) -> None:
+    weights, neighbours = graph(36)
+    matrix = closed_form(weights, neighbours, alpha)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(36, dtype=torch.float64))
+    assert float(matrix.min()) >= 0
+    assert float(matrix.diagonal().min()) >= 1 - alpha - 1e-6
+    models = torch.randn(36, 50, dtype=torch.float64)
+    everyone = torch.arange(36)
+    torch.testing.assert_close(walk(weights, neighbours, alpha, everyone), matrix, rtol=0, atol=1e-6)
+    for wide in (models, models[:, :7]):  # by the rows of P, and by the numbers of the models
+        moved = propagate(weights, neighbours, alpha, wide, everyone)
+        torch.testing.assert_close(moved, matrix @ wide, rtol=0, atol=1e-6)
+    some = torch.tensor([5, 3, 30])
+    moved = propagate(weights, neighbours, alpha, models, some)
+    torch.testing.assert_close(moved, (matrix @ models)[some], rtol=0, atol=1e-6)
+
+
+def test_weights_of_high_rank_sketches_do_not_overflow() -> None:
+    weights = transition(torch.tensor([[12.0, 11.5], [30.0, -torch.inf], [-torch.inf, -torch.inf]]), 10.0)
+    assert bool(torch.isfinite(weights).all())
+    torch.testing.assert_close(weights[0], torch.tensor([0.9933, 0.0067]), atol=1e-4, rtol=0)
+    assert weights[1].tolist() == [1.0, 0.0]
+    assert weights[2].tolist() == [0.0, 0.0]
+
+
+# --- the method in pieces -------------------------------------------------------------------------------------------
+
+
+def answers(sketches: Tensor, clients: list[int]) -> Replies:
+    each = [Reply(Record(sketch=u), torch.ones(()), Record()) for u in sketches]
+    return Replies(clients, float(len(clients)), Record(), each)
+
+
+def test_clients_that_come_one_after_another_are_placed_as_if_all_came_at_once() -> None:
+    method, sketches = Fedora(top_k=3), bases(9)
+    start = method.setup(line(), Population(9))
+    once = method.welcome(start, answers(sketches, list(range(9))))
+    slowly = start
+    for part in ([0, 1], [2], [3, 4, 5, 6], [7, 8]):
+        slowly = method.welcome(slowly, answers(sketches[part], part))
+    assert torch.equal(once.near.neighbours, slowly.near.neighbours)
+    torch.testing.assert_close(once.near.scores, slowly.near.scores)
+    left = method.leave(once, [2, 5])
+    fresh = method.welcome(start, answers(sketches[[0, 1, 3, 4, 6, 7, 8]], [0, 1, 3, 4, 6, 7, 8]))
+    assert left.near.ids.tolist() == fresh.near.ids.tolist()
+    assert torch.equal(left.near.neighbours, fresh.near.neighbours)
+
+
+def test_absent_clients_propagate_their_last_own_model() -> None:
+    method, task = Fedora(), line()
+    sketches = bases(6)
+    state = method.welcome(method.setup(task, Population(6)), answers(sketches, list(range(6))))
+
+    def trained(clients: list[int], values: list[float]) -> Replies:
+        each = [
+            Reply(Record(params=Tensors(weight=torch.tensor([[v]], dtype=torch.float64)), buffers=Tensors()),
+                  torch.ones(()), Record())
+            for v in values
+        ]  # fmt: skip
+        return Replies(clients, float(len(clients)), Record(), each)
+
+    state = method.update(state, trained(list(range(6)), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    state = method.update(state, trained([1, 4], [20.0, 50.0]))
+    weights = transition(state.near.scores, 10.0)
+    matrix = closed_form(weights, state.near.neighbours, method.alpha)
+    want = matrix @ torch.tensor([1.0, 20.0, 3.0, 4.0, 50.0, 6.0], dtype=torch.float64)
+    own = method.broadcast(state, range(6)).own
+    got = [float(own[k].params["weight"]) for k in range(6)]
+    assert got == pytest.approx(want.tolist(), abs=1e-6)
+
+
+def data_of(validation: Batch) -> ClientData:
+    return ClientData(torch.tensor(4.0), validation=validation)
+
+
+def begun(method: Fedora, own: float, anchor: float, best: float = 0.0, lr: float = 0.1) -> Record:
+    """The working state of a client with F(w) = (w - best)^2 on its validation data."""
+    tensors = {
+        name: Tensors(weight=torch.tensor([[v]], dtype=torch.float64))
+        for name, v in (("o", own), ("a", anchor))
+    }
+    received = Record(lr=torch.tensor(lr, dtype=torch.float64), params=tensors["a"], buffers=Tensors())
+    memory = Record(params=tensors["o"], buffers=Tensors())
+    inputs = torch.ones(4, 1, dtype=torch.float64)
+    return method.begin(line(), received, memory, data_of(whole(inputs, inputs * best)))
+
+
+def test_the_gate_opens_where_the_received_model_generalises_better() -> None:
+    method = Fedora(lr=0.1, strength=2.0)
+    assert float(begun(method, own=1.0, anchor=1.5).pull) == 0.0
+    assert float(begun(method, own=1.0, anchor=1.0).pull) == 2.0
+    gain = 1.0**2 - 0.5**2
+    assert float(begun(method, own=1.0, anchor=0.5).pull) == pytest.approx(2.0 * np.exp(gain / 2))
+    assert float(begun(method, own=10.0, anchor=0.0).pull) == pytest.approx(
+        1 / 0.1
+    )  # bounded: lr lambda <= 1
+    always = Fedora(gate="always", strength=3.0)
+    assert float(begun(always, own=1.0, anchor=9.0).pull) == 3.0
+    soft = Fedora(gate="soft", softness=0.5)
+    assert float(begun(soft, own=1.0, anchor=0.5).pull) == pytest.approx(1 / (1 + np.exp(-gain / 0.5)))
+
+
+@pytest.mark.parametrize("prox", ["explicit", "implicit"])
+def test_a_step_is_the_papers(prox: str) -> None:
+    method = Fedora(lr=0.1, gate="always", strength=2.0, prox=prox, momentum=0.9)  # type: ignore[arg-type]
+    local = begun(method, own=1.0, anchor=3.0)
+    w, v, momentum = 1.0, 3.0, 0.0
+    for _ in range(4):
+        inputs = torch.ones(2, 1, dtype=torch.float64)
+        local = method.step(line(), local, whole(inputs, 0.0 * inputs))
+        momentum = 0.9 * momentum + 2 * w
+        after = w - 0.1 * momentum
+        w = after - 0.1 * 2.0 * (w - v) if prox == "explicit" else (after + 0.2 * v) / 1.2
+        assert float(local.params["weight"]) == pytest.approx(w, abs=1e-12)
+
+
+def test_sketches_are_exact_and_blind_to_padding() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20, 7)).astype(np.float32), rng.integers(0, 3, 20)
+    task = Task(nn.Linear(7, 3))
+    method = Fedora(rank=2, label_scale=0.5)
+    inputs, targets = torch.from_numpy(x), torch.from_numpy(y)
+    padded = Batch(
+        torch.cat([inputs, inputs[:6]]), torch.cat([targets, targets[:6]]),
+        torch.cat([torch.ones(20), torch.zeros(6)]), torch.zeros((), dtype=torch.int64),
+    )  # fmt: skip
+    rows = np.concatenate([x, 0.5 * np.eye(3)[y]], axis=1)
+    want = torch.from_numpy(np.linalg.svd(rows.T, full_matrices=False)[0][:, :2]).float()
+    for batch in (whole(inputs, targets), padded):
+        program = method.programs()["sketch"]
+        local = program.begin(task, Record(), Record(), ClientData(torch.tensor(20.0), train=batch))
+        sketch = local.sketch
+        torch.testing.assert_close(sketch.T @ sketch, torch.eye(2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            likeness(sketch[None], want[None])[0, 0], torch.tensor(2.0), atol=1e-4, rtol=0
+        )
+
+
+def test_noise_hides_and_a_basis_remains() -> None:
+    rng = np.random.default_rng(1)
+    x, y = torch.from_numpy(rng.random((200, 30)).astype(np.float32)), torch.zeros(200, dtype=torch.int64)
+    task, found = Task(nn.Linear(30, 2)), []
+    for noise in (0.0, 0.003, 0.3):
+        method = Fedora(sketch_dim=8, sketch_noise=noise)
+        batch = Batch(x, y, torch.ones(200), torch.tensor(77))
+        local = method.programs()["sketch"].begin(
+            task, Record(), Record(), ClientData(torch.tensor(200.0), train=batch)
+        )
+        assert local.sketch.shape == (10, 1)
+        assert float(local.sketch.norm()) == pytest.approx(1.0, abs=1e-5)
+        found.append(local.sketch)
+    near, far = (float(likeness(found[0][None], other[None])) for other in found[1:])
+    assert near > 0.99
+    assert far < near
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------
+
+
+def groups(clients: int = 8, samples: int = 120, opposite: bool = False) -> dict[str, object]:
+    """Two groups of clients with different inputs; with `opposite` their labels mean different things, too."""
+    rng = np.random.default_rng(4)
+    weights = rng.normal(size=(10, 3))
+    centre = rng.normal(size=(2, 10)) * 2
+    made = {}
+    for k in range(clients):
+        x = (rng.normal(size=(samples, 10)) + centre[k % 2]).astype(np.float32)
+        y = ((x - centre[k % 2]) @ weights).argmax(1)
+        if opposite and k % 2:
+            y = (y + 1) % 3
+        made[f"c{k}"] = {"train": (x[:60], y[:60]), "test": (x[60:], y[60:])}
+    return made
+
+
+def federation(method: object, made: dict[str, object], **settings: object) -> Federation:
+    data = atoll.data.from_clients(made, classes=3, validation=0.3)
+    return Federation(
+        lambda: nn.Linear(10, 3),
+        data,
+        method,
+        rounds=20,
+        cohort=len(data),
+        engine="loop",
+        eval_every=0,
+        **settings,
+    )  # type: ignore[arg-type]
+
+
+def test_without_a_pull_it_is_local_training() -> None:
+    made = groups()
+    alone = federation("local", made, lr=0.1, batch_size=7)
+    alone.fit()
+    pulled = federation(Fedora(lr=0.1, batch_size=7, strength=0.0), made)
+    pulled.fit()
+    for k in range(8):
+        one, other = alone.memories.get(k), pulled.memories.get(k)
+        assert one is not None and other is not None
+        assert all(torch.equal(a, b) for a, b in zip(leaves(one.params), leaves(other.params), strict=True))
+
+
+def test_neighbours_are_of_the_own_group_and_a_newcomer_is_served_at_once() -> None:
+    made = groups(opposite=True)
+    stranger = made.pop("c7")
+    fed = federation(Fedora(lr=0.3, batch_size=7, gate="always", strength=0.5), made)
+    run = fed.fit()
+    near = fed.state.near
+    for at, client in enumerate(near.ids.tolist()):
+        assert all(near.ids[j] % 2 == client % 2 for j in near.neighbours[at])
+    assert run.evaluation is not None
+    x, y = (torch.from_numpy(part) for part in stranger["test"])  # type: ignore[index]
+    params, buffers = fed.method.offer(fed.state, x)  # type: ignore[attr-defined]
+    offered = fed.task.measure(params, buffers, x, y).accuracy.mean()
+    everyone = fed.task.measure(*fed.method.model(fed.state), x, y).accuracy.mean()
+    assert float(offered) > 0.6
+    assert float(offered) > float(everyone) + 0.1
+
+
+def test_validation_data_is_asked_for_before_anything_runs() -> None:
+    data = atoll.data.from_clients(groups(), classes=3)
+    with pytest.raises(ConfigError, match="Fedora looks at validation data, and the clients have none"):
+        Federation(lambda: nn.Linear(10, 3), data, Fedora())
+    Federation(lambda: nn.Linear(10, 3), data, Fedora(gate="always"))
+
+
+def test_ten_thousand_clients_are_related_without_a_square_matrix() -> None:
+    sketches = bases(10_000, width=32)
+    method = Fedora()
+    state = method.setup(line(), Population(10_000))
+    for start in range(0, 10_000, 2_500):
+        clients = list(range(start, start + 2_500))
+        state = method.welcome(state, answers(sketches[start : start + 2_500], clients))
+    assert max(v.numel() for v in leaves(state.near) if isinstance(v, Tensor)) == 10_000 * 32
+    weights = transition(state.near.scores, 10.0)
+    some = torch.arange(0, 10_000, 100)
+    moved = propagate(weights, state.near.neighbours, 0.8, torch.ones(10_000, 200), some)
+    torch.testing.assert_close(moved, torch.ones(100, 200))
+
+
+def test_sketches_without_labels_are_orthonormal() -> None:
+    cut = truncated(bases(4, rank=2), 9)
+    torch.testing.assert_close(cut.transpose(1, 2) @ cut, torch.eye(2).expand(4, 2, 2), atol=1e-5, rtol=0)
