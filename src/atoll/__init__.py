@@ -39,10 +39,15 @@ if TYPE_CHECKING:
     from atoll.methods.personal.ditto import Ditto
     from atoll.methods.personal.fedala import FedALA
     from atoll.methods.personal.fedamp import FedAMP, HeurFedAMP
+    from atoll.methods.personal.fedbabu import FedBABU
+    from atoll.methods.personal.fedbn import FedBN
     from atoll.methods.personal.fedfomo import FedFomo
     from atoll.methods.personal.fedora import Fedora
+    from atoll.methods.personal.fedper import FedPer
     from atoll.methods.personal.fedphp import FedPHP
+    from atoll.methods.personal.fedrep import FedRep
     from atoll.methods.personal.ifca import IFCA
+    from atoll.methods.personal.lgfedavg import LGFedAvg
     from atoll.methods.personal.perfedavg import PerFedAvg
     from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
     from atoll.methods.personal.pfedme import PFedMe
@@ -82,19 +87,24 @@ _HOMES = {
         "FedAdam",
         "FedAvg",
         "FedAvgM",
+        "FedBABU",
+        "FedBN",
         "FedDyn",
         "FedFomo",
         "FedMA",
         "FedNova",
         "FedOpt",
         "FedPHP",
+        "FedPer",
         "FedProx",
+        "FedRep",
         "FedSGD",
         "FedYogi",
         "Fedora",
         "FineTune",
         "HeurFedAMP",
         "IFCA",
+        "LGFedAvg",
         "Local",
         "Moon",
         "PFNM",
@@ -136,13 +146,17 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBABU",
+    "FedBN",
     "FedDyn",
     "FedFomo",
     "FedMA",
     "FedNova",
     "FedOpt",
     "FedPHP",
+    "FedPer",
     "FedProx",
+    "FedRep",
     "FedSGD",
     "FedYogi",
     "FederatedData",
@@ -150,6 +164,7 @@ __all__ = [
     "Fedora",
     "FineTune",
     "HeurFedAMP",
+    "LGFedAvg",
     "Local",
     "Method",
     "MissingExtraError",

@@ -21,7 +21,7 @@ from atoll.seeds import scoped
 from atoll.task import Task
 from atoll.tensors import Tensors
 
-from .driver import Played, blobs, network
+from .driver import Client, Played, blobs, network
 
 # --- assignments --------------------------------------------------------------------------------------------
 
@@ -479,6 +479,27 @@ def test_clients_may_start_from_weights_of_their_own() -> None:
     assert torch.equal(first.flatten().sort()[0], second.flatten().sort()[0])
     assert torch.equal(method.broadcast(state, [2]).received(2).params["0.weight"], second)
     assert method.broadcast(state.replace(round=1), [0]).own == {}
+
+
+def test_networks_that_were_trained_apart_are_better_matched() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inner, outer = torch.randn(6, 10, generator=generator), torch.randn(10, 3, generator=generator)
+
+    def drawn(count: int) -> Client:
+        inputs = torch.randn(count, 6, generator=generator)
+        return Client(inputs, (torch.tanh(inputs @ inner) @ outer).argmax(1))
+
+    with scoped(0):
+        task = Task(nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 3)))
+    method = PFNM(lr=0.3, epochs=30, batch_size=20, start="own")
+    played = Played(method, task, [drawn(200) for _ in range(4)]).rounds(1)
+    sent, test = [played.sent[k].values.params for k in range(4)], drawn(1000)
+    plain = Tensors({name: torch.stack([params[name] for params in sent]).mean(0) for name in sent[0]})
+
+    def accuracy(params: Tensors) -> float:
+        return float(task.measure(params, Tensors(), test.inputs, test.targets).accuracy.mean())
+
+    assert accuracy(played.state.params) > accuracy(plain) + 0.05
 
 
 def deep() -> Task:

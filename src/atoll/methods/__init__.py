@@ -24,10 +24,15 @@ from atoll.methods.personal.cfl import CFL
 from atoll.methods.personal.ditto import Ditto
 from atoll.methods.personal.fedala import FedALA
 from atoll.methods.personal.fedamp import FedAMP, HeurFedAMP
+from atoll.methods.personal.fedbabu import FedBABU
+from atoll.methods.personal.fedbn import FedBN
 from atoll.methods.personal.fedfomo import FedFomo
 from atoll.methods.personal.fedora import Fedora
+from atoll.methods.personal.fedper import FedPer
 from atoll.methods.personal.fedphp import FedPHP
+from atoll.methods.personal.fedrep import FedRep
 from atoll.methods.personal.ifca import IFCA
+from atoll.methods.personal.lgfedavg import LGFedAvg
 from atoll.methods.personal.perfedavg import PerFedAvg
 from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
 from atoll.methods.personal.pfedme import PFedMe
@@ -48,18 +53,23 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBABU",
+    "FedBN",
     "FedDyn",
     "FedFomo",
     "FedMA",
     "FedNova",
     "FedOpt",
     "FedPHP",
+    "FedPer",
     "FedProx",
+    "FedRep",
     "FedSGD",
     "FedYogi",
     "Fedora",
     "FineTune",
     "HeurFedAMP",
+    "LGFedAvg",
     "Local",
     "Moon",
     "PFedHN",
@@ -100,6 +110,11 @@ METHODS: dict[str, type[Method]] = {
     "per-fedavg": PerFedAvg,
     "fedala": FedALA,
     "fedphp": FedPHP,
+    "fedper": FedPer,
+    "lg-fedavg": LGFedAvg,
+    "fedbn": FedBN,
+    "fedrep": FedRep,
+    "fedbabu": FedBABU,
     "fedamp": FedAMP,
     "heurfedamp": HeurFedAMP,
     "ifca": IFCA,

@@ -161,11 +161,12 @@ def permutation_groups(module: nn.Module, example_inputs: Tensor | None = None) 
 
     Args:
         module: any module that `torch.fx` can trace.
-        example_inputs: if given, the module is run on them with its units shuffled, as a check.
+        example_inputs: if given, the module is run on them with its units shuffled, as a check; and their number of
+            axes helps with modules that turn tensors around.
 
     Raises ConfigError, naming the operation, where the module cannot be traced or does something else with its units.
     """
-    groups = _Reader(module).read()
+    groups = _Reader(module).read(None if example_inputs is None else example_inputs.ndim)
     if example_inputs is not None:
         _check(module, groups, example_inputs)
     return groups
@@ -267,7 +268,7 @@ class _Reader:
             self.names.setdefault(id(tensor), name)
         self.where = ""
 
-    def read(self) -> Groups:
+    def read(self, rank: int | None) -> Groups:
         try:
             graph = fx.symbolic_trace(self.module).graph
         except Exception as error:
@@ -282,7 +283,7 @@ class _Reader:
         for node in graph.nodes:
             self.where = f"{node.op} {node.target}"
             if node.op == "placeholder":
-                values[node] = _Plain()
+                values[node] = _Plain(rank=rank)
             elif node.op == "output":
                 for value in (values[n] for n in node.all_input_nodes):
                     outputs += self.outputs(value)

@@ -46,6 +46,7 @@ class PFNM(FedAvg):
 
     Traps: with shrink a network and its copies do not average to that network, J / (J + 1) of it comes out. With
     start="shared" and few local steps units have kept their places, and this is FedAvg up to the outputs' layer.
+    BatchNorm's statistics are averaged like everything else; those of averaged weights would be narrower.
     """
 
     start: Literal["shared", "own"] = "shared"

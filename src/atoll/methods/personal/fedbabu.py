@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from atoll.method import ClientData, Method, Model, Plan, Population, Program, Reply
+from atoll.method import ClientData, Plan, Population, Program, Reply
 from atoll.methods.fedavg import FedAvg, require
 from atoll.methods.personal.fedper import FedPer
-from atoll.methods.personal.fedrep import with_a_body
-from atoll.methods.personal.shared import joined, split
+from atoll.methods.personal.shared import joined, split, with_body
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -51,8 +50,7 @@ class FedBABU(FedPer):
         require(self, "finetune", self.finetune in ("all", "head", "body"), "must be all, head or body")
 
     def setup(self, task: Task, population: Population) -> Record:
-        state = super().setup(task, population)
-        return with_a_body(state, task, self.head_layers)
+        return with_body(super().setup(task, population), self.head_layers)
 
     # ---- client half -------------------------------------------------------------------------------------
 
@@ -73,9 +71,6 @@ class FedBABU(FedPer):
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         return super().finish(task, local, data)[0], Record()
-
-    def personal(self, received: Record, memory: Record) -> Model:
-        return Method.personal(self, received, memory)  # see the program of that name
 
     def programs(self) -> Mapping[str, Program]:
         return {"personal": Tuned(self)}

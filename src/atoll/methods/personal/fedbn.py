@@ -15,7 +15,7 @@ from atoll.task import Task
 __all__ = ["FedBN"]
 
 _BATCH = (nn.modules.batchnorm._BatchNorm,)
-_ALL = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_ALL = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class FedBN(PartlyShared):
 
     Args:
         norms: which layers stay with the client: "batch" (BatchNorm in any dimension, synchronised or not) or "all"
-            (LayerNorm, GroupNorm and InstanceNorm too).
+            (LayerNorm, GroupNorm, RMSNorm and InstanceNorm too).
 
     Traps: layers are found by their type, not by "bn" in their name, which misses those of a Sequential and of
     ResNet's shortcuts. Running statistics stay as well; averaging them undoes the method. A client that has
@@ -50,7 +50,7 @@ class FedBN(PartlyShared):
     def private(self, task: Task) -> frozenset[str]:
         kinds = _BATCH if self.norms == "batch" else _ALL
         known = {name for name, _ in [*task.module.named_parameters(), *task.module.named_buffers()]}
-        owners = [name for name, layer in task.module.named_modules() if isinstance(layer, kinds)]
+        owners = {name for name, layer in task.module.named_modules() if isinstance(layer, kinds)}
         names = frozenset(name for name in known if name.rpartition(".")[0] in owners)
         if not names:
             what = "BatchNorm layer" if self.norms == "batch" else "normalisation layer"

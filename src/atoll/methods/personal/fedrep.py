@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.errors import ConfigError
 from atoll.method import ClientData, Plan, Population, Reply
 from atoll.methods.fedavg import require
 from atoll.methods.personal.fedper import FedPer
-from atoll.methods.personal.shared import layers, split
+from atoll.methods.personal.shared import split, with_body
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
@@ -56,8 +55,7 @@ class FedRep(FedPer):
         require(self, "steps", self.steps is None, "must be none: FedRep takes turns by epochs")
 
     def setup(self, task: Task, population: Population) -> Record:
-        state = super().setup(task, population)
-        return with_a_body(state, task, self.head_layers)
+        return with_body(super().setup(task, population), self.head_layers)
 
     def plan(self) -> Plan:
         return Plan(self.head_epochs + self.epochs, None, self.batch_size)
@@ -122,13 +120,3 @@ def batches(task: Task, count: Tensor, batch_size: int | None) -> Tensor:
     count = count.to(torch.int64)
     size = count.clamp(min=1) if batch_size is None else count.clamp(1, batch_size)
     return count // size + (count % size > int(task.normalises))
-
-
-def with_a_body(state: Record, task: Task, head_layers: int) -> Record:
-    """The state as it is.  Raises ConfigError if the head leaves no body to be shared."""
-    if not state.params:
-        raise ConfigError(
-            f"head_layers = {head_layers} is the whole model ({len(layers(task))} layers): no body is left to share",
-            hint="choose a smaller head_layers, or method='local'",
-        )
-    return state

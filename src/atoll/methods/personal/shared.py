@@ -13,7 +13,7 @@ from atoll.methods.fedavg import FedAvg
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, to_device
 
-__all__ = ["PartlyShared", "head", "joined", "layers", "split"]
+__all__ = ["PartlyShared", "head", "joined", "layers", "split", "with_body"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +110,13 @@ def head(task: Task, count: int) -> frozenset[str]:
     starts[0] = 0
     first = starts[-count] if count else len(found)
     return frozenset(name for names in found[first:] for name in names)
+
+
+def with_body(state: Record, head_layers: int) -> Record:
+    """The state as it is.  Raises ConfigError if the head has left nothing to be shared."""
+    if not state.params:
+        raise ConfigError(
+            f"head_layers = {head_layers} makes the whole model the head: no body is left to be shared",
+            hint="choose a smaller head_layers, or method='local'",
+        )
+    return state
