@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import atoll.data
+from atoll import models
 from atoll.errors import ConfigError, DivergedError
 from atoll.federation import Callback, Federation
 from atoll.method import ClientData, Population, Reduction, Reply
 from atoll.methods import FedAdam, FedAvg, FedSGD, Local
 from atoll.results import Round, Target
 from atoll.task import Batch, Task
-from atoll.tensors import Record, Tensors
+from atoll.tensors import Record, Tensors, leaves
 
 
 def linear(inputs: int = 4, outputs: int = 3) -> nn.Module:
@@ -403,3 +404,54 @@ def test_settings_of_the_method_may_come_as_keywords() -> None:
     named = federation(method="fedprox", mu=0.5, lr=0.2)
     assert dataclasses.asdict(named.method)["mu"] == 0.5  # type: ignore[call-overload]
     assert federation(method=FedAvg(lr=0.3), epochs=4).method == FedAvg(lr=0.3, epochs=4)
+
+
+# --- newcomers ----------------------------------------------------------------------------------------------
+
+
+def newcomers(method: str, adapt: int = 1, **settings: Any) -> Federation:
+    data = atoll.data.load("digits").partition("dirichlet:0.3", clients=12, validation=0.2)
+    return Federation(
+        lambda: models.mlp(64, 16, 10), data, method, rounds=3, cohort=5, newcomers=3, adapt=adapt,
+        engine="batched", workers=1, lr=0.1, **settings,
+    )  # fmt: skip
+
+
+def test_newcomers_take_no_part_and_are_judged_apart() -> None:
+    federation = newcomers("fedavg", adapt=0)
+    run = federation.fit()
+    apart = set(federation.newcomers)
+    assert len(apart) == 3
+    assert not any(apart & set(each.cohort) for each in run.rounds)
+    last = run.evaluation
+    assert last is not None
+    assert last.clients["accuracy"].clients == 9
+    measured = federation.judge.measures
+    values = []
+    for k in apart:
+        test = federation.data.samples(k, "test")
+        assert test is not None
+        values.append(measured(*federation.method.model(federation.state), test)["accuracy"].mean())
+    assert last.newcomers["accuracy"].mean == pytest.approx(np.mean(values))
+    assert last.value("newcomers") == last.newcomers["accuracy"].mean
+
+
+def test_judging_newcomers_leaves_no_trace() -> None:
+    for method in ("ditto", "fedora", "pfedhn", "fedamp"):
+        one, two = newcomers(method), newcomers(method, adapt=3)
+        one.fit()
+        two.fit()
+        for a, b in zip(leaves(one.state), leaves(two.state), strict=True):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        assert all(one.memories.get(k) is None for k in one.newcomers)
+        found = [each.history[-1].evaluation for each in (one, two)]
+        assert found[0] is not None
+        assert found[1] is not None
+        assert found[0].personal == found[1].personal
+        assert found[0].newcomers != found[1].newcomers  # they trained, three rounds instead of one
+
+
+def test_newcomers_must_be_some_of_the_clients() -> None:
+    for wrong in (12, -1, 2.5):
+        with pytest.raises(ConfigError, match="newcomers = "):
+            newcomers("fedavg").replace(newcomers=wrong)

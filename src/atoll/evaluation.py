@@ -4,7 +4,7 @@ and each client's own model on its test data. Sums are pooled over samples and d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from atoll import seeds
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Job, Memories
 from atoll.engines.base import cores, threads
-from atoll.method import Method, Work
+from atoll.method import Method, Replies, Work
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
@@ -54,12 +54,14 @@ class Evaluation:
 
     `overall` is the global model on the global test set, measure -> value. `clients` is the global model on each
     client's test data and `personal` each client's own model there, measure -> Spread; `personal` is empty unless the
-    method personalises. `each` holds the clients' values behind the spreads: kind -> measure -> client -> value.
+    method personalises. `newcomers` is what clients that never took part in a round would use (see `Federation`).
+    `each` holds the clients' values behind `clients` and `personal`: kind -> measure -> client -> value.
     """
 
     overall: Mapping[str, float] = field(default_factory=dict)
     clients: Mapping[str, Spread] = field(default_factory=dict)
     personal: Mapping[str, Spread] = field(default_factory=dict)
+    newcomers: Mapping[str, Spread] = field(default_factory=dict)
     each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
 
     @property
@@ -74,9 +76,9 @@ class Evaluation:
         return self.personal or self.clients
 
     def value(self, name: str) -> float | None:
-        """ "accuracy", "loss" ... of the global model, or "personal" / "clients": the mean over clients."""
-        if name in ("personal", "clients"):
-            spreads = self.personal if name == "personal" else self.clients
+        """ "accuracy", "loss" ... of the global model, or "personal", "clients", "newcomers": the mean over clients."""
+        if name in ("personal", "clients", "newcomers"):
+            spreads: Mapping[str, Spread] = getattr(self, name)
             return spreads[self.measure].mean if spreads else None
         if name in self.overall:
             return self.overall[name]
@@ -87,6 +89,7 @@ class Evaluation:
             "overall": dict(self.overall),
             "clients": {name: asdict(spread) for name, spread in self.clients.items()},
             "personal": {name: asdict(spread) for name, spread in self.personal.items()},
+            "newcomers": {name: asdict(spread) for name, spread in self.newcomers.items()},
         }
 
     def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
@@ -112,11 +115,11 @@ class Evaluation:
             for kind, found in event["each"].items()
         }
         overall = dict(zip(event["overall"], restored(list(event["overall"].values())), strict=True))
-        clients, personal = (
-            {name: Spread(**spread) for name, spread in event[kind].items()}
-            for kind in ("clients", "personal")
-        )
-        return Evaluation(overall, clients, personal, each)
+        spreads = {
+            kind: {name: Spread(**spread) for name, spread in event.get(kind, {}).items()}
+            for kind in ("clients", "personal", "newcomers")
+        }
+        return Evaluation(overall, **spreads, each=each)
 
 
 class Judge:
@@ -124,6 +127,7 @@ class Judge:
 
     Args:
         limit: at most this many clients are judged, the same ones every time (a sample drawn with the seed).
+        newcomers: clients that take part in no round; they are judged apart, after `adapt` rounds of their own.
     """
 
     def __init__(
@@ -134,9 +138,12 @@ class Judge:
         device: torch.device,
         seed: int,
         limit: int | None,
+        newcomers: Sequence[int] = (),
+        adapt: int = 1,
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
-        self.limit = limit
+        self.limit, self.adapt = limit, adapt
+        self.newcomers = [client for client in newcomers if self._tested(client)]
 
     @cached_property
     def clients(self) -> list[int]:
@@ -148,7 +155,8 @@ class Judge:
             chosen = seeds.rng(self.seed, "judged").choice(count, limit, replace=False)
         else:
             chosen = np.arange(count)
-        return [int(k) for k in np.sort(chosen) if self._tested(int(k))]
+        apart = set(self.newcomers)
+        return [int(k) for k in np.sort(chosen) if int(k) not in apart and self._tested(int(k))]
 
     def _tested(self, client: int) -> bool:
         if self.data.pool("train") is not None:
@@ -162,8 +170,9 @@ class Judge:
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
         if method.personalised and self.clients:
-            personal, found["personal"] = self._personal(method, state, memories, round)
-        return Evaluation(overall, clients, personal, found)
+            personal, found["personal"] = self._personal(method, state, memories, round, self.clients)
+        newcomers = self._newcomers(method, state, memories, round) if self.newcomers else {}
+        return Evaluation(overall, clients, personal, newcomers, found)
 
     # --- the global model -------------------------------------------------------------------------------------
 
@@ -213,30 +222,51 @@ class Judge:
     # --- personal models --------------------------------------------------------------------------------------
 
     def _personal(
-        self, method: Method, state: Record, memories: Memories, round: int
+        self, method: Method, state: Record, memories: Memories, round: int, clients: Sequence[int]
     ) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
-        """Every judged client runs the method's "personal" program, which ends in sums over its test data."""
-        sent = method.broadcast(state, self.clients)
-        job = Job(method, Work(sent.shared, sent.own, "personal"), self.clients, round, self.seed)
-        _, outcomes = self.engine.run(job, _ReadOnly(memories))
+        """These clients run the method's "personal" program, which ends in sums over their test data."""
+        sent = method.broadcast(state, clients)
+        job = Job(method, Work(sent.shared, sent.own, "personal"), clients, round, self.seed)
+        _, outcomes = self.engine.run(job, _Aside(memories))
         sums = {}
         for outcome in outcomes:
             totals = {name: value for name, value in outcome.metrics.items() if name != "count"}
             sums[outcome.client] = int(outcome.metrics["count"]), totals
         return _spreads(sums)
 
+    # --- newcomers --------------------------------------------------------------------------------------------
 
-class _ReadOnly:
-    """Memories that evaluation may read but not change."""
+    def _newcomers(self, method: Method, state: Record, memories: Memories, round: int) -> dict[str, Spread]:
+        """Clients that were not there take part in a few rounds that leave no trace, and are judged."""
+        clients, aside = self.newcomers, _Aside(memories)
+
+        def played(work: Work, expected: Record, clients: Sequence[int], number: int) -> Replies | None:
+            job = Job(method, work, clients, number, self.seed, expected, cohort=len(clients))
+            return self.engine.run(job, aside)[0]
+
+        asked = method.enrol(state, clients)
+        if asked is not None:
+            answers = played(replace(asked[1], reduction="each"), Record(), asked[0], round)
+            state = state if answers is None else method.welcome(state, answers)
+        for at in range(self.adapt):
+            work = replace(method.broadcast(state, clients), reduction="each")
+            replies = played(work, method.expects(state), clients, round + at)
+            state = state if replies is None else method.adapt(state, replies)
+        return self._personal(method, state, aside, round, clients)[0]
+
+
+class _Aside:
+    """Memories beside those of the run: what is put here is found here, and nowhere else."""
 
     def __init__(self, memories: Memories) -> None:
         self.memories = memories
+        self.new: dict[int, Record] = {}
 
     def get(self, client: int) -> Record | None:
-        return self.memories.get(client)
+        return self.new[client] if client in self.new else self.memories.get(client)
 
     def put(self, client: int, memory: Record) -> None:
-        pass
+        self.new[client] = memory
 
 
 def _spreads(

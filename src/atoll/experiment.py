@@ -8,11 +8,11 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from msgspec import Meta
-from torch import nn
 
 from atoll import data as sources
 from atoll import methods, models
@@ -63,9 +63,17 @@ class Experiment:
         Annotated[int, Meta(ge=0)] | Share,
         Meta(description="share or number of a client's samples for validation"),
     ] = 0
-    model: Annotated[str, Meta(description='"auto", "mlp:128,64", "2nn", "cnn", "lenet", "logistic" ...')] = (
-        "auto"
-    )
+    public: Annotated[
+        Annotated[int, Meta(ge=0)] | Share,
+        Meta(description="share or number of training samples that everybody knows, without their labels"),
+    ] = 0
+    model: Annotated[
+        str,
+        Meta(
+            description='"auto", "mlp:128,64", "2nn", "cnn", "lenet", "logistic" ...; "cnn + mlp:64" gives'
+            " clients different ones, in turns"
+        ),
+    ] = "auto"
     loss: Annotated[
         Literal["cross_entropy", "bce", "mse", "l1"] | None,
         Meta(description="by default it follows from the labels"),
@@ -75,6 +83,13 @@ class Experiment:
     cohort: Annotated[
         Count | Share | None, Meta(description="clients a round, a number or a share; by default at most 10")
     ] = None
+    newcomers: Annotated[
+        Annotated[int, Meta(ge=0)] | Share,
+        Meta(description="clients (or a share) that never take part, and are judged apart"),
+    ] = 0
+    adapt: Annotated[
+        Annotated[int, Meta(ge=0)], Meta(description="rounds newcomers train before they are judged")
+    ] = 1
     seed: Annotated[Annotated[int, Meta(ge=0)], Meta(description="everything random follows from it")] = 0
     stragglers: Annotated[
         Annotated[float, Meta(ge=0, le=1)],
@@ -182,7 +197,12 @@ class Experiment:
         """The data divided among clients."""
         partition, clients = self._division(dataset)
         return dataset.partition(
-            partition, clients=clients, seed=self.seed, test=self.test, validation=self.validation
+            partition,
+            clients=clients,
+            seed=self.seed,
+            test=self.test,
+            validation=self.validation,
+            public=self.public,
         )
 
     @staticmethod
@@ -217,12 +237,11 @@ class Experiment:
         tokens = self.model == "auto" and not example.inputs.is_floating_point()
         network = "lstm" if tokens else self.model
 
-        def model() -> nn.Module:
-            return models.build(network, shape, outputs)
+        architectures = [partial(models.build, each.strip(), shape, outputs) for each in network.split("+")]
 
         place = default_place() if self.runs == "auto" else self.runs
         federation = Federation(
-            model,
+            architectures if len(architectures) > 1 else architectures[0],
             divided,
             self.method,
             rounds=self.rounds,
@@ -235,6 +254,8 @@ class Experiment:
             eval_every=self.eval_every,
             eval_clients=self.eval_clients,
             target=self.target,
+            newcomers=self.newcomers,
+            adapt=self.adapt,
             stragglers=self.stragglers,
             runs=place,
             checkpoint=self.checkpoint,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atoll import recording, seeds
 from atoll.data import FederatedData, as_federated
@@ -22,7 +22,7 @@ from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Termi
 from atoll.evaluation import Evaluation, Judge
 from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population
-from atoll.methods import get
+from atoll.methods import METHODS, get
 from atoll.results import Round, Run, Target
 from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
 from atoll.runs.events import Event, event
@@ -36,6 +36,8 @@ from atoll.task import Loss, Task
 from atoll.tensors import Record, to_device
 
 __all__ = ["Callback", "Federation"]
+
+Model = nn.Module | Callable[[], nn.Module]
 
 
 class Callback:
@@ -63,7 +65,8 @@ class Federation:
 
     Args:
         model: an `nn.Module`, or a function of no arguments that makes one (then its initial parameters follow from
-            `seed`).
+            `seed`). A list of them gives clients different architectures, in turns: client k has number k modulo
+            their number; for methods that can (`Method.mixed`).
         data: a `FederatedData`, or anything `atoll.data.as_federated` accepts.
         method: a `Method`, or the name of one; its settings then come as further keywords (``lr=0.1, mu=0.01``).
         rounds: how many rounds to play.
@@ -81,6 +84,11 @@ class Federation:
         checkpoint: rounds between checkpoints in the run folder; 0 only at the end.
         keep: which checkpoints stay: "last", "best", "every:50", "all", or several with commas.
         log: further readers of the run's events: "tensorboard", "mlflow", or a `Reader` of your own.
+        public: inputs [n, ...] that everybody knows, without labels, for methods that distil.
+        newcomers: how many clients (or which share) never take part in a round. Every evaluation judges them apart,
+            after `adapt` rounds of their own with the server's state as it is then: how well what was learned serves
+            clients that were not there.
+        adapt: rounds that newcomers train before they are judged; 0 judges what they would be given.
         stragglers: share of every cohort that is slow and manages only some of its local epochs, drawn uniformly;
             methods without `partial_work` drop these clients.
         callbacks: hooks around rounds.
@@ -90,7 +98,7 @@ class Federation:
 
     def __init__(
         self,
-        model: nn.Module | Callable[[], nn.Module],
+        model: Model | Sequence[Model],
         data: Any,
         method: Method | str = "fedavg",
         *,
@@ -105,6 +113,9 @@ class Federation:
         eval_every: int = 1,
         eval_clients: int | None = None,
         target: str | Target | None = None,
+        public: Tensor | None = None,
+        newcomers: int | float = 0,
+        adapt: int = 1,
         stragglers: float = 0.0,
         runs: str | Path | None = None,
         checkpoint: int = 10,
@@ -115,10 +126,15 @@ class Federation:
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.data: FederatedData = data if isinstance(data, FederatedData) else as_federated(data)
+        if public is not None:
+            self.data = self.data.publish(public)
         self.method = build_method(method, settings)
         self.rounds = _at_least("rounds", rounds, 1)
         self.seed = seed
-        self.cohort = _cohort_size(cohort, len(self.data))
+        self.newcomers = _newcomers(newcomers, self.data, seed)
+        self.adapt = _at_least("adapt", adapt, 0)
+        self.members = np.setdiff1d(np.arange(len(self.data)), self.newcomers) if self.newcomers else None
+        self.cohort = _cohort_size(cohort, len(self.data) - len(self.newcomers))
         self.eval_every = _at_least("eval_every", eval_every, 0)
         self.target = Target.parse(target)
         if not 0 <= stragglers <= 1:
@@ -126,18 +142,20 @@ class Federation:
         self.stragglers = stragglers
         self.callbacks = list(callbacks)
         self.device = _device(device)
-        if not isinstance(model, nn.Module):
-            with seeds.scoped(seed):
-                model = model()
-        self.task = Task(model, loss or ("cross_entropy" if self.data.classes else "mse"), metrics)
-        _check_validation(self.method, self.data)
-        example = self.data.example()
-        self.task.check(example.inputs[:1], example.targets[:1], self.data.classes)
+        self.tasks = _tasks(model, self.data, self.method, seed, loss, metrics)
+        self.task = self.tasks[0]
+        _check_splits(self.method, self.data)
         self.engine_name, self.workers = engine, workers
-        self.engine = make(engine, self.task, self.data, self.device, workers)
-        self.judge = Judge(self.task, self.data, self.engine, self.device, seed, eval_clients)
+        self.engine = make(engine, self.tasks, self.data, self.device, workers)
+        self.judge = Judge(
+            self.task, self.data, self.engine, self.device, seed, eval_clients, self.newcomers, self.adapt
+        )
         self.memories = MemoryStore()
-        self.state = self.method.setup(self.task, Population(len(self.data)))
+        public_inputs = None if self.data.public is None else self.data.public.inputs.to(self.device)
+        self.population = Population(
+            len(self.data), self.tasks, self.data.example().inputs[:1], public_inputs
+        )
+        self.state = self.method.setup(self.task, self.population)
         self.state = to_device(self.state, self.device)
         self.number = 0
         self.history: list[Round] = []
@@ -251,7 +269,7 @@ class Federation:
             replies, outcomes = self.engine.run(job, self.memories)
             refused = {o.client: o.refused for o in outcomes if o.refused is not None}
             if replies is not None:
-                state = self.method.update(state, replies)
+                state = self.method.refine(self.method.update(state, replies), self.population)
                 params, _ = self.method.model(state)
                 if not all(bool(torch.isfinite(p).all()) for p in params.values()):
                     raise _diverged(number, "the updated model has non-finite numbers")
@@ -292,8 +310,8 @@ class Federation:
 
     def enlist(self, number: int) -> tuple[list[int], dict[int, int], list[int]]:
         """The cohort of a round (sorted), the local epochs of its stragglers, and who is dropped for being slow."""
-        population = len(self.data)
-        chosen = seeds.rng(self.seed, "cohort", number).choice(population, self.cohort, replace=False)
+        members: Any = len(self.data) if self.members is None else self.members
+        chosen = seeds.rng(self.seed, "cohort", number).choice(members, self.cohort, replace=False)
         clients = sorted(int(k) for k in chosen)
         if not self.stragglers:
             return [k for k in clients if self.data.size(k) > 0], {}, []
@@ -363,7 +381,7 @@ class Federation:
             )
         self.engine.close()
         threads = workers if name == "batched" else self.workers or workers
-        self.engine = self.judge.engine = make(name, self.task, self.data, self.device, threads)
+        self.engine = self.judge.engine = make(name, self.tasks, self.data, self.device, threads)
         self.state = to_device(found.state, self.device)
         self._sound = self.state if found.sound is None else to_device(found.sound, self.device)
         self.memories.close()
@@ -556,10 +574,57 @@ def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _check_validation(method: Method, data: FederatedData) -> None:
-    """A method that looks at validation data must find some."""
-    programs = [method, *method.programs().values()]
-    if not any("validation" in program.reads for program in programs):
+def _tasks(
+    model: Model | Sequence[Model],
+    data: FederatedData,
+    method: Method,
+    seed: int,
+    loss: str | Loss | None,
+    metrics: Mapping[str, Loss] | None,
+) -> tuple[Task, ...]:
+    """A task for each architecture, tried on the data."""
+    models: list[Model] = [model] if isinstance(model, nn.Module) or callable(model) else list(model)
+    if len(models) > 1 and not method.mixed:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
+        raise ConfigError(
+            f"{type(method).__name__} gives all clients one architecture, and there are {len(models)} models",
+            hint=f"methods for different architectures: {able}",
+        )
+    if not models:
+        raise ConfigError("model is an empty list", hint="give at least one")
+    example, tasks = data.example(), []
+    for each in models:
+        with seeds.scoped(seed):
+            module = each if isinstance(each, nn.Module) else each()
+        task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
+        task.check(example.inputs[:1], example.targets[:1], data.classes)
+        tasks.append(task)
+    return tuple(tasks)
+
+
+def _newcomers(amount: int | float, data: FederatedData, seed: int) -> list[int]:
+    """Which clients never take part in a round."""
+    count = round(amount * len(data)) if isinstance(amount, float) and amount < 1 else int(amount)
+    if not 0 <= count < len(data) or (count != amount and not 0 <= amount < 1):
+        raise ConfigError(
+            f"newcomers = {amount}, but it is a number of the {len(data)} clients, or a share between 0 and 1",
+            hint="at least one client must take part",
+        )
+    if not count:
+        return []
+    chosen = seeds.rng(seed, "newcomers").choice(len(data), count, replace=False)
+    return sorted(int(client) for client in chosen)
+
+
+def _check_splits(method: Method, data: FederatedData) -> None:
+    """A method that looks at validation or public data must find some."""
+    reads = {split for program in [method, *method.programs().values()] for split in program.reads}
+    if "public" in reads and data.public is None:
+        raise ConfigError(
+            f"{type(method).__name__} distils on public data, and there are none",
+            hint="set public=500, so many training samples that are set aside without their labels",
+        )
+    if "validation" not in reads:
         return
     if all(data.samples(client, "validation") is None for client in range(min(10, len(data)))):
         raise ConfigError(

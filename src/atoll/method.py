@@ -36,9 +36,16 @@ Model = tuple[Tensors, Tensors]
 
 
 class Population(NamedTuple):
-    """What the server knows of the clients before it has met one: how many there are."""
+    """What the server knows before it has met a client.
+
+    `clients` is how many there are. `tasks` are their architectures: client k has number k modulo their number.
+    `example` is one input [1, ...], `public` are inputs [n, ...] that everybody knows, without labels, or None.
+    """
 
     clients: int
+    tasks: tuple[Task, ...] = ()
+    example: Tensor | None = None
+    public: Tensor | None = None
 
 
 class Plan(NamedTuple):
@@ -52,13 +59,15 @@ class Plan(NamedTuple):
 class ClientData(NamedTuple):
     """A client's data, all of it, for `begin` and `finish`. Splits that the program does not name in `reads` are None.
 
-    `count` is the number of training samples, a scalar; a split is a `Batch`, padded where `mask` is 0.
+    `count` is the number of training samples, a scalar; a split is a `Batch`, padded where `mask` is 0. `public` is
+    what everybody knows; its targets mean nothing.
     """
 
     count: Tensor  # type: ignore[assignment]  # a tuple's own `count` is of no use here
     train: Batch | None = None
     validation: Batch | None = None
     test: Batch | None = None
+    public: Batch | None = None
 
 
 class Reply(NamedTuple):
@@ -74,7 +83,7 @@ class Program(ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Splits that `begin` and `finish` look at as a whole ("train", "validation", "test")."""
+        """Splits that `begin` and `finish` look at as a whole ("train", "validation", "test", "public")."""
         return ()
 
     def plan(self) -> Plan:
@@ -112,6 +121,9 @@ class Work:
     reduction: Literal["mean", "each"] | None = None
     """What the server needs of the replies; None means what the method says."""
 
+    forms: Mapping[int, Record] = field(default_factory=dict)
+    """The form that replies of these clients must have, where it is not what the method expects of all."""
+
     def received(self, client: int) -> Record:
         return self.shared.replace(**self.own[client]) if client in self.own else self.shared
 
@@ -137,6 +149,9 @@ class Method(Program):
     relation: ClassVar[str] = ""
     """What `affinity` measures, in a few words."""
 
+    mixed: ClassVar[bool] = False
+    """Whether clients may have models of different architectures (`Population.tasks`)."""
+
     # ---- server half -----------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -151,8 +166,20 @@ class Method(Program):
     def update(self, state: Record, replies: Replies) -> Record:
         """The server's state after a round. Called only with at least one accepted reply of positive total weight."""
 
+    def refine(self, state: Record, population: Population) -> Record:
+        """What the server learns by itself after `update`, such as from public data. By default nothing."""
+        return state
+
+    def adapt(self, state: Record, replies: Replies) -> Record:
+        """What the server makes of `replies.each` of newcomers; nobody else's model may change. By default nothing.
+
+        This is how clients that never trained are judged: `enrol` and `welcome`, a few rounds with `adapt` in the
+        place of `update`, and the program "personal".
+        """
+        return state
+
     def model(self, state: Record) -> Model:
-        """The global model, (params, buffers)."""
+        """The global model, (params, buffers); of the first architecture where there are several."""
         return state.params, state.buffers
 
     def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:

@@ -40,6 +40,8 @@ def config(federation: Federation) -> dict[str, Any]:
         "target": None if target is None else f"{target.measure}:{target.value:g}",
         "eval_every": federation.eval_every,
         "eval_clients": federation.judge.limit,
+        "newcomers": len(federation.newcomers),
+        "adapt": federation.adapt,
         "checkpoint": federation.checkpoint,
         "keep": federation.keep,
     }
@@ -107,7 +109,7 @@ def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) ->
     found["loss"] = [
         loss / n if n > 0 else nan for loss, n in zip(found["loss"], found["samples"], strict=True)
     ]
-    seen = [o for o in rows if o is not None and o.probe is not None]
+    seen = _probed([o for o in rows if o is not None])
     if seen:
         norms, cosines, _ = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
         norm = dict(zip((o.client for o in seen), norms.tolist(), strict=True))
@@ -126,12 +128,18 @@ def affinity(federation: Federation, outcomes: Sequence[Outcome]) -> dict[str, A
         clients, matrix = known
         rows = np.round(matrix[:_COMPARED, :_COMPARED].double().cpu().numpy(), 3).tolist()
         return {"of": method.relation or "affinity", "clients": clients[:_COMPARED], "matrix": rows}
-    seen = [o for o in outcomes if o.probe is not None][:_COMPARED]
+    seen = _probed(outcomes)[:_COMPARED]
     if len(seen) < 2:
         return None
     _, _, matrix = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
     rows = np.round(matrix.numpy(), 3).tolist()
     return {"of": "update cosine", "clients": [o.client for o in seen], "matrix": rows}
+
+
+def _probed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those whose update was probed; none if updates differ in form, for then they have no coordinates in common."""
+    seen = [o for o in outcomes if o.probe is not None]
+    return seen if len({o.probe.numel() for o in seen if o.probe is not None}) == 1 else []
 
 
 def score(federation: Federation) -> float | None:
@@ -153,8 +161,9 @@ def score(federation: Federation) -> float | None:
 def fingerprint(federation: Federation) -> dict[str, Any]:
     """What decides the bits of a round, as plain values."""
     data, task = federation.data, federation.task
-    params, buffers = task.initial()
-    form = [[name, list(t.shape), str(t.dtype)] for name, t in {**params, **buffers}.items()]
+    parts = [part for each in federation.tasks for part in each.initial()]
+    form = [[name, list(t.shape), str(t.dtype)] for part in parts for name, t in part.items()]
+    params = sum(part.size() for part in parts[::2])
     sizes = np.array([data.size(k) for k in range(len(data))] if data.pool() is not None else [])
     found = {
         "method": type(federation.method).__name__,
@@ -165,9 +174,13 @@ def fingerprint(federation: Federation) -> dict[str, Any]:
         "loss": task.loss_name,
         "device": str(federation.device.type),
         "number of clients": len(data),
-        "model": f"{params.size():,} parameters, form {zlib.crc32(json.dumps(form).encode()):08x}",
+        "model": f"{params:,} parameters, form {zlib.crc32(json.dumps(form).encode()):08x}",
         "clients' sizes": zlib.crc32(sizes.astype(np.int64).tobytes()),
     }
+    if federation.newcomers:
+        found["newcomers"] = zlib.crc32(np.array(federation.newcomers, np.int64).tobytes())
+    if data.public is not None:
+        found["public data"] = zlib.crc32(data.public.inputs.cpu().numpy().tobytes())
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 

@@ -115,7 +115,10 @@ class Task:
 
     def measure(self, params: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> Record:
         """Per-sample loss and metrics in evaluation mode: a record of tensors [b]."""
-        outputs, _ = self.predict(params, buffers, inputs)
+        return self.judged(self.predict(params, buffers, inputs)[0], targets)
+
+    def judged(self, outputs: Tensor, targets: Tensor) -> Record:
+        """Per-sample loss and metrics of outputs, wherever they come from: a record of tensors [b]."""
         losses = self._per_sample(self.loss_function, outputs, targets)
         return Record(
             loss=losses, **{n: self._per_sample(f, outputs, targets) for n, f in self.metrics.items()}
@@ -123,7 +126,11 @@ class Task:
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
         """Sums over the real samples of loss and metrics, and their `count`; to be pooled, then divided once."""
-        measured = self.measure(params, buffers, batch.inputs, batch.targets)
+        return self.summed(self.measure(params, buffers, batch.inputs, batch.targets), batch)
+
+    @staticmethod
+    def summed(measured: Record, batch: Batch) -> Record:
+        """Sums of per-sample measures over the real samples of a batch, and their `count`."""
         sums = {name: torch.sum(value * batch.mask) for name, value in measured.items()}
         return Record(count=batch.mask.sum(), **sums)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from atoll.errors import DataError
@@ -94,6 +96,7 @@ class Dataset:
         seed: int = 0,
         test: str | float | None = "auto",
         validation: float | int = 0,
+        public: float | int = 0,
     ) -> FederatedData:
         """Divide the training samples among clients.
 
@@ -107,11 +110,19 @@ class Dataset:
                 nature, it keeps a share of each client's own rows (by label). A number in (0, 1) always does
                 the latter. None gives clients no test data.
             validation: a share (float) or a count (int) of each client's remaining training rows.
+            public: a share or a count of all training rows that no client gets: everybody knows them, without
+                their labels (`FederatedData.publish`).
 
         Every client keeps at least one training sample. Raises `DataError` where the division is impossible.
         """
         from .partition.parse import resolve
 
+        if public:
+            rest, inputs = self._set_aside(public, seed)
+            divided = rest.partition(
+                partitioner, clients=clients, seed=seed, test=test, validation=validation
+            )
+            return divided.publish(inputs)
         rule = resolve(partitioner, clients, self)
         check_splits(test, validation)
         division = rule.divide(self, seed)
@@ -145,6 +156,21 @@ class Dataset:
             partition=str(rule),
             test_set=whole,
         )
+
+    def _set_aside(self, amount: float | int, seed: int) -> tuple[Dataset, torch.Tensor]:
+        """The data without some training rows, chosen at random, and the inputs of these."""
+        count = round(amount * self.train.count) if isinstance(amount, float) else amount
+        if not 0 < count < self.train.count:
+            raise DataError(
+                f"public = {amount}, but {self.name} has {self.train.count:,} training samples",
+                hint="a share below 1, or a number that leaves something to the clients",
+            )
+        order = rng(seed, "data.public").permutation(self.train.count)
+        kept = np.sort(order[count:])
+        rest = copy.copy(self)
+        rest.train = self.train.take(kept)
+        rest.columns = {key: value[kept] for key, value in self.columns.items()}
+        return rest, self.train.take(order[:count]).inputs
 
     def _tests(
         self,

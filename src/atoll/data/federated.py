@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import zipfile
@@ -32,8 +33,10 @@ class FederatedData(ABC):
         names: the clients' ids, as many as there are clients; lazy populations make them on demand.
         classes: how many classes there are; None for a regression.
         dataset, partition: what reports call the data and the way it was divided.
+        public: samples that everybody knows, the server too, or None; see `publish`.
     """
 
+    public: Samples | None = None
     names: Sequence[str]
     classes: int | None
     dataset: str
@@ -70,6 +73,18 @@ class FederatedData(ABC):
     @abstractmethod
     def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
         """The federation of these clients only, in this order. Nothing is copied."""
+
+    def publish(self, inputs: torch.Tensor) -> FederatedData:
+        """The same data, and inputs [n, ...] that everybody knows, without labels (for methods that distil)."""
+        shape = tuple(self.example().inputs.shape[1:])
+        if not len(inputs) or tuple(inputs.shape[1:]) != shape:
+            raise DataError(
+                f"public inputs have shape {tuple(inputs.shape)}, the clients' [n, {', '.join(map(str, shape))}]",
+                hint="public data are inputs like the clients', at least one",
+            )
+        known = copy.copy(self)
+        known.public = Samples(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        return known
 
     def report(self, limit: int = 200) -> PartitionReport:
         """Measure how the data is divided. Of a lazy population, `limit` evenly spaced clients are seen."""
@@ -174,6 +189,8 @@ class Resident(FederatedData):
         return self._pools.get(split)
 
     def samples(self, client: int, split: str = "train") -> Samples | None:
+        if split == "public":
+            return self.public
         rows = self.rows(client, split)
         return None if rows is None else self._pools[split].take(rows)
 
@@ -182,7 +199,7 @@ class Resident(FederatedData):
 
     def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
         positions = np.asarray(clients, dtype=np.int64)
-        return Resident(
+        chosen = Resident(
             pools=self._pools,
             rows={split: rows.choose(positions) for split, rows in self._rows.items()},
             names=[self.names[int(position)] for position in positions],
@@ -191,6 +208,8 @@ class Resident(FederatedData):
             partition=self.partition,
             test_set=self._official,
         )
+        chosen.public = self.public
+        return chosen
 
     def report(self, limit: int = 200) -> PartitionReport:
         return measure(self, np.arange(len(self)))
@@ -206,6 +225,8 @@ class Resident(FederatedData):
         pools = {split: self._pools[split] for split in self._rows}
         if self._official is not None:
             pools["official"] = self._official
+        if self.public is not None:
+            pools["public"] = self.public
         stored: dict[int, str] = {}
         for split, pool in pools.items():
             # Splits that share a pool store it once: the second holds the name of the first.
@@ -246,7 +267,7 @@ class Resident(FederatedData):
             if f"{split}.rows" in arrays
         }
         classes = int(arrays["classes"])
-        return cls(
+        data = cls(
             pools={split: used[split] for split in rows},
             rows=rows,
             names=[str(name) for name in arrays["names"]],
@@ -255,6 +276,8 @@ class Resident(FederatedData):
             partition=str(arrays["about"][1]),
             test_set=used.get("official"),
         )
+        data.public = used.get("public")
+        return data
 
 
 def pack(parts: Sequence[Samples | None]) -> tuple[Samples, Rows] | None:

@@ -95,6 +95,8 @@ class Lazy(FederatedData):
         return self._size if isinstance(self._size, int) else int(self._size(number))
 
     def samples(self, client: int, split: str = "train") -> Samples | None:
+        if split == "public":
+            return self.public
         if split not in SPLITS:
             raise DataError(f"there is no split {split!r}", hint="splits are train, validation and test")
         number = self._id(client)
@@ -115,7 +117,7 @@ class Lazy(FederatedData):
     def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
         positions = np.asarray(clients, dtype=np.int64)
         whole = self.names
-        return Lazy(
+        chosen = Lazy(
             self._function,
             Names(len(positions), lambda position: whole[position], positions),
             classes=self.classes,
@@ -125,6 +127,8 @@ class Lazy(FederatedData):
             cache=self._cache,
             positions=positions if self._positions is None else self._positions[positions],
         )
+        chosen.public = self.public
+        return chosen
 
 
 def _pair(value: Any, where: str) -> tuple[Any, Any]:

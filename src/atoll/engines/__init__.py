@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from atoll.data import FederatedData
@@ -9,19 +11,44 @@ from atoll.engines.auto import Auto
 from atoll.engines.base import Engine, Job, Memories, Outcome
 from atoll.engines.batched import Batched
 from atoll.engines.loop import Loop
+from atoll.engines.mixed import Mixed
 from atoll.engines.processes import Processes
 from atoll.errors import ConfigError, suggest
 from atoll.task import Task
 
-__all__ = ["ENGINES", "Auto", "Batched", "Engine", "Job", "Loop", "Memories", "Outcome", "Processes", "make"]
+__all__ = [
+    "ENGINES",
+    "Auto",
+    "Batched",
+    "Engine",
+    "Job",
+    "Loop",
+    "Memories",
+    "Mixed",
+    "Outcome",
+    "Processes",
+    "make",
+]
 
 ENGINES = ("auto", "batched", "loop", "processes")
 
 
 def make(
-    name: str, task: Task, data: FederatedData, device: torch.device, workers: int | None = None
+    name: str,
+    tasks: Sequence[Task],
+    data: FederatedData,
+    device: torch.device,
+    workers: int | None = None,
 ) -> Engine:
-    """The engine of that name. `workers` are threads (batched) or processes; by default one a core."""
+    """The engine of that name for clients of these architectures.
+
+    `workers` are threads (batched) or processes; by default one a core.
+    """
+    if len(tasks) > 1:
+        return Mixed(
+            tasks, lambda task, kind, count: make(kind or name, [task], data, device, count or workers)
+        )
+    (task,) = tasks
     if name == "loop":
         return Loop(task, data, device)
     if name == "batched":

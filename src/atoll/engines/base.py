@@ -39,7 +39,7 @@ class Job:
     """One round's client work: who runs which program on what.
 
     `clients` are positions in the population, sorted. `epochs` holds the local epochs of those that do fewer than
-    planned. `expected` is the form a reply must have.
+    planned. `expected` is the form a reply must have unless the work says otherwise.
     """
 
     method: Method
@@ -62,6 +62,10 @@ class Job:
     @property
     def program(self) -> Program:
         return self.method.program(self.work.program)
+
+    def form(self, client: int) -> Record:
+        """The form that this client's reply must have."""
+        return self.work.forms.get(client, self.expected)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def settle(
     begun: float,
 ) -> Outcome:
     """Screen one reply; if it is sound, add it to the reduction and keep the client's memory."""
-    reason = screen(reply, job.expected)
+    reason = screen(reply, job.form(client))
     sample = None
     if reason is None:
         reduction.add(client, reply)

@@ -30,6 +30,7 @@ from atoll.engines.base import (
     payload_bytes,
     step_keys,
     threads,
+    whole,
     whole_keys,
 )
 from atoll.engines.probe import probe
@@ -91,10 +92,11 @@ class Batched(Engine):
         by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
         width = self.width or self._fitting(job, max(sizes, default=1))
         with threads(self.threads), torch.no_grad(), as_batched():
-            for start in range(0, len(by_steps), width):
-                at = by_steps[start : start + width]
-                clients = [job.clients[i] for i in at]
-                outcomes += _Group(self, job, clients, [orders[i] for i in at], memories).run(reduction)
+            for alike in _alike(job, by_steps):
+                for start in range(0, len(alike), width):
+                    at = alike[start : start + width]
+                    clients = [job.clients[i] for i in at]
+                    outcomes += _Group(self, job, clients, [orders[i] for i in at], memories).run(reduction)
         outcomes.sort(key=lambda outcome: outcome.client)
         return reduction.result(), outcomes
 
@@ -208,7 +210,7 @@ class _Group:
     def data(self) -> tuple[ClientData, Any]:
         count = torch.tensor([float(self.engine.data.size(c)) for c in self.clients], device=self.device)
         splits: dict[str, Batch] = {}
-        for split in self.program.reads:
+        for split in (split for split in self.program.reads if split != "public"):
             pool, rows = self.engine.pool(self.clients, split)
             width = padded_width(max(1, max(len(r) for r in rows)))
             index = np.zeros((len(rows), width), np.int64)
@@ -224,7 +226,13 @@ class _Group:
                 whole_keys(self.job, self.clients).to(self.device),
             )
         data = ClientData(count, **splits)
-        return data, own_dims(data)
+        dims = own_dims(data)
+        if "public" in self.program.reads:
+            keys = whole_keys(self.job, self.clients).to(self.device)
+            public = whole(self.engine.data.public, keys, self.device)
+            data = data._replace(public=public)
+            dims = dims._replace(public=public and Batch(_SHARED, _SHARED, _SHARED, _OWN))  # type: ignore[arg-type]
+        return data, dims
 
     # --- the client half --------------------------------------------------------------------------------------
 
@@ -331,7 +339,7 @@ class _Group:
         metrics = {name: value.tolist() for name, value in reply.metrics.items()}
         weights = reply.weight.tolist()
         first = map_leaves(lambda v: v[0], reply.values)
-        wrong = misshapen(first, self.job.expected)
+        wrong = misshapen(first, self.job.form(self.clients[0]))
         nbytes = payload_bytes(first)
         each = self.job.reduction == "each"
         probes = None if wrong else probe(reply.values, self.job.cohort, stacked=True)
@@ -340,7 +348,7 @@ class _Group:
         for at, client in enumerate(self.clients):
             reason = wrong
             if reason is None and not good[at]:
-                reason = screen(self.pick(reply, at), self.job.expected)
+                reason = screen(self.pick(reply, at), self.job.form(client))
             if reason is None:
                 accepted.append(at)
                 if memory:
@@ -377,6 +385,16 @@ class _Group:
     @staticmethod
     def pick(reply: Reply, at: int) -> Reply:
         return map_leaves(lambda v: v[at], reply)  # type: ignore[no-any-return]
+
+
+def _alike(job: Job, order: Sequence[int]) -> list[list[int]]:
+    """Positions in the job, in this order, by what clients are sent: only payloads of one form can be stacked."""
+    if not job.work.own:
+        return [list(order)]
+    groups: dict[Any, list[int]] = {}
+    for at in order:
+        groups.setdefault(form(job.work.own.get(job.clients[at])), []).append(at)
+    return list(groups.values())
 
 
 def own_dims(tree: Any) -> Any:

@@ -209,6 +209,8 @@ class _Worker:
                 personal = personal.replace(**{f"memory{client}": memory})
             if own is not None:
                 personal = personal.replace(**{f"own{client}": own})
+            if client in job.work.forms:
+                personal = personal.replace(**{f"form{client}": job.work.forms[client]})
         order = _Order(slot=slot, clients=clients, personal=self.slots[slot].write(personal))
         self.line.send_bytes(_encode(order))
 
@@ -276,8 +278,15 @@ def _serve(
                 shared, expected = both.shared, both.expected
                 continue
             personal = _own(slots[order.slot].read(order.personal))
-            own = {client: personal[f"own{client}"] for client in order.clients if f"own{client}" in personal}
-            work = Work(shared, own, setting.program, setting.reduction)
+            own, forms = (
+                {
+                    client: personal[f"{kind}{client}"]
+                    for client in order.clients
+                    if f"{kind}{client}" in personal
+                }
+                for kind in ("own", "form")
+            )
+            work = Work(shared, own, setting.program, setting.reduction, forms)
             job = Job(
                 method, work, order.clients, setting.round, setting.seed, expected, setting.epochs,
                 cohort=setting.cohort,

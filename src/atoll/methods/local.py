@@ -27,6 +27,7 @@ class Local(FedAvg):
 
     paper: ClassVar[str] = "baseline"
     cost: ClassVar[str] = "nothing"
+    mixed: ClassVar[bool] = True
 
     # ---- server half -------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class Peers(Local):
     """
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    mixed: ClassVar[bool] = False
 
     # ---- server half -------------------------------------------------------------------------------------
 

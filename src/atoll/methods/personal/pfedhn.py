@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -36,8 +36,9 @@ class PFedHN(FedAvg):
     statistics among them, are averaged over the cohort, as in FedAvg; layers without such statistics
     (GroupNorm) suit models that differ this much better.
 
-    A client beyond the population of `setup` starts at the mean embedding. To bring new clients to a trained
-    hypernetwork, put the trained state into a federation of old and new clients and set `freeze_hypernetwork`.
+    A client beyond the population of `setup` starts at the mean embedding. Newcomers learn their embeddings only,
+    under a hypernetwork that stays as it is (Section 3.3): `Federation(newcomers=...)` judges that, and
+    `freeze_hypernetwork` does it for a federation of old and new clients that goes on from a trained state.
 
     Args:
         steps: local steps a round.
@@ -191,6 +192,11 @@ class PFedHN(FedAvg):
             round=state.round + 1,
         )
         return state.replace(params=self.average(state))
+
+    def adapt(self, state: Record, replies: Replies) -> Record:
+        """Newcomers learn their embeddings, phi stays as it is."""
+        after = replace(self, freeze_hypernetwork=True).update(state, replies)
+        return state.replace(embeddings=after.embeddings, optimizer=after.optimizer)
 
     def expects(self, state: Record) -> Record:
         return Record(update=self.written(state), buffers=state.buffers)
