@@ -30,20 +30,22 @@ def started(method: Method, program: Program, normalised: bool) -> tuple[Record,
     """A client's working state, with nothing in it zero that need not be."""
     task, (client,) = network(normalised), blobs(8, tested=4)
     assert client.test is not None
-    received = method.broadcast(method.setup(task, Population(2)), [0]).received(0)
+    population = Population(2, (task,), client.inputs[:1], client.inputs)
+    received = method.broadcast(method.setup(task, population), [0]).received(0)
     memory = pytree.tree_map(lambda leaf: leaf + 0.01, program.remember(task, received))
     splits = {"train": whole(client.inputs, client.targets), "test": whole(*client.test)}
-    splits["validation"] = splits["test"]
+    splits["validation"] = splits["public"] = splits["test"]
     data = ClientData(torch.tensor(8.0), **{name: splits[name] for name in program.reads})
     return program.begin(task, received, memory, data), data
 
 
-BUFFERED = ("fedsgd", "fedavg", "fedprox-gamma", "fednova-all")
+BUFFERED = ("fedsgd", "fedavg", "fedprox-gamma", "fednova-all", "fedbn")
+PLAIN = [name for name in (*VARIANTS, "tuned") if name != "fedbn"]  # which refuses a model without BatchNorm
 
 
 @pytest.mark.parametrize(
     ("name", "normalised"),
-    [*((name, False) for name in (*VARIANTS, "tuned")), *((name, True) for name in BUFFERED)],
+    [*((name, False) for name in PLAIN), *((name, True) for name in BUFFERED)],
 )
 def test_a_captured_step_is_the_step(name: str, normalised: bool) -> None:
     method = VARIANTS.get(name) or FineTune(finetune_epochs=2)

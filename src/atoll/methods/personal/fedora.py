@@ -9,12 +9,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from atoll import seeds
 from atoll.errors import ConfigError
 from atoll.method import ClientData, Model, Population, Program, Replies, Reply, Work
 from atoll.methods.fedavg import FedAvg, require
 from atoll.methods.personal.bank import held, keep, stack
-from atoll.methods.personal.relatedness import likeness, nearest, propagate, transition, truncated
+from atoll.methods.personal.relatedness import (
+    likeness,
+    nearest,
+    nowhere,
+    placed,
+    propagate,
+    transition,
+    truncated,
+)
+from atoll.methods.personal.sketches import Sketch, basis
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -94,12 +102,17 @@ class Fedora(FedAvg):
         return () if self.gate == "always" else ("validation",)
 
     def programs(self) -> Mapping[str, Program]:
-        return {"sketch": Sketch(self)}
+        return {"sketch": self.sketch}
+
+    @property
+    def sketch(self) -> Sketch:
+        """The program that makes a client's sketch."""
+        return Sketch(self.rank, self.label_scale, self.sketch_dim, self.sketch_noise)
 
     # ---- server half -------------------------------------------------------------------------------------
 
     def setup(self, task: Task, population: Population) -> Record:
-        return super().setup(task, population).replace(near=self._nowhere(), models=Record())
+        return super().setup(task, population).replace(near=nowhere(self.rank, self.top_k), models=Record())
 
     def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
         known = set(state.near.ids.tolist())
@@ -107,47 +120,19 @@ class Fedora(FedAvg):
         return (new, Work(Record(), program="sketch")) if new else None
 
     def welcome(self, state: Record, replies: Replies) -> Record:
-        """Place new clients: their own nearest, and they among the nearest of the others."""
-        near, k = state.near, self.top_k
-        new = torch.stack([reply.values.sketch.cpu() for reply in replies.each])
-        old = near.sketches if len(near.ids) else new[:0]
-        count, total = len(old), len(old) + len(new)
-        sketches = torch.cat([old, new])
-        everyone, newcomers = torch.arange(total), torch.arange(count, total)
-        values = likeness(new, sketches)
-        values[newcomers - count, newcomers] = -torch.inf  # nobody is a neighbour of themselves
-        scores, neighbours = nearest(values, everyone, k)
-        pooled = torch.cat([near.scores, values[:, :count].T], dim=1)
-        whose = torch.cat([near.neighbours, newcomers.expand(count, -1)], dim=1)
-        before, before_whose = nearest(pooled, whose, k)
-        return state.replace(
-            near=Record(
-                ids=torch.cat([near.ids, torch.tensor(replies.clients)]),
-                sketches=sketches,
-                scores=torch.cat([before, scores]),
-                neighbours=torch.cat([before_whose, neighbours]),
-            )
-        )
+        """Place new clients by their sketches."""
+        sketches = torch.stack([reply.values.sketch.cpu() for reply in replies.each])
+        return state.replace(near=placed(state.near, replies.clients, sketches, self.top_k))
 
     def leave(self, state: Record, clients: Sequence[int]) -> Record:
         """The state without these clients: their sketches and models are gone, and nobody else trains anew."""
-        gone = set(clients)
-        stays = torch.tensor([int(k) not in gone for k in state.near.ids], dtype=torch.bool)
+        gone, near = set(clients), state.near
+        stays = torch.tensor([int(k) not in gone for k in near.ids], dtype=torch.bool)
         models = Record({k: model for k, model in dict.items(state.models) if int(k) not in gone})
-        bare = state.replace(near=self._nowhere(), models=models)
-        ids, sketches = state.near.ids[stays], state.near.sketches[stays]
-        if not len(ids):
-            return bare
-        each = [Reply(Record(sketch=u), torch.ones(()), Record()) for u in sketches]
-        return self.welcome(bare, Replies(ids.tolist(), float(len(ids)), Record(), each))
-
-    def _nowhere(self) -> Record:
-        return Record(
-            ids=torch.zeros(0, dtype=torch.int64),
-            sketches=torch.zeros(0, 0, self.rank),
-            scores=torch.zeros(0, self.top_k),
-            neighbours=torch.zeros(0, self.top_k, dtype=torch.int64),
+        rest = placed(
+            nowhere(self.rank, self.top_k), near.ids[stays].tolist(), near.sketches[stays], self.top_k
         )
+        return state.replace(near=rest, models=models)
 
     def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
         work = super().broadcast(state, cohort)
@@ -187,11 +172,9 @@ class Fedora(FedAvg):
         the sketches, weighted as usual. Raises ConfigError before any client has trained."""
         if not held(state.models):
             raise ConfigError("no client has trained yet", hint="play some rounds first")
-        rows = self._rows(inputs, None)
-        basis = _basis(rows, self.rank)
-        at = truncated(state.near.sketches, rows.shape[1])
-        values = likeness(basis.unsqueeze(0), at)
-        return self._mixture(state, values[0])
+        rows = self.sketch.rows(inputs)
+        known = truncated(state.near.sketches, rows.shape[1])
+        return self._mixture(state, likeness(basis(rows, self.rank).unsqueeze(0), known)[0])
 
     def _mixture(self, state: Record, values: Tensor) -> Model:
         """The propagated models of the clients most like someone outside, mixed; `values` [n] by position."""
@@ -236,9 +219,7 @@ class Fedora(FedAvg):
             at = position.get(client)
             if at is not None and bool(has[at]):
                 row = row_of[int(compact[at])]
-            elif (
-                at is not None and float(weights[at].sum()) > 0
-            ):  # new: by likeness to those that have trained
+            elif at is not None and float(weights[at].sum()) > 0:  # new: by likeness to those that trained
                 row = weights[at].to(moved.dtype) @ moved[neighbours[at]]
             else:  # unknown yet: what everyone has in common
                 row = moved.mean(0)
@@ -290,67 +271,6 @@ class Fedora(FedAvg):
 
     def personal(self, received: Record, memory: Record) -> Model:
         return memory.params, memory.buffers
-
-    # ---- sketches ----------------------------------------------------------------------------------------
-
-    def _rows(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
-        """Samples as rows [n, D]: the inputs, projected if asked, and the scaled labels."""
-        rows = inputs.flatten(1)
-        rows = rows if rows.is_floating_point() else rows.float()
-        if self.sketch_dim:
-            key = torch.tensor(seeds.address(0, "sketch"), device=rows.device)
-            matrix = seeds.normal(key, (rows.shape[1], self.sketch_dim), rows.dtype)
-            rows = rows @ matrix / self.sketch_dim**0.5
-        return rows if labels is None else torch.cat([rows, self.label_scale * labels.to(rows.dtype)], dim=1)
-
-
-@dataclass(frozen=True)
-class Sketch(Program):
-    """The client program that summarises its training data in an orthonormal basis."""
-
-    method: Fedora
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("train",)
-
-    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        assert data.train is not None
-        method, batch = self.method, data.train
-        if batch.targets.is_floating_point():
-            labels = batch.targets.flatten(1) if batch.targets.ndim > 1 else batch.targets.unsqueeze(1)
-        else:
-            params, buffers = task.initial()
-            device = batch.inputs.device
-            outputs, _ = task.predict(
-                params.map(lambda t: t.to(device)), buffers.map(lambda t: t.to(device)), batch.inputs[:1]
-            )
-            counts = torch.arange(outputs.shape[-1], device=device)
-            labels = (batch.targets.unsqueeze(-1) == counts).flatten(1)
-        rows = method._rows(batch.inputs, labels) * batch.mask.unsqueeze(1)
-        if not method.sketch_noise:
-            return Record(sketch=_basis(rows, method.rank), memory=memory)
-        rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
-        noise = seeds.normal(batch.key, (rows.shape[1], rows.shape[1]), rows.dtype)
-        noise = torch.triu(noise) + torch.triu(noise, 1).T
-        moment = rows.T @ rows / batch.mask.sum().clamp(min=1) + method.sketch_noise * noise
-        _, vectors = torch.linalg.eigh(moment)
-        return Record(sketch=vectors[:, -method.rank :], memory=memory)
-
-    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
-        return Reply(Record(sketch=local.sketch), torch.ones_like(data.count), Record()), local.memory
-
-
-def _basis(rows: Tensor, rank: int) -> Tensor:
-    """Top left singular vectors [D, rank] of the samples [n, D], exactly, by the smaller of the two Gram matrices."""
-    n, width = rows.shape
-    basis: Tensor
-    if width <= n:
-        basis = torch.linalg.eigh(rows.T @ rows)[1][:, -rank:]
-    else:
-        vectors = torch.linalg.eigh(rows @ rows.T)[1][:, -rank:]
-        basis = torch.linalg.qr(rows.T @ vectors)[0]
-    return basis
 
 
 def _mean(values: Tensor) -> Tensor:

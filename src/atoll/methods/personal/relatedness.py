@@ -6,10 +6,16 @@ their weights. Nothing here is n x n but the closed form, which is for small n a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["closed_form", "likeness", "nearest", "propagate", "transition", "truncated", "walk"]
+from atoll.tensors import Record
+
+__all__ = [
+    "closed_form", "likeness", "nearest", "nowhere", "placed", "propagate", "transition", "truncated", "walk",
+]  # fmt: skip
 
 _CHUNK = 1 << 24  # pairs of coordinates of sketches that are compared at a time
 _STEPS = 80  # of the random walk; what is cut off is alpha ** steps
@@ -37,6 +43,40 @@ def nearest(values: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         best = torch.nn.functional.pad(best, (0, k - k_here), value=-torch.inf)
         whose = torch.nn.functional.pad(whose, (0, k - k_here))
     return best, whose
+
+
+def nowhere(rank: int, k: int) -> Record:
+    """No clients yet: their `ids` [n], `sketches` [n, D, rank], and the `scores` and `neighbours` [n, k] of each, by
+    position."""
+    return Record(
+        ids=torch.zeros(0, dtype=torch.int64),
+        sketches=torch.zeros(0, 0, rank),
+        scores=torch.zeros(0, k),
+        neighbours=torch.zeros(0, k, dtype=torch.int64),
+    )
+
+
+def placed(near: Record, ids: Sequence[int], sketches: Tensor, k: int) -> Record:
+    """The clients of `near` and new ones with these sketches: the k nearest of the new, and the new among those of
+    the others. Nobody is a neighbour of themselves."""
+    if not len(ids):
+        return near
+    old = near.sketches if len(near.ids) else sketches[:0]
+    count, total = len(old), len(old) + len(sketches)
+    joined = torch.cat([old, sketches])
+    everyone, newcomers = torch.arange(total), torch.arange(count, total)
+    values = likeness(sketches, joined)
+    values[newcomers - count, newcomers] = -torch.inf
+    scores, neighbours = nearest(values, everyone, k)
+    pooled = torch.cat([near.scores, values[:, :count].T], dim=1)
+    whose = torch.cat([near.neighbours, newcomers.expand(count, -1)], dim=1)
+    before, before_whose = nearest(pooled, whose, k)
+    return Record(
+        ids=torch.cat([near.ids, torch.tensor(ids)]),
+        sketches=joined,
+        scores=torch.cat([before, scores]),
+        neighbours=torch.cat([before_whose, neighbours]),
+    )
 
 
 def transition(scores: Tensor, temperature: float) -> Tensor:

@@ -1,0 +1,83 @@
+"""Small sketches of clients' data, to tell whose data are alike: the subspace in which most of it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atoll import seeds
+from atoll.method import ClientData, Program, Reply
+from atoll.task import Task
+from atoll.tensors import Record
+
+__all__ = ["Sketch", "basis"]
+
+
+@dataclass(frozen=True)
+class Sketch(Program):
+    """The client program that summarises its training data in an orthonormal basis [D, rank].
+
+    Args:
+        rank: columns of the basis.
+        label_scale: weight of the one-hot labels (or numeric targets) behind the inputs of a sample.
+        dim: project inputs to so many coordinates first, by one random matrix for all; 0 keeps them.
+        noise: standard deviation of Gaussian noise in the second moment of the samples, each scaled to norm at most 1.
+    """
+
+    rank: int
+    label_scale: float
+    dim: int
+    noise: float
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("train",)
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        assert data.train is not None
+        batch = data.train
+        if batch.targets.is_floating_point():
+            labels = batch.targets.flatten(1) if batch.targets.ndim > 1 else batch.targets.unsqueeze(1)
+        else:
+            device = batch.inputs.device
+            params, buffers = (part.map(lambda t: t.to(device)) for part in task.initial())
+            outputs, _ = task.predict(params, buffers, batch.inputs[:1])
+            classes = torch.arange(outputs.shape[-1], device=device)
+            labels = (batch.targets.unsqueeze(-1) == classes).flatten(1)
+        inputs = self.rows(batch.inputs)
+        rows = torch.cat([inputs, self.label_scale * labels.to(inputs.dtype)], dim=1) * batch.mask.unsqueeze(
+            1
+        )
+        if not self.noise:
+            return Record(sketch=basis(rows, self.rank), memory=memory)
+        rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
+        noise = seeds.normal(batch.key, (rows.shape[1], rows.shape[1]), rows.dtype)
+        noise = torch.triu(noise) + torch.triu(noise, 1).T
+        moment = rows.T @ rows / batch.mask.sum().clamp(min=1) + self.noise * noise
+        return Record(sketch=torch.linalg.eigh(moment)[1][:, -self.rank :], memory=memory)
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        return Reply(Record(sketch=local.sketch), torch.ones_like(data.count), Record()), local.memory
+
+    def rows(self, inputs: Tensor) -> Tensor:
+        """Inputs [n, ...] as rows [n, d], projected if asked."""
+        rows: Tensor = inputs.flatten(1)
+        rows = rows if rows.is_floating_point() else rows.float()
+        if not self.dim:
+            return rows
+        key = torch.tensor(seeds.address(0, "sketch"), device=rows.device)
+        rows = rows @ seeds.normal(key, (rows.shape[1], self.dim), rows.dtype) / self.dim**0.5
+        return rows
+
+
+def basis(rows: Tensor, rank: int) -> Tensor:
+    """Top left singular vectors [D, rank] of the samples [n, D], exactly, by the smaller of the two Gram matrices."""
+    n, width = rows.shape
+    found: Tensor
+    if width <= n:
+        found = torch.linalg.eigh(rows.T @ rows)[1][:, -rank:]
+    else:
+        found = torch.linalg.qr(rows.T @ torch.linalg.eigh(rows @ rows.T)[1][:, -rank:])[0]
+    return found
