@@ -15,7 +15,7 @@ import pytest
 
 from atoll.errors import ConfigError
 from atoll.runs.folder import RunFolder
-from atoll.trials.points import digest, fingerprint, parse_grid, points
+from atoll.trials.points import Point, digest, fingerprint, parse_grid, points
 from atoll.trials.sweeping import Sweep, prepare, sweep
 
 from .conftest import COMMAND, Atoll, environment
@@ -152,9 +152,16 @@ def test_two_sweeps_at_once_are_one_too_many(atoll: Atoll, tmp_path: Path) -> No
         (["--grid", "lr=0.1,high"], ["lr cannot be 'high' (lr=high)", "lr takes a number"]),
         (["--grid", "lrr=1"], ["unknown key 'lrr'", "did you mean 'lr'?"]),
         (
-            ["--grid", "method=fedavg,fedprox", "--grid", "mu=0,1"],
-            ["unknown key 'mu'", "(method=fedavg, mu=0)"],
+            ["--grid", "method=fedavg,fedprox", "--grid", "lam=0,1"],
+            ["unknown key 'lam'", "(method=fedavg, lam=0)"],
         ),
+        (["--grid", "method=fedavg,fedprox", "--set", "lam=1"], ["unknown key 'lam'", "(--set lam=1)"]),
+        (["--set", "lam=1", "--baselines"], ["unknown key 'lam'", "(--set lam=1)"]),
+        (
+            ["--grid", "method=fedavg,fedprox", "--grid", "lr=0.1,0.10"],
+            ["the grid has", "lr=0.1, seed=0 twice"],
+        ),
+        (["--grid", "method=fedavg,fedproxx"], ["unknown method 'fedproxx'", "did you mean 'fedprox'"]),
         (["--grid", "partition=iid,foo"], ["there is no partition 'foo'", "partition=foo"]),
         (["--set", "clients=5", "--grid", "cohort=2,9"], ["cohort = 9", "(cohort=9, seed=0)"]),
         (["--grid", "lr=0.1,0.10"], ["the grid has lr=0.1, seed=0 twice"]),
@@ -200,6 +207,86 @@ def test_points_are_the_grid_times_the_seeds(tmp_path: Path) -> None:
     config = json.loads(json.dumps(whole))  # as it stands in events
     assert fingerprint({**config, "workers": 9, "runs": "x"}) == found[-1].key
     assert fingerprint({**config, "seed": 5}) != found[-1].key
+
+
+def facts(found: list[Point], *keys: str) -> list[tuple[Any, ...]]:
+    return [tuple(point.experiment.to_dict().get(key, "-") for key in ("method", *keys)) for point in found]
+
+
+def test_every_method_takes_the_settings_that_it_knows(tmp_path: Path) -> None:
+    file = tmp_path / "base.toml"
+    file.write_text('lam = 0.5\nlr = 0.2\nmethod = "ditto"\n[about]\nrun = "x"\n')
+    methods = {"method": ["fedavg", "fedprox", "ditto"]}
+    found = points(file, ["mu=0.1"], methods, 1, {})
+    assert facts(found, "mu", "lam", "lr") == [
+        ("fedavg", "-", "-", 0.2),
+        ("fedprox", 0.1, "-", 0.2),
+        ("ditto", "-", 0.5, 0.2),
+    ]
+    found = points(
+        file, ["lr=0.3"], {**methods, "mu": [0, 1]}, 2, {"lam": 0.7}
+    )  # fedavg and ditto are the same twice
+    assert facts(found[::2], "mu", "lam", "lr") == [
+        ("fedavg", "-", "-", 0.3),
+        ("fedprox", 0.0, "-", 0.3),
+        ("fedprox", 1.0, "-", 0.3),
+        ("ditto", "-", 0.7, 0.3),
+    ]
+    assert [point.label for point in found[1:4]] == [
+        "method=fedavg, seed=1",
+        "method=fedprox, mu=0, seed=0",
+        "method=fedprox, mu=0, seed=1",
+    ]
+    with pytest.raises(ConfigError, match=r"unknown key 'mu'"):
+        points(file, ["mu=0.1"], {}, 1, {})  # ditto alone does not know it
+    with pytest.raises(ConfigError, match=r"unknown key 'nu'.*\(method=fedavg\)"):
+        points(file, [], methods, 1, {"nu": 1})
+
+
+def test_baselines_follow_the_points_once(tmp_path: Path) -> None:
+    sets = ["partial_work=true", "finetune_epochs=3"]
+    grid = {"method": ["ditto", "local"], "lr": [0.1, 0.2], "lam": [0.1, 1]}
+    plain = points(None, sets[:1], grid, 1, {})
+    found = points(None, sets, grid, 1, {}, baselines=True)
+    assert facts(found[: len(plain)], "lr", "lam") == facts(plain, "lr", "lam")
+    assert facts(found[len(plain) :], "lr", "partial_work", "finetune_epochs") == [
+        ("fedavg", 0.1, True, "-"),
+        ("fedavg-ft", 0.1, True, 3),
+        ("fedavg", 0.2, True, "-"),
+        ("fedavg-ft", 0.2, True, 3),
+    ]
+    assert [point.baseline for point in found] == [False] * len(plain) + [True] * 4
+    assert found[-1].label == "method=fedavg-ft, lr=0.2, seed=0"
+    assert digest(found) == digest(plain)  # the same sweep goes on
+    assert len({point.key for point in found}) == len(found)
+    different = points(None, ["model=logistic + mlp:8", "method=local"], {}, 1, {}, baselines=True)
+    assert facts(different) == [("local",)]  # there is no average of different architectures
+
+
+def test_a_sweep_with_baselines_says_who_is_worse_off(atoll: Atoll, tmp_path: Path) -> None:
+    command = ["sweep", *SMALL, "--set", "rounds=2", "--set", "method=ditto", "--set", "lam=0.5"]
+    command += ["--runs", str(tmp_path), "--jobs", "1"]
+    assert atoll(*command).code == 0
+    [first] = table(tmp_path)
+    done = atoll(*command, "--baselines")
+    assert done.code == 0, done.err
+    assert "[4/4] finished" in done.out and "worse off" in done.out
+    found = table(tmp_path)
+    assert [each["changes"].get("method", "ditto") for each in found] == [
+        "ditto",
+        "local",
+        "fedavg",
+        "fedavg-ft",
+    ]
+    assert found[0] == first  # it is not run again
+    [folder] = tmp_path.iterdir()
+    again = json.loads(atoll("compare", str(folder), "--json").out)
+    known = {group["label"].split()[0]: group["table"]["gain"] for group in again["groups"]}
+    assert known.pop("local") is None and len(known) == 3 and None not in known.values()
+    lines = atoll("compare", str(folder), "--csv").out.splitlines()
+    assert lines == (folder / "comparison.csv").read_text().splitlines()
+    assert "worse_off" in lines[0].split(",") and len(lines) == 5
+    assert atoll("compare", str(folder), "--csv", "--json").code == 2
 
 
 def test_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

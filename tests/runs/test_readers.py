@@ -17,7 +17,7 @@ from atoll.runs.readers import Reader, make
 from .synthetic import log
 
 BASE = ["round", "seconds", "clients", "refused", "dropped", "train_loss", "bytes_up", "bytes_down"]
-SPREAD = ["mean", "p10", "median", "p90", "min", "max"]
+SPREAD = ["mean", "pooled", "std", "p10", "median", "p90", "min", "max"]
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -151,7 +151,7 @@ def test_what_is_not_known_or_not_finite_is_empty() -> None:
     events = [plain_round(1, loss=None), plain_round(2, loss=float("nan"), evaluation=evaluation)]
     first, second = parse(metrics_csv(events))
     assert first["train_loss"] == second["train_loss"] == second["'=accuracy"] == ""
-    assert [second[f"clients_accuracy_{name}"] for name in SPREAD] == ["0.5", "", "", "", "", ""]
+    assert [second[f"clients_accuracy_{name}"] for name in SPREAD] == ["0.5", *[""] * 7]
 
 
 def test_a_run_without_rounds_has_a_header() -> None:

@@ -45,7 +45,8 @@ def data() -> Any:
     for at, n in enumerate((9, 30, 14, 22, 5, 17)):
         x = rng.normal(size=(n, 6)).astype(np.float32)
         made[f"site{at}"] = {"train": (x, (x @ weights).argmax(1)), "test": (x, (x @ weights).argmax(1))}
-    return atoll.data.from_clients(made, classes=3, validation=2)
+    public = torch.from_numpy(rng.normal(size=(10, 6)).astype(np.float32))
+    return atoll.data.from_clients(made, classes=3, validation=2).publish(public)
 
 
 def federation(method: str = "fedavg", engine: str = "loop", **settings: Any) -> Federation:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from atoll.errors import ConfigError
+
 __all__ = ["compare", "report"]
 
 _RUNS = "Runs as in atoll show, or directories of runs (such as a sweep's)."
@@ -20,13 +22,19 @@ def compare(
         typer.Option(metavar="MEASURE:VALUE", help="Cost up to there; by default the runs' own target."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="The figures for a spreadsheet, on stdout.")] = False,
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
 ) -> None:
     """Compare runs; those that differ in nothing but the seed become one line."""
     from atoll.runs.compare import Comparison
     from atoll.runs.listing import resolve
 
+    if json and csv:
+        raise ConfigError("--json and --csv write to the same place", hint="give one of them")
     comparison = Comparison.of(resolve(names, runs), target)
+    if csv:
+        sys.stdout.write(comparison.csv().replace("\r\n", "\n"))
+        return
     if json:
         import msgspec
 

@@ -50,9 +50,13 @@ def sweep(
     target: Annotated[
         str | None, typer.Option(metavar="MEASURE:VALUE", help="Compare the cost up to there.")
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Run local, fedavg and fedavg-ft too, in the same settings.")
+    ] = False,
 ) -> None:
     """Run every combination of some settings, several at once, and compare them.
 
+    Of several methods (--grid method=ditto,apfl) each takes the settings that it knows.
     The same command again skips what is finished and goes on with what was interrupted.
     """
     from atoll.cli.runs import console
@@ -62,9 +66,10 @@ def sweep(
     from atoll.trials.sweeping import prepare
 
     ready = prepare(
-        file, sets or [], parse_grid(grid or []), seeds=seeds, name=name, runs=runs, jobs=jobs, target=target
-    )
-    again = _again(file, grid or [], seeds, sets or [], runs, name, jobs, target)
+        file, sets or [], parse_grid(grid or []),
+        seeds=seeds, name=name, runs=runs, jobs=jobs, target=target, baselines=baselines,
+    )  # fmt: skip
+    again = _again(file, grid or [], seeds, sets or [], baselines, runs, name, jobs, target)
     board = Board(console(), ready)
     try:
         with _terminable():
@@ -88,12 +93,15 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _again(file: str | None, grid: list[str], seeds: int, sets: list[str], *rest: Any) -> str:
+def _again(
+    file: str | None, grid: list[str], seeds: int, sets: list[str], baselines: bool, *rest: Any
+) -> str:
     """The command line that goes on with a sweep."""
     words = ["atoll", "sweep", *([file] if file else [])]
     words += [word for text in grid for word in ("--grid", text)]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     words += [word for text in sets for word in ("--set", text)]
+    words += ["--baselines"] if baselines else []
     for option, value in zip(("--runs", "--name", "--jobs", "--target"), rest, strict=True):
         words += [option, str(value)] if value is not None else []
     return shlex.join(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder
 from atoll.runs.grouping import grouped, labels
 from atoll.runs.story import OF_MAIN, Goal, Story
+from atoll.runs.transfer import Transfer, partners
 
 __all__ = ["Average", "Comparison", "Curve", "Group"]
 
-_SCORES = {"client_mean": "clients", "p10": "p10", "worst": "worst", "personal": "personal"}
+_SCORES = {"client_mean": "clients", "personal": "personal"}
+_SCORES |= {name: name for name in ("own", "pooled", "std", "p10", "worst", "newcomers")}
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one experiment that differ in their seeds only, and its name among the others."""
+    """Runs of one experiment that differ in their seeds only, and its name among the others.
+
+    `alone` are the runs of Local beside which each of them stands, in the same order; None where there is none.
+    """
 
     label: str
     stories: list[Story]
     measure: str
     goal: Goal | None
+    alone: Sequence[Story | None] = field(default=(), repr=False)
 
     def curve(self, name: str | None = None) -> Curve:
         """The curve of a measure, by default the main one."""
@@ -91,18 +97,30 @@ class Group:
     def table(self) -> dict[str, Average | int | None]:
         """The figures to compare, over seeds.
 
-        `global` is the main measure of the global model on the global test set, `client_mean` the mean over clients'
-        test data, `personal` that of clients' own models. `p10` and `worst` are about the models clients would use:
-        their own where the method personalises. `bytes` (up and down, of all clients), `seconds` (of rounds without
+        `global` is the main measure of the global model on the global test set, `client_mean` its mean over clients'
+        test data, `personal` that of clients' own models. `own` (mean over clients), `pooled` (mean over their
+        samples), `std`, `p10` and `worst` (over clients) are about the models clients would use: their own where the
+        method personalises, else the global one. `newcomers` is the mean over clients that never took part.
+
+        Where the same seed was run with Local, client by client: `gain` is by how much clients are better than with
+        their Local model on average, `worse_off` the share of them that is worse, `worse_by` by how much those are
+        on average.
+
+        `bytes` (up and down, of all clients), `seconds` (of rounds without
         evaluations) and `rounds` are the whole run's; those `..._to_target` are up to the first evaluated round at
         the target, over the `reached` seeds that came to it.
         """
         arrivals = [self.goal.reached(story) if self.goal else None for story in self.stories]
         there = [(n, *s.spent(n)) for s, n in zip(self.stories, arrivals, strict=True) if n is not None]
         whole = [story.spent() for story in self.stories]
+        beside = [Transfer.of(story, local) for story, local in zip(self.stories, self.alone, strict=False)]
+        moved = [each for each in beside if each is not None]
         return {
             "global": Average.of((s.final.get("overall") or {}).get(self.measure) for s in self.stories),
             **{key: self.score(name) for key, name in _SCORES.items()},
+            "gain": Average.of(each.gain for each in moved),
+            "worse_off": Average.of(each.worse_off for each in moved),
+            "worse_by": Average.of(each.worse_by for each in moved),
             "rounds_to_target": Average.of(number for number, _, _ in there),
             "bytes_to_target": Average.of(volume for _, volume, _ in there),
             "seconds_to_target": Average.of(seconds for _, _, seconds in there),
@@ -112,8 +130,9 @@ class Group:
             "rounds": Average.of(len(story.rounds) for story in self.stories),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        curve = self.curve()
+    def to_dict(self, curve_of: str | None = None) -> dict[str, Any]:
+        """As plain values, with the curve of a measure, by default the main one."""
+        curve = self.curve(curve_of)
         table = {
             key: value.to_dict() if isinstance(value, Average) else value for key, value in self.table.items()
         }
@@ -165,19 +184,31 @@ class Comparison:
         measure = stories[0].measure
         goal = _goal(stories, target, measure)
         parts = grouped(stories)
-        named = zip(labels(parts), parts, strict=True)
-        return Comparison(measure, goal, [Group(label, part, measure, goal) for label, part in named], runs)
+        named = zip(labels(parts), parts, partners(parts), strict=True)
+        groups = [Group(label, part, measure, goal, alone) for label, part, alone in named]
+        return Comparison(measure, goal, groups, runs)
 
     @property
     def stories(self) -> list[Story]:
         """All runs, group by group."""
         return [story for group in self.groups for story in group.stories]
 
+    @property
+    def shown(self) -> str:
+        """What curves show: the main measure, or "own" (see `Story.value`) where some of the runs personalise."""
+        return "own" if any(story.final.get("personal") for story in self.stories) else self.measure
+
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain values; `target` is null where it is of another measure."""
-        target = self.goal.value if self.goal and self.goal.measure == self.measure else None
-        groups = [group.to_dict() for group in self.groups]
-        return {"measure": self.measure, "target": target, "groups": groups}
+        """The comparison as plain values: curves of `shown`; `target` is null where it is of something else."""
+        target = self.goal.value if self.goal and self.goal.measure == self.shown else None
+        groups = [group.to_dict(self.shown) for group in self.groups]
+        return {"measure": self.measure, "shown": self.shown, "target": target, "groups": groups}
+
+    def csv(self) -> str:
+        """The figures of `Group.table` for a spreadsheet: a line an experiment, mean and deviation side by side."""
+        from atoll.runs.csvs import comparison_csv
+
+        return comparison_csv(self.to_dict())
 
     def __str__(self) -> str:
         from atoll.runs.compare_view import text

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from math import ceil, floor, log10
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
-from rich.console import Group as Stack
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -19,21 +19,30 @@ from atoll.summary import bytes_text, duration_text, value_text
 if TYPE_CHECKING:
     from atoll.runs.compare import Comparison
 
-__all__ = ["COLOURS", "html", "text", "ticks", "view"]
+__all__ = ["COLOURS", "html", "text", "ticks", "titles", "view"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C3E", "#000000")
 """Okabe and Ito's colours, which people who cannot tell red from green can tell apart, the stronger ones first."""
 
+_LABEL = 18  # letters that a name may be wrapped to before columns are left out
+_DROPPED = ("pooled", "newcomers", "std", "p10", "worst")  # the first to be left out comes first
+
 Words = Callable[[float, float | None], str]  # a mean and its standard deviation, in words
-Rows = tuple[
-    list[str], list[list[str]], list[tuple[int, int]]
-]  # headings, rows, cells (row, column) of the best
 
 
-def text(comparison: Comparison) -> str:
+class Rows(NamedTuple):
+    """A table: headings, cells, the places (row, column) of the best, and what was left out for want of room."""
+
+    headings: list[str]
+    cells: list[list[str]]
+    best: Sequence[tuple[int, int]] = ()
+    without: Sequence[str] = ()
+
+
+def text(comparison: Comparison, width: int = 100) -> str:
     """The comparison as plain text."""
     console = Console(
-        width=100, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
+        width=width, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
     )
     with console.capture() as capture:
         console.print(view(comparison))
@@ -41,14 +50,31 @@ def text(comparison: Comparison) -> str:
 
 
 def view(comparison: Comparison) -> RenderableType:
-    """How good each experiment is, then what it cost."""
-    failed = [Text(text, style="red") for text in _failed(comparison)]
-    return Stack(*map(_table, _tables(comparison)), Text(_note(comparison), style="dim"), *failed)
+    """How good each experiment is, then what it cost; as many columns as there is room for."""
+    return _View(comparison)
+
+
+class _View:
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def fits(rows: Rows) -> bool:
+            spare = max(0, max(len(line[0]) for line in rows.cells) - _LABEL)
+            return Measurement.get(console, options.update(width=1000), _table(rows)).maximum - spare <= (
+                options.max_width
+            )
+
+        tables = _tables(self.comparison, fits)
+        yield from map(_table, tables)
+        yield Text(_note(self.comparison, [name for rows in tables for name in rows.without]), style="dim")
+        for line in _failed(self.comparison):
+            yield Text(line, style="red")
 
 
 def html(comparison: Comparison) -> str:
     """The tables and the curves, without scripts or anything from elsewhere."""
-    parts = [_svg(comparison), *map(_html_table, _tables(comparison))]
+    parts = [_svg(comparison), *map(_html_table, _tables(comparison, lambda _: True))]
     notes = "<br>".join(escape(text) for text in (_note(comparison), *_failed(comparison)))
     return f"<div>{''.join(parts)}<small>{notes}</small></div>"
 
@@ -56,31 +82,86 @@ def html(comparison: Comparison) -> str:
 # --- what the tables hold -----------------------------------------------------------------------------------------
 
 
-def _tables(comparison: Comparison) -> list[Rows]:
+def _tables(comparison: Comparison, fits: Callable[[Rows], bool]) -> list[Rows]:
     arrivals = [] if comparison.goal is None else [_arrivals(comparison)]
-    return [_scores(comparison), *arrivals, _totals(comparison)]
+    return [*_scores(comparison, fits), *arrivals, _totals(comparison)]
 
 
-def _scores(comparison: Comparison) -> Rows:
-    measure = comparison.measure
-    titles = {"global": "test set", "client_mean": "client mean", "p10": "p10", "worst": "worst"}
-    titles["personal"] = "personal"
+def _scores(comparison: Comparison, fits: Callable[[Rows], bool]) -> list[Rows]:
+    """How good the models are, and how clients fare beside Local: in one table if it fits, else in two.
+
+    Where there is no room for even that, figures are left out, the less important ones first.
+    """
     tables = [group.table for group in comparison.groups]
-    used = {key: title for key, title in titles.items() if any(each[key] is not None for each in tables)}
+    known = [key for key in titles(comparison) if any(table[key] is not None for table in tables)]
+    scores, beside = ([key for key in known if (key in _BESIDE) == side] for side in (False, True))
+    whole = _figures(comparison, tables, known)
+    if fits(whole):
+        return [whole]
+    rest = [_figures(comparison, tables, beside, "beside local")] if beside else []
+    left: list[str] = []
+    place = 2 if any(table["personal"] is not None for table in tables) else len(_DROPPED)
+    for key in ("", *_DROPPED[:place], "global", *_DROPPED[place:]):  # what matters where models are personal
+        left += [key] if key in scores else []
+        kept = [each for each in scores if each not in left]
+        rows = _figures(comparison, tables, kept)
+        if fits(rows):
+            break
+    return [rows._replace(without=[titles(comparison)[key] for key in scores if key in left]), *rest]
+
+
+def _figures(
+    comparison: Comparison, tables: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str = ""
+) -> Rows:
+    measure = comparison.measure
     words = _percent if measure == "accuracy" else _plain
-    rows = [
-        [group.label, str(len(group.stories)), *(_cell(table[key], words) for key in used)]
+    cells = [
+        [group.label, str(len(group.stories)), *(_figure(table, key, words) for key in keys)]
         for group, table in zip(comparison.groups, tables, strict=True)
     ]
     best = []
-    for column, key in enumerate(used, start=2):
-        known = [
+    for column, key in enumerate(keys, start=2):
+        found = [
             (each.mean, row) for row, table in enumerate(tables) if isinstance(each := table[key], Average)
         ]
-        if len(known) > 1:
-            winner = (min if measure == "loss" else max)(known)[0]
-            best += [(row, column) for value, row in known if value == winner]
-    return ["accuracy, %" if measure == "accuracy" else measure, "seeds", *used.values()], rows, best
+        if len(found) > 1 and key != "std":  # to be equally bad everywhere is no merit
+            falls = key == "worse_off" or (measure == "loss" and key != "gain")
+            winner = (min if falls else max)(found)[0]
+            best += [(row, column) for value, row in found if value == winner]
+    unit = "accuracy, %" if measure == "accuracy" else measure
+    return Rows([title or unit, "seeds", *(titles(comparison)[key] for key in keys)], cells, best)
+
+
+def titles(comparison: Comparison) -> dict[str, str]:
+    """The figures of models that a comparison shows, and what each is called."""
+    return {
+        "global": "test set",
+        "own": "client mean",
+        "pooled": "pooled",
+        "std": "std",
+        "p10": "p90" if comparison.measure == "loss" else "p10",
+        "worst": "worst",
+        "newcomers": "newcomers",
+        **_BESIDE,
+    }
+
+
+_BESIDE = {"gain": "gain", "worse_off": "worse off"}
+
+
+def _figure(table: Mapping[str, Any], key: str, words: Words) -> str:
+    value = table[key]
+    if not isinstance(value, Average):
+        return "–"
+    if key == "std":
+        return words(value.mean, None)  # a spread of a spread would only confuse
+    if key == "gain":
+        return ("+" if value.mean > 0 else "") + words(value.mean, value.std)
+    if key == "worse_off":
+        by = table["worse_by"]
+        share = f"{100 * value.mean:.0f}" + ("" if value.std is None else f" ± {100 * value.std:.0f}")
+        return f"{share} %" + ("" if by is None else f" ({words(-by.mean, None)})")
+    return words(value.mean, value.std)
 
 
 def _arrivals(comparison: Comparison) -> Rows:
@@ -89,7 +170,7 @@ def _arrivals(comparison: Comparison) -> Rows:
         table = group.table
         cells = [_cell(table[f"{key}_to_target"], words) for key, words in _COSTS.items()]
         rows.append([group.label, f"{table['reached']} of {len(group.stories)}", *cells])
-    return [f"to {comparison.goal}", "reached by", "rounds", "traffic", "time"], rows, []
+    return Rows([f"to {comparison.goal}", "reached by", "rounds", "traffic", "time"], rows)
 
 
 def _totals(comparison: Comparison) -> Rows:
@@ -97,7 +178,7 @@ def _totals(comparison: Comparison) -> Rows:
     for group in comparison.groups:
         table = group.table
         rows.append([group.label, *(_cell(table[key], words) for key, words in _COSTS.items())])
-    return ["in all", "rounds", "traffic", "time"], rows, []
+    return Rows(["in all", "rounds", "traffic", "time"], rows)
 
 
 def _percent(mean: float, std: float | None) -> str:
@@ -130,15 +211,31 @@ def _cell(value: Average | int | None, words: Words) -> str:
     return words(value.mean, value.std) if isinstance(value, Average) else "–"
 
 
-def _note(comparison: Comparison) -> str:
+def _note(comparison: Comparison, without: Sequence[str] = ()) -> str:
+    def known(key: str) -> bool:
+        return any(group.table[key] is not None for group in comparison.groups)
+
     parts = []
     if any(len(group.stories) > 1 for group in comparison.groups):
         parts.append("mean ± standard deviation over seeds")
-    if any(group.score("personal") is not None for group in comparison.groups):
-        parts.append("p10 and worst are of personal models where there are any")
+    tail = titles(comparison)["p10"]
+    if known("personal"):
+        parts.append(
+            f"client mean, pooled (over samples), std, {tail} and worst are of the models that clients would use: "
+            "their own where there are any"
+        )
+    elif known("own"):
+        parts.append(f"client mean, std, {tail} and worst count each client once, pooled each sample")
+    if known("worse_off"):
+        parts.append(
+            "gain is over clients' local models; worse off is the share of clients whose local model is better, and by "
+            "how much on average"
+        )
     if comparison.goal is not None:
         parts.append("costs to the target are of the seeds that reached it")
     parts.append("time without evaluations")
+    if without:
+        parts.append(f"no room here for {', '.join(without)}")
     note = "; ".join(parts)
     return note[0].upper() + note[1:] + "."
 
@@ -151,13 +248,14 @@ def _failed(comparison: Comparison) -> list[str]:
 
 
 def _table(rows: Rows) -> Table:
-    headings, cells, best = rows
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    headings, cells, best, _ = rows
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for column, title in enumerate(headings):
         table.add_column(
             title,
             justify="right" if column else "left",
             no_wrap=bool(column),
+            overflow="fold",
             header_style="bold" if column else "dim",
         )
     for row, line in enumerate(cells):
@@ -166,7 +264,7 @@ def _table(rows: Rows) -> Table:
 
 
 def _html_table(rows: Rows) -> str:
-    headings, cells, best = rows
+    headings, cells, best, _ = rows
     sides = ["left", *["right"] * (len(headings) - 1)]
     titles = zip(sides, headings, strict=True)
     head = "".join(
@@ -187,13 +285,13 @@ def _html_table(rows: Rows) -> str:
 
 def _svg(comparison: Comparison, width: int = 640, height: int = 260) -> str:
     """The curves with their bands. Colours follow the surroundings where they can (dark notebooks)."""
-    curves = [group.curve() for group in comparison.groups]
+    curves = [group.curve(comparison.shown) for group in comparison.groups]
     values = [value for curve in curves for value in (*curve.low, *curve.high)]
     rounds = [number for curve in curves for number in curve.rounds]
     if not values:
         return ""
     goal = comparison.goal
-    line = goal.value if goal and goal.measure == comparison.measure else None
+    line = goal.value if goal and goal.measure == comparison.shown else None
     marks = ticks(min(values), max(values))
     left, right, top, bottom = 58, 12, 10, 34
     least, most = min(*values, marks[0]), max(*values, marks[-1])

@@ -19,13 +19,13 @@ from atoll.runs.events import Event, follow
 from atoll.runs.folder import RunFolder, writing
 from atoll.runs.readers import Reader
 
-__all__ = ["Csv", "clients_csv", "known", "metrics_csv"]
+__all__ = ["Csv", "clients_csv", "comparison_csv", "known", "metrics_csv"]
 
 FILE = "metrics.csv"
 
 _BASE = ("round", "seconds", "clients", "refused", "dropped", "train_loss", "bytes_up", "bytes_down")
 _KINDS = ("overall", "clients", "personal")
-_SPREAD = ("mean", "p10", "median", "p90", "min", "max")
+_SPREAD = ("mean", "pooled", "std", "p10", "median", "p90", "min", "max")
 
 _Column = tuple[
     int, str, int
@@ -47,9 +47,9 @@ def metrics_csv(events: Iterable[Event]) -> str:
     """A line for every "round" among these (sound) events.
 
     The columns are round, seconds, clients (how many took part), refused, dropped, train_loss, bytes_up, bytes_down;
-    <measure> of the global model on the global test set; clients_<measure>_<mean, p10, median, p90, min, max> of the
-    global model over clients; personal_<measure>_<...> of the clients' own models. Only measures that occur in some
-    round have columns.
+    <measure> of the global model on the global test set; clients_<measure>_<mean, pooled, std, p10, median, p90, min,
+    max> of the global model over clients; personal_<measure>_<...> of the clients' own models. Only measures that
+    occur in some round have columns.
     """
     metrics = _Metrics()
     for each in events:
@@ -230,6 +230,30 @@ def _judge(event: Event, judged: Sequence[int], seen: _Seen) -> None:
         for client, value in zip(judged, values, strict=False):
             if known(value) is not None:
                 seen.setdefault(client, {})[1, measure, 0, f"personal_{measure}"] = value
+
+
+# --- several runs ---------------------------------------------------------------------------------------------------
+
+
+def comparison_csv(comparison: Mapping[str, Any]) -> str:
+    """A line for every experiment of a comparison (its `to_dict`).
+
+    The columns are setting (what the experiment is called), runs (how many seeds), and for every figure that some
+    experiment has <figure>, its mean over seeds, and <figure>_std, their standard deviation; `reached` is a number.
+    """
+    tables = [group["table"] for group in comparison["groups"]]
+    figures = [key for key in (tables[0] if tables else {}) if any(t[key] is not None for t in tables)]
+    header = ["setting", "runs"]
+    for key in figures:
+        header += [key] if key == "reached" else [key, f"{key}_std"]
+    lines = []
+    for group, table in zip(comparison["groups"], tables, strict=True):
+        line: list[Any] = [_safe(group["label"]), len(group["runs"])]
+        for key in figures:
+            value = table[key]
+            line += [value] if key == "reached" else [(value or {}).get(name) for name in ("mean", "std")]
+        lines.append(line)
+    return _text(header, lines)
 
 
 # --- both -----------------------------------------------------------------------------------------------------------

@@ -79,11 +79,14 @@ def write(runs: Sequence[Event] | Sequence[Sequence[Event]], directory: str | Pa
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> list[Path]:
-    """Write the figures of a comparison: curves of every measure with bands over seeds, and bars of final scores."""
+    """Write the figures of a comparison: curves of every measure with bands over seeds, and bars of final scores.
+
+    Where runs personalise, one more has the curves of the models that clients would use ("own").
+    """
     _check()
     from atoll.runs import plots_compare
 
-    names = [comparison.measure, *({"loss"} - {comparison.measure})]
+    names = list(dict.fromkeys([comparison.shown, comparison.measure, "loss"]))
     drawings: dict[str, Callable[[], Figure | None]] = {
         f"comparison-{name}": lambda name=name: plots_compare.curves(comparison, name)  # type: ignore[misc]
         for name in names

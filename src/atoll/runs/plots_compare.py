@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from atoll.runs.compare import Average, Comparison
-from atoll.runs.compare_view import COLOURS
+from atoll.runs.compare_view import COLOURS, titles
 from atoll.runs.plots import COLUMN, PAGE, measure_axis, round_axis
 
 __all__ = ["curves", "scores"]
 
+_BARS = ("global", "own", "pooled", "p10", "worst", "newcomers")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
@@ -31,7 +32,9 @@ def curves(comparison: Comparison, name: str) -> Figure | None:
     goal = comparison.goal
     if goal is not None and goal.measure == name:
         axes.axhline(goal.value, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
-    measure_axis(axes, name)
+    measure_axis(axes, comparison.measure if name == "own" else name)
+    if name == "own":
+        axes.set_ylabel(f"{comparison.measure}, mean over clients")
     round_axis(axes)
     figure.legend(loc="outside upper left", ncols=columns)
     return figure
@@ -39,15 +42,9 @@ def curves(comparison: Comparison, name: str) -> Figure | None:
 
 def scores(comparison: Comparison) -> Figure | None:
     """Final scores of every experiment as bars: mean over seeds, with one standard deviation to either side."""
-    titles = {
-        "global": "test set",
-        "client_mean": "client mean",
-        "p10": "p10",
-        "worst": "worst",
-        "personal": "personal",
-    }
+    named = {key: title for key, title in titles(comparison).items() if key in _BARS}
     tables = [group.table for group in comparison.groups]
-    used = [key for key in titles if any(isinstance(table[key], Average) for table in tables)]
+    used = [key for key in named if any(isinstance(table[key], Average) for table in tables)]
     if not used:
         return None
     wide = len(used) * len(tables) > 8
@@ -71,7 +68,7 @@ def scores(comparison: Comparison) -> Figure | None:
             texts = [f"{100 * value.mean:.1f}" if percent else f"{value.mean:.3g}" for _, value in found]
             axes.bar_label(bars, texts, padding=2, fontsize=5.5, rotation=90)
     axes.set_xlim(-0.55, len(used) - 0.45)
-    axes.set_xticks(range(len(used)), [titles[key] for key in used])
+    axes.set_xticks(range(len(used)), [named[key] for key in used])
     axes.tick_params(axis="x", length=0)
     measure_axis(axes, comparison.measure)
     if comparison.measure == "accuracy":

@@ -13,8 +13,11 @@ from atoll.runs.events import Event
 
 __all__ = ["OF_MAIN", "Goal", "Story"]
 
-OF_MAIN = ("clients", "personal", "p10", "worst")
+OF_MAIN = ("clients", "personal", "newcomers", "own", "pooled", "p10", "worst")
 """Figures that are in terms of the main measure (see `Story.value`)."""
+
+_OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
+_OF_LOSS = {"p10": "p90", "worst": "max"}  # the clients that do badly are at the other end
 
 
 class Story:
@@ -66,6 +69,11 @@ class Story:
         resumed = self.last("resume") or {}
         return resumed.get("rounds") or self.start.get("rounds")
 
+    @property
+    def sizes(self) -> list[int] | None:
+        """Training samples of every client, None where they are not listed."""
+        return (self.last("partition") or {}).get("sizes")
+
     # --- how it went ------------------------------------------------------------------------------------------
 
     @cached_property
@@ -82,18 +90,29 @@ class Story:
         """A figure of an evaluation, None where it is missing.
 
         "accuracy", "loss" and other measures are the global model's on the global test set, or where there is none
-        the mean over clients. "clients" and "personal" are means of the main measure over clients (of the global
-        model, of each client's own); "p10" and "worst" describe the models that clients would use: their own where
-        the method personalises, else the global one.
+        the mean over clients. "clients", "personal" and "newcomers" are means of the main measure over clients
+        (of the global model, of each client's own, of those that never took part). "own" (mean over clients),
+        "pooled" (mean over their samples), "std", "p10" and "worst" (over clients) describe the models that clients
+        would use: their own where the method personalises, else the global one. "p10" is the end where clients do
+        badly: the 90th percentile of a loss.
         """
-        if name in ("clients", "personal"):
+        if name in ("clients", "personal", "newcomers"):
             return _number((evaluation.get(name) or {}).get(self.measure, {}).get("mean"))
         own = evaluation.get("personal") or evaluation.get("clients") or {}
-        if name in ("p10", "worst"):
-            key = {"p10": "p10", "worst": "max" if self.measure == "loss" else "min"}[name]
+        if name in _OF_OWN:
+            key = (_OF_LOSS if self.measure == "loss" else {}).get(name, _OF_OWN[name])
             return _number(own.get(self.measure, {}).get(key))
         overall = evaluation.get("overall") or {}
         return _number(overall[name] if name in overall else own.get(name, {}).get("mean"))
+
+    @cached_property
+    def own(self) -> dict[int, float]:
+        """The main measure of the model that each judged client would use, client by client, in the last evaluation."""
+        kind = "personal" if self.final.get("personal") else "clients"
+        values = ((self.final.get("each") or {}).get(kind) or {}).get(self.measure) or []
+        judged = (self.last("partition") or {}).get("judged") or []
+        pairs = zip(judged, map(_number, values), strict=False)
+        return {client: value for client, value in pairs if value is not None}
 
     def curve(self, name: str) -> dict[int, float]:
         """A figure by round, where it was measured."""

@@ -16,6 +16,8 @@ import msgspec
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
 from atoll.runs.grouping import OPERATIONAL, settings, value_words
+from atoll.trials.baselines import BASELINES, fits
+from atoll.trials.shared import Shared, takes
 
 __all__ = ["Point", "check", "digest", "fingerprint", "parse_grid", "points"]
 
@@ -24,11 +26,15 @@ Grid = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep. `number` counts from 1; `changes` are the grid's values for it."""
+    """One run of a sweep. `number` counts from 1; `changes` are the grid's values for it.
+
+    `baseline` says that nobody named it: it is run for the others to be compared with.
+    """
 
     number: int
     changes: Mapping[str, Any]
     experiment: Experiment
+    baseline: bool = False
 
     @property
     def name(self) -> str:
@@ -72,11 +78,20 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def points(
-    file: str | Path | None, sets: Sequence[str], grid: Grid, seeds: int, overrides: Mapping[str, Any]
+    file: str | Path | None,
+    sets: Sequence[str],
+    grid: Grid,
+    seeds: int,
+    overrides: Mapping[str, Any],
+    baselines: bool = False,
 ) -> list[Point]:
     """Every combination of the grid's values, each with `seeds` seeds; a run gets one worker unless it says more.
 
-    Raises ConfigError, with the combination at fault, for a key or a value that an experiment does not take.
+    Where there are several methods, each takes the settings that it knows; combinations that are the same without
+    the others are one. With `baselines`, the points of those methods follow, in the settings of the combinations.
+
+    Raises ConfigError, with the combination at fault, for a key or a value that an experiment does not take, and for
+    a setting that none of the methods knows.
     """
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}, but it must be at least 1")
@@ -86,31 +101,34 @@ def points(
             raise ConfigError(f"{key} is nothing to sweep", hint=hint)
         if not values:
             raise ConfigError(f"the grid has no values for {key}", hint="leave it out")
+    shared = Shared(file, sets, overrides)
+    extra = BASELINES if baselines else ()
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    named = dict.fromkeys(shared.method(given) for given in combinations)
+    every = [*named, *(method for method in extra if method not in named)]
     found: dict[str, Point] = {}
-    for values in itertools.product(*grid.values()):
-        given = dict(zip(grid, values, strict=True))
-        experiment = _read(file, sets, given, overrides)
+
+    def add(given: Mapping[str, Any], method: str, baseline: bool) -> None:
+        kept = {key: value for key, value in given.items() if takes(method, key, every)}
+        experiment = shared.read(kept, method, every)
+        if baseline and not fits(method, experiment.model):
+            return
         workers = experiment.workers or 1
         whole = experiment.to_dict()
-        changes = {key: whole[key] for key in grid}
+        changes = {key: whole[key] for key in kept}
         for seed in range(experiment.seed, experiment.seed + seeds):
-            point = Point(
-                len(found) + 1, changes, dataclasses.replace(experiment, seed=seed, workers=workers)
-            )
-            if point.key in found:
+            settled = dataclasses.replace(experiment, seed=seed, workers=workers)
+            point = Point(len(found) + 1, changes, settled, baseline)
+            if point.key not in found:
+                found[point.key] = point
+            elif not baseline and len(kept) == len(given):
                 raise ConfigError(f"the grid has {point.label} twice", hint="leave one out")
-            found[point.key] = point
+
+    for given in combinations:
+        add(given, shared.method(given), False)
+    for given, method in itertools.product(combinations, extra):
+        add({**given, "method": method}, method, True)
     return list(found.values())
-
-
-def _read(
-    file: str | Path | None, sets: Sequence[str], given: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> Experiment:
-    try:
-        return Experiment.read(file, sets, **{**overrides, **given})
-    except ConfigError as error:
-        shown = ", ".join(f"{key}={value}" for key, value in given.items())
-        raise ConfigError(f"{error.message} ({shown})" if shown else error.message, hint=error.hint) from None
 
 
 def check(points: Sequence[Point]) -> Iterable[str]:
@@ -141,8 +159,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 def digest(points: Sequence[Point]) -> str:
-    """A short name for a sweep: the same for the same grid, whatever the seeds."""
-    found = {_text(settings(point.experiment.to_dict())) for point in points}
+    """A short name for a sweep: the same for the same grid, whatever the seeds, with baselines and without."""
+    found = {_text(settings(point.experiment.to_dict())) for point in points if not point.baseline}
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[:8]
 
 

@@ -164,8 +164,9 @@ class Sweep:
         comparison = dataclasses.replace(Comparison.of(folders, self.target), failed=failed)
         try:
             comparison.report(self.folder.path / "comparison.html")
-        except Exception as error:  # the comparison is worth more than its page
-            log.warning("comparison.html: %s: %s", type(error).__name__, error)
+            self.folder.write("comparison.csv", comparison.csv().encode())
+        except Exception as error:  # the comparison is worth more than its files
+            log.warning("comparison.html, comparison.csv: %s: %s", type(error).__name__, error)
         return comparison
 
     def _write(self) -> None:
@@ -198,10 +199,11 @@ def prepare(
     runs: str | Path | None = None,
     jobs: int | None = None,
     target: str | None = None,
+    baselines: bool = False,
     **keywords: Any,
 ) -> Sweep:
     """The sweep that `sweep` plays, with everything checked."""
-    found = points(file, sets, grid or {}, seeds, keywords)
+    found = points(file, sets, grid or {}, seeds, keywords, baselines)
     if target is not None:
         check_target(target, None)
     measured = check(found)
@@ -225,6 +227,7 @@ def sweep(
     runs: str | Path | None = None,
     jobs: int | None = None,
     target: str | None = None,
+    baselines: bool = False,
     **keywords: Any,
 ) -> Comparison:
     """Run every combination of some settings, in processes of their own, and compare them.
@@ -239,8 +242,14 @@ def sweep(
         runs: where that directory goes: ATOLL_RUNS, or `runs`.
         jobs: runs at once. By default a core each (a run gets one worker unless `workers` is set).
         target: the value whose cost is compared, such as "accuracy:0.9"; the runs do not stop there.
+        baselines: run `local`, `fedavg` and `fedavg-ft` too, with those of the settings that they know.
+
+    Where the grid has several methods, each takes the settings that it knows.
 
     Raises ConfigError before anything runs if any combination is wrong, RunError if all of them fail.
     """
-    ready = prepare(file, sets, grid, seeds=seeds, name=name, runs=runs, jobs=jobs, target=target, **keywords)
+    ready = prepare(
+        file, sets, grid,
+        seeds=seeds, name=name, runs=runs, jobs=jobs, target=target, baselines=baselines, **keywords,
+    )  # fmt: skip
     return ready.play(lambda _: None)

@@ -2,7 +2,7 @@
 // Several runs: the list of a directory, and the comparison.
 
 const { RunList, Comparison } = (() => {
-  const { $, h, setText, known, number, count, score, tickScore, bytes, duration, clock, plural, groupColor } = Base;
+  const { $, h, setText, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural, groupColor } = Base;
 
   function pillOf(status) {
     const element = h("span", null);
@@ -91,23 +91,26 @@ const { RunList, Comparison } = (() => {
     /** A comparison in which every run stands for itself, for when none was made. */
     function ofRuns(runs) {
       const measure = runs.length ? runs[0].measure : "accuracy";
+      const personal = runs.some((run) => run.judgedLast && Object.keys(run.judgedLast.evaluation.personal).length);
+      const scoreOf = ({ overall, clients, personal: own }) => (personal ? undefined : overall[measure]) ?? (own[measure] || clients[measure] || {}).mean;
       const groups = runs.map((run) => {
-        const judged = run.rounds.filter((r) => r.evaluation && known(r.evaluation.overall[measure] ?? (r.evaluation.clients[measure] || {}).mean));
-        const mean = judged.map((r) => r.evaluation.overall[measure] ?? r.evaluation.clients[measure].mean);
+        const judged = run.rounds.filter((r) => r.evaluation && known(scoreOf(r.evaluation)));
+        const mean = judged.map((r) => scoreOf(r.evaluation));
         const last = run.judgedLast ? run.judgedLast.evaluation : { overall: {}, clients: {}, personal: {} };
         const c = last.clients[measure] || {};
+        const own = last.personal[measure] || c;
         const one = (value) => (known(value) ? { mean: value, std: null } : null);
         return {
           label: `${run.title} · ${run.name}`, runs: [run.name], seeds: [run.start.seed],
           curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean] },
           table: {
-            global: one(last.overall[measure]), client_mean: one(c.mean), p10: one(run.lowIsGood ? c.p90 : c.p10), worst: one(run.lowIsGood ? c.max : c.min),
-            personal: one((last.personal[measure] || {}).mean), rounds: one(run.played),
+            global: one(last.overall[measure]), client_mean: one(c.mean), personal: one((last.personal[measure] || {}).mean), own: one(own.mean),
+            p10: one(run.lowIsGood ? own.p90 : own.p10), worst: one(run.lowIsGood ? own.max : own.min), rounds: one(run.played),
             bytes: one(run.last ? run.last.allUp + run.last.allDown : null), seconds: one(run.seconds),
           },
         };
       });
-      return { measure, target: null, groups };
+      return { measure, shown: personal ? "own" : measure, target: null, groups };
     }
 
     function show(title, comparison, runs, hrefs) {
@@ -152,9 +155,10 @@ const { RunList, Comparison } = (() => {
       lines.floor = 0;
       lines.ceiling = measure === "accuracy" ? 1 : null;
       lines.set(xs, series, { mark: known(target) ? { value: target, label: `target ${score(measure, target)}` } : null });
-      const ranked = groups.map((group) => [group.label, (group.table.global || group.table.client_mean || {}).mean]).filter(([, v]) => known(v))
+      const own = shown.shown === "own";
+      const ranked = groups.map((group) => [group.label, ((own ? null : group.table.global) || group.table.own || {}).mean]).filter(([, v]) => known(v))
         .sort((a, b) => (measure === "accuracy" ? b[1] - a[1] : a[1] - b[1]));
-      setText($("#compare-curves .note"), ranked.length ? `At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
+      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use, their own where there are any. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
       lines.plot.setAttribute("aria-label", `Learning curves. ${$("#compare-curves .note").textContent}`);
     }
 
@@ -163,8 +167,10 @@ const { RunList, Comparison } = (() => {
       const s = (v) => score(measure, v);
       const up = measure === "accuracy" ? 1 : -1;
       const to = known(target) ? ` to ${s(target)}` : " to target";
-      const columns = [["global", "Test set", s, up], ["client_mean", "Client mean", s, up], ["p10", measure === "accuracy" ? "p10" : "p90", s, up], ["worst", "Worst client", s, up],
-        ["personal", "Personal", s, up], ["reached", "Reached", null, 0], ["rounds_to_target", `Rounds${to}`, (v) => number(v, 3), -1], ["bytes_to_target", `Bytes${to}`, bytes, -1],
+      const columns = [["global", "Test set", s, up], ["own", "Client mean", s, up], ["pooled", "Pooled", s, up], ["std", "Std over clients", s, 0],
+        ["p10", measure === "accuracy" ? "p10" : "p90", s, up], ["worst", "Worst client", s, up], ["newcomers", "Newcomers", s, up],
+        ["gain", "Gain over local", null, 1], ["worse_off", "Worse off than local", null, -1],
+        ["reached", "Reached", null, 0], ["rounds_to_target", `Rounds${to}`, (v) => number(v, 3), -1], ["bytes_to_target", `Bytes${to}`, bytes, -1],
         ["seconds_to_target", `Time${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0], ["bytes", "Traffic", bytes, 0], ["seconds", "Time", duration, 0]];
       const entry = (group, key) => { const e = (group.table || {})[key]; return known(e) ? { mean: e, std: null } : e && known(e.mean) ? e : null; };
       const used = columns.filter(([key]) => groups.some((group) => entry(group, key)));
@@ -176,10 +182,24 @@ const { RunList, Comparison } = (() => {
         return h("tr", null, h("th", { scope: "row" }, dot, group.label), h("td", { class: "right" }, String(group.runs.length)), used.map(([key, , text, sign]) => {
           const e = entry(group, key);
           if (key === "reached") return h("td", { class: "right" }, e ? `${e.mean} of ${group.runs.length}` : "–");
-          return h("td", { class: sign && e && sign * e.mean === best[key] ? "right best" : "right" }, e ? pair(e, text) : "–");
+          const cell = e && (key === "gain" ? gained(measure, e) : key === "worse_off" ? share(measure, e, entry(group, "worse_by")) : pair(e, text));
+          return h("td", { class: sign && e && sign * e.mean === best[key] ? "right best" : "right" }, cell || "–");
         }));
       });
       $("#compare-table table").replaceChildren(head, h("tbody", null, body));
+    }
+
+    /** "+2.4 ± 1.7 pts" of an accuracy, "−0.02 ± 0.01" of a loss. */
+    function gained(measure, { mean, std }) {
+      const whole = gain(measure, mean);
+      if (!std) return whole;
+      return measure === "accuracy" ? whole.replace(" pts", ` ± ${(100 * std).toFixed(1)} pts`) : `${whole} ± ${number(std, 2)}`;
+    }
+
+    /** "20 ± 10 % (−4.2 pts)": how many are worse off, and by how much. */
+    function share(measure, { mean, std }, by) {
+      const whole = std ? percent(mean, 0).replace(/(?=\s?%)/, ` ± ${(100 * std).toFixed(0)}`) : percent(mean, 0);
+      return by ? `${whole} (${gain(measure, -by.mean)})` : whole;
     }
 
     /** "92.4 ± 0.3 %": the unit once. */
