@@ -25,7 +25,7 @@ from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.schema import convert, parse, toml_value
 
-__all__ = ["Experiment", "prepare", "run", "run_settings"]
+__all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=1)]
@@ -143,18 +143,24 @@ class Experiment:
     def read(file: str | Path | None = None, sets: Sequence[str] = (), **overrides: Any) -> Experiment:
         """An experiment from a TOML file, then ``key=value`` texts, then keywords; the later ones win.
 
+        A table named after a method (``[ditto]``) holds settings for it alone; they count only where it is the method,
+        and before those at the top of the file.
+
         Raises ConfigError for a file that is not TOML, an unknown key, or a value of the wrong type or out of
         range, and says where it stands.
         """
         given: dict[str, tuple[Any, str]] = {}
-        if file is not None:
-            given |= {key: (value, f"({file})") for key, value in parse(Path(file)).items()}
         for text in sets:
             key, equals, value = text.partition("=")
             if not equals or not key.strip():
                 raise ConfigError(f"--set {text!r} is not KEY=VALUE", hint="for example --set lr=0.05")
             given[key.strip()] = (value.strip(), f"(--set {text})")
         given |= {key: (value, "") for key, value in overrides.items()}
+        if file is not None:
+            content = parse(Path(file))
+            method = given["method"][0] if "method" in given else content.get("method", Experiment.method)
+            content = for_method(content, str(method).strip())
+            given = {**{key: (value, f"({file})") for key, value in content.items()}, **given}
         return _build(given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -330,6 +336,17 @@ def run_settings() -> dict[str, Any]:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
+def for_method(content: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """What a file says to a method: its top level, and over that the method's own table."""
+    own = content.get(method)
+    top = {
+        key: value
+        for key, value in content.items()
+        if not (isinstance(value, dict) and key in methods.METHODS)
+    }
+    return {**top, **(own if isinstance(own, dict) else {})}
+
+
 def _build(given: dict[str, tuple[Any, str]]) -> Experiment:
     kinds = run_settings()
     name = "fedavg"
@@ -348,7 +365,8 @@ def _build(given: dict[str, tuple[Any, str]]) -> Experiment:
         )
     for key, (value, where) in given.items():
         if isinstance(value, dict):
-            raise ConfigError(f"{key} is a table {where}".rstrip(), hint="all keys stand at the top level")
+            hint = "all keys stand at the top level, or in a table with a method's name"
+            raise ConfigError(f"{key} is a table {where}".rstrip(), hint=hint)
         if key in kinds:
             values[key] = convert(key, value, where, kinds[key])
         elif key in own:

@@ -53,6 +53,21 @@ def test_later_doors_win(tmp_path: Path) -> None:
     assert (experiment.rounds, experiment.settings["lr"], experiment.seed) == (3, 0.2, 1)
 
 
+def test_a_table_of_a_method_is_for_it_alone(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("method = 'ditto'\nlr = 0.1\n[ditto]\nlam = 0.5\nlr = 0.3\n[fedprox]\nmu = 0.7\n")
+    ditto, fedprox = Experiment.read(file), Experiment.read(file, ["method=fedprox"])
+    assert (ditto.settings["lam"], ditto.settings["lr"]) == (0.5, 0.3)
+    assert (fedprox.settings["mu"], fedprox.settings["lr"]) == (0.7, 0.1)
+    assert Experiment.read(file, ["lr=0.2"]).settings["lr"] == 0.2
+    assert Experiment.read(file, method="fedavg").settings["lr"] == 0.1
+    with pytest.raises(ConfigError, match="unknown key 'mu'"):
+        Experiment.read(file, ["mu=1"])
+    file.write_text("[dito]\nlam = 0.5\n")
+    with pytest.raises(ConfigError, match=r"dito is a table .*\n.*or in a table with a method's name"):
+        Experiment.read(file)
+
+
 @pytest.mark.parametrize("word", ["full", "all", "inf", "none", "FULL"])
 def test_words_for_a_full_batch(word: str) -> None:
     assert Experiment.read(sets=[f"batch_size={word}"]).settings["batch_size"] is None

@@ -243,6 +243,16 @@ def test_every_method_takes_the_settings_that_it_knows(tmp_path: Path) -> None:
         points(file, [], methods, 1, {"nu": 1})
 
 
+def test_methods_have_tables_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "field.toml"
+    file.write_text("lr = 0.1\nfinetune_epochs = 3\n[ditto]\nlam = 0.5\n[fedprox]\nlr = 0.2\n")
+    found = points(file, [], {"method": ["ditto", "fedprox", "fedavg-ft"]}, 1, {})
+    chosen = [(p.experiment.method, p.experiment.settings["lr"]) for p in found]
+    assert chosen == [("ditto", 0.1), ("fedprox", 0.2), ("fedavg-ft", 0.1)]
+    assert found[0].experiment.settings["lam"] == 0.5
+    assert found[2].experiment.settings["finetune_epochs"] == 3
+
+
 def test_baselines_follow_the_points_once(tmp_path: Path) -> None:
     sets = ["partial_work=true", "finetune_epochs=3"]
     grid = {"method": ["ditto", "local"], "lr": [0.1, 0.2], "lam": [0.1, 1]}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError
-from atoll.experiment import Experiment, run_settings
+from atoll.experiment import Experiment, for_method, run_settings
 from atoll.schema import parse
 from atoll.trials.baselines import known
 
@@ -46,13 +46,13 @@ class Shared:
         sets = [text for text in self.sets if takes(method, text.partition("=")[0].strip(), methods)]
         keywords = {key: value for key, value in self.keywords.items() if takes(method, key, methods)}
         try:
-            content = parse(Path(self.file)) if self.file is not None else {}
+            content = for_method(parse(Path(self.file)), method) if self.file is not None else {}
             kept = {key: value for key, value in content.items() if takes(method, key, methods)}
             if len(kept) == len(content):
-                return Experiment.read(self.file, sets, **{**keywords, **given})
+                return Experiment.read(self.file, sets, **{**keywords, **given, "method": method})
             later = {*_keys(sets), *keywords, *given}
             kept = {key: value for key, value in kept.items() if key not in later}
-            return Experiment.read(None, sets, **{**kept, **keywords, **given})
+            return Experiment.read(None, sets, **{**kept, **keywords, **given, "method": method})
         except ConfigError as error:
             shown = ", ".join(f"{key}={value}" for key, value in given.items())
             message = f"{error.message} ({shown})" if shown else error.message
