@@ -21,6 +21,7 @@ from atoll.methods.personal.relatedness import (
     truncated,
     walk,
 )
+from atoll.methods.personal.sketches import basis
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, leaves
 
@@ -194,6 +195,17 @@ def test_sketches_are_exact_and_blind_to_padding() -> None:
         torch.testing.assert_close(
             likeness(sketch[None], want[None])[0, 0], torch.tensor(2.0), atol=1e-4, rtol=0
         )
+
+
+def test_sketches_of_rows_with_empty_columns() -> None:
+    """Images have pixels that are never set; single precision does not get through that many equal eigenvalues."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.zeros(900, 794)
+    rows[:, 300:340] = torch.rand(900, 40, generator=generator)
+    rows[torch.arange(900), 784 + torch.arange(900) % 10] = 1.0
+    vector = basis(rows, 1)
+    wanted = torch.linalg.svd(rows.double(), full_matrices=False)[2][0]
+    assert abs(float(vector[:, 0].double() @ wanted)) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_noise_hides_and_a_basis_remains() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
@@ -13,7 +14,7 @@ from atoll.errors import ConfigError
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
 
-__all__ = ["features", "gradient_with", "watched"]
+__all__ = ["features", "gradient_with", "watched", "widths"]
 
 
 def features(
@@ -74,3 +75,20 @@ def watched(task: Task, rows: int) -> Iterator[Callable[[], Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def widths(task: Task, example: Tensor, method: str) -> tuple[int, int]:
+    """How many features and how many classes a model has, from one input [1, ...], for methods that need labels.
+
+    Raises ConfigError, naming the method, unless there is one class label a sample and one output a class.
+    """
+    with watched(task, len(example)) as seen:
+        outputs, _ = task.predict(*task.initial(), example)
+    if outputs.ndim != 2 or task.loss_name in ("bce", "mse", "l1"):
+        raise ConfigError(
+            f"{method} needs one class label a sample and one output a class; the model gives outputs of shape "
+            f"{tuple(outputs.shape)} for one sample, and the loss is {task.loss_name}",
+            hint="use a classifier with outputs [batch, classes] and cross_entropy",
+        )
+    return seen().shape[1], outputs.shape[1]

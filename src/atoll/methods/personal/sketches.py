@@ -56,7 +56,8 @@ class Sketch(Program):
         noise = seeds.normal(batch.key, (rows.shape[1], rows.shape[1]), rows.dtype)
         noise = torch.triu(noise) + torch.triu(noise, 1).T
         moment = rows.T @ rows / batch.mask.sum().clamp(min=1) + self.noise * noise
-        return Record(sketch=torch.linalg.eigh(moment)[1][:, -self.rank :], memory=memory)
+        vectors = torch.linalg.eigh(moment.double())[1][:, -self.rank :]
+        return Record(sketch=vectors.to(rows.dtype), memory=memory)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         return Reply(Record(sketch=local.sketch), torch.ones_like(data.count), Record()), local.memory
@@ -74,10 +75,13 @@ class Sketch(Program):
 
 def basis(rows: Tensor, rank: int) -> Tensor:
     """Top left singular vectors [D, rank] of the samples [n, D], exactly, by the smaller of the two Gram matrices."""
-    n, width = rows.shape
-    found: Tensor
+    wide, (n, width) = (
+        rows.double(),
+        rows.shape,
+    )  # in single precision LAPACK gives up on images with empty pixels
     if width <= n:
-        found = torch.linalg.eigh(rows.T @ rows)[1][:, -rank:]
+        found = torch.linalg.eigh(wide.T @ wide)[1][:, -rank:]
     else:
-        found = torch.linalg.qr(rows.T @ torch.linalg.eigh(rows @ rows.T)[1][:, -rank:])[0]
-    return found
+        found = torch.linalg.qr(wide.T @ torch.linalg.eigh(wide @ wide.T)[1][:, -rank:])[0]
+    narrow: Tensor = found.to(rows.dtype)
+    return narrow
