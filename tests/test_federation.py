@@ -455,3 +455,32 @@ def test_newcomers_must_be_some_of_the_clients() -> None:
     for wrong in (12, -1, 2.5):
         with pytest.raises(ConfigError, match="newcomers = "):
             newcomers("fedavg").replace(newcomers=wrong)
+
+
+# --- personal models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method", ["local", "ditto", "apfl", "fedavg-ft", "fedbabu", "fedrep", "pfedhn-pc", "fedavg"]
+)
+def test_a_clients_model_is_the_one_that_was_judged(method: str) -> None:
+    data = atoll.data.load("digits").partition("dirichlet:0.3", clients=4)
+    federation = Federation(
+        lambda: models.mlp(64, 16, 10), data, method, rounds=2, cohort=3, engine="loop", lr=0.1
+    )
+    last = federation.fit().evaluation
+    assert last is not None
+    judged = last.each["personal" if last.personal else "clients"]["accuracy"]
+    for k, name in enumerate(data.names):
+        model, test = federation.personal(name), data.samples(k, "test")
+        assert test is not None
+        with torch.no_grad():
+            right = model(test.inputs).argmax(1) == test.targets
+        assert float(right.float().mean()) == pytest.approx(judged[k])
+
+
+def test_a_client_that_is_not_there_has_no_model() -> None:
+    federation = Federation(lambda: models.mlp(64, 10), atoll.data.load("digits").partition("iid", clients=4))
+    for wrong in (4, -1, "nobody"):
+        with pytest.raises(ConfigError, match="there is no client"):
+            federation.personal(wrong)

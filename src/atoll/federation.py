@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from atoll import recording, seeds
 from atoll.data import FederatedData, as_federated
-from atoll.engines import Job, Outcome, make
+from atoll.engines import Job, Loop, Outcome, make
+from atoll.engines.base import client_data, threads
 from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated, suggest
 from atoll.evaluation import Evaluation, Judge
 from atoll.memory import MemoryStore
-from atoll.method import Method, Plan, Population
+from atoll.method import Method, Plan, Population, Work
 from atoll.methods import METHODS, get
 from atoll.results import Round, Run, Target
 from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
@@ -330,6 +331,27 @@ class Federation:
     def evaluate(self) -> Evaluation:
         """Judge the present models (see `atoll.evaluation`)."""
         return self.judge(self.method, self.state, self.memories, self.number)
+
+    def personal(self, client: int | str) -> nn.Module:
+        """The model that this client (a position, or a name) would predict with now, fine-tuned if that is the method.
+
+        For methods without models of the client's own it is the global model. Where a method predicts otherwise than
+        by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for a client that is not there.
+        """
+        names = self.data.names
+        at = client if isinstance(client, int) else list(names).index(client) if client in names else -1
+        if not 0 <= at < len(names):
+            hint = suggest(str(client), [str(name) for name in names[:1000]])
+            raise ConfigError(f"there is no client {client!r} among the {len(names):,}", hint=hint)
+        task = self.tasks[at % len(self.tasks)]
+        sent = self.method.broadcast(self.state, [at])
+        job = Job(self.method, Work(sent.shared, sent.own, "personal"), [at], self.number, self.seed)
+        loop = Loop(task, self.data, self.device)
+        with threads(1):
+            data = client_data(self.data, at, job, self.device)
+            local = loop.local(job, at, self.memories.get(at), data)
+        params, buffers = (part.map(lambda value: value.cpu()) for part in (local.params, local.buffers))
+        return task.load(params, buffers).eval()
 
     def run(self) -> Run:
         """What the rounds played so far came to."""

@@ -19,7 +19,7 @@ from atoll.engines.base import (
     step_keys,
     threads,
 )
-from atoll.method import Reduction, Replies, Reply
+from atoll.method import ClientData, Reduction, Replies, Reply
 from atoll.task import Batch
 from atoll.tensors import Record, to_device
 
@@ -47,14 +47,16 @@ class Loop(Engine):
     @torch.no_grad()
     def client(self, job: Job, client: int, memory: Record | None) -> tuple[Reply, Record]:
         """The whole round of one client."""
+        data = client_data(self.data, client, job, self.device)
+        return job.program.finish(self.task, self.local(job, client, memory, data), data)
+
+    @torch.no_grad()
+    def local(self, job: Job, client: int, memory: Record | None, data: ClientData) -> Record:
+        """One client's working state after all its steps."""
         program = job.program
         received = to_device(job.work.received(client), self.device)
         memory = program.remember(self.task, received) if memory is None else to_device(memory, self.device)
-        data = client_data(self.data, client, job, self.device)
-        local = program.begin(self.task, received, memory, data)
-
-        local = self.train(job, local, client)
-        return program.finish(self.task, local, data)
+        return self.train(job, program.begin(self.task, received, memory, data), client)
 
     def train(self, job: Job, local: Record, client: int) -> Record:
         """All steps of one client's round."""
