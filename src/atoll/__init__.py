@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from atoll.experiment import Experiment, run
     from atoll.federation import Callback, Federation
     from atoll.method import ClientData, Method, Plan, Population, Program, Replies, Reply, Work
+    from atoll.methods.distilled.feddf import FedDF
+    from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
     from atoll.methods.feddyn import FedDyn
     from atoll.methods.fednova import FedNova
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from atoll.methods.fedprox import FedProx
     from atoll.methods.fedsgd import FedSGD
     from atoll.methods.finetune import FineTune
+    from atoll.methods.heterofl import HeteroFL
     from atoll.methods.local import Local
     from atoll.methods.matched.fedma import PFNM, FedMA
     from atoll.methods.moon import Moon
@@ -45,12 +48,15 @@ if TYPE_CHECKING:
     from atoll.methods.personal.fedora import Fedora
     from atoll.methods.personal.fedper import FedPer
     from atoll.methods.personal.fedphp import FedPHP
+    from atoll.methods.personal.fedproto import FedProto
     from atoll.methods.personal.fedrep import FedRep
     from atoll.methods.personal.ifca import IFCA
+    from atoll.methods.personal.knnper import KNNPer
     from atoll.methods.personal.lgfedavg import LGFedAvg
     from atoll.methods.personal.perfedavg import PerFedAvg
     from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
     from atoll.methods.personal.pfedme import PFedMe
+    from atoll.methods.personal.shared import PartlyShared
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
     from atoll.results import Round, Run
@@ -89,21 +95,26 @@ _HOMES = {
         "FedAvgM",
         "FedBABU",
         "FedBN",
+        "FedDF",
         "FedDyn",
         "FedFomo",
         "FedMA",
+        "FedMD",
         "FedNova",
         "FedOpt",
         "FedPHP",
         "FedPer",
+        "FedProto",
         "FedProx",
         "FedRep",
         "FedSGD",
         "FedYogi",
         "Fedora",
         "FineTune",
+        "HeteroFL",
         "HeurFedAMP",
         "IFCA",
+        "KNNPer",
         "LGFedAvg",
         "Local",
         "Moon",
@@ -111,6 +122,7 @@ _HOMES = {
         "PFedHN",
         "PFedHNPC",
         "PFedMe",
+        "PartlyShared",
         "PerFedAvg",
         "QFedAvg",
         "Scaffold",
@@ -148,13 +160,16 @@ __all__ = [
     "FedAvgM",
     "FedBABU",
     "FedBN",
+    "FedDF",
     "FedDyn",
     "FedFomo",
     "FedMA",
+    "FedMD",
     "FedNova",
     "FedOpt",
     "FedPHP",
     "FedPer",
+    "FedProto",
     "FedProx",
     "FedRep",
     "FedSGD",
@@ -163,7 +178,9 @@ __all__ = [
     "Federation",
     "Fedora",
     "FineTune",
+    "HeteroFL",
     "HeurFedAMP",
+    "KNNPer",
     "LGFedAvg",
     "Local",
     "Method",
@@ -172,6 +189,7 @@ __all__ = [
     "PFedHN",
     "PFedHNPC",
     "PFedMe",
+    "PartlyShared",
     "PerFedAvg",
     "Plan",
     "Population",

@@ -336,7 +336,7 @@ class Federation:
         """The model that this client (a position, or a name) would predict with now, fine-tuned if that is the method.
 
         For methods without models of the client's own it is the global model. Where a method predicts otherwise than
-        by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for a client that is not there.
+        by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for an unknown client.
         """
         names = self.data.names
         at = client if isinstance(client, int) else list(names).index(client) if client in names else -1

@@ -176,7 +176,10 @@ def test_engines_agree_on_every_method(name: str, engine: str) -> None:
     settings = {"lr": 0.05}
     if "batch_size" in set(METHODS[name].__dataclass_fields__):
         settings["batch_size"] = 4
-    data = clients(validation=0.25)
+    if name == "feddf":  # Adam's normalised steps make much of rounding where little is left to learn
+        settings["distill_steps"] = 5
+    public = torch.randn(12, 6, generator=torch.Generator().manual_seed(2))
+    data = clients(validation=0.25).publish(public)
     results = []
     for kind in ("loop", engine):
         federation = Federation(

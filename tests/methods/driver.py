@@ -42,7 +42,7 @@ class Played:
 
     def __init__(self, method: Method, task: Task, clients: Sequence[Client]) -> None:
         self.method, self.task, self.clients = method, task, clients
-        self.state = method.setup(task, Population(len(clients)))
+        self.state = method.setup(task, Population(len(clients), (task,), clients[0].inputs[:1]))
         self.memories: dict[int, Record] = {}
         self.sent: dict[int, Reply] = {}
 

@@ -34,7 +34,7 @@ def started(method: Method, program: Program, normalised: bool) -> tuple[Record,
     received = method.broadcast(method.setup(task, population), [0]).received(0)
     memory = pytree.tree_map(lambda leaf: leaf + 0.01, program.remember(task, received))
     splits = {"train": whole(client.inputs, client.targets), "test": whole(*client.test)}
-    splits["validation"] = splits["public"] = splits["test"]
+    splits["validation"], splits["public"] = splits["test"], splits["train"]
     data = ClientData(torch.tensor(8.0), **{name: splits[name] for name in program.reads})
     return program.begin(task, received, memory, data), data
 

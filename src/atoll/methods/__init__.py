@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from atoll.errors import ConfigError, suggest
 from atoll.method import Method
+from atoll.methods.distilled import FedDF, FedMD
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.feddyn import FedDyn
 from atoll.methods.fednova import FedNova
@@ -16,6 +17,7 @@ from atoll.methods.fedopt import FedAdagrad, FedAdam, FedAvgM, FedOpt, FedYogi
 from atoll.methods.fedprox import FedProx
 from atoll.methods.fedsgd import FedSGD
 from atoll.methods.finetune import FineTune
+from atoll.methods.heterofl import HeteroFL
 from atoll.methods.local import Local
 from atoll.methods.matched import PFNM, FedMA
 from atoll.methods.moon import Moon
@@ -30,12 +32,15 @@ from atoll.methods.personal.fedfomo import FedFomo
 from atoll.methods.personal.fedora import Fedora
 from atoll.methods.personal.fedper import FedPer
 from atoll.methods.personal.fedphp import FedPHP
+from atoll.methods.personal.fedproto import FedProto
 from atoll.methods.personal.fedrep import FedRep
 from atoll.methods.personal.ifca import IFCA
+from atoll.methods.personal.knnper import KNNPer
 from atoll.methods.personal.lgfedavg import LGFedAvg
 from atoll.methods.personal.perfedavg import PerFedAvg
 from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
 from atoll.methods.personal.pfedme import PFedMe
+from atoll.methods.personal.shared import PartlyShared
 from atoll.methods.qfedavg import QFedAvg
 from atoll.methods.scaffold import Scaffold
 
@@ -55,26 +60,32 @@ __all__ = [
     "FedAvgM",
     "FedBABU",
     "FedBN",
+    "FedDF",
     "FedDyn",
     "FedFomo",
     "FedMA",
+    "FedMD",
     "FedNova",
     "FedOpt",
     "FedPHP",
     "FedPer",
+    "FedProto",
     "FedProx",
     "FedRep",
     "FedSGD",
     "FedYogi",
     "Fedora",
     "FineTune",
+    "HeteroFL",
     "HeurFedAMP",
+    "KNNPer",
     "LGFedAvg",
     "Local",
     "Moon",
     "PFedHN",
     "PFedHNPC",
     "PFedMe",
+    "PartlyShared",
     "PerFedAvg",
     "QFedAvg",
     "Scaffold",
@@ -97,6 +108,7 @@ METHODS: dict[str, type[Method]] = {
     "feddyn": FedDyn,
     "qfedavg": QFedAvg,
     "moon": Moon,
+    "heterofl": HeteroFL,
     "pfnm": PFNM,
     "fedma": FedMA,
     "local": Local,
@@ -115,11 +127,15 @@ METHODS: dict[str, type[Method]] = {
     "fedbn": FedBN,
     "fedrep": FedRep,
     "fedbabu": FedBABU,
+    "fedproto": FedProto,
+    "knn-per": KNNPer,
     "fedamp": FedAMP,
     "heurfedamp": HeurFedAMP,
     "ifca": IFCA,
     "cfl": CFL,
     "fedfomo": FedFomo,
+    "fedmd": FedMD,
+    "feddf": FedDF,
 }
 """Methods by the name they have in a configuration file and on the command line."""
 

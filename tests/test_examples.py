@@ -1,0 +1,91 @@
+"""The examples: each runs as a program, prints what it claims, and draws its picture."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import atoll
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+HAR = Path(os.environ.get("ATOLL_DATA", "absent")) / "har"
+
+pytest.importorskip("matplotlib", reason="pictures need the extra plots")
+
+
+def start(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def output(name: str, out: Path, *arguments: str) -> str:
+    """What the example prints; it must succeed and end in its picture."""
+    done = start(name, "--out", str(out), *arguments)
+    assert done.returncode == 0, done.stderr
+    picture = out / f"{name}.png"
+    assert done.stdout.strip().endswith(str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    return done.stdout
+
+
+@pytest.mark.skipif(not HAR.exists(), reason="ATOLL_DATA has no har")
+def test_personalised_har_prints_every_method_beside_local(tmp_path: Path) -> None:
+    text = output("personalised_har", tmp_path, "--rounds", "2")
+    rows = dict(re.findall(r"^(Local|FedAvg|Ditto|FEDORA) +([\d.]+) %", text, re.MULTILINE))
+    assert set(rows) == {"Local", "FedAvg", "Ditto", "FEDORA"}
+    assert float(rows["Local"]) > 30  # six activities: guessing gives 19 %
+
+
+def test_personalised_har_without_data_says_where_it_looked(tmp_path: Path) -> None:
+    done = start(
+        "personalised_har", "--out", str(tmp_path), ATOLL_DATA=str(tmp_path), ATOLL_HOME=str(tmp_path)
+    )
+    assert done.returncode == 2
+    assert "ATOLL_DATA" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_hospitals_prints_gains_and_advice(tmp_path: Path) -> None:
+    text = output("hospitals", tmp_path, "--rounds", "1", "--seeds", "2")
+    gains = re.findall(r"^(\w+) .*% \( *([-+]\d+\.\d)±", text, re.MULTILINE)
+    assert [name for name, _ in gains] == ["cleveland", "hungarian", "switzerland", "va"]
+    assert re.search(r"^advice: cleveland .*, va ", text, re.MULTILINE)
+
+
+def test_recommender_beats_users_alone_and_central_training_is_the_bar(tmp_path: Path) -> None:
+    text = output("recommender", tmp_path, "--rounds", "15")
+    rmse = {
+        name.strip(): float(value) for name, value in re.findall(r"^(.+?) +RMSE ([\d.]+)", text, re.MULTILINE)
+    }
+    assert rmse["centralised"] < rmse["federated factors"] < min(rmse["Local"], rmse["FedAvg"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,item\na,b\n", "no column rating"),
+        ("user,item,rating\na,b,much\n", "line 2: rating 'much' is no number"),
+        ("user,item,rating\na,b,3\na,b,4\n", "line 3: user a rated item b twice"),
+        ("user,item,rating\na,b,3\n", "0 users with 5 ratings or more"),
+    ],
+)
+def test_recommender_says_what_is_wrong_with_a_file(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_text(content)
+    with pytest.raises(atoll.DataError, match=re.escape(message)):
+        runpy.run_path(str(EXAMPLES / "recommender.py"))["read"](file)
+
+
+def test_recommender_reads_a_file(tmp_path: Path) -> None:
+    lines = [f"u{u},i{(u + k) % 12},{1 + (u * k) % 5}" for u in range(8) for k in range(4 + u % 3)]
+    file = tmp_path / "ratings.csv"
+    file.write_text("\n".join(["user,item,rating", *dict.fromkeys(lines)]) + "\n")
+    text = output("recommender", tmp_path, "--ratings", str(file), "--rounds", "2")
+    assert re.search(r"^\d users, 12 items", text, re.MULTILINE)
