@@ -561,6 +561,26 @@ def test_fedma_trains_and_sends_only_what_is_not_matched_yet() -> None:
     assert sent[2] == ["4.bias", "4.weight"]
 
 
+def test_fedma_can_go_on_from_the_mean_of_later_layers() -> None:
+    clients = blobs(8, 12, 16)
+    played = Played(FedMA(**PLAN, later="matched"), deep(), clients)
+    other = Played(FedMA(**PLAN), deep(), clients)
+    played.round()
+    other.round()
+    assert torch.equal(played.params, other.params)
+    assert not played.state.models and other.state.models
+    for stage in (1, 2):
+        assert played.state.stage == stage
+        work = played.method.broadcast(played.state, [0, 2])
+        assert work.own == {} and work.shared.params is played.state.params
+        kept = played.state.params
+        played.round([0, 2])
+        for n in range(stage):
+            assert torch.equal(played.state.params[f"{2 * n}.weight"], kept[f"{2 * n}.weight"])
+        assert not torch.equal(played.state.params["4.weight"], kept["4.weight"])
+    assert played.state.stage == 0
+
+
 def test_fedma_goes_on_with_whoever_comes() -> None:
     played = Played(FedMA(**PLAN), deep(), blobs(8, 12, 16, 9))
     played.round([0, 1])
@@ -604,6 +624,7 @@ def test_fedma_learns_a_residual_network() -> None:
         ({"weighting": "x"}, "weighting"),
         ({"sweeps": -1}, "sweeps"),
         ({"passes": 0}, "passes"),
+        ({"later": "mean"}, "later"),
     ],
 )
 def test_settings_outside_their_range_are_refused(settings: dict[str, Any], words: str) -> None:

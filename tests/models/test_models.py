@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError
-from atoll.models import MODELS, build, cnn, conv1d, lenet, logistic, lstm, mlp, two_nn
+from atoll.models import MODELS, build, cnn, conv1d, lenet, logistic, lstm, mlp, two_nn, vgg
 from atoll.task import Task
 from atoll.tensors import Tensors
 
@@ -42,6 +42,24 @@ def test_image_networks_fit_any_image(shape: tuple[int, ...]) -> None:
     images = torch.randn(2, *shape)
     assert cnn(shape, 7)(images).shape == (2, 7)
     assert lenet(shape, 7)(images).shape == (2, 7)
+    assert vgg(shape, 7, width=2)(images).shape == (2, 7)
+
+
+def channels(module: nn.Module) -> list[int]:
+    return [m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+def test_vgg_is_that_of_fedma_in_any_width() -> None:
+    assert size(vgg()) == 3_491_530
+    assert channels(vgg()) == [32, 64, 128, 128, 256, 256]
+    assert linears(vgg()) == [(256 * 4 * 4, 512), (512, 512), (512, 10)]
+    narrow = build("vgg:4", (1, 28, 28), 7)
+    assert channels(narrow) == [4, 8, 16, 16, 32, 32]
+    assert linears(narrow) == [(32 * 3 * 3, 64), (64, 64), (64, 7)]
+    images = torch.randn(16, 3, 32, 32)
+    with torch.no_grad():
+        first, last = (vgg(width=8)[:end](images).std() for end in (1, -2))
+    assert 0.2 < float(last / first) < 5  # nine layers neither fade nor blow up
 
 
 def test_lenet_and_conv1d_layers() -> None:
@@ -93,6 +111,10 @@ def test_auto_follows_the_shape() -> None:
         ("lnet", (1, 28, 28), "did you mean 'lenet'"),
         ("resnet-1000", (1, 28, 28), "unknown model"),
         ("cnn:3", (1, 28, 28), "nothing to set"),
+        ("vgg:", (3, 32, 32), "no width"),
+        ("vgg:8,16", (3, 32, 32), "no width"),
+        ("vgg:0", (3, 32, 32), "no width"),
+        ("vgg:8", (1, 7, 9), "at least 8"),
         ("mlp:", (4,), "no list of widths"),
         ("mlp:8,x", (4,), "no list of widths"),
         ("mlp:0", (4,), "no list of widths"),
@@ -106,7 +128,7 @@ def test_names_that_mean_nothing_are_clear_errors(text: str, shape: tuple[int, .
         build(text, shape, 10)
 
 
-SHAPES = {"cnn": (1, 12, 12), "lenet": (1, 16, 16), "conv1d": (3, 16), "lstm": (6,)}
+SHAPES = {"cnn": (1, 12, 12), "lenet": (1, 16, 16), "vgg": (1, 8, 8), "conv1d": (3, 16), "lstm": (6,)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -123,3 +145,14 @@ def test_every_model_can_be_a_task(name: str) -> None:
     loss = task.measure(params, buffers, inputs, targets).loss
     assert loss.shape == (3,)
     assert 0.5 < float(loss.mean()) < 4  # near log 5 before training
+
+
+@pytest.mark.parametrize(("text", "layers"), [("mlp-bn:32,16", 2), ("lenet-bn", 4), ("logistic-bn", 0)])
+def test_batchnorm_between_the_layers(text: str, layers: int) -> None:
+    model = build(text, (1, 28, 28), 10)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == layers
+    assert not isinstance(list(model.modules())[-1], nn.modules.batchnorm._BatchNorm)
+    assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+    with pytest.raises(ConfigError, match="BatchNorm cannot be put into CharacterLSTM"):
+        build("lstm-bn", (80,), 65)

@@ -8,7 +8,7 @@ from torch import nn
 
 from atoll.errors import ConfigError
 
-__all__ = ["cnn", "conv1d", "lenet"]
+__all__ = ["cnn", "conv1d", "lenet", "vgg"]
 
 
 def cnn(shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
@@ -52,6 +52,41 @@ def lenet(shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequentia
         nn.ReLU(),
         nn.Linear(84, classes),
     )
+
+
+def vgg(shape: Sequence[int] = (3, 32, 32), classes: int = 10, width: int = 32) -> nn.Sequential:
+    """VGG-9 as Wang et al. (FedMA, 2020) have it, without its dropout: 3x3 convolutions in three pooled pairs.
+
+    Inputs [b, channels, height, width], at least 8 x 8. The convolutions have `width` x (1, 2 | 4, 4 | 8, 8) channels
+    and two hidden layers follow, of 16 `width` units each: 32, 64 | 128, 128 | 256, 256 and 512, 512 at `width` 32,
+    which is 3,491,530 parameters for CIFAR-10. Weights are drawn after He et al. (2015), as VGG's are, which is what
+    lets nine layers without normalisation learn from the first step.
+    """
+    channels, rows, columns = _image("vgg", shape, smallest=8)
+    if width < 1:
+        raise ConfigError(f"vgg has a width of at least 1, not {width}")
+    layers: list[nn.Module] = []
+    for pair in ((1, 2), (4, 4), (8, 8)):
+        for times in pair:
+            layers += [nn.Conv2d(channels, times * width, 3, padding=1), nn.ReLU()]
+            channels = times * width
+        layers.append(nn.MaxPool2d(2))
+    units = 16 * width
+    module = nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(channels * (rows // 8) * (columns // 8), units),
+        nn.ReLU(),
+        nn.Linear(units, units),
+        nn.ReLU(),
+        nn.Linear(units, classes),
+    )
+    for name, parameter in module[:-1].named_parameters():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        else:
+            nn.init.zeros_(parameter)
+    return module
 
 
 def conv1d(shape: Sequence[int] = (9, 128), classes: int = 6) -> nn.Sequential:
