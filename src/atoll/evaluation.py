@@ -76,10 +76,24 @@ class Evaluation:
         return self.personal or self.clients
 
     def value(self, name: str) -> float | None:
-        """ "accuracy", "loss" ... of the global model, or "personal", "clients", "newcomers": the mean over clients."""
+        """A figure by name, None where it is missing.
+
+        "accuracy", "loss" ... are the global model's on the global test set, or else the mean over clients. Of the main
+        measure: "personal", "clients" and "newcomers" are means over clients, and "own", "pooled", "p10" and "worst"
+        are about the models that clients would use (p10 and worst: where clients do badly).
+        """
+        main, loss = self.measure, self.measure == "loss"
         if name in ("personal", "clients", "newcomers"):
             spreads: Mapping[str, Spread] = getattr(self, name)
-            return spreads[self.measure].mean if spreads else None
+            return spreads[main].mean if spreads else None
+        of_own = {
+            "own": "mean",
+            "pooled": "pooled",
+            "p10": "p90" if loss else "p10",
+            "worst": "max" if loss else "min",
+        }
+        if name in of_own:
+            return float(getattr(self.own[main], of_own[name])) if main in self.own else None
         if name in self.overall:
             return self.overall[name]
         return self.own[name].mean if name in self.own else None

@@ -33,6 +33,7 @@ from atoll.runs.readers import Reader
 from atoll.runs.readers import make as make_reader
 from atoll.runs.recorder import Recorder
 from atoll.runs.signals import undisturbed
+from atoll.runs.story import OF_MAIN
 from atoll.task import Loss, Task
 from atoll.tensors import Record, to_device
 
@@ -185,7 +186,7 @@ class Federation:
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
         self._notes: list[tuple[str, str]] = []
         if self.target:
-            self.target.check([*self.task.metrics, "loss", "clients", "personal"])
+            self.target.check([*self.task.metrics, "loss", *OF_MAIN])
 
     # --- the run ----------------------------------------------------------------------------------------------
 

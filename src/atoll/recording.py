@@ -147,9 +147,7 @@ def score(federation: Federation) -> float | None:
     last = federation.history[-1].evaluation if federation.history else None
     if last is None:
         return None
-    value = last.overall.get(last.measure)
-    if value is None:
-        value = last.own[last.measure].mean if last.measure in last.own else None
+    value = last.value("own" if last.personal else last.measure)
     if value is None:
         return None
     return value if last.measure == "accuracy" else -value

@@ -17,6 +17,7 @@ from atoll.errors import ConfigError, suggest
 from atoll.evaluation import Evaluation, restored, shortened
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder, writing
+from atoll.runs.story import OF_MAIN
 
 __all__ = ["Round", "Run", "Target"]
 
@@ -74,7 +75,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run may stop: a measure ("accuracy", "loss", "personal", "clients") and its value."""
+    """Where a run may stop: a measure ("accuracy", "loss", or what else `Evaluation.value` knows) and its value."""
 
     measure: str
     value: float
@@ -104,9 +105,7 @@ class Target:
         got = evaluation.value(self.measure)
         if got is None:
             return False
-        falls = self.measure == "loss" or (
-            self.measure in ("personal", "clients") and evaluation.measure == "loss"
-        )
+        falls = self.measure == "loss" or (self.measure in OF_MAIN and evaluation.measure == "loss")
         return got <= self.value if falls else got >= self.value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from atoll.method import Evaluate
@@ -63,6 +64,17 @@ def test_fine_tuning_leaves_the_global_model_to_fedavg() -> None:
     assert torch.equal(tuned.params, before)
     assert torch.equal(tuned.params, Played(FedAvg(**PLAN), network(), clients).rounds(2).params)
     assert tuned.memories == {}
+
+
+def test_fine_tuning_goes_on_where_the_schedule_has_run_out() -> None:
+    """With the rate of the last round, 1e-6 of the first, it would be the global model again."""
+    clients = blobs(8, 12, tested=10)
+    ended = Played(
+        FineTune(**PLAN, schedule="exponential:1e-6", finetune_epochs=3), network(), clients
+    ).rounds(2)
+    constant = Played(FineTune(**PLAN, finetune_epochs=3), network(), clients)
+    constant.state = ended.state
+    assert ended.personal(0).loss == pytest.approx(constant.personal(0).loss, rel=1e-6)
 
 
 def test_fine_tuning_is_local_epochs_from_the_global_model() -> None:

@@ -102,9 +102,7 @@ class Batched(Engine):
 
     def _fitting(self, job: Job, samples: int) -> int:
         """How many clients a group may have: their states fit a budget of memory."""
-        model = sum(
-            leaf.numel() * leaf.element_size() for leaf in leaves(job.work.shared) if isinstance(leaf, Tensor)
-        )
+        model = max((job.work.nbytes(client) for client in job.clients[:4]), default=0)
         example = self.data.example().inputs
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
         need = 4 * model + 16 * rows * example[0].numel() * example.element_size()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from atoll.method import ClientData, Plan, Program, Reply
 from atoll.methods.fedavg import FedAvg, require
 from atoll.task import Batch, Task
@@ -22,8 +24,8 @@ class FineTune(FedAvg):
     server:  as FedAvg
 
     The global model is that of FedAvg, to the bit. The fine-tuned one is made anew from the latest global
-    model whenever it is asked for, and forgotten: nothing is kept between rounds. A plain baseline, and a
-    strong one.
+    model whenever it is asked for, and forgotten: nothing is kept between rounds. Fine-tuning knows no schedule: its
+    rate is `lr`, also where that of the rounds has run out. A plain baseline, and a strong one.
 
     Args:
         finetune_epochs: local epochs before a client predicts.
@@ -56,7 +58,8 @@ class Tuned(Program):
         return Plan(self.method.finetune_epochs, None, self.method.batch_size)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        return self.method.begin(task, received, memory, data)
+        rate = torch.full_like(received.lr, self.method.lr)
+        return self.method.begin(task, received.replace(lr=rate), memory, data)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         return self.method.step(task, local, batch)

@@ -120,9 +120,14 @@ class Story:
         return {number: value for number, value in found.items() if value is not None}
 
     @property
+    def main(self) -> str:
+        """The figure to look at first: of clients' own models ("own") where there are any, else the main measure."""
+        return "own" if self.start.get("personalised") else self.measure
+
+    @property
     def score(self) -> float | None:
-        """The main measure in the last evaluation."""
-        return self.value(self.final, self.measure)
+        """The figure to look at first in the last evaluation."""
+        return self.value(self.final, self.main)
 
     # --- what it cost -----------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ __all__ = ["Trial"]
 class Trial:
     """A point, its run folder (None before it has one) and the process that plays it, if one does.
 
-    `round` of `rounds` was the last one played, `score` the main measure then, `seconds` those of the rounds without
+    `round` of `rounds` was the last one played, `score` the figure to look at first then, `seconds` those of the rounds without
     evaluations. `message` says what went wrong.
     """
 
@@ -99,7 +99,7 @@ class Trial:
             self.round = event.get("round") or self.round
             self.times[self.round] = event.get("seconds") or 0.0
             if event.get("evaluation"):
-                self.score = self._start.value(event["evaluation"], self.measure)
+                self.score = self._start.value(event["evaluation"], self._start.main)
         elif kind == "resume":
             self.round, self.ended = event.get("round") or 0, None
             self.times = {number: time for number, time in self.times.items() if number <= self.round}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
+
 from atoll.method import ClientData, Plan, Population, Program, Reply
 from atoll.methods.fedavg import FedAvg, require
 from atoll.methods.personal.fedper import FedPer
@@ -90,7 +92,8 @@ class Tuned(Program):
         return Plan(self.method.finetune_epochs, None, self.method.batch_size)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        return self.method.start(task, received, self.method.finetune, data)
+        rate = torch.full_like(received.lr, self.method.lr)  # which knows no schedule
+        return self.method.start(task, received.replace(lr=rate), self.method.finetune, data)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         return self.method.step(task, local, batch)
