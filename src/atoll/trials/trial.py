@@ -25,8 +25,8 @@ __all__ = ["Trial"]
 class Trial:
     """A point, its run folder (None before it has one) and the process that plays it, if one does.
 
-    `round` of `rounds` was the last one played, `score` the figure to look at first then, `seconds` those of the rounds without
-    evaluations. `message` says what went wrong.
+    `round` of `rounds` was the last one played, `score` the figure to look at first then, `seconds` those of the
+    rounds without evaluations. `message` says what went wrong.
     """
 
     def __init__(self, point: Point, place: Path) -> None:
