@@ -75,7 +75,25 @@ def views(s: Record, x: Tensor) -> Record:
     return s.replace(params=moved)
 
 
-@pytest.mark.parametrize("step", [plain, proximal, nesterov, swapped, chained, factors, repeated, views])
+def decayed(s: Record, x: Tensor) -> Record:
+    return s.replace(params=s.params - (grad(loss)(s.params, x) + s.params * 0.02) * s.lr)
+
+
+def heavy(s: Record, x: Tensor) -> Record:
+    """No term is the input as it is."""
+    return s.replace(velocity=s.velocity * 0.9 + (s.velocity - s.params) * s.lr - s.anchor)
+
+
+def pulled_twice(s: Record, x: Tensor) -> Record:
+    """Towards two places, away from a third, and shrunk: the input is a term four times."""
+    pull = (s.params - s.anchor) * 0.7 + (s.params - s.velocity) * 0.1 + s.params * 0.01
+    return s.replace(params=s.params - (grad(loss)(s.params, x) - s.velocity * 0.3 + pull) * s.lr)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [plain, proximal, decayed, heavy, pulled_twice, nesterov, swapped, chained, factors, repeated, views],
+)
 def test_a_captured_step_repeats_the_function(step: Step) -> None:
     g = torch.Generator().manual_seed(1)
     local = state()
@@ -109,6 +127,34 @@ def test_gradients_of_matrix_products_are_added_in_place() -> None:
     new = captured(list(values), [torch.ones(6, 5)])
     assert new[0] is values[0]
     assert "addmm_" in captured.module.code
+
+
+@pytest.mark.parametrize(
+    ("step", "words"), [(proximal, "lerp_"), (decayed, "addmm_"), (pulled_twice, "add_")]
+)
+def test_pulls_are_written_in_place(step: Step, words: str) -> None:
+    local = state()
+    captured = capture(step, local, torch.ones(6, 5))
+    values = [v.clone() for v in pytree.tree_leaves(local)]
+    new = captured(list(values), [torch.ones(6, 5)])
+    assert new[0] is values[0]
+    assert words in captured.module.code
+    assert "sub" not in captured.module.code  # no difference to the anchor is ever stored
+
+
+def test_a_small_decay_is_not_rounded_away() -> None:
+    """1 - 2.5e-7 is no number of single precision: as one factor, the decay would be 5 % too weak."""
+
+    def decay(s: Record, x: Tensor) -> Record:
+        return s.replace(params=s.params - (s.velocity * 0.0 + s.params * 5e-5) * 5e-3)
+
+    local = Record(params=Tensors(a=torch.rand(100, 100) + 1), velocity=Tensors(a=torch.zeros(100, 100)))
+    captured = capture(decay, local, torch.ones(1))
+    values = [v.clone() for v in pytree.tree_leaves(local)]
+    for _ in range(100):
+        values = captured(values, [torch.ones(1)])
+    lost = (local.params["a"].double() - values[0].double()).mean() / local.params["a"].double().mean()
+    assert float(lost) == pytest.approx(100 * 2.5e-7, rel=0.02)
 
 
 def test_one_tensor_in_two_places_is_two_inputs() -> None:

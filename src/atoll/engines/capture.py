@@ -248,6 +248,8 @@ _QUICK: dict[Any, Callable[..., Any]] = {
     aten.mul_.Tensor: Tensor.mul_,
     aten.addcmul_.default: Tensor.addcmul_,
     aten.add_.Tensor: Tensor.add_,
+    aten.lerp_.Scalar: Tensor.lerp_,
+    aten.lerp_.Tensor: Tensor.lerp_,
 }
 
 

@@ -6,6 +6,7 @@ matrices are added by `addmm_`, scalars go along as factors.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,9 @@ def _terms(node: fx.Node, top: bool = True) -> list[Term] | None:
 def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -> None:
     """Rewrite ``output_i = a * input_i + sum of terms`` as operations in place on ``input_i``.
 
+    The input may be a term several times, as in ``w - lr * (g + mu * (w - anchor))``, where it becomes
+    ``w.lerp_(anchor, lr * mu)``.
+
     Everything else that reads the input, or a view of it, is moved before the writing; where that cannot be, because
     two outputs need each other's old values, the output stays a new tensor.
     """
@@ -97,7 +101,11 @@ def _rewritable(node: Any, target: fx.Node) -> list[Term] | None:
     if dtype_of(target) != dtype_of(node) or shape_of(target) != shape_of(node):
         return None
     terms = _terms(node)
-    if terms is None or len(terms) < 2 or sum(term is target for term, _ in terms) != 1:
+    if (
+        terms is None
+        or all(term is target for term, _ in terms)
+        or all(term is not target for term, _ in terms)
+    ):
         return None
     reads = [source for term, _ in terms if term is not target for source in _operands(term)]
     if any(root(source) is target for source in reads):
@@ -170,14 +178,54 @@ def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, 
         return known[key]
 
     current = target
-    scale = next(factors for term, factors in terms if term is target)
+    own = [factors for term, factors in terms if term is target]
     rest = [(term, factors) for term, factors in terms if term is not target]
-    if scale:
-        by = factor(scale)
+    if [] not in own:
+        by = _total(graph, [factor(each) for each in own])
         current = graph.call_function(aten.mul_.Tensor, (current, by.node if isinstance(by, _Number) else by))
+    elif len(own) > 1:  # not as one factor, 1 - small, which single precision would round badly
+        own.remove([])
+        partner = next(
+            (each for each in rest if _opposite(own[0], each[1]) and _product(each[0]) is None), None
+        )
+        if partner is None or len(own) > 1:
+            current = _add_term(graph, current, current, _total(graph, [factor(each) for each in own]))
+        else:
+            rest.remove(partner)
+            by = factor(partner[1])
+            kind = aten.lerp_.Tensor if isinstance(by, fx.Node) else aten.lerp_.Scalar
+            number = by.node if isinstance(by, _Number) else by
+            current = graph.call_function(kind, (current, partner[0], number))
     for term, factors in rest:
         current = _add_term(graph, current, term, factor(factors))
     return current
+
+
+def _total(graph: fx.Graph, parts: list[Any]) -> Any:
+    """The sum of factors."""
+    total: Any = parts[0]
+    for part in parts[1:]:
+        runs = isinstance(total, _Number) or isinstance(part, _Number)
+        one, other = (each.node if isinstance(each, _Number) else each for each in (total, part))
+        if isinstance(one, fx.Node) or isinstance(other, fx.Node):
+            added = graph.call_function(operator.add, (one, other))
+            total = _Number(added) if runs else added
+        else:
+            total = one + other
+    return total
+
+
+def _opposite(one: list[Any], other: list[Any]) -> bool:
+    """Whether two products of factors differ in their sign only."""
+
+    def parts(factors: list[Any]) -> tuple[float, list[str]]:
+        number = 1.0
+        for value in factors:
+            number *= 1.0 if isinstance(value, fx.Node) else value
+        return number, sorted(value.name for value in factors if isinstance(value, fx.Node))
+
+    (left, names), (right, others) = parts(one), parts(other)
+    return left == -right and names == others
 
 
 def _broadcasts(term: fx.Node, node: fx.Node) -> bool:
