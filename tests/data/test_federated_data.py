@@ -293,3 +293,34 @@ def test_quickstart() -> None:
     assert len(fed) == 50
     assert fed.test_set is not None
     assert fed.test_set.count == 355
+
+
+# --- public data --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", [100, 0.1])
+def test_public_samples_are_nobodys(amount: float, tmp_path: Path) -> None:
+    whole = load("digits")
+    data = whole.partition("dirichlet:0.5", clients=6, seed=3, public=amount)
+    assert data.public is not None
+    count = len(data.public.inputs)
+    assert count == (100 if amount == 100 else round(0.1 * whole.train.count))
+    assert sum(data.size(k) for k in range(6)) == whole.train.count - count
+    held = {row.numpy().tobytes() for k in range(6) for row in data.samples(k).inputs}  # type: ignore[union-attr]
+    known = [row.numpy().tobytes() for row in data.public.inputs]
+    everything = [row.numpy().tobytes() for row in whole.train.inputs]
+    assert not [row for row in known if row in held and everything.count(row) == 1]
+    assert int(data.public.targets.abs().sum()) == 0
+    again = whole.partition("dirichlet:0.5", clients=6, seed=3, public=amount)
+    assert again.public is not None
+    assert torch.equal(again.public.inputs, data.public.inputs)
+    for kept in (data.choose([1, 4]), FederatedData.load(data.save(tmp_path / "data.npz"))):
+        assert kept.public is not None
+        assert torch.equal(kept.public.inputs, data.public.inputs)
+        assert kept.samples(0, "public") is not None
+
+
+def test_public_data_leaves_something_to_the_clients() -> None:
+    digits = load("digits")
+    with pytest.raises(DataError, match="public = 5000, but digits has"):
+        digits.partition("iid", clients=3, public=5000)
