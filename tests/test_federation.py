@@ -437,7 +437,7 @@ def test_newcomers_take_no_part_and_are_judged_apart() -> None:
 
 
 def test_judging_newcomers_leaves_no_trace() -> None:
-    for method in ("ditto", "fedora", "pfedhn", "fedamp"):
+    for method in ("ditto", "fedora", "pfedhn"):
         one, two = newcomers(method), newcomers(method, adapt=3)
         one.fit()
         two.fit()

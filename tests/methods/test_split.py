@@ -551,10 +551,10 @@ def batchnorm() -> nn.Module:
 
 
 def unequal() -> Any:
-    """Clients whose epochs have 4, 2, 6, 1, 2 and 1 batches of 4; two with a last batch of one sample."""
+    """Clients whose epochs have 3, 1, 3, 1, 1 and 3 batches of 4 or 5: a last batch of one sample joins the one before."""
     rng = np.random.default_rng(7)
     weights, made = rng.normal(size=(6, 3)), {}
-    for at, n in enumerate((13, 5, 24, 1, 9, 2)):
+    for at, n in enumerate((13, 5, 13, 1, 5, 13)):
         x = rng.normal(size=(n, 6)).astype(np.float32)
         y = (x @ weights).argmax(1).astype(np.int64)
         made[f"c{at}"] = {"train": (x, y), "test": (x, y)}
