@@ -551,7 +551,7 @@ def batchnorm() -> nn.Module:
 
 
 def unequal() -> Any:
-    """Clients whose epochs have 3, 1, 3, 1, 1 and 3 batches of 4 or 5: a last batch of one sample joins the one before."""
+    """Clients whose epochs have 3, 1, 3, 1, 1 and 3 batches of 4 or 5: a last sample alone joins the batch before."""
     rng = np.random.default_rng(7)
     weights, made = rng.normal(size=(6, 3)), {}
     for at, n in enumerate((13, 5, 13, 1, 5, 13)):
