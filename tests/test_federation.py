@@ -484,3 +484,16 @@ def test_a_client_that_is_not_there_has_no_model() -> None:
     for wrong in (4, -1, "nobody"):
         with pytest.raises(ConfigError, match="there is no client"):
             federation.personal(wrong)
+
+
+def test_models_of_methods_that_predict_in_other_ways() -> None:
+    data = atoll.data.load("digits").partition("iid", clients=4, validation=0.2)
+    for method in ("fedproto", "knn-per", "heterofl"):
+        federation = Federation(
+            lambda: models.mlp(64, 16, 10), data, method, rounds=1, engine="loop", eval_every=0
+        )
+        federation.fit()
+        if method == "heterofl":
+            with pytest.raises(ConfigError, match="this client's model is narrower than Sequential"):
+                federation.personal(1)
+        assert federation.personal(0)(torch.zeros(2, 64)).shape == (2, 10)

@@ -337,7 +337,8 @@ class Federation:
         """The model that this client (a position, or a name) would predict with now, fine-tuned if that is the method.
 
         For methods without models of the client's own it is the global model. Where a method predicts otherwise than
-        by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for an unknown client.
+        by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for an unknown client, and for
+        methods whose clients have narrower models than the module (`heterofl`).
         """
         names = self.data.names
         at = client if isinstance(client, int) else list(names).index(client) if client in names else -1
@@ -348,10 +349,23 @@ class Federation:
         sent = self.method.broadcast(self.state, [at])
         job = Job(self.method, Work(sent.shared, sent.own, "personal"), [at], self.number, self.seed)
         loop = Loop(task, self.data, self.device)
+        memory = self.memories.get(at)
         with threads(1):
             data = client_data(self.data, at, job, self.device)
-            local = loop.local(job, at, self.memories.get(at), data)
-        params, buffers = (part.map(lambda value: value.cpu()) for part in (local.params, local.buffers))
+            local = loop.local(job, at, memory, data)
+        if "params" in local:
+            found = local.params, local.buffers
+        else:
+            received = to_device(job.work.received(at), self.device)
+            memory = job.program.remember(task, received) if memory is None else memory
+            found = self.method.personal(received, memory)
+        params, buffers = (part.map(lambda value: value.cpu()) for part in found)
+        whole = {**task.initial()[0], **task.initial()[1]}
+        if any(value.shape != whole[name].shape for name, value in {**params, **buffers}.items()):
+            raise ConfigError(
+                f"{type(self.method).__name__}: this client's model is narrower than {type(task.module).__name__}",
+                hint="take the global model, run().model",
+            )
         return task.load(params, buffers).eval()
 
     def run(self) -> Run:
