@@ -570,8 +570,6 @@ def fitted(engine: str, method: Any, model: Callable[[], nn.Module], rounds: int
 
 
 VARIANTS = [
-    FedPer(**PLAN, head_layers=2),
-    LGFedAvg(**PLAN, head_layers=2),
     FedRep(**PLAN, head_epochs=3, head_layers=2, momentum=0.9, weight_decay=0.01, clip=1.0),
     FedRep(optimizer="adam", lr=0.01, batch_size=None, head_epochs=2),
     FedBABU(**PLAN, head_layers=2, momentum=0.9, weight_decay=0.01, finetune="head"),
