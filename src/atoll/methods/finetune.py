@@ -13,7 +13,7 @@ from atoll.methods.fedavg import FedAvg, require
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 
-__all__ = ["FineTune"]
+__all__ = ["FineTune", "Tuned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +41,30 @@ class FineTune(FedAvg):
         require(self, "finetune_epochs", self.finetune_epochs >= 1, "must be at least 1")
 
     def programs(self) -> Mapping[str, Program]:
-        return {"personal": Tuned(self)}
+        return {"personal": Tuned(self, self.finetune_epochs)}
 
 
 @dataclass(frozen=True)
 class Tuned(Program):
-    """The client program that fine-tunes the received model and judges it on the test data."""
+    """The client program that fine-tunes what `start` makes of the received model, and judges it on the test data."""
 
-    method: FineTune
+    method: FedAvg
+    epochs: int
 
     @property
     def reads(self) -> tuple[str, ...]:
         return ("test",)
 
     def plan(self) -> Plan:
-        return Plan(self.method.finetune_epochs, None, self.method.batch_size)
+        return Plan(self.epochs, None, self.method.batch_size)
+
+    def start(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        """The working state to tune."""
+        return self.method.begin(task, received, memory, data)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        rate = torch.full_like(received.lr, self.method.lr)
-        return self.method.begin(task, received.replace(lr=rate), memory, data)
+        rate = torch.full_like(received.lr, self.method.lr)  # which knows no schedule
+        return self.start(task, received.replace(lr=rate), memory, data)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         return self.method.step(task, local, batch)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
-from atoll.method import ClientData, Plan, Population, Program, Reply
+from atoll.method import ClientData, Population, Program, Reply
 from atoll.methods.fedavg import FedAvg, require
+from atoll.methods.finetune import Tuned
 from atoll.methods.personal.fedper import FedPer
 from atoll.methods.personal.shared import joined, split, with_body
-from atoll.task import Batch, Task
+from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
 __all__ = ["FedBABU"]
@@ -75,30 +74,14 @@ class FedBABU(FedPer):
         return super().finish(task, local, data)[0], Record()
 
     def programs(self) -> Mapping[str, Program]:
-        return {"personal": Tuned(self)}
+        return {"personal": Fitted(self, self.finetune_epochs)}
 
 
 @dataclass(frozen=True)
-class Tuned(Program):
-    """The client program that fine-tunes the received body with the common head, and judges the result."""
+class Fitted(Tuned):
+    """Fine-tunes the received body with the common head, or a part of them, and judges the result."""
 
     method: FedBABU
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("test",)
-
-    def plan(self) -> Plan:
-        return Plan(self.method.finetune_epochs, None, self.method.batch_size)
-
-    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        rate = torch.full_like(received.lr, self.method.lr)  # which knows no schedule
-        return self.method.start(task, received.replace(lr=rate), self.method.finetune, data)
-
-    def step(self, task: Task, local: Record, batch: Batch) -> Record:
-        return self.method.step(task, local, batch)
-
-    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
-        assert data.test is not None
-        totals = task.totals(local.params, local.buffers, data.test)
-        return Reply(Record(), totals.count, totals), Record()
+    def start(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        return self.method.start(task, received, self.method.finetune, data)
