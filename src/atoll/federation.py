@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -16,6 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from atoll import recording, seeds
+from atoll.assembly import (
+    Model,
+    architectures,
+    at_least,
+    build_method,
+    check_splits,
+    chosen_newcomers,
+    cohort_size,
+    device_named,
+)  # fmt: skip
 from atoll.data import FederatedData, as_federated
 from atoll.engines import Job, Loop, Outcome, make
 from atoll.engines.base import client_data, threads
@@ -23,7 +33,6 @@ from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Termi
 from atoll.evaluation import Evaluation, Judge
 from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population, Work
-from atoll.methods import METHODS, get
 from atoll.results import Round, Run, Target
 from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
 from atoll.runs.events import Event, event
@@ -34,12 +43,10 @@ from atoll.runs.readers import make as make_reader
 from atoll.runs.recorder import Recorder
 from atoll.runs.signals import undisturbed
 from atoll.runs.story import OF_MAIN
-from atoll.task import Loss, Task
+from atoll.task import Loss
 from atoll.tensors import Record, to_device
 
 __all__ = ["Callback", "Federation"]
-
-Model = nn.Module | Callable[[], nn.Module]
 
 
 class Callback:
@@ -131,22 +138,22 @@ class Federation:
         if public is not None:
             self.data = self.data.publish(public)
         self.method = build_method(method, settings)
-        self.rounds = _at_least("rounds", rounds, 1)
+        self.rounds = at_least("rounds", rounds, 1)
         self.seed = seed
-        self.newcomers = _newcomers(newcomers, self.data, seed)
-        self.adapt = _at_least("adapt", adapt, 0)
+        self.newcomers = chosen_newcomers(newcomers, self.data, seed)
+        self.adapt = at_least("adapt", adapt, 0)
         self.members = np.setdiff1d(np.arange(len(self.data)), self.newcomers) if self.newcomers else None
-        self.cohort = _cohort_size(cohort, len(self.data) - len(self.newcomers))
-        self.eval_every = _at_least("eval_every", eval_every, 0)
+        self.cohort = cohort_size(cohort, len(self.data) - len(self.newcomers))
+        self.eval_every = at_least("eval_every", eval_every, 0)
         self.target = Target.parse(target)
         if not 0 <= stragglers <= 1:
             raise ConfigError(f"stragglers = {stragglers}, but it is a share between 0 and 1")
         self.stragglers = stragglers
         self.callbacks = list(callbacks)
-        self.device = _device(device)
-        self.tasks = _tasks(model, self.data, self.method, seed, loss, metrics)
+        self.device = device_named(device)
+        self.tasks = architectures(model, self.data, self.method, seed, loss, metrics)
         self.task = self.tasks[0]
-        _check_splits(self.method, self.data)
+        check_splits(self.method, self.data)
         self.engine_name, self.workers = engine, workers
         self.engine = make(engine, self.tasks, self.data, self.device, workers)
         self.judge = Judge(
@@ -164,7 +171,7 @@ class Federation:
         self.target_round: int | None = None
         self.begun = time.perf_counter()
         self.runs = None if runs is None else Path(runs)
-        self.checkpoint = _at_least("checkpoint", checkpoint, 0)
+        self.checkpoint = at_least("checkpoint", checkpoint, 0)
         self.keep = keep
         self.log = list(log)
         for each in (each for each in self.log if isinstance(each, str)):
@@ -596,112 +603,7 @@ class Federation:
         raise RunError(f"{message} ({detail})")
 
 
-def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
-    """A method from its name and settings, or a method with some settings changed.  Raises ConfigError."""
-    kind = get(method) if isinstance(method, str) else type(method)
-    known = [setting.name for setting in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for name in settings:
-        if name not in known:
-            raise ConfigError(f"{kind.__name__} has no setting {name!r}", hint=suggest(name, known))
-    if isinstance(method, str):
-        return kind(**settings)
-    return replace(method, **settings) if settings else method  # type: ignore[type-var]
-
-
 # --- helpers --------------------------------------------------------------------------------------------------------
-
-
-def _tasks(
-    model: Model | Sequence[Model],
-    data: FederatedData,
-    method: Method,
-    seed: int,
-    loss: str | Loss | None,
-    metrics: Mapping[str, Loss] | None,
-) -> tuple[Task, ...]:
-    """A task for each architecture, tried on the data."""
-    models: list[Model] = [model] if isinstance(model, nn.Module) or callable(model) else list(model)
-    if len(models) > 1 and not method.mixed:
-        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
-        raise ConfigError(
-            f"{type(method).__name__} gives all clients one architecture, and there are {len(models)} models",
-            hint=f"methods for different architectures: {able}",
-        )
-    if not models:
-        raise ConfigError("model is an empty list", hint="give at least one")
-    example, tasks = data.example(), []
-    for each in models:
-        with seeds.scoped(seed):
-            module = each if isinstance(each, nn.Module) else each()
-        task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
-        task.check(example.inputs[:1], example.targets[:1], data.classes)
-        tasks.append(task)
-    return tuple(tasks)
-
-
-def _newcomers(amount: int | float, data: FederatedData, seed: int) -> list[int]:
-    """Which clients never take part in a round."""
-    count = round(amount * len(data)) if isinstance(amount, float) and amount < 1 else int(amount)
-    if not 0 <= count < len(data) or (count != amount and not 0 <= amount < 1):
-        raise ConfigError(
-            f"newcomers = {amount}, but it is a number of the {len(data)} clients, or a share between 0 and 1",
-            hint="at least one client must take part",
-        )
-    if not count:
-        return []
-    chosen = seeds.rng(seed, "newcomers").choice(len(data), count, replace=False)
-    return sorted(int(client) for client in chosen)
-
-
-def _check_splits(method: Method, data: FederatedData) -> None:
-    """A method that looks at validation or public data must find some."""
-    reads = {split for program in [method, *method.programs().values()] for split in program.reads}
-    if "public" in reads and data.public is None:
-        raise ConfigError(
-            f"{type(method).__name__} distils on public data, and there are none",
-            hint="set public=500, so many training samples that are set aside without their labels",
-        )
-    if "validation" not in reads:
-        return
-    if all(data.samples(client, "validation") is None for client in range(min(10, len(data)))):
-        raise ConfigError(
-            f"{type(method).__name__} looks at validation data, and the clients have none",
-            hint="set validation=0.2, a share of each client's samples (or another setting of the method)",
-        )
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    if value < least:
-        raise ConfigError(f"{name} = {value}, but it must be at least {least}")
-    return value
-
-
-def _cohort_size(cohort: int | float | None, population: int) -> int:
-    if cohort is None:
-        return min(10, population)
-    if isinstance(cohort, float) and 0 < cohort < 1:
-        return max(1, round(cohort * population))
-    if cohort < 1 or int(cohort) != cohort:
-        raise ConfigError(f"cohort = {cohort}, but it is a number of clients, or a share between 0 and 1")
-    if cohort > population:
-        raise ConfigError(
-            f"cohort = {int(cohort)} clients a round, but there are only {population}",
-            hint=f"set cohort to {population} or fewer",
-        )
-    return int(cohort)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {name!r} cannot be used: {str(error).splitlines()[0]}", hint="try auto or cpu"
-        ) from None
-    return device
 
 
 def _diverged(number: int, what: str) -> DivergedError:

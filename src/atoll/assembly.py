@@ -1,0 +1,139 @@
+"""The parts of a federation out of what a user gives: each is checked, and each error says what would fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from atoll import seeds
+from atoll.data import FederatedData
+from atoll.errors import ConfigError, suggest
+from atoll.method import Method
+from atoll.methods import METHODS, get
+from atoll.task import Loss, Task
+
+__all__ = [
+    "Model",
+    "architectures",
+    "at_least",
+    "build_method",
+    "check_splits",
+    "chosen_newcomers",
+    "cohort_size",
+    "device_named",
+]
+
+Model = nn.Module | Callable[[], nn.Module]
+
+
+def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
+    """A method from its name and settings, or a method with some settings changed.  Raises ConfigError."""
+    kind = get(method) if isinstance(method, str) else type(method)
+    known = [setting.name for setting in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"{kind.__name__} has no setting {name!r}", hint=suggest(name, known))
+    if isinstance(method, str):
+        return kind(**settings)
+    return replace(method, **settings) if settings else method  # type: ignore[type-var]
+
+
+def architectures(
+    model: Model | Sequence[Model],
+    data: FederatedData,
+    method: Method,
+    seed: int,
+    loss: str | Loss | None,
+    metrics: Mapping[str, Loss] | None,
+) -> tuple[Task, ...]:
+    """A task for each architecture, tried on the data."""
+    models: list[Model] = [model] if isinstance(model, nn.Module) or callable(model) else list(model)
+    if len(models) > 1 and not method.mixed:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
+        raise ConfigError(
+            f"{type(method).__name__} gives all clients one architecture, and there are {len(models)} models",
+            hint=f"methods for different architectures: {able}",
+        )
+    if not models:
+        raise ConfigError("model is an empty list", hint="give at least one")
+    example, tasks = data.example(), []
+    for each in models:
+        with seeds.scoped(seed):
+            module = each if isinstance(each, nn.Module) else each()
+        task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
+        task.check(example.inputs[:1], example.targets[:1], data.classes)
+        tasks.append(task)
+    return tuple(tasks)
+
+
+def chosen_newcomers(amount: int | float, data: FederatedData, seed: int) -> list[int]:
+    """Which clients never take part in a round."""
+    count = round(amount * len(data)) if isinstance(amount, float) and amount < 1 else int(amount)
+    if not 0 <= count < len(data) or (count != amount and not 0 <= amount < 1):
+        raise ConfigError(
+            f"newcomers = {amount}, but it is a number of the {len(data)} clients, or a share between 0 and 1",
+            hint="at least one client must take part",
+        )
+    if not count:
+        return []
+    chosen = seeds.rng(seed, "newcomers").choice(len(data), count, replace=False)
+    return sorted(int(client) for client in chosen)
+
+
+def check_splits(method: Method, data: FederatedData) -> None:
+    """A method that looks at validation or public data must find some."""
+    reads = {split for program in [method, *method.programs().values()] for split in program.reads}
+    if "public" in reads and data.public is None:
+        raise ConfigError(
+            f"{type(method).__name__} distils on public data, and there are none",
+            hint="set public=500, so many training samples that are set aside without their labels",
+        )
+    if "validation" not in reads:
+        return
+    if all(data.samples(client, "validation") is None for client in range(min(10, len(data)))):
+        raise ConfigError(
+            f"{type(method).__name__} looks at validation data, and the clients have none",
+            hint="set validation=0.2, a share of each client's samples (or another setting of the method)",
+        )
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """The value, if it is not below `least`."""
+    if value < least:
+        raise ConfigError(f"{name} = {value}, but it must be at least {least}")
+    return value
+
+
+def cohort_size(cohort: int | float | None, population: int) -> int:
+    """Clients a round, from a number, a share, or nothing."""
+    if cohort is None:
+        return min(10, population)
+    if isinstance(cohort, float) and 0 < cohort < 1:
+        return max(1, round(cohort * population))
+    if cohort < 1 or int(cohort) != cohort:
+        raise ConfigError(f"cohort = {cohort}, but it is a number of clients, or a share between 0 and 1")
+    if cohort > population:
+        raise ConfigError(
+            f"cohort = {int(cohort)} clients a round, but there are only {population}",
+            hint=f"set cohort to {population} or fewer",
+        )
+    return int(cohort)
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name, if it can be used; "auto" takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}", hint="try auto or cpu"
+        ) from None
+    return device
