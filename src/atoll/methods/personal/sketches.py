@@ -75,10 +75,8 @@ class Sketch(Program):
 
 def basis(rows: Tensor, rank: int) -> Tensor:
     """Top left singular vectors [D, rank] of the samples [n, D], exactly, by the smaller of the two Gram matrices."""
-    wide, (n, width) = (
-        rows.double(),
-        rows.shape,
-    )  # in single precision LAPACK gives up on images with empty pixels
+    n, width = rows.shape
+    wide = rows.double()  # in single precision LAPACK gives up on images with empty pixels
     if width <= n:
         found = torch.linalg.eigh(wide.T @ wide)[1][:, -rank:]
     else:
