@@ -24,8 +24,8 @@
     let at = -1; // the tile the keyboard is on
 
     const COLORS = {
-      clients: { label: () => (run.measure === "accuracy" ? "accuracy" : "loss"), of: (k) => run.valueOf(k, "clients"), has: () => run.eachLast && run.eachLast.clients, text: (v) => score(run.measure, v) },
       personal: { label: () => `${measureName(run)}, personal model`, of: (k) => run.valueOf(k, "personal"), has: () => run.eachLast && run.eachLast.personal, text: (v) => score(run.measure, v) },
+      clients: { label: () => (run.measure === "accuracy" ? "accuracy" : "loss"), of: (k) => run.valueOf(k, "clients"), has: () => run.eachLast && run.eachLast.clients, text: (v) => score(run.measure, v) },
       gain: { label: () => "gain of the personal model", of: (k) => run.gainOf(k), has: () => run.eachLast && run.eachLast.personal && run.eachLast.clients, text: (v) => gain(run.measure, v), both: true },
       state: { label: () => "state", of: (k) => run.state[k], has: () => true, text: (v) => STATES[v] },
       count: { label: () => "participations", of: (k) => run.count[k], has: () => true, text: count },

@@ -99,8 +99,11 @@ const Hero = (() => {
       if (known(overall[measure])) found.push([`Test ${name}`, s(overall[measure]), best(run, (e) => e.overall[measure])]);
       if (c) {
         found.push(["Client mean", s(c.mean), best(run, (e) => e.clients[measure] && e.clients[measure].mean)]);
-        found.push([run.lowIsGood ? "90th percentile" : "10th percentile", s(run.lowIsGood ? c.p90 : c.p10), "of the clients"]);
-        found.push(["Worst client", s(run.lowIsGood ? c.max : c.min), worstName(run)]);
+      }
+      const own = p || c; // what clients would use
+      if (own) {
+        found.push([run.lowIsGood ? "90th percentile" : "10th percentile", s(run.lowIsGood ? own.p90 : own.p10), p ? "of personal models" : "of the clients"]);
+        found.push(["Worst client", s(run.lowIsGood ? own.max : own.min), worstName(run, p ? "personal" : "clients")]);
       }
       if (p) found.push(["Personal mean", s(p.mean), c ? `${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)} to the global` : ""]);
     }
@@ -123,8 +126,8 @@ const Hero = (() => {
     return at === run.judgedLast.round ? "the best so far" : `best ${score(run.measure, top)}, round ${at}`;
   }
 
-  function worstName(run) {
-    const values = run.eachLast && run.eachLast.clients;
+  function worstName(run, kind) {
+    const values = run.eachLast && run.eachLast[kind];
     if (!values) return "";
     let at = -1;
     values.forEach((v, i) => { if (known(v) && (at < 0 || (run.lowIsGood ? v > values[at] : v < values[at]))) at = i; });

@@ -9,7 +9,7 @@
 
   panel("spread", (run) => run.evaluations.length > 0 && run.judged.length > 1, (section, open) => {
     let run = null;
-    let kind = "clients";
+    let kind = null; // at first the models that clients would use
     let bars = null;
     const surface = new Surface($(".mid", section), { draw, hover });
     const fillTable = tableOf(section, () => ({
@@ -27,7 +27,7 @@
     function update(now) {
       run = now;
       const last = run.eachLast;
-      if (!last[kind]) kind = last.clients ? "clients" : "personal";
+      if (!last[kind]) kind = last.personal ? "personal" : "clients";
       const host = $(".segments", section);
       const kinds = ["clients", "personal"].filter((each) => last[each]);
       host.hidden = kinds.length < 2;
