@@ -420,7 +420,7 @@ def newcomers(method: str, adapt: int = 1, **settings: Any) -> Federation:
 def test_newcomers_take_no_part_and_are_judged_apart() -> None:
     federation = newcomers("fedavg", adapt=0)
     run = federation.fit()
-    apart = set(federation.newcomers)
+    apart = set(federation.membership.newcomers)
     assert len(apart) == 3
     assert not any(apart & set(each.cohort) for each in run.rounds)
     last = run.evaluation
@@ -443,7 +443,7 @@ def test_judging_newcomers_leaves_no_trace() -> None:
         two.fit()
         for a, b in zip(leaves(one.state), leaves(two.state), strict=True):
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-        assert all(one.memories.get(k) is None for k in one.newcomers)
+        assert all(one.memories.get(k) is None for k in one.membership.newcomers)
         found = [each.history[-1].evaluation for each in (one, two)]
         assert found[0] is not None
         assert found[1] is not None

@@ -94,10 +94,10 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method rounds cohort loss metrics seed engine workers device eval_every"
-    " eval_clients target public newcomers adapt stragglers runs checkpoint keep log callbacks settings",
+    " eval_clients target public newcomers adapt joins leaves stragglers runs checkpoint keep log callbacks settings",
     "Experiment": "data label client partition clients test validation public model loss method rounds cohort"
-    " newcomers adapt seed stragglers target eval_every eval_clients engine workers device runs checkpoint keep"
-    " log settings",
+    " newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine workers device runs"
+    " checkpoint keep log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each",

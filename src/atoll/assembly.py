@@ -23,7 +23,6 @@ __all__ = [
     "at_least",
     "build_method",
     "check_splits",
-    "chosen_newcomers",
     "cohort_size",
     "device_named",
 ]
@@ -69,20 +68,6 @@ def architectures(
         task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)
-
-
-def chosen_newcomers(amount: int | float, data: FederatedData, seed: int) -> list[int]:
-    """Which clients never take part in a round."""
-    count = round(amount * len(data)) if isinstance(amount, float) and amount < 1 else int(amount)
-    if not 0 <= count < len(data) or (count != amount and not 0 <= amount < 1):
-        raise ConfigError(
-            f"newcomers = {amount}, but it is a number of the {len(data)} clients, or a share between 0 and 1",
-            hint="at least one client must take part",
-        )
-    if not count:
-        return []
-    chosen = seeds.rng(seed, "newcomers").choice(len(data), count, replace=False)
-    return sorted(int(client) for client in chosen)
 
 
 def check_splits(method: Method, data: FederatedData) -> None:

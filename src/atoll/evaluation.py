@@ -15,6 +15,7 @@ from atoll import seeds
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Job, Memories
 from atoll.engines.base import cores, threads
+from atoll.membership import Membership
 from atoll.method import Method, Replies, Work
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
@@ -141,7 +142,7 @@ class Judge:
 
     Args:
         limit: at most this many clients are judged, the same ones every time (a sample drawn with the seed).
-        newcomers: clients that take part in no round; they are judged apart, after `adapt` rounds of their own.
+        membership: clients are judged while they are there, and newcomers apart, after `adapt` rounds of their own.
     """
 
     def __init__(
@@ -152,16 +153,16 @@ class Judge:
         device: torch.device,
         seed: int,
         limit: int | None,
-        newcomers: Sequence[int] = (),
+        membership: Membership,
         adapt: int = 1,
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
-        self.limit, self.adapt = limit, adapt
-        self.newcomers = [client for client in newcomers if self._tested(client)]
+        self.limit, self.adapt, self.membership = limit, adapt, membership
+        self.newcomers = [client for client in membership.newcomers if self._tested(client)]
 
     @cached_property
     def clients(self) -> list[int]:
-        """The clients that are judged: those of the sample that have test data."""
+        """The clients that are judged while they are there: those of the sample that have test data."""
         count, limit = len(self.data), self.limit
         if limit is None and self.data.pool("train") is None:
             limit = 100  # a generated population has no end of clients
@@ -178,23 +179,24 @@ class Judge:
         return self.data.samples(client, "test") is not None
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
+        there = [client for client in self.clients if self.membership.there(client, round)]
         params, buffers = method.model(state)
         with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
-            overall, clients, each = self._global(params, buffers)
+            overall, clients, each = self._global(params, buffers, there)
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
-        if method.personalised and self.clients:
-            personal, found["personal"] = self._personal(method, state, memories, round, self.clients)
+        if method.personalised and there:
+            personal, found["personal"] = self._personal(method, state, memories, round, there)
         newcomers = self._newcomers(method, state, memories, round) if self.newcomers else {}
         return Evaluation(overall, clients, personal, newcomers, found)
 
     # --- the global model -------------------------------------------------------------------------------------
 
     def _global(
-        self, params: Tensors, buffers: Tensors
+        self, params: Tensors, buffers: Tensors, clients: Sequence[int]
     ) -> tuple[dict[str, float], dict[str, Spread], dict[str, dict[int, float]]]:
         test, pool = self.data.test_set, self.data.pool("test")
-        rows = {k: self.data.rows(k, "test") for k in self.clients} if pool is not None else {}
+        rows = {k: self.data.rows(k, "test") for k in clients} if pool is not None else {}
         same = test is not None and pool is not None and test.inputs is pool.inputs
         overall = self.measures(params, buffers, test) if test is not None else {}
         sums: dict[int, tuple[int, dict[str, float]]] = {}
@@ -212,7 +214,7 @@ class Judge:
                     at = position[own]
                     sums[k] = len(own), {name: float(values[at].sum()) for name, values in measured.items()}
         else:
-            for k in self.clients:
+            for k in clients:
                 samples = self.data.samples(k, "test")
                 assert samples is not None
                 measured = self.measures(params, buffers, samples)

@@ -90,6 +90,12 @@ class Experiment:
     adapt: Annotated[
         Annotated[int, Meta(ge=0)], Meta(description="rounds newcomers train before they are judged")
     ] = 1
+    joins: Annotated[
+        str | None, Meta(description='clients that come later: "6@20" has six, or a share, join in round 20')
+    ] = None
+    leaves: Annotated[
+        str | None, Meta(description='clients that leave: "6@40" has six, or a share, gone from round 40 on')
+    ] = None
     seed: Annotated[Annotated[int, Meta(ge=0)], Meta(description="everything random follows from it")] = 0
     stragglers: Annotated[
         Annotated[float, Meta(ge=0, le=1)],
@@ -262,6 +268,8 @@ class Experiment:
             target=self.target,
             newcomers=self.newcomers,
             adapt=self.adapt,
+            joins=self.joins,
+            leaves=self.leaves,
             stragglers=self.stragglers,
             runs=place,
             checkpoint=self.checkpoint,

@@ -22,15 +22,15 @@ from atoll.assembly import (
     at_least,
     build_method,
     check_splits,
-    chosen_newcomers,
     cohort_size,
     device_named,
 )  # fmt: skip
 from atoll.data import FederatedData, as_federated
 from atoll.engines import Job, Loop, Outcome, make
 from atoll.engines.base import client_data, threads
-from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated, suggest
+from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated
 from atoll.evaluation import Evaluation, Judge
+from atoll.membership import Membership, Schedule
 from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population, Work
 from atoll.results import Round, Run, Target
@@ -98,6 +98,10 @@ class Federation:
             after `adapt` rounds of their own with the server's state as it is then: how well what was learned serves
             clients that were not there.
         adapt: rounds that newcomers train before they are judged; 0 judges what they would be given.
+        joins: clients that take part from a round on only: "6@20" has six, drawn by the seed, come with round 20
+            (shares too, several with commas); or {client: round}, the client by position or name.
+        leaves: likewise clients that are gone from a round on. The server drops what it keeps of them
+            (`Method.leave`), nobody is trained anew, and they are judged no more.
         stragglers: share of every cohort that is slow and manages only some of its local epochs, drawn uniformly;
             methods without `partial_work` drop these clients.
         callbacks: hooks around rounds.
@@ -125,6 +129,8 @@ class Federation:
         public: Tensor | None = None,
         newcomers: int | float = 0,
         adapt: int = 1,
+        joins: Schedule | None = None,
+        leaves: Schedule | None = None,
         stragglers: float = 0.0,
         runs: str | Path | None = None,
         checkpoint: int = 10,
@@ -140,10 +146,9 @@ class Federation:
         self.method = build_method(method, settings)
         self.rounds = at_least("rounds", rounds, 1)
         self.seed = seed
-        self.newcomers = chosen_newcomers(newcomers, self.data, seed)
+        self.membership = Membership(self.data, seed, newcomers, joins, leaves)
         self.adapt = at_least("adapt", adapt, 0)
-        self.members = np.setdiff1d(np.arange(len(self.data)), self.newcomers) if self.newcomers else None
-        self.cohort = cohort_size(cohort, len(self.data) - len(self.newcomers))
+        self.cohort = cohort_size(cohort, len(self.data) - len(self.membership.newcomers))
         self.eval_every = at_least("eval_every", eval_every, 0)
         self.target = Target.parse(target)
         if not 0 <= stragglers <= 1:
@@ -157,7 +162,7 @@ class Federation:
         self.engine_name, self.workers = engine, workers
         self.engine = make(engine, self.tasks, self.data, self.device, workers)
         self.judge = Judge(
-            self.task, self.data, self.engine, self.device, seed, eval_clients, self.newcomers, self.adapt
+            self.task, self.data, self.engine, self.device, seed, eval_clients, self.membership, self.adapt
         )
         self.memories = MemoryStore()
         public_inputs = None if self.data.public is None else self.data.public.inputs.to(self.device)
@@ -269,6 +274,8 @@ class Federation:
         refused: dict[int, str] = {}
         outcomes: list[Outcome] = []
         state, up, down = self.state, 0, 0
+        if gone := self.membership.leaving(number):
+            state = self.method.leave(state, gone)
         if clients:
             state, up, down = self._enrol(state, clients, number)
             work = self.method.broadcast(state, clients)
@@ -319,8 +326,9 @@ class Federation:
 
     def enlist(self, number: int) -> tuple[list[int], dict[int, int], list[int]]:
         """The cohort of a round (sorted), the local epochs of its stragglers, and who is dropped for being slow."""
-        members: Any = len(self.data) if self.members is None else self.members
-        chosen = seeds.rng(self.seed, "cohort", number).choice(members, self.cohort, replace=False)
+        present: Any = self.membership.present(number)
+        count = min(self.cohort, present if isinstance(present, int) else len(present))
+        chosen = seeds.rng(self.seed, "cohort", number).choice(present, count, replace=False)
         clients = sorted(int(k) for k in chosen)
         if not self.stragglers:
             return [k for k in clients if self.data.size(k) > 0], {}, []
@@ -347,11 +355,7 @@ class Federation:
         by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for an unknown client, and for
         methods whose clients have narrower models than the module (`heterofl`).
         """
-        names = self.data.names
-        at = client if isinstance(client, int) else list(names).index(client) if client in names else -1
-        if not 0 <= at < len(names):
-            hint = suggest(str(client), [str(name) for name in names[:1000]])
-            raise ConfigError(f"there is no client {client!r} among the {len(names):,}", hint=hint)
+        at = self.data.position(client)
         task = self.tasks[at % len(self.tasks)]
         sent = self.method.broadcast(self.state, [at])
         job = Job(self.method, Work(sent.shared, sent.own, "personal"), [at], self.number, self.seed)

@@ -178,6 +178,10 @@ class Method(Program):
         """
         return state
 
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        """The server's state without what it keeps of these clients, who are gone; nobody else's model changes."""
+        return state
+
     def model(self, state: Record) -> Model:
         """The global model, (params, buffers); of the first architecture where there are several."""
         return state.params, state.buffers

@@ -14,6 +14,7 @@ from atoll.engines import Outcome
 from atoll.engines.probe import drift
 from atoll.errors import ConfigError
 from atoll.evaluation import shortened
+from atoll.membership import schedule_text
 from atoll.runs.events import SCHEMA
 from atoll.runs.provenance import command, commit, versions
 
@@ -40,8 +41,10 @@ def config(federation: Federation) -> dict[str, Any]:
         "target": None if target is None else f"{target.measure}:{target.value:g}",
         "eval_every": federation.eval_every,
         "eval_clients": federation.judge.limit,
-        "newcomers": len(federation.newcomers),
+        "newcomers": len(federation.membership.newcomers),
         "adapt": federation.adapt,
+        "joins": schedule_text(federation.membership.joins),
+        "leaves": schedule_text(federation.membership.leaves),
         "checkpoint": federation.checkpoint,
         "keep": federation.keep,
     }
@@ -88,6 +91,8 @@ def partition(federation: Federation) -> dict[str, Any]:
         "names": list(map(str, data.names)) if listed else None,
         "sizes": [data.size(k) for k in range(len(data))] if sized else None,
         "judged": federation.judge.clients,
+        "joins": {str(client): at for client, at in sorted(federation.membership.joins.items())},
+        "leaves": {str(client): at for client, at in sorted(federation.membership.leaves.items())},
         "report": {**report.to_dict(), **figures},
     }
 
@@ -175,8 +180,12 @@ def fingerprint(federation: Federation) -> dict[str, Any]:
         "model": f"{params:,} parameters, form {zlib.crc32(json.dumps(form).encode()):08x}",
         "clients' sizes": zlib.crc32(sizes.astype(np.int64).tobytes()),
     }
-    if federation.newcomers:
-        found["newcomers"] = zlib.crc32(np.array(federation.newcomers, np.int64).tobytes())
+    here = federation.membership
+    if here.newcomers:
+        found["newcomers"] = zlib.crc32(np.array(here.newcomers, np.int64).tobytes())
+    for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):
+        if schedule:
+            found[name] = zlib.crc32(json.dumps(sorted(schedule.items())).encode())
     if data.public is not None:
         found["public data"] = zlib.crc32(data.public.inputs.cpu().numpy().tobytes())
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]

@@ -236,7 +236,7 @@ def test_architectures_may_differ_in_every_engine(engine: str) -> None:
     seen = set()
     for k in range(4):
         kept, same = (run.memories.get(k) for run in runs)
-        assert (kept is None) == (same is None) == (k in runs[0].newcomers)
+        assert (kept is None) == (same is None) == (k in runs[0].membership.newcomers)
         if kept is not None and same is not None:
             seen.add(len(kept.params["0.bias"]))
             torch.testing.assert_close(same.params.flat(), kept.params.flat(), rtol=1e-3, atol=1e-5)

@@ -106,12 +106,13 @@ PAIRS = [
 @pytest.mark.parametrize(("method", "engine"), PAIRS)
 def test_stop_and_resume_is_the_undisturbed_run(method: str, engine: str, tmp_path: Path) -> None:
     equal = engine == "batched"
-    whole = federation(method, engine, equal)
+    settings: dict[str, Any] = {"joins": {"site1": 3}, "leaves": {"site4": 5}}
+    whole = federation(method, engine, equal, **settings)
     run = whole.fit()
-    part = federation(method, engine, equal, runs=tmp_path, callbacks=[StopAfter(3)])
+    part = federation(method, engine, equal, runs=tmp_path, callbacks=[StopAfter(3)], **settings)
     part.fit()
     assert part.number == 3
-    again = federation(method, "auto", equal, runs=tmp_path).resume("last")
+    again = federation(method, "auto", equal, runs=tmp_path, **settings).resume("last")
     assert again.number == 3
     resumed = again.fit()
     assert everything(again) == everything(whole)

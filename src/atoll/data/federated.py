@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from atoll.errors import DataError
+from atoll.errors import ConfigError, DataError, suggest
 from atoll.seeds import rng
 
 from .names import Rows
@@ -44,6 +44,15 @@ class FederatedData(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def position(self, client: int | str) -> int:
+        """Where a client stands, by its position or its name.  Raises ConfigError where there is none."""
+        known = client in self.names
+        at = client if isinstance(client, int) else list(self.names).index(client) if known else -1
+        if not 0 <= at < len(self):
+            hint = suggest(str(client), [str(name) for name in self.names[:1000]])
+            raise ConfigError(f"there is no client {client!r} among the {len(self):,}", hint=hint)
+        return at
 
     @property
     @abstractmethod

@@ -19,7 +19,7 @@ BASELINES = ("local", "fedavg", "fedavg-ft")
 """Every client alone, one model for all, and that one adapted to each client."""
 
 _OF_START = ("data", "partition", "model", "clients", "parameters", "rounds", "cohort", "target")
-_OF_CONFIG = frozenset({"stragglers", "newcomers", "adapt"})
+_OF_CONFIG = frozenset({"stragglers", "newcomers", "adapt", "joins", "leaves"})
 
 
 def known(method: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ from atoll.methods.fedavg import FedAvg, require
 from atoll.methods.matched.axes import Groups, permutation_groups
 from atoll.methods.matched.bbp import assignment_solver
 from atoll.methods.matched.networks import Matched, match_models
-from atoll.methods.personal.bank import held, keep
+from atoll.methods.personal.bank import held, keep, without
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -219,6 +219,9 @@ class FedMA(PFNM):
         }
         kept = Record({str(k): tally[str(k)] for k in there})
         return state.replace(stage=following, models=keep(Record(), permuted), counts=kept)
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        return state.replace(models=without(state.models, clients), counts=without(state.counts, clients))
 
     def expects(self, state: Record) -> Record:
         params = Tensors({name: state.params[name] for name in self._training(state)})

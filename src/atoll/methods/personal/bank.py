@@ -11,12 +11,18 @@ import torch
 
 from atoll.tensors import Record, Tensors
 
-__all__ = ["held", "keep", "stack"]
+__all__ = ["held", "keep", "stack", "without"]
 
 
 def keep(bank: Record, models: Mapping[int, Tensors]) -> Record:
     """The bank with these clients' models in it."""
     return bank.replace(**{str(client): model for client, model in models.items()})
+
+
+def without(bank: Record, clients: Iterable[int]) -> Record:
+    """The bank without what it has of these clients."""
+    gone = set(map(str, clients))
+    return Record({client: model for client, model in dict.items(bank) if client not in gone})
 
 
 def held(bank: Record, clients: Iterable[int] | None = None) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.method import ClientData, Population, Replies, Reply, Work
 from atoll.methods.fedavg import require
-from atoll.methods.personal.bank import held
+from atoll.methods.personal.bank import held, without
 from atoll.methods.personal.peers import COMPARED, Peers
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
@@ -112,6 +112,10 @@ class FedFomo(Peers):
                 sums=torch.tensor([liked[other] for other in others], dtype=torch.float64),
             )
         return super().update(state, replies).replace(liking=state.liking.replace(**liking))
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        state = super().leave(state, clients)
+        return state.replace(liking=without(state.liking, clients))
 
     def expects(self, state: Record) -> Record:
         return super().expects(state).replace(help=torch.zeros(self.models))

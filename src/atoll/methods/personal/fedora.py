@@ -12,7 +12,7 @@ from torch import Tensor
 from atoll.errors import ConfigError
 from atoll.method import ClientData, Model, Population, Program, Replies, Reply, Work
 from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.bank import held, keep, stack
+from atoll.methods.personal.bank import held, keep, stack, without
 from atoll.methods.personal.relatedness import (
     likeness,
     nearest,
@@ -125,14 +125,12 @@ class Fedora(FedAvg):
         return state.replace(near=placed(state.near, replies.clients, sketches, self.top_k))
 
     def leave(self, state: Record, clients: Sequence[int]) -> Record:
-        """The state without these clients: their sketches and models are gone, and nobody else trains anew."""
         gone, near = set(clients), state.near
         stays = torch.tensor([int(k) not in gone for k in near.ids], dtype=torch.bool)
-        models = Record({k: model for k, model in dict.items(state.models) if int(k) not in gone})
         rest = placed(
             nowhere(self.rank, self.top_k), near.ids[stays].tolist(), near.sketches[stays], self.top_k
         )
-        return state.replace(near=rest, models=models)
+        return state.replace(near=rest, models=without(state.models, clients))
 
     def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
         work = super().broadcast(state, cohort)

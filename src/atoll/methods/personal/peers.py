@@ -12,7 +12,7 @@ from torch import Tensor
 from atoll.method import ClientData, Model, Population, Reduction, Replies, Reply
 from atoll.methods.fedavg import averaged_buffers
 from atoll.methods.local import Local
-from atoll.methods.personal.bank import held, keep, stack
+from atoll.methods.personal.bank import held, keep, stack, without
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
@@ -46,6 +46,9 @@ class Peers(Local):
             for client, reply in zip(replies.clients, replies.each, strict=True)
         }
         return super().update(state, replies).replace(models=keep(state.models, new))
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        return state.replace(models=without(state.models, clients))
 
     def expects(self, state: Record) -> Record:
         return Record(params=state.params, buffers=state.buffers)
