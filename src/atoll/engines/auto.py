@@ -21,6 +21,8 @@ from atoll.tensors import Record
 
 __all__ = ["Auto"]
 
+_LENGTHS = (2, 8)  # steps a client takes in a trial
+
 
 class Auto(Engine):
     """Tries the engines on the first round's work for a moment, then keeps the fastest."""
@@ -58,7 +60,7 @@ class Auto(Engine):
         if self.device.type != "cpu":
             together, problem = self._time_batched(batched, job, None)
             if together is not None:
-                return batched, f"{1000 * together:.3g} ms a client step"
+                return batched, f"about {1000 * together:.3g} ms a round"
             return Loop(self.task, self.data, self.device), f"batched cannot: {problem}"
         workers = min(self.workers or cores(), len(job.clients))
         try:
@@ -70,45 +72,56 @@ class Auto(Engine):
                 return batched, f"processes cannot: {error.message}"
             return Loop(self.task, self.data, self.device), f"nothing faster can: {error.message}"
         if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
-            return processes, f"{1000 * alone:.3g} ms a client step; recurrent layers batch badly on a CPU"
+            return processes, f"about {1000 * alone:.3g} ms a round; recurrent layers batch badly on a CPU"
         together, problem = self._time_batched(batched, job, alone)
         if together is None:
-            return processes, f"{1000 * alone:.3g} ms a client step; batched cannot: {problem}"
-        if batched.threads > 1 and together < 1e-3:  # small steps may lose more to waiting than threads win
+            return processes, f"about {1000 * alone:.3g} ms a round; batched cannot: {problem}"
+        if batched.threads > 1 and together < 1e-3 * self._steps(
+            job
+        ):  # waiting may cost more than threads win
             single = Batched(self.task, self.data, self.device, workers=1)
             single.steps = batched.steps
             slower, _ = self._time_batched(single, job, alone)
             if slower is not None and slower < together:
                 batched, together = single, slower
-        figures = f"a client step: batched {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
+        figures = f"a round: batched about {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
         return (batched if together <= alone else processes), figures
 
     def _time_single(self, job: Job) -> float:
-        """Seconds a client step, one client at a time on one thread."""
+        """Seconds a round, one client at a time on one thread; the first client stands for all."""
         engine = Sequential(self.task, self.data, self.device)
         with threads(1):
-            return self._time(engine, replace(job, clients=list(job.clients)[:1]))
+            once, step = self._time(engine, replace(job, clients=list(job.clients)[:1]))
+        return once * len(job.clients) + step * self._steps(job)
 
     def _time_batched(self, engine: Batched, job: Job, rival: float | None) -> tuple[float | None, str]:
-        """Seconds a client step, the cohort together; or None and what stands in the way."""
+        """Seconds a round, the cohort together; or None and what stands in the way."""
         try:
-            return self._time(engine, job, rival), ""
+            once, step = self._time(engine, job, None if rival is None else rival / self._steps(job))
         except EngineError as error:
             return None, error.message
+        return once + step * self._steps(job), ""
 
-    def _time(self, engine: Engine, job: Job, rival: float | None = None) -> float:
-        """The best of a few short runs. Stops early where the first shows that `rival` (seconds a step) is faster."""
-        best = float("inf")
-        for limit, times in ((2, 1), (8, 2)):
+    def _time(self, engine: Engine, job: Job, rival: float | None = None) -> tuple[float, float]:
+        """Seconds that a round takes however short it is, and seconds a client step, from short runs of two lengths.
+
+        Only the first of them is run where it is hopeless beside `rival` (seconds a step).
+        """
+        spans: list[tuple[int, float]] = []
+        for limit in _LENGTHS:
             trial = replace(job, limit=limit)
             engine.run(trial, _Nothing())  # captures the sizes that this length meets
-            for _ in range(times):
+            best = float("inf")
+            for _ in range(2):
                 start = time.perf_counter()
                 engine.run(trial, _Nothing())
-                best = min(best, (time.perf_counter() - start) / self._steps(trial))
-            if rival is not None and best > 3 * rival:
+                best = min(best, time.perf_counter() - start)
+            spans.append((self._steps(trial), best))
+            if rival is not None and best > 10 * rival * spans[0][0]:
                 break
-        return best
+        (few, short), (many, long) = spans[0], spans[-1]
+        step = max(long - short, 0.0) / (many - few) if many > few else long / many
+        return max(long - step * many, 0.0), step
 
     def _steps(self, job: Job) -> int:
         counted = [len(client_reading(job, self.task, c, self.data.size(c)).index) for c in job.clients]
