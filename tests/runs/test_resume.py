@@ -68,7 +68,8 @@ def federation(
         **settings,
     }
     batch = {} if method == "fedsgd" else {"batch_size": 4}
-    steps = {"distill_steps": 4} if method == "feddf" else {}
+    steps: dict[str, Any] = {"distill_steps": 4} if method == "feddf" else {}
+    steps |= {"steps": 6} if method.startswith("pfedhn") else {}  # of their default, 50
     return Federation(Net, data(EQUAL) if equal else data(), method, **batch, **steps, **settings)
 
 

@@ -9,7 +9,6 @@ different sizes need to be captured.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -36,7 +35,7 @@ from atoll.engines.base import (
 from atoll.engines.probe import probe
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
-from atoll.method import ClientData, Program, Reduction, Replies, Reply, misshapen, screen
+from atoll.method import ClientData, Reduction, Replies, Reply, misshapen, screen
 from atoll.purity import as_batched
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, to_device
@@ -70,7 +69,7 @@ class Batched(Engine):
         self.width = width
         self.threads = workers or cores()
         self.steps = Steps(task)
-        self._spread: dict[Any, list[bool]] = {}
+        self.spread: dict[Any, Any] = {}  # which leaves of a working state differ between clients
         self._pools: dict[int, tuple[Samples, Samples]] = {}  # by identity: splits may share a pool
 
     def describe(self) -> str:
@@ -130,13 +129,6 @@ class Batched(Engine):
             start += count
         joined = Samples(torch.cat([s.inputs for s in parts]), torch.cat([s.targets for s in parts]))
         return Samples(*(t.to(self.device) for t in joined)), rows
-
-    def spread(self, program: Program, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> list[bool]:
-        """Which leaves of the working state after `begin` differ between clients, found by tracing it once."""
-        key = (program, form(arguments), tuple(pytree.tree_leaves(dims)))
-        if key not in self._spread:
-            self._spread[key] = _depends(lambda *a: program.begin(self.task, *a), arguments, dims)
-        return self._spread[key]
 
 
 class _Group:
@@ -235,15 +227,22 @@ class _Group:
     # --- the client half --------------------------------------------------------------------------------------
 
     def begin(self, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> tuple[Record, Any]:
+        """The working states, and which of their leaves differ between clients: found out the first time."""
         one = tuple(pick(a, d, 0) for a, d in zip(arguments, dims, strict=True))
-        differs = self.engine.spread(self.program, one, dims)
-        shape = self.program.begin(self.task, *one)
-        spec = pytree.tree_structure(shape)
-        out_dims = pytree.tree_unflatten([_OWN if d else _SHARED for d in differs], spec)
-        if not any(differs):
-            return shape, out_dims
-        begin = vmap(lambda *a: self.program.begin(self.task, *a), in_dims=dims, out_dims=out_dims)
-        return begin(*arguments), out_dims
+        key = self.program, form(one), tuple(pytree.tree_leaves(dims))
+        known = self.engine.spread.get(key)
+        seen: list[Any] = []
+
+        def begin(*arguments: Any) -> Record:
+            local = self.program.begin(self.task, *arguments)
+            seen.append(pytree.tree_map(lambda leaf: _OWN if _differs(leaf) else _SHARED, local))
+            return local
+
+        if known is not None:
+            return vmap(begin, in_dims=dims, out_dims=known)(*arguments), known
+        local = vmap(begin, in_dims=dims)(*arguments)
+        known = self.engine.spread[key] = seen[0]
+        return pick_shared(local, known), known
 
     def train(self, local: Record, dims: Any) -> tuple[Record, Any]:
         counts = [len(order.index) for order in self.orders]
@@ -407,28 +406,18 @@ def pick(tree: Any, dims: Any, at: int) -> Any:
     return pytree.tree_unflatten([v if a is None else v[at] for v, a in zip(values, axes, strict=True)], spec)
 
 
+def pick_shared(tree: Any, dims: Any) -> Any:
+    """A stacked structure with what is the same for all clients as one tensor."""
+    values, spec = pytree.tree_flatten(tree)
+    axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
+    return pytree.tree_unflatten([v[0] if a is None else v for v, a in zip(values, axes, strict=True)], spec)
+
+
+def _differs(leaf: Any) -> bool:
+    """Whether a value inside `vmap` is one of each client."""
+    return isinstance(leaf, Tensor) and torch._C._functorch.is_batchedtensor(leaf)
+
+
 def powers(count: int) -> list[int]:
     """`count` as a falling sum of powers of two."""
     return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
-
-
-def _depends(function: Callable[..., Any], arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> list[bool]:
-    """For each leaf of function(*arguments): does it depend on an argument that differs between clients?"""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    values, spec = pytree.tree_flatten(pytree.tree_map_only(Tensor, torch.clone, arguments))
-    axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
-
-    def flat(*inputs: Any) -> list[Any]:
-        return pytree.tree_leaves(function(*pytree.tree_unflatten(list(inputs), spec)))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = make_fx(torch.func.functionalize(flat, remove="mutations"))(*values).graph
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    own = {node for node, axis in zip(inputs, axes, strict=True) if axis is not None}
-    for node in graph.nodes:
-        if any(source in own for source in node.all_input_nodes):
-            own.add(node)
-    (output,) = [node for node in graph.nodes if node.op == "output"]
-    return [leaf in own for leaf in output.args[0]]

@@ -49,6 +49,8 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     `state` and `arguments` are pytrees of tensors that give the shapes; numbers inside them become constants. Raises
     EngineError if the function cannot be traced (it branches on the value of a tensor, say).
     """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
     # A tensor that stands in two places is two inputs: tracing must not take them for one.
@@ -68,7 +70,10 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = make_fx(torch.func.functionalize(flat, remove="mutations"))(*leaves, *extra)
+            with tracing(
+                TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+            ):  # not one a traced operation
+                module = make_fx(torch.func.functionalize(flat, remove="mutations"))(*leaves, *extra)
     except AtollError:
         raise
     except Exception as error:
