@@ -287,6 +287,38 @@ def test_neighbours_are_of_the_own_group_and_a_newcomer_is_served_at_once() -> N
     assert float(offered) > float(everyone) + 0.1
 
 
+def test_who_comes_late_starts_from_the_mean_of_its_neighbours_models() -> None:
+    fed = federation(Fedora(lr=0.3, batch_size=7, top_k=3, temperature=4.0), groups(), joins={6: 5})
+    for _ in range(4):
+        fed.round()
+    models = {int(k): model["weight"].numpy() for k, model in dict.items(fed.state.models)}
+    assert sorted(models) == [0, 1, 2, 3, 4, 5, 7]
+    inputs = fed.data.samples(6).inputs  # type: ignore[union-attr]
+    order = fed.state.near.ids.tolist()
+
+    def mean(sketch: torch.Tensor, sketches: torch.Tensor) -> np.ndarray:
+        """What an independent reading of the formula gives."""
+        like = {k: abs(float(sketch[:, 0] @ sketches[order.index(k), :, 0])) for k in models}
+        best = sorted(models, key=lambda k: -like[k])[:3]
+        weights = np.exp([4.0 * like[k] for k in best])
+        return np.einsum("k,kij->ij", weights / weights.sum(), np.stack([models[k] for k in best]))
+
+    part = fed.state.near.sketches[:, :10]
+    offered, _ = fed.method.offer(fed.state, inputs)  # type: ignore[attr-defined]
+    sketch = torch.linalg.svd(inputs, full_matrices=False)[2][:1].T
+    np.testing.assert_allclose(
+        offered["weight"], mean(sketch, part / part.norm(dim=1, keepdim=True)), atol=1e-5
+    )
+    others = {k: fed.memories.get(k).params["weight"].clone() for k in models}  # type: ignore[union-attr]
+    state = fed._enrol(fed.state, [6], 5)[0]
+    order = state.near.ids.tolist()
+    start = fed.method.broadcast(state, [6]).own[6].params["weight"]
+    np.testing.assert_allclose(
+        start, mean(state.near.sketches[order.index(6)], state.near.sketches), atol=1e-5
+    )
+    assert all(torch.equal(fed.memories.get(k).params["weight"], w) for k, w in others.items())  # type: ignore[union-attr]
+
+
 def test_validation_data_is_asked_for_before_anything_runs() -> None:
     data = atoll.data.from_clients(groups(), classes=3)
     with pytest.raises(ConfigError, match="Fedora looks at validation data, and the clients have none"):

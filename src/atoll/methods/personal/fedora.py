@@ -41,8 +41,9 @@ class Fedora(FedAvg):
              w_k <- w_k - lr (grad F_k(w_k; batch) + lambda (w_k - v_k))
     server:  v_i <- sum_j P_ij w_j,  w_j the last model of client j
 
-    A client predicts with w_k. A new client is placed by its sketch alone, and starts from v_k; nobody else
-    trains anew. A client without validation samples has d = 0. `offer` gives a model to someone who only has inputs.
+    A client predicts with w_k. A new client is placed by its sketch alone, and starts from its neighbours' mean,
+    sum_j S_kj w_j; nobody else trains anew. A client without validation samples has d = 0. `offer` gives such a
+    mean to someone who only has inputs.
 
     Args:
         gate: "validation" as above, "always" (lambda = strength), or "soft" (lambda = strength
@@ -175,21 +176,19 @@ class Fedora(FedAvg):
         return self._mixture(state, likeness(basis(rows, self.rank).unsqueeze(0), known)[0])
 
     def _mixture(self, state: Record, values: Tensor) -> Model:
-        """The propagated models of the clients most like someone outside, mixed; `values` [n] by position."""
+        """The models of the clients most like someone outside, mixed; `values` [n] by position."""
         ids = state.near.ids.tolist()
         known = held(state.models, ids)
         position = {client: at for at, client in enumerate(ids)}
         there = torch.tensor([position[client] for client in known])
         scores, whose = nearest(values[there].unsqueeze(0), there.unsqueeze(0), self.top_k)
         weights = transition(scores, self.temperature)[0]
-        chosen = [ids[int(at)] for at in whose[0]]
-        offered = self._propagated(state, sorted(set(chosen)))
-        parts = [Tensors({**offered[k][0], **offered[k][1]}) for k in chosen]
-        mixed = {name: _weighted(torch.stack([part[name] for part in parts]), weights) for name in parts[0]}
-        return _split(mixed, state)
+        both = stack(state.models, [ids[int(at)] for at in whose[0]])
+        return _split({name: _weighted(value, weights) for name, value in both.items()}, state)
 
     def _propagated(self, state: Record, cohort: Sequence[int]) -> dict[int, Model]:
-        """v_k for each of the cohort: its row of P over the clients that have a model."""
+        """v_k for each of the cohort: its row of P over the clients that have a model. For one that has none yet, the
+        models of those of its neighbours that have, by likeness; where there are none, the mean of all."""
         initial = state.params, state.buffers
         ids = state.near.ids.tolist()
         position = {client: at for at, client in enumerate(ids)}
@@ -207,20 +206,20 @@ class Fedora(FedAvg):
         all_models = stack(state.models, [ids[int(at)] for at in there])
         floats = {name: v for name, v in all_models.items() if v.is_floating_point()}
         flat = torch.cat([v.flatten(1) for v in floats.values()], dim=1)
-        fresh = any(not bool(has[position[k]]) if k in position else True for k in cohort)
-        asked = [int(compact[position[k]]) for k in cohort if k in position and bool(has[position[k]])]
-        wanted = torch.arange(len(there)) if fresh else torch.tensor(asked)
-        moved = propagate(weights[there], neighbours[there], self.alpha, flat, wanted)
-        row_of = {int(at): row for at, row in zip(wanted, moved, strict=True)}
+        asked = [k for k in cohort if k in position and bool(has[position[k]])]
+        wanted = compact[[position[k] for k in asked]]
+        moved = dict(
+            zip(asked, propagate(weights[there], neighbours[there], self.alpha, flat, wanted), strict=True)
+        )
         result: dict[int, Model] = {}
         for client in cohort:
             at = position.get(client)
-            if at is not None and bool(has[at]):
-                row = row_of[int(compact[at])]
-            elif at is not None and float(weights[at].sum()) > 0:  # new: by likeness to those that trained
-                row = weights[at].to(moved.dtype) @ moved[neighbours[at]]
-            else:  # unknown yet: what everyone has in common
-                row = moved.mean(0)
+            if client in moved:
+                row = moved[client]
+            elif at is not None and float(weights[at].sum()) > 0:
+                row = weights[at].to(flat.dtype) @ flat[neighbours[at]]
+            else:
+                row = flat.mean(0)
             result[client] = self._unflat(row, floats, all_models, state)
         return result
 
