@@ -53,6 +53,29 @@
       for (let k = 0; k < run.clients; k++) inRow[rowOf(k)] += 1;
     }
 
+    /** The first round with a client, and the first without it. */
+    const stay = (client) => {
+      const { joins = {}, leaves = {} } = run.partition || {};
+      return [joins[client] || 1, leaves[client] || Infinity];
+    };
+    const moving = () => Object.keys({ ...(run.partition || {}).joins, ...(run.partition || {}).leaves });
+
+    function shadeAbsent(ctx, b) {
+      if (rows < run.clients) return; // several clients share a row
+      const columns = Math.ceil(run.rounds.length / per);
+      const x = (round) => b.left + (Math.min(columns, Math.floor((round - 1) / per)) / columns) * b.width;
+      ctx.save();
+      ctx.fillStyle = color("--muted");
+      ctx.globalAlpha = 0.3;
+      for (const client of moving()) {
+        const [from, to] = stay(client);
+        const [top, height] = [b.top + (client / run.clients) * b.height, b.height / run.clients];
+        ctx.fillRect(b.left, top, x(from) - b.left, height);
+        if (to <= run.rounds.length) ctx.fillRect(x(to), top, b.left + b.width - x(to), height);
+      }
+      ctx.restore();
+    }
+
     const rowOf = (client) => Math.floor((client * rows) / run.clients);
 
     function update(now) {
@@ -67,6 +90,7 @@
         ["Rounds a client", `${f.least} – ${f.most}`, `median ${f.median}`],
         ["Never took part", count(f.never), `of ${plural(run.clients, "client")}`],
         ["Gini", f.gini.toFixed(2), "0 is even"],
+        ...(moving().length ? [["Come or leave", count(moving().length), "grey: not there"]] : []),
       ]);
       surface.describe(`Participation of ${run.clients} clients in ${run.rounds.length} rounds: between ${f.least} and ${f.most} rounds, Gini ${f.gini.toFixed(2)}.`);
       fillTable(run);
@@ -84,6 +108,7 @@
       for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) most = Math.max(most, share(r, c));
       for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) index[r * columns + c] = shade(share(r, c), 0, (most || 1) * 1.5);
       Draw.image(ctx, b, columns, rows, index, "up");
+      shadeAbsent(ctx, b);
       Draw.outline(ctx, b);
       Draw.axes(ctx, b, { x: [0.5, run.rounds.length + 0.5], xTicks: Base.ticks(1, run.rounds.length, Math.max(2, b.width / 90), true).map((t) => Math.max(1, t)) });
       ctx.save();
@@ -107,7 +132,7 @@
       const [first, last] = [column * per + 1, Math.min(run.rounds.length, (column + 1) * per)];
       const when = first === last ? `round ${first}` : `rounds ${first} to ${last}`;
       const n = cells[row * COLUMNS + column];
-      if (from === to) return [run.nameOf(from), when, first === last ? (n ? "took part" : "did not take part") : `took part in ${n}`, `in all: ${plural(run.count[from], "round")}`];
+      if (from === to) return [run.nameOf(from), when, first === last ? (n ? "took part" : first < stay(from)[0] || first >= stay(from)[1] ? "not there" : "did not take part") : `took part in ${n}`, `in all: ${plural(run.count[from], "round")}`];
       return [`clients ${count(from)} to ${count(to)}`, when, plural(n, "participation")];
     }
     return update;

@@ -47,7 +47,7 @@
       const found = quantiles(last[kind], [0, 0.1, 0.5, 0.9, 1]);
       const s = (v) => score(run.measure, v);
       if (found) {
-        setText($(".note", section), `Round ${last.round}, ${plural(run.judged.length, "client")} judged: from ${s(found[0])} to ${s(found[4])}, ` +
+        setText($(".note", section), `Round ${last.round}, ${plural(last[kind].filter(Number.isFinite).length, "client")} judged: from ${s(found[0])} to ${s(found[4])}, ` +
           `half of them ${run.lowIsGood ? "below" : "above"} ${s(found[2])}; the first evaluation was after round ${run.eachFirst.round}.`);
         surface.describe(`Histogram. ${$(".note", section).textContent}`);
       }
