@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vmap
 from torch.utils import _pytree as pytree
 
 from atoll.engines.capture import capture
@@ -90,10 +90,30 @@ def pulled_twice(s: Record, x: Tensor) -> Record:
     return s.replace(params=s.params - (grad(loss)(s.params, x) - s.velocity * 0.3 + pull) * s.lr)
 
 
+def inner(s: Record, x: Tensor) -> Record:
+    """Several steps in one, as pFedMe takes them."""
+    theta = s.velocity
+    for _ in range(3):
+        theta = theta - (grad(loss)(theta, x) + (theta - s.params) * 0.7) * 0.2
+    return s.replace(velocity=theta, params=s.params - (s.params - theta) * s.lr)
+
+
+def inner_seen(s: Record, x: Tensor) -> Record:
+    """What lies between is an output, read later, or seen through a view."""
+    one = s.params - grad(loss)(s.params, x) * s.lr
+    two = one - grad(loss)(one, x) * s.lr
+    three = two - two * 0.1 - one * 0.2
+    turned = Tensors(a=one["a"].flip(0), b=two["b"][:1].expand(4, 3))
+    return s.replace(params=three, velocity=one, anchor=three * 0.5 + turned)
+
+
 @pytest.mark.parametrize(
     "step",
-    [plain, proximal, decayed, heavy, pulled_twice, nesterov, swapped, chained, factors, repeated, views],
-)
+    [
+        plain, proximal, decayed, heavy, pulled_twice, nesterov, swapped, chained, factors, repeated, views, inner,
+        inner_seen,
+    ],
+)  # fmt: skip
 def test_a_captured_step_repeats_the_function(step: Step) -> None:
     g = torch.Generator().manual_seed(1)
     local = state()
@@ -140,6 +160,52 @@ def test_pulls_are_written_in_place(step: Step, words: str) -> None:
     assert new[0] is values[0]
     assert words in captured.module.code
     assert "sub" not in captured.module.code  # no difference to the anchor is ever stored
+
+
+def test_steps_within_a_step_are_written_in_place() -> None:
+    local = state()
+    captured = capture(inner, local, torch.ones(6, 5))
+    values = [v.clone() for v in pytree.tree_leaves(local)]
+    new = captured(list(values), [torch.ones(6, 5)])
+    assert all(new[at] is values[at] for at in range(4))  # params and velocity
+    assert captured.module.code.count("addmm_(") == 6
+    assert "sub" not in captured.module.code
+
+
+def stepped(s: Record, x: Tensor) -> Record:
+    """A rate of each client's own, and a pull of its own strength."""
+    g = grad(loss)(s.params, x)
+    return s.replace(params=s.params - g * (s.rate * s.lr), anchor=s.anchor - (s.anchor - s.params) * s.rate)
+
+
+def blended(s: Record, x: Tensor) -> Record:
+    """Own factors of every term, twice of one; two outputs need each other; the column itself changes."""
+    mixed = (
+        s.params * s.rate + s.anchor * (1 - s.rate) * 0.5 - grad(loss)(s.params, x) * s.rate * s.lr * s.rate
+    )
+    return s.replace(params=mixed, anchor=s.anchor + s.params * s.rate + s.anchor * s.rate, rate=s.rate * 0.9)
+
+
+@pytest.mark.parametrize(("step", "written"), [(stepped, (0, 1, 4, 5)), (blended, (4, 5))])
+def test_factors_of_each_client_go_along(step: Step, written: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(2)
+    local = state().replace(rate=torch.tensor(0.0))
+    stacked = pytree.tree_map(lambda v: v + torch.randn(3, *v.shape, generator=g), local).replace(lr=local.lr)
+    dims = pytree.tree_map(lambda _: 0, local).replace(lr=None)
+    together = vmap(step, in_dims=(dims, 0), out_dims=dims)
+    batches = [torch.randn(3, 6, 5, generator=g) for _ in range(4)]
+    captured = capture(together, stacked, batches[0])
+    first = [v.clone() for v in pytree.tree_leaves(stacked)]
+    values = list(first)
+    for x in batches:
+        stacked = together(stacked, x)
+        values = captured(values, [x])
+    for got, want in zip(values, pytree.tree_leaves(stacked), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert all(values[at] is first[at] for at in written)
+    assert ("baddbmm_" in captured.module.code) == (
+        0 in written
+    )  # the gradient goes into the parameters, or is stored
 
 
 def test_a_small_decay_is_not_rounded_away() -> None:

@@ -1,7 +1,8 @@
 """Writing the outputs of a captured step into the inputs they replace.
 
 An output that is a sum, with its own input as a term, becomes operations in place on that input: products of
-matrices are added by `addmm_`, scalars go along as factors.
+matrices are added by `addmm_`, scalars go along as factors. So do columns, one number a client, [n, 1, ..., 1]: in
+a product of matrices they scale the smaller of the two.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ Term = tuple[fx.Node, list[Any]]
 
 
 def _terms(node: fx.Node, top: bool = True) -> list[Term] | None:
-    """`node` as a sum of terms, each a tensor times scalar factors; None where a factor is not scalar.
+    """`node` as a sum of terms, each a tensor times factors; None where a factor is no such thing.
 
-    A factor is a number or a 0-dimensional node. A node with several users is a term.
+    A factor is a number, a 0-dimensional node or a column. A node with several users is a term.
     """
     if not top and len(node.users) > 1:
         return [(node, [])]
@@ -43,9 +44,9 @@ def _terms(node: fx.Node, top: bool = True) -> list[Term] | None:
             return first + second
     if target in (aten.mul.Tensor, aten.mul.Scalar) and len(node.args) == 2:
         left, right = node.args
-        if isinstance(left, fx.Node) and len(shape_of(left) or ()) == 0:
+        if isinstance(left, fx.Node) and _is_factor(left, right):
             left, right = right, left
-        if isinstance(left, fx.Node) and (not isinstance(right, fx.Node) or len(shape_of(right) or ()) == 0):
+        if isinstance(left, fx.Node) and (not isinstance(right, fx.Node) or _is_factor(right, left)):
             inner = _terms(left, False)
             return None if inner is None else [(n, [*f, right]) for n, f in inner]
     if target is aten.neg.default:
@@ -54,11 +55,19 @@ def _terms(node: fx.Node, top: bool = True) -> list[Term] | None:
     return [(node, [])]
 
 
+def _is_factor(node: fx.Node, other: Any) -> bool:
+    """Whether a node is a scalar, or a column beside `other`: [n, 1, ..., 1] against [n, ...]."""
+    shape, large = shape_of(node), shape_of(other)
+    if not shape or large is None:
+        return not shape
+    return len(shape) == len(large) > 1 and shape[0] == large[0] and set(shape[1:]) == {1} != set(large[1:])
+
+
 def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -> None:
     """Rewrite ``output_i = a * input_i + sum of terms`` as operations in place on ``input_i``.
 
     The input may be a term several times, as in ``w - lr * (g + mu * (w - anchor))``, where it becomes
-    ``w.lerp_(anchor, lr * mu)``.
+    ``w.lerp_(anchor, lr * mu)``. An output that is several such steps away from its input is written in as many.
 
     Everything else that reads the input, or a view of it, is moved before the writing; where that cannot be, because
     two outputs need each other's old values, the output stays a new tensor.
@@ -70,14 +79,13 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
     owner: dict[fx.Node, fx.Node] = {}  # a node that a rewrite absorbs -> the output it becomes part of
     order = nodes
     for i in sorted(changed):
-        node, target = outputs[i], inputs[i]
-        terms = _rewritable(node, target) if outputs.count(node) == 1 else None
-        if terms is None:
+        steps = _steps(outputs[i], inputs[i]) if outputs.count(outputs[i]) == 1 else None
+        if steps is None:
             continue
-        inside = dict.fromkeys(_absorbed(node, terms), node)
-        attempt = _order(nodes, {**chosen, node: (target, terms)}, {**owner, **inside})
+        inside = {inner: node for node, (_, terms) in steps.items() for inner in _absorbed(node, terms)}
+        attempt = _order(nodes, {**chosen, **steps}, {**owner, **inside})
         if attempt is not None:
-            chosen[node] = (target, terms)
+            chosen.update(steps)
             owner.update(inside)
             order = attempt
     factors: dict[str, Any] = {}
@@ -88,11 +96,50 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
             continue
         target, terms = chosen[node]
         with graph.inserting_before(output):
-            new = _emit(graph, target, [(written.get(term, term), scale) for term, scale in terms], factors)
+            new = _emit(
+                graph,
+                written.get(target, target),
+                [(written.get(term, term), scale) for term, scale in terms],
+                factors,
+            )
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         written[node] = new
         output.prepend(node)  # nothing uses it any more
+
+
+def _steps(node: Any, target: fx.Node) -> dict[fx.Node, tuple[fx.Node, list[Term]]] | None:
+    """The rewritings that lead from an input to its output: node -> (what it is written into, its terms)."""
+    found: dict[fx.Node, tuple[fx.Node, list[Term]]] = {}
+    while True:
+        terms = _rewritable(node, target)
+        if terms is not None:
+            found[node] = (target, terms)
+            return found
+        between = [term for term, _ in _terms(node) or [] if _is_between(term, node)]
+        terms = _rewritable(node, between[0]) if between else None
+        if terms is None:
+            return None
+        found[node] = (between[0], terms)
+        node = between[0]
+
+
+def _is_between(term: fx.Node, node: fx.Node) -> bool:
+    """Whether a term is a tensor of its own that could be written over: an earlier state of what `node` is."""
+    own = term is not node and term.op == "call_function" and root(term) is term and _product(term) is None
+    same = shape_of(term) == shape_of(node) and dtype_of(term) == dtype_of(node)
+    return own and same and not any(user.op == "output" for user in _readers(term))
+
+
+def _readers(node: fx.Node) -> set[fx.Node]:
+    """What reads a node, or a view of it."""
+    readers: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        users = set(waiting.pop().users) - readers
+        readers |= users
+        waiting += [user for user in users if user.op != "output" and is_view(user)]
+    return readers
 
 
 def _rewritable(node: Any, target: fx.Node) -> list[Term] | None:
@@ -116,6 +163,7 @@ def _rewritable(node: Any, target: fx.Node) -> list[Term] | None:
 def _absorbed(node: fx.Node, terms: list[Term]) -> set[fx.Node]:
     """The nodes between an output and the terms (and the operands of products) that it is made of."""
     ends = {source for term, _ in terms for source in _operands(term)}
+    ends |= {factor for _, factors in terms for factor in factors if isinstance(factor, fx.Node)}
     inside: set[fx.Node] = set()
     waiting = [source for source in node.all_input_nodes if source not in ends]
     while waiting:
@@ -138,14 +186,7 @@ def _order(
     for inner, node in owner.items():
         before[node] |= before.pop(inner, set())
     for node, (target, _) in chosen.items():
-        readers, waiting = set(), [target]
-        while waiting:
-            for user in waiting.pop().users:
-                if user.op != "output":
-                    readers.add(owner.get(user, user))
-                    if is_view(user):
-                        waiting.append(user)
-        before[node] |= readers
+        before[node] |= {owner.get(user, user) for user in _readers(target) if user.op != "output"}
     for node, sources in before.items():
         sources.discard(node)
     state: dict[fx.Node, int] = {}
@@ -181,8 +222,8 @@ def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, 
     own = [factors for term, factors in terms if term is target]
     rest = [(term, factors) for term, factors in terms if term is not target]
     if [] not in own:
-        by = _total(graph, [factor(each) for each in own])
-        current = graph.call_function(aten.mul_.Tensor, (current, by.node if isinstance(by, _Number) else by))
+        by = _operand(graph, _total(graph, [factor(each) for each in own]))
+        current = graph.call_function(aten.mul_.Tensor, (current, by))
     elif len(own) > 1:  # not as one factor, 1 - small, which single precision would round badly
         own.remove([])
         partner = next(
@@ -193,23 +234,30 @@ def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, 
         else:
             rest.remove(partner)
             by = factor(partner[1])
-            kind = aten.lerp_.Tensor if isinstance(by, fx.Node) else aten.lerp_.Scalar
-            number = by.node if isinstance(by, _Number) else by
-            current = graph.call_function(kind, (current, partner[0], number))
+            kind = aten.lerp_.Tensor if isinstance(by, (fx.Node, _Column)) else aten.lerp_.Scalar
+            current = graph.call_function(kind, (current, partner[0], _operand(graph, by)))
     for term, factors in rest:
         current = _add_term(graph, current, term, factor(factors))
     return current
+
+
+def _operand(graph: fx.Graph, factor: Any) -> Any:
+    """A factor as it stands in an operation: a number or a node."""
+    if isinstance(factor, _Column):
+        plain = factor.number == 1.0
+        return factor.node if plain else graph.call_function(aten.mul.Tensor, (factor.node, factor.number))
+    return factor.node if isinstance(factor, _Number) else factor
 
 
 def _total(graph: fx.Graph, parts: list[Any]) -> Any:
     """The sum of factors."""
     total: Any = parts[0]
     for part in parts[1:]:
-        runs = isinstance(total, _Number) or isinstance(part, _Number)
-        one, other = (each.node if isinstance(each, _Number) else each for each in (total, part))
+        kinds = {type(total), type(part)}
+        one, other = _operand(graph, total), _operand(graph, part)
         if isinstance(one, fx.Node) or isinstance(other, fx.Node):
             added = graph.call_function(operator.add, (one, other))
-            total = _Number(added) if runs else added
+            total = _Column(added, 1.0) if _Column in kinds else _Number(added) if _Number in kinds else added
         else:
             total = one + other
     return total
@@ -262,14 +310,22 @@ def _factor(graph: fx.Graph, factors: list[Any]) -> Any:
             nodes.append(value)
         else:
             number *= value
-    if not nodes:
-        return number
+    scalar = _product_of(graph, [node for node in nodes if not shape_of(node)], number)
+    columns = [node for node in nodes if shape_of(node)]
+    if not columns:
+        return scalar
+    column = _product_of(graph, columns, scalar if isinstance(scalar, fx.Node) else 1.0)
+    return _Column(column, 1.0 if isinstance(scalar, fx.Node) else _operand(graph, scalar))
+
+
+def _product_of(graph: fx.Graph, nodes: list[fx.Node], number: Any) -> Any:
+    """Nodes of one form times a number: a number, a node, or where it is scalar and costs nothing, a `_Number`."""
     result: Any = number
     for node in nodes:
-        result = node if result == 1.0 else graph.call_function(aten.mul.Tensor, (node, result))
-    if (
-        nodes[0].meta["val"].device.type == "cpu"
-    ):  # a number costs nothing in a matrix product; on a GPU it would wait
+        plain = isinstance(result, float) and result == 1.0
+        result = node if plain else graph.call_function(aten.mul.Tensor, (node, result))
+    # A number costs nothing in a matrix product; on a GPU it would wait.
+    if nodes and not shape_of(nodes[0]) and nodes[0].meta["val"].device.type == "cpu":
         return _Number(graph.call_method("item", (result,)))
     return result
 
@@ -280,17 +336,30 @@ class _Number(NamedTuple):
     node: fx.Node
 
 
+class _Column(NamedTuple):
+    """A factor of each client, times a number (or a node that will be one)."""
+
+    node: fx.Node
+    number: Any
+
+
 def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> fx.Node:
     product = _product(term)
     if product is None:
+        if isinstance(factor, _Column):
+            options = {} if factor.number == 1.0 else {"value": factor.number}
+            return graph.call_function(aten.addcmul_.default, (current, term, factor.node), options)
         if isinstance(factor, fx.Node):
             return graph.call_function(aten.addcmul_.default, (current, term, factor))
-        number = factor.node if isinstance(factor, _Number) else factor
-        return graph.call_function(aten.add_.Tensor, (current, term), {"alpha": number})
+        return graph.call_function(aten.add_.Tensor, (current, term), {"alpha": _operand(graph, factor)})
     matmul, turned = product
     batched = matmul.target is aten.bmm.default
     left, right = matmul.args
-    options: dict[str, Any] = {}
+    options = {}
+    if isinstance(factor, _Column) and factor.number != 1.0:
+        options = {"alpha": factor.number}
+    if isinstance(factor, _Column):
+        factor = factor.node
     if isinstance(factor, _Number):
         options = {"alpha": factor.node}
     elif factor != 1.0:  # the factor goes on the smaller side

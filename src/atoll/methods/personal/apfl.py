@@ -84,5 +84,8 @@ class APFL(FedAvg):
 def mixed(share: Tensor, own: Tensors, other: Tensors) -> Tensors:
     """share * own + (1 - share) * other; integers are the client's own."""
     return Tensors(
-        {n: v * share + other[n] * (1 - share) if v.is_floating_point() else v for n, v in own.items()}
+        {
+            n: torch.lerp(other[n], v, share.to(v.dtype)) if v.is_floating_point() else v
+            for n, v in own.items()
+        }
     )

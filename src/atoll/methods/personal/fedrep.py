@@ -92,14 +92,14 @@ class FedRep(FedPer):
         """A step of one part: new (params, optimiser state), or the old ones where the turn is not `mine`."""
         if self.clip:
             gradient = clip_by_norm(gradient, self.clip)
-        stepped, moved = self.solver().update(gradient, state, params, lr)
+        stepped, moved = self.solver().update(gradient, state, params, lr * mine)  # no step at a rate of 0
         kept = {
             name: chosen(mine, value, state[name])
             if isinstance(value, Tensors)
             else torch.where(mine, value, state[name])
             for name, value in moved.items()
         }
-        return chosen(mine, stepped, params), Record(kept)
+        return stepped, Record(kept)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = super().finish(task, local, data)
