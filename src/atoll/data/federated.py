@@ -47,10 +47,10 @@ class FederatedData(ABC):
 
     def position(self, client: int | str) -> int:
         """Where a client stands, by its position or its name.  Raises ConfigError where there is none."""
-        known = client in self.names
-        at = client if isinstance(client, int) else list(self.names).index(client) if known else -1
+        names = self.names
+        at = client if isinstance(client, int) else list(names).index(client) if client in names else -1
         if not 0 <= at < len(self):
-            hint = suggest(str(client), [str(name) for name in self.names[:1000]])
+            hint = suggest(str(client), [str(name) for name in names[:1000]])
             raise ConfigError(f"there is no client {client!r} among the {len(self):,}", hint=hint)
         return at
 

@@ -235,7 +235,8 @@ class _Group:
 
         def begin(*arguments: Any) -> Record:
             local = self.program.begin(self.task, *arguments)
-            seen.append(pytree.tree_map(lambda leaf: _OWN if _differs(leaf) else _SHARED, local))
+            if known is None:
+                seen.append(pytree.tree_map(lambda leaf: _OWN if _differs(leaf) else _SHARED, local))
             return local
 
         if known is not None:
