@@ -455,6 +455,19 @@ def test_compare_refuses_before_it_runs() -> None:
         compare([SMALL, {"lrr": 1}])
 
 
+def test_compare_refuses_a_later_item_before_the_first_runs() -> None:
+    begun: list[int] = []
+
+    class Watch(atoll.Callback):
+        def on_start(self, federation: atoll.Federation) -> None:
+            begun.append(federation.seed)
+
+    first = atoll.Experiment.read(clients=4, rounds=2, engine="loop", runs=None).build([Watch()])
+    with pytest.raises(ConfigError, match="Fedora looks at validation data"):
+        compare([first, {"method": "fedora", "clients": 4, "validation": 0, "runs": None}])
+    assert not begun
+
+
 def test_mean_of_seeds_is_their_mean() -> None:
     comparison = compare([{**SMALL, "runs": "none"}], seeds=3)
     accuracies = [run.accuracy for run in comparison.runs]

@@ -64,6 +64,9 @@ def compare(
     fresh = [job for job in jobs if isinstance(job, _Job)]
     if target is not None:
         check_target(target, fresh[0].make().task.metrics if fresh else None)
+    for later in fresh[1:]:
+        if later.first:  # what cannot be built must be known before the first run
+            later.make()
     results: list[Run | RunFolder] = []
     failed: list[str] = []
     for job in jobs:
@@ -108,6 +111,9 @@ class _Job:
     name: str | None = None
     """What it computes; runs of the same name are the same (None: never mind)."""
 
+    first: bool = False
+    """Whether it is its item's first run: the others differ in the seed."""
+
 
 def _jobs(item: Item, seeds: int, runs: Path | None) -> Iterator[_Job | Run | RunFolder]:
     if seeds < 1:
@@ -120,14 +126,14 @@ def _jobs(item: Item, seeds: int, runs: Path | None) -> Iterator[_Job | Run | Ru
         place = {} if runs is None else {"runs": runs}
         for seed in range(item.seed, item.seed + seeds):
             make = lambda seed=seed: item.replace(seed=seed, **place)  # noqa: E731
-            yield _Job(make, identity(item, seed))
+            yield _Job(make, identity(item, seed), seed == item.seed)
     elif isinstance(item, (Experiment, Mapping)):
         experiment = item if isinstance(item, Experiment) else Experiment.read(**item)
         if runs is not None:
             experiment = dataclasses.replace(experiment, runs=str(runs))
         for seed in range(experiment.seed, experiment.seed + seeds):
             point = dataclasses.replace(experiment, seed=seed)
-            yield _Job(point.build, fingerprint(point.to_dict()))
+            yield _Job(point.build, fingerprint(point.to_dict()), seed == experiment.seed)
     else:
         raise ConfigError(
             f"{type(item).__name__} cannot be compared",
