@@ -99,9 +99,9 @@ def main() -> None:
 
     comparison = sweep.play(watch)
     lines = table(comparison)
+    if comparison.failed:
+        lines += ["", "Not in the means:", "", *(f"* {failed}" for failed in comparison.failed)]
     print("\n".join(lines))
-    for failed in comparison.failed:
-        print(f"failed: {failed}", file=sys.stderr)
     if given.write:
         place = HERE / "results" / f"field-{given.setting}.md"
         place.write_text("\n".join(lines) + "\n")
