@@ -76,9 +76,8 @@ class Auto(Engine):
         together, problem = self._time_batched(batched, job, alone)
         if together is None:
             return processes, f"about {1000 * alone:.3g} ms a round; batched cannot: {problem}"
-        if batched.threads > 1 and together < 1e-3 * self._steps(
-            job
-        ):  # waiting may cost more than threads win
+        short = together < 1e-3 * self._steps(job)
+        if short and batched.threads > 1:  # waiting may cost more than threads win
             single = Batched(self.task, self.data, self.device, workers=1)
             single.steps = batched.steps
             slower, _ = self._time_batched(single, job, alone)

@@ -70,9 +70,8 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with tracing(
-                TracingContext(FakeTensorMode(allow_fallback_kernels=True))
-            ):  # not one a traced operation
+            shapes = FakeTensorMode(allow_fallback_kernels=True)  # or there is a new one for every operation
+            with tracing(TracingContext(shapes)):
                 module = make_fx(torch.func.functionalize(flat, remove="mutations"))(*leaves, *extra)
     except AtollError:
         raise

@@ -96,12 +96,8 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
             continue
         target, terms = chosen[node]
         with graph.inserting_before(output):
-            new = _emit(
-                graph,
-                written.get(target, target),
-                [(written.get(term, term), scale) for term, scale in terms],
-                factors,
-            )
+            now = [(written.get(term, term), scale) for term, scale in terms]
+            new = _emit(graph, written.get(target, target), now, factors)
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         written[node] = new
@@ -355,14 +351,11 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> 
     matmul, turned = product
     batched = matmul.target is aten.bmm.default
     left, right = matmul.args
-    options = {}
-    if isinstance(factor, _Column) and factor.number != 1.0:
-        options = {"alpha": factor.number}
-    if isinstance(factor, _Column):
-        factor = factor.node
+    number, factor = (factor.number, factor.node) if isinstance(factor, _Column) else (1.0, factor)
     if isinstance(factor, _Number):
-        options = {"alpha": factor.node}
-    elif factor != 1.0:  # the factor goes on the smaller side
+        number, factor = factor.node, 1.0
+    options = {} if number == 1.0 else {"alpha": number}
+    if factor != 1.0:  # the factor goes on the smaller side
         if _size(left) <= _size(right):
             left = graph.call_function(aten.mul.Tensor, (left, factor))
         else:
