@@ -59,6 +59,13 @@ def test_drawn_clients_are_as_many_as_asked_and_do_one_thing_only(
         )
 
 
+@given(st.integers(0, 99))
+def test_who_is_named_is_not_drawn_as_well(seed: int) -> None:
+    found = Membership(TEN, seed, newcomers=3, joins={1: 3, 2: 5}, leaves="4@4")
+    groups = ({1, 2}, set(found.newcomers), set(found.leaves))
+    assert len(set.union(*groups)) == 2 + 3 + 4
+
+
 def test_a_share_is_of_all_clients() -> None:
     assert len(Membership(TEN, 0, joins="0.3@2").joins) == 3
 

@@ -107,11 +107,17 @@ def inner_seen(s: Record, x: Tensor) -> Record:
     return s.replace(params=three, velocity=one, anchor=three * 0.5 + turned)
 
 
+def inner_kept(s: Record, x: Tensor) -> Record:
+    """What lies between is an output, and nothing else reads it late."""
+    one = s.params - grad(loss)(s.params, x) * s.lr
+    return s.replace(params=one - grad(loss)(one, x) * s.lr, velocity=one)
+
+
 @pytest.mark.parametrize(
     "step",
     [
         plain, proximal, decayed, heavy, pulled_twice, nesterov, swapped, chained, factors, repeated, views, inner,
-        inner_seen,
+        inner_seen, inner_kept,
     ],
 )  # fmt: skip
 def test_a_captured_step_repeats_the_function(step: Step) -> None:
