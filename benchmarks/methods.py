@@ -22,7 +22,7 @@ from torch import nn
 from workloads import SEED, W1, WARM_UP, arrays
 
 import atoll
-from atoll.method import Method
+from atoll.contract import Method
 from atoll.methods import METHODS
 
 PASSES = {"fedrep": {"head_epochs": 1}, "pfedme": {"inner_steps": 5}}

@@ -29,11 +29,10 @@ import torch
 from torch import nn
 
 import atoll
+from atoll.contract import Job, Population, Replies, Reply, Work
 from atoll.data import Dataset
 from atoll.data.partition.parse import resolve
 from atoll.data.samples import Samples
-from atoll.engines import Job
-from atoll.method import Population, Replies, Reply, Work
 from atoll.methods import Fedora
 from atoll.methods.personal.relatedness import likeness
 from atoll.models.convolutional import vgg

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import atoll.data
 from atoll import models
+from atoll.contract import ClientData, Mean, Population, Reply, Rule
 from atoll.errors import ConfigError, DivergedError
 from atoll.federation import Callback, Federation
-from atoll.method import ClientData, Population, Reduction, Reply
 from atoll.methods import FedAdam, FedAvg, FedSGD, Local
 from atoll.results import Round, Target
 from atoll.task import Batch, Task
@@ -49,8 +49,8 @@ def reply(value: float, weight: float, **more: Any) -> Reply:
     return Reply(Record(w=torch.tensor([value]), **more), torch.tensor(weight), Record())
 
 
-def reduced(*replies: Reply) -> Record:
-    reduction = Reduction("mean")
+def reduced(*replies: Reply, **rules: Rule) -> Record:
+    reduction = Mean(rules)
     for client, one in enumerate(replies):
         reduction.add(client, one)
     result = reduction.result()
@@ -68,11 +68,14 @@ def test_means_are_weighted_by_samples() -> None:
 
 def test_integers_never_pass_through_floats() -> None:
     counters = [reply(0.0, 1.0, steps=torch.tensor(10)) for _ in range(6)]
-    mean = reduced(*counters)
+    mean = reduced(*counters, steps="max")
     assert mean.steps.dtype == torch.int64
     assert int(mean.steps) == 10
     large = 2**53 + 1
-    assert int(reduced(*[reply(0.0, 1.0, steps=torch.tensor(large)) for _ in range(3)]).steps) == large
+    assert (
+        int(reduced(*[reply(0.0, 1.0, steps=torch.tensor(large)) for _ in range(3)], steps="max").steps)
+        == large
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -90,11 +93,11 @@ def test_a_mean_by_parts_is_the_mean_and_comes_in_client_order() -> None:
     values = rng.normal(size=(9, 50))
     parts = []
     for start in (6, 0, 3):
-        part = Reduction("mean")
+        part = Mean()
         for k in range(start, start + 3):
             part.add(k, Reply(Record(w=torch.from_numpy(values[k])), torch.tensor(float(k + 1)), Record()))
         parts.append(part)
-    whole = Reduction("mean")
+    whole = Mean()
     for part in parts:
         whole.merge(part)
     result = whole.result()
@@ -200,7 +203,7 @@ def test_weights_are_samples_and_not_batches() -> None:
     task = Task(linear())
     received = method.broadcast(method.setup(task, Population(1)), [0]).shared
     for n, batches in ((1, 1), (33, 2)):
-        whole = ClientData(torch.tensor(float(n)))
+        whole = ClientData(torch.tensor(float(n)), torch.tensor(0))
         local = method.begin(task, received, Record(), whole)
         for _ in range(2):
             for rows in np.array_split(np.arange(n), batches):

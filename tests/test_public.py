@@ -17,6 +17,7 @@ NAMES = [
     "Batch",
     "CFL",
     "Callback",
+    "Change",
     "ClientData",
     "ConfigError",
     "DataError",

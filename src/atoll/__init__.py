@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atoll import data, methods, models
+    from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
     from atoll.errors import (
         AtollError,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from atoll.evaluation import Evaluation, Spread
     from atoll.experiment import Experiment, run
     from atoll.federation import Callback, Federation
-    from atoll.method import ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.methods.distilled.feddf import FedDF
     from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from atoll.methods.local import Local
     from atoll.methods.matched.fedma import PFNM, FedMA
     from atoll.methods.moon import Moon
+    from atoll.methods.parts.shared import PartlyShared
     from atoll.methods.personal.apfl import APFL
     from atoll.methods.personal.cfl import CFL
     from atoll.methods.personal.ditto import Ditto
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from atoll.methods.personal.perfedavg import PerFedAvg
     from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
     from atoll.methods.personal.pfedme import PFedMe
-    from atoll.methods.personal.shared import PartlyShared
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
     from atoll.results import Round, Run
@@ -82,7 +82,17 @@ _HOMES = {
     "evaluation": ("Evaluation", "Spread"),
     "experiment": ("Experiment", "run"),
     "federation": ("Callback", "Federation", "Round", "Run"),
-    "method": ("ClientData", "Method", "Plan", "Population", "Program", "Replies", "Reply", "Work"),
+    "contract": (
+        "Change",
+        "ClientData",
+        "Method",
+        "Plan",
+        "Population",
+        "Program",
+        "Replies",
+        "Reply",
+        "Work",
+    ),
     "methods": (
         "APFL",
         "CFL",
@@ -144,6 +154,7 @@ __all__ = [
     "AtollError",
     "Batch",
     "Callback",
+    "Change",
     "ClientData",
     "ConfigError",
     "DataError",

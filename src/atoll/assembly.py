@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from atoll import seeds
+from atoll.contract import Method
 from atoll.data import FederatedData
 from atoll.errors import ConfigError, suggest
-from atoll.method import Method
 from atoll.methods import METHODS, get
 from atoll.task import Loss, Task
 

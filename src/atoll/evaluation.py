@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from atoll import seeds
+from atoll.contract import Job, Memories, Method, Replies, Work
 from atoll.data import FederatedData, Samples
-from atoll.engines import Engine, Job, Memories
-from atoll.engines.base import cores, threads
+from atoll.engines import Engine
+from atoll.machine import cores, threads
 from atoll.membership import Membership
-from atoll.method import Method, Replies, Work
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
@@ -258,7 +258,7 @@ class Judge:
 
         def played(work: Work, expected: Record, clients: Sequence[int], number: int) -> Replies | None:
             job = Job(method, work, clients, number, self.seed, expected, cohort=len(clients))
-            return self.engine.run(job, aside)[0]
+            return self.engine.run(job, aside)[0].result()
 
         asked = method.enrol(state, clients)
         if asked is not None:

@@ -17,9 +17,9 @@ from msgspec import Meta
 from atoll import data as sources
 from atoll import methods, models
 from atoll.data import Dataset, FederatedData
-from atoll.engines.base import warm_up
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Callback, Federation
+from atoll.machine import warm_up
 from atoll.recording import FREE
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place

@@ -25,14 +25,15 @@ from atoll.assembly import (
     cohort_size,
     device_named,
 )  # fmt: skip
+from atoll.contract import Job, Method, Outcome, Plan, Population, Work
 from atoll.data import FederatedData, as_federated
-from atoll.engines import Job, Loop, Outcome, make
-from atoll.engines.base import client_data, threads
+from atoll.engines import make
+from atoll.engines.client import Client
 from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated
 from atoll.evaluation import Evaluation, Judge
+from atoll.machine import threads
 from atoll.membership import Membership, Schedule
 from atoll.memory import MemoryStore
-from atoll.method import Method, Plan, Population, Work
 from atoll.results import Round, Run, Target
 from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
 from atoll.runs.events import Event, event
@@ -43,7 +44,7 @@ from atoll.runs.readers import make as make_reader
 from atoll.runs.recorder import Recorder
 from atoll.runs.signals import undisturbed
 from atoll.runs.story import OF_MAIN
-from atoll.task import Loss
+from atoll.task import Loss, architecture
 from atoll.tensors import Record, to_device
 
 __all__ = ["Callback", "Federation"]
@@ -167,7 +168,7 @@ class Federation:
         self.memories = MemoryStore()
         public_inputs = None if self.data.public is None else self.data.public.inputs.to(self.device)
         self.population = Population(
-            len(self.data), self.tasks, self.data.example().inputs[:1], public_inputs
+            len(self.data), self.tasks, self.data.example().inputs[:1], public_inputs, seed
         )
         self.state = self.method.setup(self.task, self.population)
         self.state = to_device(self.state, self.device)
@@ -282,7 +283,8 @@ class Federation:
             down += sum(work.nbytes(client) for client in clients)
             expected = self.method.expects(state)
             job = Job(self.method, work, clients, number, self.seed, expected, epochs, cohort=len(clients))
-            replies, outcomes = self.engine.run(job, self.memories)
+            reducer, outcomes = self.engine.run(job, self.memories)
+            replies = reducer.result()
             refused = {o.client: o.refused for o in outcomes if o.refused is not None}
             if replies is not None:
                 state = self.method.refine(self.method.update(state, replies), self.population)
@@ -305,9 +307,10 @@ class Federation:
             return state, 0, 0
         new, work = asked
         work = replace(work, reduction="each")
-        replies, outcomes = self.engine.run(
+        reducer, outcomes = self.engine.run(
             Job(self.method, work, new, number, self.seed, cohort=len(new)), self.memories
         )
+        replies = reducer.result()
         refused = {o.client: o.refused for o in outcomes if o.refused is not None}
         if replies is None or refused:
             self._all_refused(number, refused or dict.fromkeys(new, "it has no weight"))
@@ -356,14 +359,13 @@ class Federation:
         methods whose clients have narrower models than the module (`heterofl`).
         """
         at = self.data.position(client)
-        task = self.tasks[at % len(self.tasks)]
+        task = self.tasks[architecture(at, len(self.tasks))]
         sent = self.method.broadcast(self.state, [at])
         job = Job(self.method, Work(sent.shared, sent.own, "personal"), [at], self.number, self.seed)
-        loop = Loop(task, self.data, self.device)
+        client_half = Client(task, self.data, self.device)
         memory = self.memories.get(at)
         with threads(1):
-            data = client_data(self.data, at, job, self.device)
-            local = loop.local(job, at, memory, data)
+            local = client_half.working(job.order(at), job.program, memory)
         if "params" in local:
             found = local.params, local.buffers
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atoll.engines import Outcome
+from atoll.contract import Outcome
 from atoll.engines.probe import drift
 from atoll.errors import ConfigError
 from atoll.evaluation import shortened

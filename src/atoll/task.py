@@ -19,9 +19,14 @@ from atoll.errors import ConfigError
 from atoll.purity import Pure
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Batch", "Loss", "Task"]
+__all__ = ["Batch", "Loss", "Task", "architecture"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def architecture(client: int, count: int) -> int:
+    """Which of `count` architectures a client has: they come in turns."""
+    return client % count
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Record", "Tensors", "flatten_record", "leaves", "map_leaves", "to_device", "unflatten_record"]
+__all__ = [
+    "Record",
+    "Tensors",
+    "flatten_record",
+    "leaves",
+    "map_leaves",
+    "named_tensors",
+    "nbytes",
+    "to_device",
+    "unflatten_record",
+]
 
 Scalar = int | float | Tensor
 
@@ -49,6 +59,10 @@ class Tensors(dict[str, Tensor]):
     def map(self, function: Callable[[Tensor], Tensor]) -> Tensors:
         """Apply `function` to every tensor."""
         return Tensors({name: function(value) for name, value in self.items()})
+
+    def map_names(self, function: Callable[[str, Tensor], Tensor]) -> Tensors:
+        """Apply `function` to every name and tensor."""
+        return Tensors({name: function(name, value) for name, value in self.items()})
 
     def zeros(self) -> Tensors:
         """Zeros of the same names, shapes and types."""
@@ -144,6 +158,20 @@ def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 def to_device(tree: Any, device: torch.device) -> Any:
     """The same structure with its tensors on `device`."""
     return map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def nbytes(tree: Any) -> int:
+    """How many bytes the tensors in a structure take."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(tree) if isinstance(leaf, Tensor))
+
+
+def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield ("params.0.weight", tensor) for the tensors in a structure of records."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, (Record, Tensors)):
+        for name, value in dict.items(tree):
+            yield from named_tensors(value, f"{path}.{name}" if path else name)
 
 
 def flatten_record(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

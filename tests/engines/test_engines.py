@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import atoll.data
+from atoll.contract import Job, Plan, chunks
 from atoll.data import Samples
-from atoll.engines import Batched, Job, Loop, Processes
-from atoll.engines.base import chunks, reading
+from atoll.engines import Batched, Loop, Processes
+from atoll.engines.reading import reading
 from atoll.errors import ConfigError, EngineError
 from atoll.federation import Federation
 from atoll.memory import MemoryStore
-from atoll.method import Plan
 from atoll.methods import METHODS, FedAvg, FedProx, Scaffold
 from atoll.task import Task
 from atoll.tensors import Record, leaves
@@ -261,6 +261,7 @@ def test_a_group_may_be_cut_into_smaller_ones() -> None:
     whole, _ = Batched(task, data, CPU).run(job, MemoryStore())
     parts, _ = Batched(task, data, CPU, width=2).run(job, MemoryStore())
     looped, _ = Loop(task, data, CPU).run(job, MemoryStore())
+    whole, parts, looped = (found.result() for found in (whole, parts, looped))
     assert whole is not None and parts is not None and looped is not None
     assert parts.clients == whole.clients == looped.clients == [0, 1, 2, 3, 4]
     torch.testing.assert_close(whole.mean.update.flat(), looped.mean.update.flat())
@@ -327,11 +328,11 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
     )
     federation.round()
     assert isinstance(federation.engine, Processes)
-    federation.engine.crew[0].process.kill()
-    federation.engine.crew[0].process.join()
+    federation.engine.crew.workers[0].process.kill()
+    federation.engine.crew.workers[0].process.join()
     with pytest.raises(Exception, match="worker process"):
         federation.round()
-    assert not federation.engine.crew
+    assert not federation.engine.crew.workers
 
 
 # --- reading data ---

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from atoll.contract import ClientData, Population, Replies, Reply, Work
 from atoll.errors import ConfigError, DataError
 from atoll.federation import Federation
-from atoll.method import ClientData, Population, Replies, Reply, Work
 from atoll.methods import FedAvg, Local
 from atoll.task import Task
 from atoll.tensors import Record, Tensors

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atoll.method import ClientData, Method, Plan, Population, Program, Reduction, Replies, Reply, screen
+from atoll.contract import ClientData, Method, Plan, Population, Program, Replies, Reply, screen
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 
@@ -40,9 +40,9 @@ def batches(plan: Plan, client: Client, epochs: int) -> Iterator[Batch]:
 class Played:
     """A federation: a method, a task, clients given as tensors; the server's state, the clients' memories."""
 
-    def __init__(self, method: Method, task: Task, clients: Sequence[Client]) -> None:
+    def __init__(self, method: Method, task: Task, clients: Sequence[Client], seed: int = 0) -> None:
         self.method, self.task, self.clients = method, task, clients
-        self.state = method.setup(task, Population(len(clients), (task,), clients[0].inputs[:1]))
+        self.state = method.setup(task, Population(len(clients), (task,), clients[0].inputs[:1], seed=seed))
         self.memories: dict[int, Record] = {}
         self.sent: dict[int, Reply] = {}
 
@@ -53,7 +53,9 @@ class Played:
         """One client's work."""
         own, plan = self.clients[k], program.plan()
         splits = {"train": whole(own.inputs, own.targets), "test": own.test and whole(*own.test)}
-        data = ClientData(torch.tensor(float(len(own.inputs))), **{n: splits[n] for n in program.reads})
+        data = ClientData(
+            torch.tensor(float(len(own.inputs))), torch.tensor(0), **{n: splits[n] for n in program.reads}
+        )
         memory = self.memories[k] if k in self.memories else program.remember(self.task, received)
         local = program.begin(self.task, received, memory, data)
         for batch in batches(plan, own, plan.epochs if epochs is None else epochs):
@@ -64,7 +66,7 @@ class Played:
         """One round with these clients, some of which may do other numbers of epochs than planned."""
         chosen = range(len(self.clients)) if cohort is None else cohort
         work = self.method.broadcast(self.state, list(chosen))
-        reduction = Reduction(self.method.reduction)
+        reduction = self.method.reducer(work)
         for k in chosen:
             reply, memory = self.client(k, self.method, work.received(k), (epochs or {}).get(k))
             assert screen(reply, self.method.expects(self.state)) is None

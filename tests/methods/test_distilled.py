@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll.data
+from atoll.contract import Plan, Population
 from atoll.data import FederatedData
-from atoll.engines.base import reading
+from atoll.engines.reading import reading
 from atoll.errors import ConfigError
 from atoll.federation import Callback, Federation
-from atoll.method import Plan, Population
 from atoll.methods import FedAvg, FedDF, FedMD, Local
-from atoll.methods.distilled.outputs import cuts
+from atoll.methods.parts.outputs import cuts
 from atoll.results import Round, Run
 from atoll.seeds import rng
 from atoll.task import Task
@@ -232,7 +232,7 @@ def test_feddf_is_the_loop_of_the_paper() -> None:
         )
         teachers.append(model.eval())
     public = inputs()
-    rows, order = method.reading(10, 1)
+    rows, order = method.reading(10, 0, 1)
     for number in (0, 1):
         start = before.state.students[str(number)]
         student = federation.tasks[number].load(start.params, start.buffers).train()
@@ -309,12 +309,13 @@ def test_feddf_is_the_same_in_every_engine(engine: str) -> None:
 
 def test_batches_of_public_inputs_follow_from_the_round() -> None:
     method = FedDF(distill_steps=6, distill_batch=4)
-    rows, order = method.reading(10, 1)
+    rows, order = method.reading(10, 0, 1)
     read = rows[order].flatten().tolist()
     assert sorted(read[:10]) == sorted(read[10:20]) == list(range(10))
-    assert torch.equal(order, method.reading(10, 1)[1])
-    assert not torch.equal(rows[order], (again := method.reading(10, 2))[0][again[1]])
-    assert method.reading(3, 1)[1].shape == (6, 3)
+    assert torch.equal(order, method.reading(10, 0, 1)[1])
+    assert not torch.equal(rows[order], (again := method.reading(10, 0, 2))[0][again[1]])
+    assert not torch.equal(order, method.reading(10, 1, 1)[1])
+    assert method.reading(3, 0, 1)[1].shape == (6, 3)
 
 
 def test_students_move_their_statistics_in_distillation() -> None:

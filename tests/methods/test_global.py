@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atoll.method import ClientData, Method
+from atoll.contract import ClientData, Method
 from atoll.methods import (
     FedAdagrad,
     FedAdam,
@@ -93,7 +93,9 @@ def test_the_proximal_gradient_is_that_of_the_squared_distance() -> None:
     method = FedProx(mu=0.7)
     played = Played(method, task, [client])
     received = played.method.broadcast(played.state, [0]).received(0)
-    start = method.begin(task, received, method.remember(task, received), ClientData(torch.tensor(8.0)))
+    start = method.begin(
+        task, received, method.remember(task, received), ClientData(torch.tensor(8.0), torch.tensor(0))
+    )
     batch = whole(client.inputs, client.targets)
     away = start.replace(
         params=start.params.map(lambda p: p + torch.linspace(-1, 1, p.numel()).view(p.shape))

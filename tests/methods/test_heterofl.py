@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll.data
+from atoll.contract import Each, Population, Replies, misshapen
 from atoll.errors import ConfigError
 from atoll.federation import Federation
-from atoll.method import Population, Reduction, Replies, misshapen
 from atoll.methods import FedAvg, HeteroFL
 from atoll.methods.heterofl import scaled
 from atoll.task import Task
@@ -38,7 +38,7 @@ class Mixed(Played):
         return replies
 
     def replies(self, chosen: Sequence[int], work: Any) -> Replies:
-        reduction = Reduction("each")
+        reduction = Each()
         for k in chosen:
             reply, _ = self.client(k, self.method.program(work.program), work.received(k))
             assert misshapen(reply.values, work.forms.get(k, Record())) is None
@@ -257,7 +257,7 @@ def test_rates_take_turns_or_are_drawn_anew() -> None:
     fixed = HeteroFL(rates="1,0.5, 0.25")
     assert [fixed.rate(state, k) for k in range(4)] == [1.0, 0.5, 0.25, 1.0]
     drawn = HeteroFL(rates="1,0.5,0.25", dynamic=True)
-    rates = [[drawn.rate(Record(round=t), k) for t in range(200)] for k in (0, 1)]
+    rates = [[drawn.rate(Record(round=t, seed=0), k) for t in range(200)] for k in (0, 1)]
     assert rates[0] != rates[1]
     assert all(40 < each.count(r) < 95 for each in rates for r in (1.0, 0.5, 0.25))
     played = Mixed(HeteroFL(rates="1,0.5,0.25", dynamic=True, **PLAN), network(True), blobs(8, 8, 8)).rounds(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from atoll.contract import Population
 from atoll.errors import ConfigError, MissingExtraError
-from atoll.method import Population
 from atoll.methods import PFNM, FedAvg, FedMA
 from atoll.methods.matched import Groups, match_models, match_units, permutation_groups
 from atoll.models import build

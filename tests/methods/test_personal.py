@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atoll.method import Evaluate
+from atoll.contract import Evaluate
 from atoll.methods import FedAvg, FedProx, FineTune, Local
 from atoll.tensors import Record, leaves
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll.data
+from atoll.contract import ClientData, Method, Population
 from atoll.errors import ConfigError
 from atoll.federation import Federation
-from atoll.method import ClientData, Method, Population
 from atoll.methods import FedAvg, FedProto, KNNPer, Local
 from atoll.methods.personal.fedproto import nearness
 from atoll.methods.personal.knnper import best, mixture, neighbours
@@ -182,10 +182,10 @@ def test_padding_does_not_count() -> None:
     replies = []
     with torch.no_grad():
         for train in (whole(client.inputs, client.targets), padded(whole(client.inputs, client.targets), 5)):
-            data = ClientData(torch.tensor(8.0), train=train)
+            data = ClientData(torch.tensor(8.0), torch.tensor(0), train=train)
             local = method.begin(task, received, method.remember(task, received), data)
             replies.append(method.finish(task, local, data)[0].values)
-        empty = method.finish(task, local, ClientData(torch.tensor(0.0)))[0].values
+        empty = method.finish(task, local, ClientData(torch.tensor(0.0), torch.tensor(0)))[0].values
     torch.testing.assert_close(replies[0], replies[1])
     assert not empty.sums.any() and not empty.counts.any()
 

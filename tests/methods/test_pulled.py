@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import atoll.data
+from atoll.contract import Method
 from atoll.errors import ConfigError
 from atoll.federation import Federation
-from atoll.method import Method
 from atoll.methods import APFL, Ditto, FedALA, FedAvg, FedPHP, Local, Moon, PerFedAvg, PFedMe
-from atoll.methods.personal.features import features
+from atoll.methods.parts.features import features
 from atoll.methods.personal.fedala import sampled, top
 from atoll.methods.personal.fedphp import discrepancy
 from atoll.methods.personal.perfedavg import disjoint

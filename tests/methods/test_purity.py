@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from atoll.contract import ClientData, Method, Population, Program
 from atoll.engines.capture import capture
-from atoll.method import ClientData, Method, Population, Program
 from atoll.methods import METHODS, FedAvg, FedNova, FedProx, FedSGD, FineTune, QFedAvg, Scaffold
 from atoll.tensors import Record
 
@@ -35,7 +35,7 @@ def started(method: Method, program: Program, normalised: bool) -> tuple[Record,
     memory = pytree.tree_map(lambda leaf: leaf + 0.01, program.remember(task, received))
     splits = {"train": whole(client.inputs, client.targets), "test": whole(*client.test)}
     splits["validation"], splits["public"] = splits["test"], splits["train"]
-    data = ClientData(torch.tensor(8.0), **{name: splits[name] for name in program.reads})
+    data = ClientData(torch.tensor(8.0), torch.tensor(0), **{name: splits[name] for name in program.reads})
     return program.begin(task, received, memory, data), data
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from atoll.contract import ClientData, Program, Reply
 from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.memory import pack, unpack
-from atoll.method import ClientData, Program, Reply
 from atoll.methods import CFL, IFCA, FedAMP, FedAvg, FedFomo, HeurFedAMP, Local
 from atoll.methods.personal.cfl import bipartition
 from atoll.tensors import Record, Tensors
@@ -50,7 +50,9 @@ class Validated(Played):
     ) -> tuple[Reply, Record]:
         own, plan = self.clients[k], program.plan()
         splits = {"validation": own.test and whole(*own.test), "test": own.test and whole(*own.test)}
-        data = ClientData(torch.tensor(float(len(own.inputs))), **{n: splits[n] for n in program.reads})
+        data = ClientData(
+            torch.tensor(float(len(own.inputs))), torch.tensor(0), **{n: splits[n] for n in program.reads}
+        )
         memory = self.memories[k] if k in self.memories else program.remember(self.task, received)
         local = program.begin(self.task, received, memory, data)
         for batch in batches(plan, own, plan.epochs):
@@ -283,7 +285,7 @@ def test_ifca_starts_from_different_copies_of_the_model() -> None:
         else:
             assert torch.equal(copies[1], value)  # BatchNorm's scale stays 1
     again = Played(IFCA(clusters=3), task, clients).state
-    other = Played(IFCA(clusters=3, init_seed=1), task, clients).state
+    other = Played(IFCA(clusters=3), task, clients, seed=1).state
     assert torch.equal(again.cluster_params.flat(), state.cluster_params.flat())
     assert not torch.equal(other.cluster_params.flat(), state.cluster_params.flat())
     equal = Played(IFCA(clusters=3, spread=0.0), task, clients).state.cluster_params
@@ -292,7 +294,7 @@ def test_ifca_starts_from_different_copies_of_the_model() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ifca_separates_two_kinds_of_clients(seed: int) -> None:
-    played = Played(IFCA(**PLAN, init_seed=seed), network(), two_kinds())
+    played = Played(IFCA(**PLAN), network(), two_kinds(), seed)
     for number in range(10):
         played.round(range(6) if number % 2 else [0, 1, 4, 5])
     clusters = [
@@ -472,7 +474,7 @@ def test_fedfomo_is_the_algorithm_box() -> None:
         received = method.broadcast(state, [k]).received(k)
         test = clients[k].test
         assert test is not None
-        data = ClientData(torch.tensor(8.0), validation=whole(*test))
+        data = ClientData(torch.tensor(8.0), torch.tensor(0), validation=whole(*test))
         with torch.no_grad():
             local = method.begin(task, received, played.memories[k], data)
         torch.testing.assert_close(local.params.flat(), wanted.flat(), rtol=1e-4, atol=1e-5)
@@ -511,8 +513,7 @@ def test_fedfomo_explores_less_and_less_and_always_the_same_way() -> None:
     early = [method.choice(state.replace(round=0), k) for k in range(8) if k != 3]
     assert any(choice != [3] for choice in early)
     assert early == [method.choice(state.replace(round=0), k) for k in range(8) if k != 3]
-    reseeded = FedFomo(**PLAN, models=1, epsilon=1.0, decay=0.5, choice_seed=1)
-    assert early != [reseeded.choice(state.replace(round=0), k) for k in range(8) if k != 3]
+    assert early != [method.choice(state.replace(round=0, seed=1), k) for k in range(8) if k != 3]
 
 
 def test_fedfomo_says_at_once_that_it_needs_validation_data() -> None:

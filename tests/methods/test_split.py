@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll.data
-from atoll.engines.base import reading
+from atoll.contract import ClientData, Plan, Population
 from atoll.engines.capture import capture
+from atoll.engines.reading import reading
 from atoll.errors import ConfigError
 from atoll.federation import Federation
-from atoll.method import ClientData, Plan, Population
 from atoll.methods import FedAvg, FedBABU, FedBN, FedPer, FedRep, LGFedAvg, Local
+from atoll.methods.parts.shared import PartlyShared, head, layers
 from atoll.methods.personal.fedrep import batches
-from atoll.methods.personal.shared import PartlyShared, head, layers
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, leaves
 
@@ -220,7 +220,7 @@ def test_a_client_keeps_its_part_while_it_is_away_and_a_new_one_starts_afresh(na
         params, buffers = method.personal(received, memory)
         wanted = {**received.params, **received.buffers, **own.params, **own.buffers}
         assert equal(Tensors({**params, **buffers}), Tensors(wanted))
-        local = method.begin(task, received, memory, ClientData(torch.tensor(8.0)))
+        local = method.begin(task, received, memory, ClientData(torch.tensor(8.0), torch.tensor(0)))
         assert equal(Tensors({**local.params, **local.buffers}), Tensors(wanted))
 
 
@@ -326,7 +326,9 @@ def test_the_part_whose_turn_it_is_not_stays_to_the_bit(solver: dict[str, Any]) 
     private = method.private(task)
     assert "1.running_mean" in private
     received = method.broadcast(method.setup(task, Population(1)), [0]).received(0)
-    local = method.begin(task, received, method.remember(task, received), ClientData(torch.tensor(10.0)))
+    local = method.begin(
+        task, received, method.remember(task, received), ClientData(torch.tensor(10.0), torch.tensor(0))
+    )
     assert int(local.head_steps) == 9  # 4 + 4 + 2 samples, three times
     for at in range(15):
         cut = slice(4 * (at % 3), 4 * (at % 3) + 4)
@@ -337,7 +339,7 @@ def test_the_part_whose_turn_it_is_not_stays_to_the_bit(solver: dict[str, Any]) 
         local = after
     assert float(local.head_seen) == 30
     assert float(local.seen) == 50
-    reply, _ = method.finish(task, local, ClientData(torch.tensor(10.0)))
+    reply, _ = method.finish(task, local, ClientData(torch.tensor(10.0), torch.tensor(0)))
     assert float(reply.weight) == 10
 
 
@@ -346,7 +348,7 @@ def test_each_part_has_the_optimiser_it_would_have_alone() -> None:
     task, (client,) = network(), blobs(4)
     method = FedRep(optimizer="adam", lr=0.05, clip=0.1, batch_size=4, head_epochs=2, epochs=2)
     received = method.broadcast(method.setup(task, Population(1)), [0]).received(0)
-    data = ClientData(torch.tensor(4.0))
+    data = ClientData(torch.tensor(4.0), torch.tensor(0))
     local = method.begin(task, received, method.remember(task, received), data)
     module = task.load(*task.initial())
     parameters = [list(layer.parameters()) for layer in (module[0], module[2])]  # type: ignore[index]
@@ -617,7 +619,7 @@ def test_programs_are_pure_and_can_be_captured(name: str, program: str) -> None:
         return
     assert client.test is not None
     received = method.broadcast(method.setup(task, Population(2)), [0]).received(0)
-    data = ClientData(torch.tensor(8.0), test=whole(*client.test) if work.reads else None)
+    data = ClientData(torch.tensor(8.0), torch.tensor(0), test=whole(*client.test) if work.reads else None)
     memory = work.remember(task, received)
     with torch.no_grad():
         given = [leaf.clone() for leaf in tensors(Record(received=received, memory=memory))]

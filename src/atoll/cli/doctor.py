@@ -13,7 +13,7 @@ from atoll import __version__
 from atoll import data as sources
 from atoll.cli.show import readable
 from atoll.engines import ENGINES
-from atoll.engines.base import cores
+from atoll.machine import cores
 
 __all__ = ["report"]
 

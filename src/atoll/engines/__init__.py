@@ -8,11 +8,11 @@ import torch
 
 from atoll.data import FederatedData
 from atoll.engines.auto import Auto
-from atoll.engines.base import Engine, Job, Memories, Outcome
 from atoll.engines.batched import Batched
+from atoll.engines.engine import Engine
+from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
 from atoll.engines.mixed import Mixed
-from atoll.engines.processes import Processes
 from atoll.errors import ConfigError, suggest
 from atoll.task import Task
 
@@ -21,11 +21,8 @@ __all__ = [
     "Auto",
     "Batched",
     "Engine",
-    "Job",
     "Loop",
-    "Memories",
     "Mixed",
-    "Outcome",
     "Processes",
     "make",
 ]

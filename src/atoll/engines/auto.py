@@ -8,14 +8,16 @@ from typing import ClassVar
 
 import torch
 
+from atoll.contract import Job, Memories, Outcome, Reducer
 from atoll.data import FederatedData
-from atoll.engines.base import Engine, Job, Memories, Outcome, client_reading, cores, threads
 from atoll.engines.batched import Batched
+from atoll.engines.engine import Engine
+from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
-from atoll.engines.processes import Processes
-from atoll.engines.steps import Sequential
+from atoll.engines.reading import the_order
+from atoll.engines.sequential import Sequential
 from atoll.errors import EngineError
-from atoll.method import Replies
+from atoll.machine import cores, threads
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -43,7 +45,7 @@ class Auto(Engine):
     def settled(self) -> tuple[str, int | None]:
         return self.chosen.settled() if self.chosen else (self.name, self.workers)
 
-    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
+    def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
         plan = job.program.plan()
         if self.chosen is None and not plan.epochs and plan.steps is None:  # nothing to time
             return Loop(self.task, self.data, self.device).run(job, memories)
@@ -88,7 +90,7 @@ class Auto(Engine):
 
     def _time_single(self, job: Job) -> float:
         """Seconds a round, one client at a time on one thread; the first client stands for all."""
-        engine = Sequential(self.task, self.data, self.device)
+        engine = Loop(self.task, self.data, self.device, Sequential(self.task, self.data, self.device))
         with threads(1):
             once, step = self._time(engine, replace(job, clients=list(job.clients)[:1]))
         return once * len(job.clients) + step * self._steps(job)
@@ -123,7 +125,11 @@ class Auto(Engine):
         return max(long - step * many, 0.0), step
 
     def _steps(self, job: Job) -> int:
-        counted = [len(client_reading(job, self.task, c, self.data.size(c)).index) for c in job.clients]
+        plan = job.program.plan()
+        counted = [
+            len(the_order(job.order(client), plan, self.task, self.data.size(client)).index)
+            for client in job.clients
+        ]
         return max(1, sum(counted))
 
 

@@ -18,27 +18,18 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
+from atoll.contract import ClientData, Job, Memories, Outcome, Reducer, Reply, misshapen, screen
 from atoll.data import FederatedData, Samples
-from atoll.engines.base import (
-    Engine,
-    Job,
-    Memories,
-    Outcome,
-    client_reading,
-    cores,
-    payload_bytes,
-    step_keys,
-    threads,
-    whole,
-    whole_keys,
-)
+from atoll.engines.client import failed
+from atoll.engines.engine import Engine
 from atoll.engines.probe import probe
+from atoll.engines.reading import Reading, of_stage, step_keys, the_order, whole, whole_keys
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
-from atoll.method import ClientData, Reduction, Replies, Reply, misshapen, screen
+from atoll.machine import cores, threads
 from atoll.purity import as_batched
 from atoll.task import Batch, Task
-from atoll.tensors import Record, leaves, map_leaves, to_device
+from atoll.tensors import Record, leaves, map_leaves, nbytes, to_device
 
 __all__ = ["Batched"]
 
@@ -83,11 +74,14 @@ class Batched(Engine):
     def settled(self) -> tuple[str, int | None]:
         return self.name, self.threads
 
-    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
-        reduction = Reduction(job.reduction)
+    def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
+        reducer = job.reducer()
         outcomes: list[Outcome] = []
+        plan = job.program.plan()
         sizes = [self.data.size(client) for client in job.clients]
-        orders = [client_reading(job, self.task, c, n) for c, n in zip(job.clients, sizes, strict=True)]
+        orders = [
+            the_order(job.order(c), plan, self.task, n) for c, n in zip(job.clients, sizes, strict=True)
+        ]
         by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
         width = self.width or self._fitting(job, max(sizes, default=1))
         with threads(self.threads), torch.no_grad(), as_batched():
@@ -95,9 +89,9 @@ class Batched(Engine):
                 for start in range(0, len(alike), width):
                     at = alike[start : start + width]
                     clients = [job.clients[i] for i in at]
-                    outcomes += _Group(self, job, clients, [orders[i] for i in at], memories).run(reduction)
+                    outcomes += _Group(self, job, clients, [orders[i] for i in at], memories).run(reducer)
         outcomes.sort(key=lambda outcome: outcome.client)
-        return reduction.result(), outcomes
+        return reducer, outcomes
 
     def _fitting(self, job: Job, samples: int) -> int:
         """How many clients a group may have: their states fit a budget of memory."""
@@ -135,7 +129,7 @@ class _Group:
     """Some clients of a round, run together from begin to finish."""
 
     def __init__(
-        self, engine: Batched, job: Job, clients: list[int], orders: list[Any], memories: Memories
+        self, engine: Batched, job: Job, clients: list[int], orders: list[Reading], memories: Memories
     ) -> None:
         self.engine, self.job, self.clients, self.orders, self.memories = (
             engine,
@@ -145,8 +139,9 @@ class _Group:
             memories,
         )
         self.task, self.program, self.device = engine.task, job.program, engine.device
+        self.stage = "begin"
 
-    def run(self, reduction: Reduction) -> list[Outcome]:
+    def run(self, reducer: Reducer) -> list[Outcome]:
         begun = time.perf_counter()
         try:
             received, received_dims = self.received()
@@ -154,17 +149,29 @@ class _Group:
             data, data_dims = self.data()
             arguments, dims = (received, memory, data), (received_dims, memory_dims, data_dims)
             local, local_dims = self.begin(arguments, dims)
+            self.stage = "step"
             local, local_dims = self.train(local, local_dims)
+            self.stage = "finish"
             finish = vmap(lambda a, d: self.program.finish(self.task, a, d), in_dims=(local_dims, data_dims))
-            reply, memory = finish(local, data)
-        except AtollError:
-            raise
+            keys = whole_keys(self.job, self.clients, "finish").to(self.device)
+            reply, after = finish(local, of_stage(data, keys))
+        except AtollError as error:
+            raise failed(self._where(), error) from error
         except RuntimeError as error:
             raise EngineError(
-                f"these clients cannot be batched: {str(error).splitlines()[0]}",
+                f"{self._where()}: these clients cannot be batched: {str(error).splitlines()[0]}",
                 hint='engine="processes" or engine="loop" run any model',
             ) from error
-        return self.settle(reply, memory, reduction, begun)
+        except Exception as error:
+            raise failed(self._where(), error) from error
+        return self.settle(reply, after, reducer, begun, received, memory)
+
+    def _where(self) -> str:
+        """Whose work is being done, for errors."""
+        names = [str(self.engine.data.names[client]) for client in self.clients[:3]]
+        more = f" and {len(self.clients) - 3} more" if len(self.clients) > 3 else ""
+        some = "client" if len(self.clients) == 1 else "clients"
+        return f"round {self.job.round}, {some} {', '.join(names)}{more}, {self.stage}"
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -199,6 +206,7 @@ class _Group:
 
     def data(self) -> tuple[ClientData, Any]:
         count = torch.tensor([float(self.engine.data.size(c)) for c in self.clients], device=self.device)
+        keys = whole_keys(self.job, self.clients, "begin").to(self.device)
         splits: dict[str, Batch] = {}
         for split in (split for split in self.program.reads if split != "public"):
             pool, rows = self.engine.pool(self.clients, split)
@@ -213,12 +221,11 @@ class _Group:
                 pool.inputs[where],
                 pool.targets[where],
                 torch.from_numpy(mask).to(self.device),
-                whole_keys(self.job, self.clients).to(self.device),
+                keys,
             )
-        data = ClientData(count, **splits)
+        data = ClientData(count, keys, **splits)
         dims = own_dims(data)
         if "public" in self.program.reads:
-            keys = whole_keys(self.job, self.clients).to(self.device)
             public = whole(self.engine.data.public, keys, self.device)
             data = data._replace(public=public)
             dims = dims._replace(public=public and Batch(_SHARED, _SHARED, _SHARED, _OWN))  # type: ignore[arg-type]
@@ -326,8 +333,10 @@ class _Group:
 
     # --- what comes back --------------------------------------------------------------------------------------
 
-    def settle(self, reply: Reply, memory: Record, reduction: Reduction, begun: float) -> list[Outcome]:
-        """Screen all replies together, and add the sound ones to the reduction as one sum."""
+    def settle(
+        self, reply: Reply, after: Record, reducer: Reducer, begun: float, received: Record, memory: Record
+    ) -> list[Outcome]:
+        """Screen all replies together, and give the sound ones to the reducer as one stack."""
         size = len(self.clients)
         sound = torch.isfinite(reply.weight) & (reply.weight >= 0)
         for value in leaves(reply.values):
@@ -338,9 +347,10 @@ class _Group:
         weights = reply.weight.tolist()
         first = map_leaves(lambda v: v[0], reply.values)
         wrong = misshapen(first, self.job.form(self.clients[0]))
-        nbytes = payload_bytes(first)
-        each = self.job.reduction == "each"
-        probes = None if wrong else probe(reply.values, self.job.cohort, stacked=True)
+        bytes_each = nbytes(first)
+        change = self.job.method.change
+        changed = None if wrong or change is None else change.of(reply.values, received, memory)
+        probes = None if changed is None else probe(changed, self.job.cohort, stacked=True)
         ended = time.perf_counter()
         outcomes, accepted = [], []
         for at, client in enumerate(self.clients):
@@ -349,35 +359,18 @@ class _Group:
                 reason = screen(self.pick(reply, at), self.job.form(client))
             if reason is None:
                 accepted.append(at)
-                if memory:
-                    self.memories.put(client, map_leaves(lambda v, at=at: v[at].clone(), memory))
+                if after:
+                    self.memories.put(client, map_leaves(lambda v, at=at: v[at].clone(), after))
             sums = {name: values[at] for name, values in metrics.items()}
             sample = None if probes is None or reason else probes[at]
-            outcomes.append(Outcome(client, weights[at], sums, nbytes, reason, begun, ended, sample))
-        if not accepted:
-            return outcomes
-        part = Reduction(self.job.reduction)
-        part.clients = [self.clients[at] for at in accepted]
-        part.weight = float(sum(weights[at] for at in accepted))
-        if each:
-            part.each = [self.pick(reply, at) for at in accepted]
-        else:
-            keep = None if len(accepted) == size else torch.tensor(accepted, device=self.device)
-            weight = reply.weight if keep is None else reply.weight[keep]
-
-            def total(value: Tensor) -> Tensor:
-                value = value if keep is None else value[keep]
-                if not value.is_floating_point():
-                    return value.amax(0)
-                wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-                return (
-                    (weight.to(wide.dtype) @ wide.flatten(1)).reshape(value.shape[1:])
-                    if wide.ndim > 1
-                    else (weight.to(wide.dtype) @ wide)
-                )
-
-            part.total = map_leaves(total, reply.values)
-        reduction.merge(part)
+            outcomes.append(Outcome(client, weights[at], sums, bytes_each, reason, begun, ended, sample))
+        if accepted:
+            if len(accepted) < size:
+                keep = torch.tensor(accepted, device=self.device)
+                reply = map_leaves(lambda v: v[keep], reply)
+            part = self.job.reducer()
+            part.add_stacked([self.clients[at] for at in accepted], reply)
+            reducer.merge(part)
         return outcomes
 
     @staticmethod

@@ -7,65 +7,40 @@ from typing import ClassVar
 
 import torch
 
-from atoll.engines.base import (
-    Engine,
-    Job,
-    Memories,
-    Outcome,
-    chunks,
-    client_data,
-    client_reading,
-    settle,
-    step_keys,
-    threads,
-)
-from atoll.method import ClientData, Reduction, Replies, Reply
-from atoll.task import Batch
-from atoll.tensors import Record, to_device
+from atoll.contract import Gathering, Job, Memories, Outcome, Reducer
+from atoll.data import FederatedData
+from atoll.engines.client import Client
+from atoll.engines.engine import Engine
+from atoll.machine import threads
+from atoll.task import Task
 
 __all__ = ["Loop"]
 
 
 class Loop(Engine):
-    """Runs the client half as it is written."""
+    """Runs the client half as it is written.
+
+    Args:
+        client: another runner of one client's work.
+    """
 
     name: ClassVar[str] = "loop"
 
-    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
-        reduction = Reduction(job.reduction)
-        outcomes = []
+    def __init__(
+        self, task: Task, data: FederatedData, device: torch.device, client: Client | None = None
+    ) -> None:
+        super().__init__(task, data, device)
+        self.client = client or Client(task, data, device)
+
+    def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
+        gathering, program, change = Gathering(job), job.program, job.method.change
         with threads(1):
-            for run in chunks(len(job.clients)):
-                part = Reduction(job.reduction)
-                for client in (job.clients[at] for at in run):
-                    begun = time.perf_counter()
-                    reply, memory = self.client(job, client, memories.get(client))
-                    outcomes.append(settle(client, reply, memory, job, part, memories, begun))
-                reduction.merge(part)
-        return reduction.result(), outcomes
-
-    @torch.no_grad()
-    def client(self, job: Job, client: int, memory: Record | None) -> tuple[Reply, Record]:
-        """The whole round of one client."""
-        data = client_data(self.data, client, job, self.device)
-        return job.program.finish(self.task, self.local(job, client, memory, data), data)
-
-    @torch.no_grad()
-    def local(self, job: Job, client: int, memory: Record | None, data: ClientData) -> Record:
-        """One client's working state after all its steps."""
-        program = job.program
-        received = to_device(job.work.received(client), self.device)
-        memory = program.remember(self.task, received) if memory is None else to_device(memory, self.device)
-        return self.train(job, program.begin(self.task, received, memory, data), client)
-
-    def train(self, job: Job, local: Record, client: int) -> Record:
-        """All steps of one client's round."""
-        order = client_reading(job, self.task, client, self.data.size(client))
-        keys = step_keys(job, [client], len(order.index))[0]
-        train = self.data.samples(client) if len(order.index) else None
-        for index, mask, key in zip(order.index, order.mask, keys, strict=True):
-            assert train is not None
-            rows = torch.from_numpy(index[mask > 0])
-            batch = Batch(train.inputs[rows], train.targets[rows], torch.ones(len(rows)), key)
-            local = job.program.step(self.task, local, to_device(batch, self.device))
-        return local
+            for client in job.clients:
+                begun = time.perf_counter()
+                answer, memory = self.client.answer(
+                    job.order(client), program, memories.get(client), change, job.cohort
+                )
+                found = gathering.deliver(answer, begun, time.perf_counter())
+                if memory and not found.refused:
+                    memories.put(client, memory)
+        return gathering.result()

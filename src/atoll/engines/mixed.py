@@ -6,18 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
-
-from atoll.engines.base import Engine, Job, Memories, Outcome
-from atoll.method import Reduction, Replies, Reply
-from atoll.task import Task
-from atoll.tensors import Record
+from atoll.contract import Job, Memories, Outcome, Reducer
+from atoll.engines.engine import Engine
+from atoll.task import Task, architecture
 
 __all__ = ["Mixed"]
 
 
 class Mixed(Engine):
-    """Gives every client to the engine of its architecture, client k to that of number k modulo their number.
+    """Gives every client to the engine of its architecture (see `atoll.task.architecture`).
 
     Args:
         make: the engine of that name (None: as wished) and with that many workers for a task.
@@ -44,17 +41,17 @@ class Mixed(Engine):
         for engine in self.engines:
             engine.close()
 
-    def run(self, job: Job, memories: Memories) -> tuple[Replies | None, list[Outcome]]:
-        parts: list[Replies] = []
+    def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
+        total = job.reducer()
         outcomes: list[Outcome] = []
         for number in range(len(self.tasks)):
-            clients = [client for client in job.clients if client % len(self.tasks) == number]
+            clients = [k for k in job.clients if architecture(k, len(self.tasks)) == number]
             if clients:
-                replies, found = self._engine(number).run(replace(job, clients=clients), memories)
-                parts += [] if replies is None else [replies]
+                part, found = self._engine(number).run(replace(job, clients=clients), memories)
+                total.merge(part)
                 outcomes += found
         outcomes.sort(key=lambda outcome: outcome.client)
-        return (_joined(parts, job) if parts else None), outcomes
+        return total, outcomes
 
     def _engine(self, number: int) -> Engine:
         if number == 0:
@@ -65,20 +62,3 @@ class Mixed(Engine):
             self.chosen = self.settled()
             self.engines[1:] = [self.make(task, *self.chosen) for task in self.tasks[1:]]
         return self.engines[number]
-
-
-def _joined(parts: Sequence[Replies], job: Job) -> Replies:
-    """All replies as one, in the order of clients."""
-    clients = sorted(client for part in parts for client in part.clients)
-    weight = sum(part.weight for part in parts)
-    if job.reduction == "each":
-        each = {c: r for part in parts for c, r in zip(part.clients, part.each, strict=True)}
-        return Replies(clients, weight, parts[0].mean, [each[client] for client in clients])
-    reduction = Reduction("mean")
-    for part in parts:
-        reduction.add(
-            part.clients[0], Reply(part.mean, torch.tensor(part.weight, dtype=torch.float64), Record())
-        )
-    reduced = reduction.result()
-    assert reduced is not None
-    return Replies(clients, weight, reduced.mean, [])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.tensors import Record, Tensors
+from atoll.tensors import Tensors
 
 __all__ = ["COORDINATES", "drift", "probe"]
 
@@ -18,21 +18,18 @@ COORDINATES = 4096
 _MOST = 1 << 22  # numbers that one round's probes may take in all
 
 
-def probe(values: Record, cohort: int, stacked: bool = False) -> Tensor | None:
-    """Coordinates of the update in a reply: float32 [s], or [K, s] where replies are `stacked`; None without one.
+def probe(change: Tensors, cohort: int, stacked: bool = False) -> Tensor:
+    """Coordinates of a client's change: float32 [s], or [K, s] where changes are `stacked` by client.
 
-    The update is the first `Tensors` of the reply. The coordinates are the same for every client, drawn evenly over
-    its tensors and scaled so that inner products estimate those of whole updates. Models of up to 4,096 numbers are
-    taken whole, and then inner products are exact. Large cohorts get fewer coordinates.
+    The coordinates are the same for every client, drawn evenly over the tensors and scaled so that inner products
+    estimate those of whole changes. Models of up to 4,096 numbers are taken whole, and then inner products are exact.
+    Large cohorts get fewer coordinates.
     """
-    update = next((value for value in values.values() if isinstance(value, Tensors) and value), None)
-    if update is None:
-        return None
     skip = 1 if stacked else 0
-    sizes = tuple(value[0].numel() if stacked else value.numel() for value in update.values())
+    sizes = tuple(value[0].numel() if stacked else value.numel() for value in change.values())
     parts = []
     chosen = _coordinates(sizes, min(COORDINATES, max(64, _MOST // max(1, cohort))))
-    for value, (where, scale) in zip(update.values(), chosen, strict=True):
+    for value, (where, scale) in zip(change.values(), chosen, strict=True):
         flat = value.detach().flatten(skip) if value.ndim > skip else value.detach().unsqueeze(-1)
         if where is not None:
             flat = flat.index_select(skip, where.to(value.device)) * scale

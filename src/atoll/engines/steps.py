@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from atoll.engines.base import Job, client_reading, step_keys
+from atoll.contract import Program
 from atoll.engines.capture import Captured, capture
-from atoll.engines.loop import Loop
-from atoll.method import Program
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 
-__all__ = ["Sequential", "Steps"]
+__all__ = ["Steps", "form", "padded_width", "whole_batch"]
 
 
 def form(tree: Any) -> tuple[Any, ...]:
@@ -79,59 +77,3 @@ def padded_width(width: int) -> int:
         return width
     grain = 1 << (width.bit_length() - 3)
     return -(-width // grain) * grain
-
-
-class Sequential(Loop):
-    """One client after another like the loop, with captured steps. Worker processes run this."""
-
-    name = "sequential"
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.steps = Steps(self.task)
-
-    def train(self, job: Job, local: Record, client: int) -> Record:
-        if (
-            self.task.recurrent
-        ):  # torch's recurrent kernels are whole layers: nothing to gain, and long to trace
-            return super().train(job, local, client)
-        order = client_reading(job, self.task, client, self.data.size(client))
-        count, width = order.index.shape
-        if count == 0:
-            return local
-        program = job.program
-        size = program.plan().batch_size
-        width = padded_width(width if size is None else max(width, size))
-        train = self.data.samples(client)
-        assert train is not None
-        index = torch.zeros(count, width, dtype=torch.int64)
-        mask = torch.zeros(count, width)
-        index[:, : order.index.shape[1]] = torch.from_numpy(order.index)
-        mask[:, : order.mask.shape[1]] = torch.from_numpy(order.mask)
-        rows = self.data.rows(client)
-        pool = self.data.pool()
-        if rows is not None and pool is not None:
-            train = pool
-            index = torch.from_numpy(rows)[index]
-        full = mask.all(1).tolist()
-        each = zip(
-            index.unbind(), step_keys(job, [client], count)[0].unbind(), mask.unbind(), full, strict=True
-        )
-        leaves, spec = pytree.tree_flatten(local)
-        owned: set[int] | None = None
-        captured: dict[bool, Captured] = {}
-        for at, key, real, whole in each:
-            batch = [train.inputs.index_select(0, at), train.targets.index_select(0, at), key]
-            if not whole:
-                batch.append(real)
-            step = captured.get(whole)
-            if step is None:
-                now = pytree.tree_unflatten(leaves, spec)
-                step = captured[whole] = self.steps.single(program, now, batch)
-            if owned is None:
-                owned = step.changed
-                leaves = [v.clone() if i in owned else v for i, v in enumerate(leaves)]
-            leaves = step(leaves, batch)
-        result = pytree.tree_unflatten(leaves, spec)
-        assert isinstance(result, Record)
-        return result

@@ -7,8 +7,8 @@ import inspect
 import re
 from typing import Any, NamedTuple
 
+from atoll.contract import Method
 from atoll.errors import ConfigError, suggest
-from atoll.method import Method
 from atoll.methods.distilled import FedDF, FedMD
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.feddyn import FedDyn
@@ -21,6 +21,7 @@ from atoll.methods.heterofl import HeteroFL
 from atoll.methods.local import Local
 from atoll.methods.matched import PFNM, FedMA
 from atoll.methods.moon import Moon
+from atoll.methods.parts.shared import PartlyShared
 from atoll.methods.personal.apfl import APFL
 from atoll.methods.personal.cfl import CFL
 from atoll.methods.personal.ditto import Ditto
@@ -40,7 +41,6 @@ from atoll.methods.personal.lgfedavg import LGFedAvg
 from atoll.methods.personal.perfedavg import PerFedAvg
 from atoll.methods.personal.pfedhn import PFedHN, PFedHNPC
 from atoll.methods.personal.pfedme import PFedMe
-from atoll.methods.personal.shared import PartlyShared
 from atoll.methods.qfedavg import QFedAvg
 from atoll.methods.scaffold import Scaffold
 

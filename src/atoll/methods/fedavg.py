@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from atoll.errors import ConfigError
-from atoll.method import ClientData, Method, Plan, Population, Replies, Reply, Work
+from atoll.contract import Change, ClientData, Method, Plan, Population, Replies, Reply, Rule, Work
+from atoll.methods.parts.buffers import RULES, averaged, form, moved
+from atoll.methods.parts.settings import require
 from atoll.optimizers import SGD, Adam, Optimizer, clip_by_norm, schedule_factor
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
@@ -50,6 +51,8 @@ class FedAvg(Method):
     schedule: str = "constant"
     partial_work: bool = False
 
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+    change: ClassVar[Change | None] = Change("update")
     paper: ClassVar[str] = "McMahan et al. 2017, Algorithm 1"
 
     def __post_init__(self) -> None:
@@ -80,12 +83,12 @@ class FedAvg(Method):
     def update(self, state: Record, replies: Replies) -> Record:
         return state.replace(
             params=state.params + replies.mean.update,
-            buffers=averaged_buffers(state.buffers, replies.mean.buffers),
+            buffers=averaged(state.buffers, replies.mean),
             round=state.round + 1,
         )
 
     def expects(self, state: Record) -> Record:
-        return Record(update=state.params, buffers=state.buffers)
+        return Record(update=state.params, **form(state.buffers))
 
     # ---- client half -----------------------------------------------------------------------------------------
 
@@ -129,27 +132,9 @@ class FedAvg(Method):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         values = Record(
             update=local.params - local.received.params,
-            buffers=moved_buffers(local.buffers, local.received.buffers),
+            **moved(local.buffers, local.received.buffers),
         )
         weight = torch.minimum(local.seen, data.count)  # the samples that were used
         return Reply(
             values, weight, Record(loss=local.loss, count=local.seen, steps=local.steps)
         ), local.memory
-
-
-def require(method: Any, name: str, holds: bool, what: str) -> None:
-    """Raise ConfigError, naming the method, the setting and its value, unless `holds`."""
-    if not holds:
-        raise ConfigError(f"{type(method).__name__}: {name} = {getattr(method, name)!r}, but it {what}")
-
-
-def moved_buffers(buffers: Tensors, received: Tensors) -> Tensors:
-    """Buffers as a client sends them: how far floating-point ones moved, integer ones as they are."""
-    return Tensors({n: b - received[n] if b.is_floating_point() else b for n, b in buffers.items()})
-
-
-def averaged_buffers(buffers: Tensors, moved: Tensors) -> Tensors:
-    """The server's side of `moved_buffers`: constants stay equal to the bit, counters keep their maximum."""
-    return Tensors(
-        {n: b + moved[n] if b.is_floating_point() else moved[n].to(b.dtype) for n, b in buffers.items()}
-    )

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from atoll.method import ClientData, Population, Replies, Reply
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.contract import ClientData, Population, Replies, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -53,7 +55,7 @@ class FedDyn(FedAvg):
         h = state.h - mean["update"] * (self.alpha * share)
         return state.replace(
             params=state.params + mean["update"] - h / self.alpha,
-            buffers=averaged_buffers(state.buffers, mean.buffers),
+            buffers=averaged(state.buffers, mean),
             h=h,
             round=state.round + 1,
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atoll.method import ClientData, Population, Replies, Reply
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.contract import Change, ClientData, Population, Replies, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged, form
+from atoll.methods.parts.settings import require
 from atoll.optimizers import SGD
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
@@ -41,6 +43,7 @@ class FedNova(FedAvg):
     server_momentum: float = 0.0
     partial_work: bool = True
 
+    change: ClassVar[Change | None] = Change("direction")
     paper: ClassVar[str] = "Wang et al. 2020"
     cost: ClassVar[str] = "1 model and 1 number up, 1 model down"
 
@@ -62,13 +65,13 @@ class FedNova(FedAvg):
         mean = replies.mean
         gradient = -mean.direction * mean.length
         params, server = SGD(self.server_momentum).update(gradient, state.server, state.params, 1.0)
-        buffers = averaged_buffers(state.buffers, mean.buffers)
+        buffers = averaged(state.buffers, mean)
         return state.replace(params=params, buffers=buffers, server=server, round=state.round + 1)
 
     def expects(self, state: Record) -> Record:
         # a length is one number: any scalar shows its form
         scalar = next(iter(state.params.values())).new_zeros(())
-        return Record(direction=state.params, length=scalar, buffers=state.buffers)
+        return Record(direction=state.params, length=scalar, **form(state.buffers))
 
     # ---- client half -------------------------------------------------------------------------------------
 
@@ -101,5 +104,6 @@ class FedNova(FedAvg):
             direction=reply.values["update"] / length.where(worked, 1.0),
             length=length,
             buffers=reply.values.buffers,
+            counters=reply.values.counters,
         )
         return Reply(values, data.count * worked, reply.metrics), memory

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atoll.method import Population, Replies
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.contract import Population, Replies
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged
+from atoll.methods.parts.settings import require
 from atoll.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi
 from atoll.task import Task
 from atoll.tensors import Record
@@ -50,7 +52,7 @@ class FedOpt(FedAvg):
     def update(self, state: Record, replies: Replies) -> Record:
         gradient = -replies.mean["update"]
         params, server = self.server_solver().update(gradient, state.server, state.params, self.server_lr)
-        buffers = averaged_buffers(state.buffers, replies.mean.buffers)
+        buffers = averaged(state.buffers, replies.mean)
         return state.replace(params=params, buffers=buffers, server=server, round=state.round + 1)
 
 

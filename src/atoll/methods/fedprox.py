@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Reply
-from atoll.methods.fedavg import FedAvg, require
+from atoll.contract import ClientData, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, map_leaves
 

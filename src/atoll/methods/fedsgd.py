@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from atoll.method import ClientData, Method, Plan, Population, Replies, Reply, Work
-from atoll.methods.fedavg import averaged_buffers, moved_buffers, require
+from atoll.contract import Change, ClientData, Method, Plan, Population, Replies, Reply, Rule, Work
+from atoll.methods.parts.buffers import RULES, averaged, form, moved
+from atoll.methods.parts.settings import require
 from atoll.optimizers import SGD, clip_by_norm, schedule_factor
 from atoll.task import Batch, Task
 from atoll.tensors import Record
@@ -42,6 +43,8 @@ class FedSGD(Method):
     clip: float = 0.0
     schedule: str = "constant"
 
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+    change: ClassVar[Change | None] = Change("gradient")
     paper: ClassVar[str] = "McMahan et al. 2017, section 2"
     cost: ClassVar[str] = "1 gradient up, 1 model down"
 
@@ -64,11 +67,11 @@ class FedSGD(Method):
         lr = self.lr * schedule_factor(self.schedule, state.round)
         descent = SGD(weight_decay=self.weight_decay)
         params, _ = descent.update(replies.mean.gradient, Record(), state.params, lr)
-        buffers = averaged_buffers(state.buffers, replies.mean.buffers)
+        buffers = averaged(state.buffers, replies.mean)
         return state.replace(params=params, buffers=buffers, round=state.round + 1)
 
     def expects(self, state: Record) -> Record:
-        return Record(gradient=state.params, buffers=state.buffers)
+        return Record(gradient=state.params, **form(state.buffers))
 
     # ---- client half -------------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ class FedSGD(Method):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         values = Record(
             gradient=local.gradient,
-            buffers=moved_buffers(local.buffers, local.received.buffers),
+            **moved(local.buffers, local.received.buffers),
         )
         metrics = Record(loss=local.loss, count=local.seen, steps=local.steps)
         return Reply(values, local.seen, metrics), local.memory

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from atoll.method import ClientData, Plan, Program, Reply
-from atoll.methods.fedavg import FedAvg, require
+from atoll.contract import ClientData, Plan, Program, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from atoll import seeds
+from atoll.contract import ClientData, Evaluate, Model, Population, Program, Replies, Reply, Work
 from atoll.errors import ConfigError
-from atoll.method import ClientData, Evaluate, Model, Population, Program, Reduction, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
-from atoll.methods.matched.axes import Groups, permutation_groups
-from atoll.methods.personal.bank import keep
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.axes import Groups, permutation_groups
+from atoll.methods.parts.bank import keep
+from atoll.methods.parts.buffers import form, mean_buffers
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -83,7 +85,7 @@ class HeteroFL(FedAvg):
         """The rate of a client in this round."""
         levels = self.levels
         if self.dynamic:
-            return levels[int(seeds.rng(0, "rate", state.round, client).integers(len(levels)))]
+            return levels[int(seeds.rng(state.seed, "rate", state.round, client).integers(len(levels)))]
         return levels[client % len(levels)]
 
     def programs(self) -> Mapping[str, Program]:
@@ -113,6 +115,7 @@ class HeteroFL(FedAvg):
             scaled=Tensors({name: torch.zeros(()) for name in _scaled_layers(task.module, groups)}),
             classes=classes,
             present=Record(),
+            seed=population.seed,
             narrow=Record({str(rate): buffers for rate, (_, buffers) in models.items() if rate < 1}),
         )
 
@@ -140,24 +143,21 @@ class HeteroFL(FedAvg):
             scales = state.scaled.map(lambda _, r=rate: torch.tensor(r))
             made[rate] = Record(params=params, buffers=self._buffers(state)[rate], scales=scales)
         own = {k: made[rate].replace(**self._classes(state, k)) for k, rate in rates.items()}
-        forms = {k: Record(update=made[r].params, buffers=made[r].buffers) for k, r in rates.items()}
+        forms = {k: Record(update=made[r].params, **form(made[r].buffers)) for k, r in rates.items()}
         return Work(Record(lr=lr), own, forms=forms)
 
     def update(self, state: Record, replies: Replies) -> Record:
         groups = Groups.of_table(state.axes, _names(state))
         parts: dict[float, list[_Part]] = {}
-        means: dict[float, Reduction] = {}
+        alike: dict[float, list[tuple[int, Reply]]] = {}
         for client, reply in zip(replies.clients, replies.each, strict=True):
-            rate, values = self.rate(state, client), reply.values
+            rate = self.rate(state, client)
             classes = self._classes(state, client).get("classes")
-            parts.setdefault(rate, []).append(_Part(values["update"], float(reply.weight), classes))
-            moved = reply._replace(values=Record(buffers=values["buffers"]))
-            means.setdefault(rate, Reduction("mean")).add(client, moved)
+            parts.setdefault(rate, []).append(_Part(reply.values["update"], float(reply.weight), classes))
+            alike.setdefault(rate, []).append((client, reply))
         buffers = self._buffers(state)
-        for rate, mean in means.items():
-            found = mean.result()
-            if found is not None:
-                buffers[rate] = averaged_buffers(buffers[rate], found.mean.buffers)
+        for rate, found in alike.items():
+            buffers[rate] = mean_buffers(buffers[rate], found)
         return state.replace(
             params=Tensors({name: _combined(groups, name, old, parts) for name, old in state.params.items()}),
             buffers=buffers.pop(1.0),

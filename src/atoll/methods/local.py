@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from atoll.method import ClientData, Model, Replies, Reply, Work
+from atoll.contract import ClientData, Model, Replies, Reply, Work
 from atoll.methods.fedavg import FedAvg
 from atoll.task import Task
 from atoll.tensors import Record, to_device

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll.method import ClientData, Reply
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.features import features, gradient_with
+from atoll.contract import ClientData, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.features import features, gradient_with
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from atoll.method import ClientData, Replies, Reply
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.contract import ClientData, Replies, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged
+from atoll.methods.parts.settings import require
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -51,7 +53,7 @@ class QFedAvg(FedAvg):
         mean = replies.mean
         return state.replace(
             params=state.params + mean["update"] / mean.h,
-            buffers=averaged_buffers(state.buffers, mean.buffers),
+            buffers=averaged(state.buffers, mean),
             round=state.round + 1,
         )
 

@@ -8,8 +8,10 @@ from typing import ClassVar, Literal
 
 import torch
 
-from atoll.method import ClientData, Population, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.contract import ClientData, Population, Replies, Reply, Work
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -71,7 +73,7 @@ class Scaffold(FedAvg):
         mean, share = replies.mean, replies.weight / state.clients
         return state.replace(
             params=state.params + mean["update"] * self.server_lr,
-            buffers=averaged_buffers(state.buffers, mean.buffers),
+            buffers=averaged(state.buffers, mean),
             control=state.control + mean.control * share,
             round=state.round + 1,
         )

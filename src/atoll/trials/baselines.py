@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from atoll import methods, recording
+from atoll.contract import Method
 from atoll.experiment import Experiment, run_settings
 from atoll.federation import Federation
-from atoll.method import Method
 from atoll.runs.story import Story
 
 __all__ = ["BASELINES", "beside", "fits", "identity", "known"]

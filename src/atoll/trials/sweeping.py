@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from atoll.engines.base import cores
 from atoll.errors import ConfigError, RunError, Terminated
+from atoll.machine import cores
 from atoll.runs.compare import Comparison
 from atoll.runs.events import follow
 from atoll.runs.folder import RunFolder, default_place, writing

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
+from atoll.contract import Mean, Model, Population, Replies, Reply, Work
 from atoll.errors import ConfigError
-from atoll.method import Model, Population, Reduction, Replies, Reply, Work
-from atoll.methods.distilled.outputs import common_outputs, gradient_towards, outputs
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged, form
+from atoll.methods.parts.outputs import common_outputs, gradient_towards, outputs
+from atoll.methods.parts.settings import require
 from atoll.optimizers import Adam, schedule_factor
-from atoll.task import Batch, Task
+from atoll.task import Batch, Task, architecture
 from atoll.tensors import Record
 
 __all__ = ["FedDF"]
@@ -81,18 +83,18 @@ class FedDF(FedAvg):
         if len(state.students) == 1:
             return work
         own = {k: _student(state, k) for k in cohort}
-        forms = {k: Record(update=each.params, buffers=each.buffers) for k, each in own.items()}
+        forms = {k: Record(update=each.params, **form(each.buffers)) for k, each in own.items()}
         return replace(work, shared=Record(lr=work.shared.lr), own=own, forms=forms)
 
     def update(self, state: Record, replies: Replies) -> Record:
         teachers: dict[str, Record] = {}
-        sums = [Reduction("mean") for _ in state.students]
+        sums = [Mean(self.rules) for _ in state.students]
         for client, reply in zip(replies.clients, replies.each, strict=True):
             params, buffers = _moved(_student(state, client), reply.values)
             teachers[str(client)] = Record(params=params, buffers=buffers)
-            one = Reduction("mean")
+            one = Mean(self.rules)
             one.add(client, Reply(reply.values, reply.weight, Record()))
-            sums[client % len(sums)].merge(one)
+            sums[architecture(client, len(sums))].merge(one)
         students = []
         for number, each in enumerate(sums):
             student, reduced = _student(state, number), each.result()
@@ -107,20 +109,20 @@ class FedDF(FedAvg):
         if not self.distill_steps:
             return state
         assert population.public is not None
-        rows, order = self.reading(len(population.public), state.round)
+        rows, order = self.reading(len(population.public), population.seed, state.round)
         inputs = population.public[rows.to(population.public.device)]
         wanted = self.ensemble(teachers, population.tasks, inputs)
         students = [
-            self.distil(task, _student(state, number), inputs, wanted, order, state.round)
+            self.distil(task, _student(state, number), inputs, wanted, order, population.seed, state.round)
             for number, task in enumerate(population.tasks)
         ]
         return _with(state, students)
 
-    def reading(self, count: int, round: int) -> tuple[Tensor, Tensor]:
+    def reading(self, count: int, seed: int, round: int) -> tuple[Tensor, Tensor]:
         """The public inputs of a round, and for each step which of them are its batch: [n], [steps, b]."""
         size = min(self.distill_batch, count)
         passes = -(-self.distill_steps * size // count)
-        rng = seeds.rng(0, "distil", round)
+        rng = seeds.rng(seed, "distil", round)
         order = np.concatenate([rng.permutation(count) for _ in range(passes)])
         rows, where = np.unique(order[: self.distill_steps * size], return_inverse=True)
         return torch.from_numpy(rows), torch.from_numpy(where.reshape(self.distill_steps, size))
@@ -130,20 +132,31 @@ class FedDF(FedAvg):
         with torch.no_grad():
             made = [
                 outputs(
-                    tasks[int(client) % len(tasks)], each.params, each.buffers, inputs, self.distill_batch
+                    tasks[architecture(int(client), len(tasks))],
+                    each.params,
+                    each.buffers,
+                    inputs,
+                    self.distill_batch,
                 )
                 for client, each in teachers.items()
             ]
             return torch.log_softmax(torch.stack(made).mean(0), -1)
 
     def distil(
-        self, task: Task, student: Record, inputs: Tensor, wanted: Tensor, order: Tensor, round: int
+        self,
+        task: Task,
+        student: Record,
+        inputs: Tensor,
+        wanted: Tensor,
+        order: Tensor,
+        seed: int,
+        round: int,
     ) -> Model:
         """The student after the steps of a round."""
         params, buffers = student.params, student.buffers
         solver = Adam()
         state = solver.init(params)
-        key = torch.tensor(seeds.address(0, "distil", round), device=inputs.device)
+        key = torch.tensor(seeds.address(seed, "distil", round), device=inputs.device)
         mask = torch.ones(order.shape[1], device=inputs.device)
         with torch.no_grad():
             for at, index in enumerate(order.to(inputs.device)):
@@ -166,12 +179,12 @@ def divergence(made: Tensor, wanted: Tensor) -> Tensor:
 
 def _student(state: Record, client: int) -> Record:
     """The student of this client's architecture."""
-    return state.students[str(client % len(state.students))]  # type: ignore[no-any-return]
+    return state.students[str(architecture(client, len(state.students)))]  # type: ignore[no-any-return]
 
 
 def _moved(student: Record, values: Record) -> Model:
     """The student after an update, a client's or a mean of them."""
-    return student.params + values["update"], averaged_buffers(student.buffers, values.buffers)
+    return student.params + values["update"], averaged(student.buffers, values)
 
 
 def _with(state: Record, students: Sequence[Model]) -> Record:

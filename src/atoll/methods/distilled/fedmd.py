@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.method import ClientData, Model, Population, Replies, Reply, Work
-from atoll.methods.distilled.outputs import common_outputs, cuts, gradient_towards, outputs
-from atoll.methods.fedavg import require
+from atoll.contract import ClientData, Model, Population, Replies, Reply, Work
 from atoll.methods.local import Local
+from atoll.methods.parts.outputs import common_outputs, cuts, gradient_towards, outputs
+from atoll.methods.parts.settings import require
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
@@ -117,7 +117,7 @@ class FedMD(Local):
         inputs, mask = public.inputs[received.index], public.mask[received.index]
         params, buffers, state = local.params, local.buffers, self.solver().init(local.params)
         for at, cut in enumerate(cuts(len(mask), self.digest_batch) * self.digest_epochs):
-            key = seeds.fold(public.key, at)
+            key = seeds.fold(data.key, at)
             batch = Batch(inputs[cut], received.consensus[cut], mask[cut], key)
             gradient, _, buffers = gradient_towards(task, params, buffers, batch, self.distance)
             if self.clip:

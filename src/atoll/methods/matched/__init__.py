@@ -1,9 +1,9 @@
 """Averaging networks after their hidden units are matched."""
 
-from atoll.methods.matched.axes import Axis, Groups, Segment, permutation_groups
 from atoll.methods.matched.bbp import Matching, match_units
 from atoll.methods.matched.fedma import PFNM, FedMA
 from atoll.methods.matched.networks import Matched, match_models
+from atoll.methods.parts.axes import Axis, Groups, Segment, permutation_groups
 
 __all__ = [
     "PFNM",

@@ -39,6 +39,7 @@ def match_units(
     cap: int = 700,
     popularity: int = 10,
     seed: int = 0,
+    round: int = 0,
     stream: int = 0,
 ) -> Matching:
     """Match the hidden units of a layer.   Yurochkin et al., ICML 2019; Wang et al., ICLR 2020
@@ -68,7 +69,7 @@ def match_units(
         sweeps: how often each client is matched anew; it stops where nothing changes any more.
         cap: global units above which a client may add only one at a time.
         popularity: the count above which a unit attracts no more than that.
-        seed, stream: the address of the random order.
+        seed, round, stream: the address of the random order.
 
     Raises ConfigError for rows that do not fit, MissingExtraError without scipy.
     """
@@ -95,7 +96,7 @@ def match_units(
     found[order[0]] = pool.append(values[order[0]], float(trust[order[0]]))
     for j in order[1:]:
         found[j] = pool.match(values[j], float(trust[j]))
-    rng = seeds.rng(seed, "matching", client=stream)
+    rng = seeds.rng(seed, "matching", round, stream)
     for _ in range(sweeps if clients > 1 else 0):
         before = list(found)
         for j in rng.permutation(clients):

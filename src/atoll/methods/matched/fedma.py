@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.method import ClientData, Model, Population, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.matched.axes import Groups, permutation_groups
+from atoll.contract import Change, ClientData, Model, Population, Replies, Reply, Work
+from atoll.methods.fedavg import FedAvg
 from atoll.methods.matched.bbp import assignment_solver
 from atoll.methods.matched.networks import Matched, match_models
-from atoll.methods.personal.bank import held, keep, without
+from atoll.methods.parts.axes import Groups, permutation_groups
+from atoll.methods.parts.bank import held, keep, without
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -57,6 +58,7 @@ class PFNM(FedAvg):
     passes: int = 1
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    change: ClassVar[Change | None] = Change("params", since="params")
     paper: ClassVar[str] = "Yurochkin et al. 2019; Wang et al. 2020"
     cost: ClassVar[str] = "1 model up, 1 down; class counts up; matching on the server"
 
@@ -84,13 +86,17 @@ class PFNM(FedAvg):
             if axis.role == "class" and name in state.params
         }
         classes = ends.pop() if len(ends) == 1 and task.loss_name == "cross_entropy" else 0
-        return state.replace(axes=groups.table(_names(state)), classes=torch.zeros(classes))
+        return state.replace(
+            axes=groups.table(_names(state)), classes=torch.zeros(classes), seed=population.seed
+        )
 
     def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
         work = super().broadcast(state, cohort)
         work = replace(work, shared=work.shared.replace(classes=state.classes))
         if self.start == "own" and state.round == 0:
-            work = replace(work, own={k: Record(params=_shuffled(state.params, k)) for k in cohort})
+            work = replace(
+                work, own={k: Record(params=_shuffled(state.params, state.seed, k)) for k in cohort}
+            )
         return work
 
     def update(self, state: Record, replies: Replies) -> Record:
@@ -117,7 +123,8 @@ class PFNM(FedAvg):
             sweeps=self.sweeps,
             passes=self.passes,
             known=known,
-            seed=state.round,
+            seed=state.seed,
+            round=state.round,
         )
 
     def expects(self, state: Record) -> Record:
@@ -262,11 +269,11 @@ def _split(both: Mapping[str, Tensor], state: Record) -> Model:
     return Tensors({n: both[n] for n in state.params}), Tensors({n: both[n] for n in state.buffers})
 
 
-def _shuffled(params: Tensors, client: int) -> Tensors:
+def _shuffled(params: Tensors, seed: int, client: int) -> Tensors:
     """Parameters with the entries of every tensor in an order of the client's own."""
     result = {}
     for at, (name, value) in enumerate(sorted(params.items())):
-        order = torch.from_numpy(seeds.rng(at, "own start", client=client).permutation(value.numel()))
+        order = torch.from_numpy(seeds.rng(seed, "own start", at, client).permutation(value.numel()))
         result[name] = value.reshape(-1)[order.to(value.device)].view_as(value)
     return Tensors({name: result[name] for name in params})
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atoll.contract import Model
 from atoll.errors import ConfigError
-from atoll.method import Model
-from atoll.methods.matched.axes import Axis, Groups, permutation_groups
 from atoll.methods.matched.bbp import Array, match_units
+from atoll.methods.parts.axes import Axis, Groups, permutation_groups
 from atoll.tensors import Tensors
 
 __all__ = ["Matched", "match_models"]
@@ -48,6 +48,7 @@ def match_models(
     cap: int = 700,
     known: int = 0,
     seed: int = 0,
+    round: int = 0,
 ) -> Matched:
     """Match the hidden units of networks group by group, from the inputs up, and average what belongs together.
 
@@ -75,7 +76,7 @@ def match_models(
         passes: how often all groups are matched; from the second on by everything that flows in, which residual
             networks need, where a layer inside a block comes after the sum it is added to.
         known: the first so many groups have their places already.
-        seed: of the order in which clients are matched anew.
+        seed, round: the address of the order in which clients are matched anew.
 
     Raises ConfigError for networks that do not fit, MissingExtraError without scipy.
     """
@@ -101,7 +102,7 @@ def match_models(
             found = match_units(
                 [rows for rows, _ in parts],
                 gamma=gamma, sigma=sigma, sigma0=sigma0, relative=relative, sweeps=sweeps, cap=cap,
-                prior=np.where(bias, BIAS, 0.0), weights=trust, shrink=shrink, seed=seed, stream=g,
+                prior=np.where(bias, BIAS, 0.0), weights=trust, shrink=shrink, seed=seed, round=round, stream=g,
             )  # fmt: skip
             widths[g] = found.units
             for at, ids in zip(maps, found.assignments, strict=True):

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Model, Reply
-from atoll.methods.fedavg import FedAvg, require
+from atoll.contract import ClientData, Model, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.settings import require
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, to_device

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.method import Model, Population, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.peers import COMPARED, advanced, noted, shares
+from atoll.contract import Model, Population, Replies, Reply, Work
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.peers import COMPARED, advanced, noted, shares
+from atoll.methods.parts.settings import require
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 

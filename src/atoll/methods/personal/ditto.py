@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atoll.method import ClientData, Model, Reply
-from atoll.methods.fedavg import FedAvg, require
+from atoll.contract import ClientData, Model, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.settings import require
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
 from atoll.tensors import Record, to_device

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.func import grad
 
 from atoll import seeds
-from atoll.method import ClientData, Program, Reply
-from atoll.methods.fedavg import FedAvg, require
+from atoll.contract import ClientData, Program, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

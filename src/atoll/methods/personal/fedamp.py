@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Work
-from atoll.methods.fedavg import require
-from atoll.methods.personal.bank import held
-from atoll.methods.personal.peers import COMPARED, Peers
+from atoll.contract import ClientData, Work
+from atoll.methods.parts.bank import held
+from atoll.methods.parts.peers import COMPARED, Peers
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

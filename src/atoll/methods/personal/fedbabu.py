@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from atoll.method import ClientData, Population, Program, Reply
-from atoll.methods.fedavg import FedAvg, require
+from atoll.contract import ClientData, Population, Program, Reply
+from atoll.methods.fedavg import FedAvg
 from atoll.methods.finetune import Tuned
+from atoll.methods.parts.settings import require
+from atoll.methods.parts.shared import joined, split, with_body
 from atoll.methods.personal.fedper import FedPer
-from atoll.methods.personal.shared import joined, split, with_body
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 

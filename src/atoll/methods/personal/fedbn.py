@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from atoll.errors import ConfigError
-from atoll.methods.fedavg import require
-from atoll.methods.personal.shared import PartlyShared
+from atoll.methods.parts.settings import require
+from atoll.methods.parts.shared import PartlyShared
 from atoll.task import Task
 
 __all__ = ["FedBN"]

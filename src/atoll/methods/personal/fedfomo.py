@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.method import ClientData, Population, Replies, Reply, Work
-from atoll.methods.fedavg import require
-from atoll.methods.personal.bank import held, without
-from atoll.methods.personal.peers import COMPARED, Peers
+from atoll.contract import ClientData, Population, Replies, Reply, Work
+from atoll.methods.parts.bank import held, without
+from atoll.methods.parts.peers import COMPARED, Peers
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -38,7 +38,6 @@ class FedFomo(Peers):
         models: how many others' models a client is sent, M in the paper.
         epsilon: share of random choices in the first round.
         decay: by which part that share falls every round.
-        choice_seed: draws the random choices, and decides between models of equal P.
 
     Traps: the losses are those before local training. The a_j are added to P as they are, not divided by their sum. The
     server keeps every model, and sends out `models` of them a client.
@@ -47,7 +46,6 @@ class FedFomo(Peers):
     models: int = 5
     epsilon: float = 0.3
     decay: float = 0.05
-    choice_seed: int = 0
 
     relation: ClassVar[str] = "help by others' models"
     paper: ClassVar[str] = "Zhang et al. 2021 (ICLR)"
@@ -66,11 +64,11 @@ class FedFomo(Peers):
     # ---- server half -------------------------------------------------------------------------------------
 
     def setup(self, task: Task, population: Population) -> Record:
-        return super().setup(task, population).replace(liking=Record())
+        return super().setup(task, population).replace(liking=Record(), seed=population.seed)
 
     def choice(self, state: Record, client: int) -> list[int]:
         """Whose models this client is sent in the coming round."""
-        rng = seeds.rng(self.choice_seed, "fedfomo.choice", state.round, client)
+        rng = seeds.rng(state.seed, "fedfomo.choice", state.round, client)
         liked = self.liked(state, client)
         others = [int(other) for other in rng.permutation(held(state.models)) if other != client]
         others.sort(key=lambda other: -liked.get(other, 0.0))

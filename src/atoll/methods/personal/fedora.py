@@ -9,10 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from atoll import seeds
+from atoll.contract import Change, ClientData, Model, Population, Program, Replies, Reply, Work
 from atoll.errors import ConfigError
-from atoll.method import ClientData, Model, Population, Program, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.bank import held, keep, stack, without
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.bank import held, keep, stack, without
+from atoll.methods.parts.settings import require
 from atoll.methods.personal.relatedness import (
     likeness,
     nearest,
@@ -79,6 +81,7 @@ class Fedora(FedAvg):
     sketch_noise: float = 0.0
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    change: ClassVar[Change | None] = Change("params", since="params", where="memory")
     relation: ClassVar[str] = "likeness of sketches"
     paper: ClassVar[str] = "Wu et al. 2023 (KDD)"
     cost: ClassVar[str] = "1 model up, 1 down; once a sketch up; 2 validation passes; 1 remembered"
@@ -113,12 +116,19 @@ class Fedora(FedAvg):
     # ---- server half -------------------------------------------------------------------------------------
 
     def setup(self, task: Task, population: Population) -> Record:
-        return super().setup(task, population).replace(near=nowhere(self.rank, self.top_k), models=Record())
+        near = nowhere(self.rank, self.top_k)
+        return super().setup(task, population).replace(near=near, models=Record(), seed=population.seed)
 
     def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
         known = set(state.near.ids.tolist())
         new = [client for client in cohort if client not in known]
-        return (new, Work(Record(), program="sketch")) if new else None
+        if not new:
+            return None
+        return new, Work(Record(projection=self._projection(state)), program="sketch")
+
+    def _projection(self, state: Record) -> Tensor:
+        """The address of the matrix that all sketches are projected by."""
+        return torch.tensor(seeds.address(state.seed, "sketch"))
 
     def welcome(self, state: Record, replies: Replies) -> Record:
         """Place new clients by their sketches."""
@@ -171,7 +181,7 @@ class Fedora(FedAvg):
         the sketches, weighted as usual. Raises ConfigError before any client has trained."""
         if not held(state.models):
             raise ConfigError("no client has trained yet", hint="play some rounds first")
-        rows = self.sketch.rows(inputs)
+        rows = self.sketch.rows(inputs, self._projection(state))
         known = truncated(state.near.sketches, rows.shape[1])
         return self._mixture(state, likeness(basis(rows, self.rank).unsqueeze(0), known)[0])
 

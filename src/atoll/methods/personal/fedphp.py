@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Model, Reply, Work
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.features import features, gradient_with
+from atoll.contract import ClientData, Model, Reply, Work
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.features import features, gradient_with
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

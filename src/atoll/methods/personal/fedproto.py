@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from atoll.contract import ClientData, Population, Program, Replies, Reply, Work
 from atoll.errors import ConfigError
-from atoll.method import ClientData, Population, Program, Replies, Reply, Work
-from atoll.methods.fedavg import require
 from atoll.methods.local import Local
-from atoll.methods.personal.features import features, gradient_with, watched, widths
+from atoll.methods.parts.features import features, gradient_with, watched, widths
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

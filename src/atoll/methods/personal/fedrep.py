@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Plan, Population, Reply
-from atoll.methods.fedavg import require
+from atoll.contract import ClientData, Plan, Population, Reply
+from atoll.methods.parts.settings import require
+from atoll.methods.parts.shared import split, with_body
 from atoll.methods.personal.fedper import FedPer
-from atoll.methods.personal.shared import split, with_body
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors

@@ -6,7 +6,6 @@ its tensors are "trunk.0.weight", ... and "heads.<name of the target>.weight"; d
 
 from __future__ import annotations
 
-import zlib
 from itertools import pairwise
 from typing import Literal
 
@@ -27,17 +26,17 @@ def create(
     hidden: int,
     depth: int,
     start: Literal["scaled", "default"],
+    seed: int,
 ) -> tuple[Tensors, Tensor]:
     """(hypernetwork, embeddings [clients, embedding]) before the first round, for a target that starts as `targets`.
 
-    They follow from the values of `targets`, and so from whatever seed those were drawn with. "default" leaves every
+    Both follow from the run's `seed`. "default" leaves every
     layer as `nn.Linear` draws it. "scaled" draws the heads so that every tensor they write has, over its elements, the
     mean and the standard deviation of that tensor in `targets`: constants, such as the ones of a BatchNorm, start as
     constants for every client.
     """
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in targets.values()) else torch.float32
-    values = targets.flat().to("cpu", torch.float64).numpy()
-    with seeds.scoped(zlib.crc32(values.tobytes()), "hypernetwork"):
+    with seeds.scoped(seed, "hypernetwork"):
         embeddings = torch.randn(clients, embedding, dtype=dtype)
         widths = [embedding] + [hidden] * (depth + 1)
         net = Tensors()

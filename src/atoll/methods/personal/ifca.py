@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.method import ClientData, Model, Population, Program, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.peers import COMPARED, advanced, noted, shares
+from atoll.contract import ClientData, Model, Population, Program, Replies, Reply, Work
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.peers import COMPARED, advanced, noted, shares
+from atoll.methods.parts.settings import require
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
@@ -36,8 +37,8 @@ class IFCA(FedAvg):
         spread: how far the models start from the initial one: each weight is mixed with `spread` parts of normal
             noise of the standard deviation of its tensor, which keeps the deviation. Tensors whose values are
             all equal (biases at 0, scales at 1) start alike, and the first model starts as the initial one.
-        init_seed: draws that noise. The choice among near-random models decides which clusters form: if two kinds
-            of clients share a model, try others, or more clusters.
+            The choice among near-random models decides which clusters form: if two kinds of clients share a
+            model, try another seed, or more clusters.
 
     Traps: clients download every model each round. A model that starts worse than another for all clients may never
     be chosen.
@@ -45,7 +46,6 @@ class IFCA(FedAvg):
 
     clusters: int = 2
     spread: float = 1.0
-    init_seed: int = 0
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     relation: ClassVar[str] = "same cluster"
@@ -68,7 +68,7 @@ class IFCA(FedAvg):
 
     def setup(self, task: Task, population: Population) -> Record:
         state = super().setup(task, population)
-        drawn = [self._drawn(state.params, j) for j in range(self.clusters)]
+        drawn = [self._drawn(state.params, population.seed, j) for j in range(self.clusters)]
         nobody = torch.zeros(0, dtype=torch.int64)
         return state.replace(
             cluster_params=_stack(drawn),
@@ -76,11 +76,11 @@ class IFCA(FedAvg):
             groups=Record(clients=nobody, group=nobody.clone()),
         )
 
-    def _drawn(self, params: Tensors, cluster: int) -> Tensors:
+    def _drawn(self, params: Tensors, seed: int, cluster: int) -> Tensors:
         """Where a cluster's model starts."""
         if cluster == 0:
             return params
-        key = torch.tensor(seeds.address(self.init_seed, "ifca.init", client=cluster))
+        key = torch.tensor(seeds.address(seed, "ifca.init", client=cluster))
         drawn = {}
         for at, (name, value) in enumerate(params.items()):
             deviation = (value - value.mean()).square().mean().sqrt()
@@ -118,7 +118,7 @@ class IFCA(FedAvg):
         return params.map(lambda v: v[cluster]), buffers.map(lambda v: v[cluster])
 
     def expects(self, state: Record) -> Record:
-        return Record(update=state.params, buffers=state.buffers, choice=torch.zeros(self.clusters))
+        return super().expects(state).replace(choice=torch.zeros(self.clusters))
 
     def affinity(self, state: Record) -> tuple[list[int], Tensor] | None:
         """(clients, matrix [n, n]): 1 for two clients that chose the same cluster when last asked, else 0."""

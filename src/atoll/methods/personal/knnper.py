@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Population, Program, Reply
-from atoll.methods.fedavg import FedAvg, require
-from atoll.methods.personal.features import features, watched, widths
+from atoll.contract import ClientData, Population, Program, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.features import features, watched, widths
+from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atoll.methods.fedavg import require
-from atoll.methods.personal.shared import PartlyShared, head, layers
+from atoll.methods.parts.settings import require
+from atoll.methods.parts.shared import PartlyShared, head, layers
 from atoll.task import Task
 
 __all__ = ["LGFedAvg"]

@@ -9,9 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from atoll.contract import ClientData, Model, Population, Replies, Reply, Work
 from atoll.errors import ConfigError
-from atoll.method import ClientData, Model, Population, Reduction, Replies, Reply, Work
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import form, mean_buffers
+from atoll.methods.parts.settings import require
 from atoll.methods.personal.hypernetwork import create, generate, pull_back
 from atoll.optimizers import SGD, Adam, Optimizer, clip_by_norm, schedule_factor
 from atoll.task import Task
@@ -105,7 +107,9 @@ class PFedHN(FedAvg):
         kept = self.private(params)
         written = Tensors({name: value for name, value in params.items() if name not in kept})
         width = self.embedding or min(1 + population.clients // 4, 100)
-        net, embeddings = create(written, population.clients, width, self.hidden, self.depth, self.start)
+        net, embeddings = create(
+            written, population.clients, width, self.hidden, self.depth, self.start, population.seed
+        )
         solver = self.server_solver()
         state = Record(
             params=params,
@@ -179,13 +183,8 @@ class PFedHN(FedAvg):
             net, memory = solver.update(g_net, optimizer.hypernetwork, net, self.server_lr)
             optimizer = optimizer.replace(hypernetwork=memory)
 
-        buffers = Reduction("mean")
-        for k, reply in zip(clients, replies.each, strict=True):
-            buffers.add(k, reply._replace(values=Record(buffers=reply.values["buffers"])))
-        mean = buffers.result()
-        assert mean is not None
         state = state.replace(
-            buffers=averaged_buffers(state.buffers, mean.mean.buffers),
+            buffers=mean_buffers(state.buffers, zip(clients, replies.each, strict=True)),
             hypernetwork=net,
             embeddings=after["embeddings"],
             optimizer=optimizer,
@@ -199,7 +198,7 @@ class PFedHN(FedAvg):
         return state.replace(embeddings=after.embeddings, optimizer=after.optimizer)
 
     def expects(self, state: Record) -> Record:
-        return Record(update=self.written(state), buffers=state.buffers)
+        return Record(update=self.written(state), **form(state.buffers))
 
     # ---- client half -------------------------------------------------------------------------------------
 

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from atoll.method import ClientData, Model, Replies, Reply
-from atoll.methods.fedavg import FedAvg, averaged_buffers, require
+from atoll.contract import ClientData, Model, Replies, Reply
+from atoll.methods.fedavg import FedAvg
+from atoll.methods.parts.buffers import averaged
+from atoll.methods.parts.settings import require
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
 from atoll.tensors import Record
@@ -61,7 +63,7 @@ class PFedMe(FedAvg):
     def update(self, state: Record, replies: Replies) -> Record:
         return state.replace(
             params=state.params + replies.mean["update"] * self.beta,
-            buffers=averaged_buffers(state.buffers, replies.mean.buffers),
+            buffers=averaged(state.buffers, replies.mean),
             round=state.round + 1,
         )
 

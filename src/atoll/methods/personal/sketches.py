@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.method import ClientData, Program, Reply
+from atoll.contract import ClientData, Program, Reply
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -46,14 +46,14 @@ class Sketch(Program):
             outputs, _ = task.predict(params, buffers, batch.inputs[:1])
             classes = torch.arange(outputs.shape[-1], device=device)
             labels = (batch.targets.unsqueeze(-1) == classes).flatten(1)
-        inputs = self.rows(batch.inputs)
+        inputs = self.rows(batch.inputs, received.get("projection"))
         rows = torch.cat([inputs, self.label_scale * labels.to(inputs.dtype)], dim=1) * batch.mask.unsqueeze(
             1
         )
         if not self.noise:
             return Record(sketch=basis(rows, self.rank), memory=memory)
         rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
-        noise = seeds.normal(batch.key, (rows.shape[1], rows.shape[1]), rows.dtype)
+        noise = seeds.normal(data.key, (rows.shape[1], rows.shape[1]), rows.dtype)
         noise = torch.triu(noise) + torch.triu(noise, 1).T
         moment = rows.T @ rows / batch.mask.sum().clamp(min=1) + self.noise * noise
         vectors = torch.linalg.eigh(moment.double())[1][:, -self.rank :]
@@ -62,14 +62,18 @@ class Sketch(Program):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         return Reply(Record(sketch=local.sketch), torch.ones_like(data.count), Record()), local.memory
 
-    def rows(self, inputs: Tensor) -> Tensor:
-        """Inputs [n, ...] as rows [n, d], projected if asked."""
+    def rows(self, inputs: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Inputs [n, ...] as rows [n, d], projected if asked by the matrix drawn at the address `projection`."""
         rows: Tensor = inputs.flatten(1)
         rows = rows if rows.is_floating_point() else rows.float()
         if not self.dim:
             return rows
-        key = torch.tensor(seeds.address(0, "sketch"), device=rows.device)
-        rows = rows @ seeds.normal(key, (rows.shape[1], self.dim), rows.dtype) / self.dim**0.5
+        assert projection is not None
+        rows = (
+            rows
+            @ seeds.normal(projection.to(rows.device), (rows.shape[1], self.dim), rows.dtype)
+            / self.dim**0.5
+        )
         return rows
 
 

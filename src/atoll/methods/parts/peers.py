@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from atoll.method import ClientData, Model, Population, Reduction, Replies, Reply
-from atoll.methods.fedavg import averaged_buffers
+from atoll.contract import Change, ClientData, Mean, Model, Population, Replies, Reply
 from atoll.methods.local import Local
-from atoll.methods.personal.bank import held, keep, stack, without
+from atoll.methods.parts.bank import held, keep, stack, without
+from atoll.methods.parts.buffers import RULES, averaged, form
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
@@ -33,6 +33,7 @@ class Peers(Local):
     """
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    change: ClassVar[Change | None] = Change("params", since="params", where="memory")
     mixed: ClassVar[bool] = False
 
     # ---- server half -------------------------------------------------------------------------------------
@@ -84,14 +85,15 @@ class Peers(Local):
 
 def advanced(params: Tensors, buffers: Tensors, replies: Mapping[int, Reply]) -> Model:
     """A model after the weighted mean of the updates in these replies; as it was if they weigh nothing."""
-    reduction = Reduction("mean")
+    reducer = Mean(RULES)
     for client, reply in replies.items():
-        values = Record(update=reply.values["update"], buffers=reply.values["buffers"])
-        reduction.add(client, reply._replace(values=values))
-    reduced = reduction.result()
+        values = reply.values
+        few = Record(update=values["update"], buffers=values.buffers, counters=values.counters)
+        reducer.add(client, reply._replace(values=few))
+    reduced = reducer.result()
     if reduced is None:
         return params, buffers
-    return params + reduced.mean["update"], averaged_buffers(buffers, reduced.mean["buffers"])
+    return params + reduced.mean["update"], averaged(buffers, reduced.mean)
 
 
 def noted(groups: Record, new: Mapping[int, int]) -> Record:
@@ -105,12 +107,14 @@ def noted(groups: Record, new: Mapping[int, int]) -> Record:
 def shares(models: Sequence[Model], weights: Sequence[float]) -> Model:
     """The mean of models by weight, counters by their maximum; the one of weight 1 itself where there is one."""
     total = sum(weights)
-    reduction = Reduction("mean")
+    reducer = Mean(RULES)
     for at, ((params, buffers), weight) in enumerate(zip(models, weights, strict=True)):
         if weight == total:
             return params, buffers
-        reduction.add(at, Reply(Record(params=params, buffers=buffers), torch.tensor(weight), Record()))
-    reduced = reduction.result()
+        values = Record(params=params, **form(buffers))
+        reducer.add(at, Reply(values, torch.tensor(weight), Record()))
+    reduced = reducer.result()
     assert reduced is not None
     mean = reduced.mean
-    return mean.params, Tensors({n: v.to(models[0][1][n].dtype) for n, v in mean.buffers.items()})
+    both = {**mean.buffers, **mean.counters}
+    return mean.params, models[0][1].map_names(lambda name, value: both[name].to(value.dtype))

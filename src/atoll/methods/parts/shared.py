@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+from atoll.contract import ClientData, Model, Population, Reply
 from atoll.errors import ConfigError
-from atoll.method import ClientData, Model, Population, Reply
 from atoll.methods.fedavg import FedAvg
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, to_device

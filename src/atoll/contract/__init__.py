@@ -1,0 +1,41 @@
+"""The contract between a federated method, the engines that run its client half, and the round."""
+
+from __future__ import annotations
+
+from atoll.contract.change import Change
+from atoll.contract.gather import Gathering, outcome
+from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work
+from atoll.contract.method import Evaluate, Method, Program
+from atoll.contract.orders import Answer, Channel, Job, Memories, Order, Outcome
+from atoll.contract.reduce import Each, Mean, Reducer, Replies, Rule, Total, chunks
+from atoll.contract.screen import misshapen, screen
+
+__all__ = [
+    "Answer",
+    "Change",
+    "Channel",
+    "ClientData",
+    "Each",
+    "Evaluate",
+    "Gathering",
+    "Job",
+    "Mean",
+    "Memories",
+    "Method",
+    "Model",
+    "Order",
+    "Outcome",
+    "Plan",
+    "Population",
+    "Program",
+    "Reducer",
+    "Replies",
+    "Reply",
+    "Rule",
+    "Total",
+    "Work",
+    "chunks",
+    "misshapen",
+    "outcome",
+    "screen",
+]

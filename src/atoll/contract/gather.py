@@ -1,0 +1,76 @@
+"""Answers to a job, in whatever order they come, reduced as if they had come in the order of clients."""
+
+from __future__ import annotations
+
+from atoll.contract.messages import Reply
+from atoll.contract.orders import Answer, Job, Outcome
+from atoll.contract.reduce import Reducer, chunks
+from atoll.contract.screen import screen
+from atoll.tensors import nbytes
+
+__all__ = ["Gathering", "outcome"]
+
+
+def outcome(answer: Answer, job: Job, begun: float = 0.0, ended: float = 0.0) -> Outcome:
+    """What an answer came to: whether its reply may be used, and its figures."""
+    reply = answer.reply
+    reason = screen(reply, job.form(answer.client))
+    metrics = {name: float(value) for name, value in reply.metrics.items()}
+    return Outcome(
+        answer.client, float(reply.weight), metrics, nbytes(reply.values), reason, begun, ended,
+        None if reason else answer.probe,
+    )  # fmt: skip
+
+
+class Gathering:
+    """Takes the answers of a job's clients, each once, and reduces the sound ones.
+
+    The cohort is cut into runs (`chunks`); each run is summed in the order of its clients, and the runs are merged in
+    order. A reply waits until those before it in its run are there, so answers that come in order are never kept.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._runs = [[job.clients[at] for at in run] for run in chunks(len(job.clients))]
+        self._run_of = {client: number for number, run in enumerate(self._runs) for client in run}
+        self._next = [0] * len(self._runs)
+        self._parts: list[Reducer | None] = [None] * len(self._runs)
+        self._waiting: dict[int, Reply | None] = {}  # None: refused
+        self._outcomes: dict[int, Outcome] = {}
+
+    @property
+    def missing(self) -> list[int]:
+        """Clients that have not answered yet, in order."""
+        return [client for client in self.job.clients if client not in self._outcomes]
+
+    def deliver(self, answer: Answer, begun: float = 0.0, ended: float = 0.0) -> Outcome:
+        """Take an answer.  Raises KeyError for a client that was not asked, ValueError for one that has answered."""
+        client = answer.client
+        run = self._run_of[client]
+        if client in self._outcomes:
+            raise ValueError(f"client {client} has answered before")
+        found = self._outcomes[client] = outcome(answer, self.job, begun, ended)
+        self._waiting[client] = None if found.refused else answer.reply
+        clients = self._runs[run]
+        while self._next[run] < len(clients) and clients[self._next[run]] in self._waiting:
+            self._add(run, clients[self._next[run]])
+            self._next[run] += 1
+        return found
+
+    def _add(self, run: int, client: int) -> None:
+        reply = self._waiting.pop(client)
+        if reply is not None:
+            part = self._parts[run] = self._parts[run] or self.job.reducer()
+            part.add(client, reply)
+
+    def result(self) -> tuple[Reducer, list[Outcome]]:
+        """The reducer that has taken all sound replies, and the outcomes of those that answered, in order."""
+        total = self.job.reducer()
+        for run, clients in enumerate(self._runs):
+            for client in clients[self._next[run] :]:  # somebody before them never answered
+                if client in self._waiting:
+                    self._add(run, client)
+            part, self._parts[run] = self._parts[run], None
+            if part is not None:
+                total.merge(part)
+        return total, [self._outcomes[client] for client in self.job.clients if client in self._outcomes]

@@ -1,0 +1,89 @@
+"""What passes between the halves of a method: what the server knows and sends, what a client sees and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors, nbytes
+
+__all__ = ["ClientData", "Model", "Plan", "Population", "Reply", "Work"]
+
+Model = tuple[Tensors, Tensors]
+"""Parameters and buffers."""
+
+
+class Population(NamedTuple):
+    """What the server knows before it has met a client.
+
+    `clients` is how many there are. `tasks` are their architectures (see `atoll.task.task_of`). `example` is one input
+    [1, ...], `public` are inputs [n, ...] that everybody knows, without labels, or None. `seed` is the run's: whatever
+    the server draws has an address that begins with it.
+    """
+
+    clients: int
+    tasks: tuple[Task, ...] = ()
+    example: Tensor | None = None
+    public: Tensor | None = None
+    seed: int = 0
+
+
+class Plan(NamedTuple):
+    """How a client reads its training data: `epochs` passes, or `steps` batches if given; `batch_size` None = all."""
+
+    epochs: int = 0
+    steps: int | None = None
+    batch_size: int | None = None
+
+
+class ClientData(NamedTuple):
+    """A client's data, all of it, for `begin` and `finish`. Splits that the program does not name in `reads` are None.
+
+    `count` is the number of training samples, a scalar. `key` is the client's random stream, an int64 scalar, another
+    one in `begin` than in `finish` (see `atoll.seeds.fold`). A split is a `Batch`, padded where `mask` is 0. `public`
+    is what everybody knows; its targets mean nothing.
+    """
+
+    count: Tensor  # type: ignore[assignment]  # a tuple's own `count` is of no use here
+    key: Tensor
+    train: Batch | None = None
+    validation: Batch | None = None
+    test: Batch | None = None
+    public: Batch | None = None
+
+
+class Reply(NamedTuple):
+    """What a client sends: named values, the weight they carry in a mean, and sums to be pooled into metrics."""
+
+    values: Record
+    weight: Tensor
+    metrics: Record
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the server sends out for a round.
+
+    `shared` goes to every client of the cohort, `own[client]` only to that one; the client receives both in one
+    record. `program` names the client program to run.
+    """
+
+    shared: Record
+    own: Mapping[int, Record] = field(default_factory=dict)
+    program: str = "train"
+    reduction: Literal["mean", "each"] | None = None
+    """What the server needs of the replies; None means what the method says."""
+
+    forms: Mapping[int, Record] = field(default_factory=dict)
+    """The form that replies of these clients must have, where it is not what the method expects of all."""
+
+    def received(self, client: int) -> Record:
+        return self.shared.replace(**self.own[client]) if client in self.own else self.shared
+
+    def nbytes(self, client: int) -> int:
+        """Bytes that this client downloads."""
+        return nbytes(self.received(client))

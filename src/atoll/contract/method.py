@@ -1,0 +1,188 @@
+"""A federated method: both its halves.
+
+A `Method` is both halves of a federated algorithm. Its server half (`setup`, `broadcast`, `update`) sees replies,
+never data. Its client half is a `Program`: three pure functions for ONE client, `begin`, `step`, `finish`, which an
+engine calls in a loop, batched over clients, in a worker process or on another machine. Whatever passes between the
+halves is a `Record` of tensors and numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from atoll.contract.change import Change
+from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work
+from atoll.contract.reduce import Each, Mean, Reducer, Replies, Rule
+from atoll.task import Batch, Task
+from atoll.tensors import Record
+
+__all__ = ["Evaluate", "Method", "Program"]
+
+
+class Program(ABC):
+    """The client half: pure functions for one client. Tensors in, tensors out; no branch on a tensor's value."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Splits that `begin` and `finish` look at as a whole ("train", "validation", "test", "public")."""
+        return ()
+
+    def plan(self) -> Plan:
+        """How `step` is fed. The default is no step at all."""
+        return Plan()
+
+    def remember(self, task: Task, received: Record) -> Record:
+        """What a client remembers before its first round (a record of tensors; empty: the method has no memory)."""
+        return Record()
+
+    @abstractmethod
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        """The client's working state at the start of its round."""
+
+    def step(self, task: Task, local: Record, batch: Batch) -> Record:
+        """The working state after one batch."""
+        raise NotImplementedError(f"{type(self).__name__} plans steps but defines none")
+
+    @abstractmethod
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        """The reply, and what the client remembers for its next round."""
+
+
+class Method(Program):
+    """Both halves of a federated method. Concrete methods are frozen dataclasses; their fields are hyper-parameters."""
+
+    reduction: ClassVar[Literal["mean", "each"]] = "mean"
+    """What `update` needs: the replies reduced field by field (streamed), or each reply."""
+
+    rules: ClassVar[Mapping[str, Rule]] = {}
+    """What becomes of the fields of a reply that are not averaged by weight: field -> "sum" or "max"."""
+
+    change: ClassVar[Change | None] = None
+    """Which field of a reply tells how the client's model changed; None: none does."""
+
+    paper: ClassVar[str] = ""
+    """Where the method comes from, for `atoll methods`."""
+
+    cost: ClassVar[str] = "1 model up, 1 down"
+    """What it costs a client beyond local training, for `atoll methods`."""
+
+    relation: ClassVar[str] = ""
+    """What `affinity` measures, in a few words."""
+
+    mixed: ClassVar[bool] = False
+    """Whether clients may have models of different architectures (`Population.tasks`)."""
+
+    # ---- server half -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def setup(self, task: Task, population: Population) -> Record:
+        """The server's state before the first round; it has the global model in `params` and `buffers`."""
+
+    @abstractmethod
+    def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
+        """What the clients of the cohort are sent."""
+
+    @abstractmethod
+    def update(self, state: Record, replies: Replies) -> Record:
+        """The server's state after a round. Called only with at least one accepted reply of positive total weight."""
+
+    def refine(self, state: Record, population: Population) -> Record:
+        """What the server learns by itself after `update`, such as from public data. By default nothing."""
+        return state
+
+    def adapt(self, state: Record, replies: Replies) -> Record:
+        """What the server makes of `replies.each` of newcomers; nobody else's model may change. By default nothing.
+
+        This is how clients that never trained are judged: `enrol` and `welcome`, a few rounds with `adapt` in the
+        place of `update`, and the program "personal".
+        """
+        return state
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        """The server's state without what it keeps of these clients, who are gone; nobody else's model changes."""
+        return state
+
+    def model(self, state: Record) -> Model:
+        """The global model, (params, buffers); of the first architecture where there are several."""
+        return state.params, state.buffers
+
+    def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
+        """Which clients of the cohort are new and what they are asked first, or None: nobody is asked anything.
+
+        A method that must know something of a client before its first round (a sketch of its data, its class
+        counts) names the program that answers, and takes every answer in `welcome`.
+        """
+        return None
+
+    def affinity(self, state: Record) -> tuple[list[int], Tensor] | None:
+        """How related clients are, as far as the method knows: (some clients, matrix [n, n]). See `relation`."""
+        return None
+
+    def welcome(self, state: Record, replies: Replies) -> Record:
+        """The server's state with what new clients have answered; `replies.each` in the order of `replies.clients`."""
+        raise NotImplementedError(f"{type(self).__name__} enrols clients but does not welcome them")
+
+    def expects(self, state: Record) -> Record:
+        """Names and shapes a reply must have; replies of another form are refused."""
+        return Record()
+
+    def reducer(self, work: Work) -> Reducer:
+        """What takes the replies to this work."""
+        kind = work.reduction or self.reduction
+        return Each() if kind == "each" else Mean(self.rules)
+
+    # ---- client half -----------------------------------------------------------------------------------------
+
+    @property
+    def personalised(self) -> bool:
+        """Whether clients predict with a model of their own."""
+        return type(self).personal is not Method.personal or "personal" in self.programs()
+
+    def programs(self) -> Mapping[str, Program]:
+        """Client programs besides "train", which is the method itself."""
+        return {}
+
+    def program(self, name: str) -> Program:
+        """The client program of that name. "evaluate" and "personal" have defaults."""
+        own = self.programs()
+        if name in own:
+            return own[name]
+        if name == "train":
+            return self
+        if name in ("evaluate", "personal"):
+            return Evaluate(self if name == "personal" else None)
+        raise KeyError(f"{type(self).__name__} has no client program {name!r}")
+
+    def personal(self, received: Record, memory: Record) -> Model:
+        """The model this client predicts with: the global one unless the method says otherwise."""
+        return received.params, received.buffers
+
+
+@dataclass(frozen=True)
+class Evaluate(Program):
+    """Judges a model on the client's test data: the personal one of `method`, or the global one without a method."""
+
+    method: Method | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("test",)
+
+    def remember(self, task: Task, received: Record) -> Record:
+        return self.method.remember(task, received) if self.method else Record()
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        params, buffers = (
+            self.method.personal(received, memory) if self.method else (received.params, received.buffers)
+        )
+        return Record(params=params, buffers=buffers, memory=memory)
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        assert data.test is not None
+        totals = task.totals(local.params, local.buffers, data.test)
+        return Reply(Record(), totals.count, totals), local.memory

@@ -1,0 +1,145 @@
+"""Client work as it travels: a round's job for a cohort, one client's order, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from atoll.contract.messages import Reply, Work
+from atoll.contract.method import Method, Program
+from atoll.contract.reduce import Reducer
+from atoll.tensors import Record
+
+__all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome"]
+
+
+class Memories(Protocol):
+    """Where clients' memories live between rounds."""
+
+    def get(self, client: int) -> Record | None: ...
+
+    def put(self, client: int, memory: Record) -> None: ...
+
+
+class Channel(Protocol):
+    """What happens to updates on their way from client to server.
+
+    The client half wraps the programs that clients run: it is pure and written for one client like they are, so every
+    engine has it for free, and it may keep a memory of its own beside the program's. The server half wraps the
+    reducer that takes the replies.
+    """
+
+    def program(self, name: str, inner: Program) -> Program:
+        """The program of that name with the client half around it. All programs are asked for: each gets the memory."""
+        ...
+
+    def reducer(self, work: Work, inner: Reducer) -> Reducer:
+        """What takes the replies to this work."""
+        ...
+
+
+class Order(NamedTuple):
+    """What one client is asked to do in a round.
+
+    `epochs` are local epochs where they are not what the program plans; `limit` cuts it short after so many steps (for
+    trials). Random draws of the client have the address (seed, purpose, round, client).
+    """
+
+    client: int
+    round: int
+    seed: int
+    program: str
+    received: Record
+    epochs: int | None = None
+    limit: int | None = None
+
+    def to_record(self) -> Record:
+        """As what a codec writes."""
+        return Record(self._asdict())
+
+    @staticmethod
+    def of_record(record: Record) -> Order:
+        """The inverse of `to_record`."""
+        return Order(**record)
+
+
+class Answer(NamedTuple):
+    """What one client came back with: its `reply`, and a few coordinates of its change where drift is watched."""
+
+    client: int
+    reply: Reply
+    probe: Tensor | None = None
+
+    def to_record(self) -> Record:
+        """As what a codec writes. The probe stays behind: it is for simulations."""
+        return Record(client=self.client, reply=Record(self.reply._asdict()))
+
+    @staticmethod
+    def of_record(record: Record) -> Answer:
+        """The inverse of `to_record`."""
+        return Answer(record.client, Reply(**record.reply))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One round's client work: who runs which program on what.
+
+    `clients` are positions in the population, sorted. `epochs` holds the local epochs of those that do fewer than
+    planned. `expected` is the form a reply must have unless the work says otherwise.
+    """
+
+    method: Method
+    work: Work
+    clients: Sequence[int]
+    round: int
+    seed: int
+    expected: Record = field(default_factory=Record)
+    epochs: Mapping[int, int] = field(default_factory=dict)
+    limit: int | None = None
+    """Cut every client short after so many steps (for trials)."""
+
+    cohort: int = 1
+    """How many clients the whole round has (a worker's job holds some of them)."""
+
+    channel: Channel | None = None
+
+    @property
+    def program(self) -> Program:
+        """What the clients run."""
+        inner = self.method.program(self.work.program)
+        return inner if self.channel is None else self.channel.program(self.work.program, inner)
+
+    def reducer(self) -> Reducer:
+        """A new reducer for the replies."""
+        inner = self.method.reducer(self.work)
+        return inner if self.channel is None else self.channel.reducer(self.work, inner)
+
+    def form(self, client: int) -> Record:
+        """The form that this client's reply must have."""
+        return self.work.forms.get(client, self.expected)
+
+    def order(self, client: int) -> Order:
+        """What one of the clients is asked."""
+        work = self.work
+        return Order(
+            client, self.round, self.seed, work.program, work.received(client), self.epochs.get(client), self.limit
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one client's work ended: its pooled sums, and why its reply was refused, if it was."""
+
+    client: int
+    weight: float
+    metrics: Mapping[str, float]
+    nbytes: int
+    refused: str | None = None
+    begun: float = 0.0
+    """When the work began and ended, by `time.perf_counter`, which processes of one machine share."""
+    ended: float = 0.0
+    probe: Tensor | None = field(default=None, compare=False)
+    """A few coordinates of the update (see `atoll.engines.probe`); of refused replies None."""

@@ -1,0 +1,272 @@
+"""From replies to what the server asked for: reducers, in constant memory where only a mean is needed.
+
+A reducer takes replies as they come (`add`, or `add_stacked` for a batch), takes over what another one has taken
+(`merge`, a worker's part), and gives `Replies` (`result`). What it holds is a record (`held`, `take`), so that a part
+can cross a process boundary or be stored. A method says which reducer it needs (`Method.reducer`); engines only call.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from atoll.contract.messages import Reply
+from atoll.errors import RunError
+from atoll.tensors import Record, map_leaves, named_tensors
+
+__all__ = ["Each", "Mean", "Reducer", "Replies", "Rule", "Total", "chunks"]
+
+Rule = Literal["mean", "sum", "max"]
+"""What becomes of a field of the replies: the mean by weight, the plain sum, or the elementwise maximum."""
+
+
+@dataclass
+class Replies:
+    """The accepted replies of a round as a method asked for them: reduced (`mean`), or `each` of them.
+
+    `clients` are sorted; `weight` is their total weight. `mean` has the fields of the replies, each reduced by its
+    rule, which is the mean by weight unless the method declares another (`Method.rules`).
+    """
+
+    clients: list[int]
+    weight: float
+    mean: Record = field(default_factory=Record)
+    each: list[Reply] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.clients)
+
+
+class Reducer(ABC):
+    """Takes replies, all of them screened. Add in client order for a result that does not depend on who is fastest."""
+
+    def __init__(self) -> None:
+        self.clients: list[int] = []
+        self.weight = 0.0
+
+    def _count(self, clients: Sequence[int], weight: float) -> None:
+        self.clients += clients
+        self.weight += weight
+
+    @abstractmethod
+    def add(self, client: int, reply: Reply) -> None:
+        """Take one reply."""
+
+    def add_stacked(self, clients: Sequence[int], replies: Reply) -> None:
+        """Take replies whose tensors are stacked by client, [K, ...]."""
+        for at, client in enumerate(clients):
+            self.add(client, map_leaves(lambda v, at=at: v[at], replies))
+
+    @abstractmethod
+    def merge(self, part: Self) -> None:
+        """Take over the replies that another reducer of the same kind has taken; it is used no more."""
+
+    @abstractmethod
+    def result(self) -> Replies | None:
+        """The reduced replies, or None where nothing was accepted or all weights are zero."""
+
+    @abstractmethod
+    def held(self) -> Record:
+        """All that was taken, as a record of tensors and numbers."""
+
+    @abstractmethod
+    def take(self, held: Record) -> None:
+        """Take over what another reducer `held`; its tensors are this one's from now on."""
+
+
+class Total(Reducer):
+    """A running total: what replies contribute, put together pairwise.
+
+    Subclasses say what one reply contributes, how two contributions combine, and what the server is given in the end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Record | None = None
+
+    @abstractmethod
+    def contribution(self, reply: Reply) -> Record:
+        """What one reply adds; a record of tensors that nobody else holds."""
+
+    @abstractmethod
+    def combine(self, total: Record, more: Record) -> Record:
+        """Two contributions together; may write into `total`."""
+
+    def finish(self, total: Record) -> Record:
+        """What the server is given."""
+        return total
+
+    def add(self, client: int, reply: Reply) -> None:
+        self._count([client], float(reply.weight))
+        self._plus(self.contribution(reply))
+
+    def _plus(self, more: Record) -> None:
+        self.total = more if self.total is None else self.combine(self.total, more)
+
+    def merge(self, part: Self) -> None:
+        self._count(part.clients, part.weight)
+        if part.total is not None:
+            self._plus(part.total)
+
+    def result(self) -> Replies | None:
+        if not self.clients or self.weight <= 0.0:
+            return None
+        assert self.total is not None
+        return Replies(sorted(self.clients), self.weight, self.finish(self.total))
+
+    def held(self) -> Record:
+        return Record(
+            clients=torch.tensor(self.clients, dtype=torch.int64),
+            weight=self.weight,
+            totals=Record() if self.total is None else Record(total=self.total),
+        )
+
+    def take(self, held: Record) -> None:
+        self._count(held.clients.tolist(), held.weight)
+        if held.totals:
+            self._plus(held.totals.total)
+
+
+class Mean(Total):
+    """Each field of the replies by its rule; the mean by weight where none is declared.
+
+    Sums are at least float32. A mean of integers is refused: counters must be declared.
+
+    Args:
+        rules: field -> rule, for the fields that are not averaged.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule] | None = None) -> None:
+        super().__init__()
+        self.rules = rules or {}
+
+    def rule(self, name: str) -> Rule:
+        return self.rules.get(name, "mean")
+
+    def contribution(self, reply: Reply) -> Record:
+        weight = float(reply.weight)
+        return Record(
+            {
+                name: map_leaves(lambda v: _wide(v) * weight, self._floats(name, value))
+                if self.rule(name) == "mean"
+                else map_leaves(lambda v: _wide(v).clone(), value)
+                for name, value in reply.values.items()
+            }
+        )
+
+    def add(self, client: int, reply: Reply) -> None:
+        if self.total is None:
+            super().add(client, reply)
+            return
+        weight = float(reply.weight)  # multiplied in while adding: no copy of the reply
+        self._count([client], weight)
+        self.total = self._joined(self.total, reply.values, weight)
+
+    def combine(self, total: Record, more: Record) -> Record:
+        return self._joined(total, more, 1.0)
+
+    def _joined(self, total: Record, more: Record, weight: float) -> Record:
+        found = {}
+        for name, held in total.items():
+            rule = self.rule(name)
+            if rule == "max":
+                found[name] = map_leaves(torch.maximum, held, more[name])
+            else:
+                share = weight if rule == "mean" else 1.0
+                found[name] = map_leaves(
+                    lambda t, v, share=share: t.add_(_wide(v), alpha=share), held, more[name]
+                )
+        return Record(found)
+
+    def add_stacked(self, clients: Sequence[int], replies: Reply) -> None:
+        weights = replies.weight
+        found = {}
+        for name, value in replies.values.items():
+            rule = self.rule(name)
+            if rule == "max":
+                found[name] = map_leaves(lambda v: v.amax(0), value)
+            elif rule == "sum":
+                found[name] = map_leaves(lambda v: _wide(v).sum(0), value)
+            else:
+                found[name] = map_leaves(lambda v: _weighed(weights, _wide(v)), self._floats(name, value))
+        self._count(clients, float(sum(weights.tolist())))
+        self._plus(Record(found))
+
+    def finish(self, total: Record) -> Record:
+        return Record(
+            {
+                name: map_leaves(lambda t: t / self.weight, value) if self.rule(name) == "mean" else value
+                for name, value in total.items()
+            }
+        )
+
+    @staticmethod
+    def _floats(name: str, value: object) -> object:
+        whole = [path for path, leaf in named_tensors(value, name) if not leaf.is_floating_point()]
+        if whole:
+            raise RunError(
+                f"replies cannot be averaged: {', '.join(whole[:3])} holds whole numbers",
+                hint=f'declare what becomes of the field, such as rules = {{"{name}": "max"}} in the method',
+            )
+        return value
+
+
+class Each(Reducer):
+    """Keeps every reply."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replies: list[Reply] = []
+
+    def add(self, client: int, reply: Reply) -> None:
+        self._count([client], float(reply.weight))
+        self.replies.append(reply)
+
+    def merge(self, part: Self) -> None:
+        self._count(part.clients, part.weight)
+        self.replies += part.replies
+
+    def result(self) -> Replies | None:
+        if not self.clients or self.weight <= 0.0:
+            return None
+        order = sorted(range(len(self.clients)), key=self.clients.__getitem__)
+        return Replies(
+            [self.clients[at] for at in order], self.weight, each=[self.replies[at] for at in order]
+        )
+
+    def held(self) -> Record:
+        pairs = zip(self.clients, self.replies, strict=True)
+        return Record({str(client): Record(reply._asdict()) for client, reply in pairs})
+
+    def take(self, held: Record) -> None:
+        for client, reply in held.items():
+            self.add(int(client), Reply(**reply))
+
+
+def chunks(count: int, most: int = 64) -> Iterator[range]:
+    """Cut `count` replies into at most `most` runs, which are summed apart and then merged in order.
+
+    The cut depends on nothing else, and so does the order of sums: one worker, twenty, or clients on a network that
+    answer in any order give the same bits.
+    """
+    length = max(1, -(-count // most))
+    for start in range(0, count, length):
+        yield range(start, min(start + length, count))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _weighed(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum of values [K, ...] by weight [K]."""
+    if values.ndim == 1:
+        return weights.to(values.dtype) @ values
+    return (weights.to(values.dtype) @ values.flatten(1)).reshape(values.shape[1:])

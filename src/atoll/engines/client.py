@@ -1,0 +1,112 @@
+"""One client's half of a round: an order in, an answer out. A simulation's loop runs this, and so does a client."""
+
+from __future__ import annotations
+
+import torch
+
+from atoll.contract import Answer, Change, ClientData, Order, Program
+from atoll.data import FederatedData
+from atoll.engines.probe import probe
+from atoll.engines.reading import client_data, of_stage, step_keys, the_order, whole_keys
+from atoll.errors import AtollError, RunError
+from atoll.task import Batch, Task
+from atoll.tensors import Record, to_device
+
+__all__ = ["Client", "failed", "located"]
+
+
+class Client:
+    """Runs programs on clients' data, one client after another, one step after another, as they are written."""
+
+    def __init__(self, task: Task, data: FederatedData, device: torch.device) -> None:
+        self.task = task
+        self.data = data
+        self.device = device
+
+    @torch.no_grad()
+    def answer(
+        self,
+        order: Order,
+        program: Program,
+        memory: Record | None,
+        change: Change | None = None,
+        cohort: int = 1,
+    ) -> tuple[Answer, Record]:
+        """The answer to an order, and what the client remembers.
+
+        `memory` is what it remembered, None before its first round. With `change` the answer has a probe, for a cohort
+        of so many. Raises RunError (or what AtollError the program raised) that names client, round and stage.
+        """
+        received, memory, data = self._given(order, program, memory)
+        local = self._trained(order, program, received, memory, data)
+        with located(self.data, order, "finish"):
+            reply, after = program.finish(
+                self.task,
+                local,
+                of_stage(data, whole_keys(order, [order.client], "finish")[0].to(self.device)),
+            )
+        changed = None if change is None else change.of(reply.values, received, memory)
+        return Answer(order.client, reply, None if changed is None else probe(changed, cohort)), after
+
+    @torch.no_grad()
+    def working(self, order: Order, program: Program, memory: Record | None) -> Record:
+        """The client's working state after all its steps, where an answer is not wanted."""
+        received, memory, data = self._given(order, program, memory)
+        return self._trained(order, program, received, memory, data)
+
+    def _given(
+        self, order: Order, program: Program, memory: Record | None
+    ) -> tuple[Record, Record, ClientData]:
+        received = to_device(order.received, self.device)
+        with located(self.data, order, "remember"):
+            held = program.remember(self.task, received) if memory is None else to_device(memory, self.device)
+        return received, held, client_data(self.data, order, program, self.device)
+
+    def _trained(
+        self, order: Order, program: Program, received: Record, memory: Record, data: ClientData
+    ) -> Record:
+        with located(self.data, order, "begin"):
+            local = program.begin(self.task, received, memory, data)
+        with located(self.data, order, "step"):
+            return self.train(order, program, local)
+
+    def train(self, order: Order, program: Program, local: Record) -> Record:
+        """All steps of one client's round."""
+        client = order.client
+        read = the_order(order, program.plan(), self.task, self.data.size(client))
+        keys = step_keys(order, [client], len(read.index))[0]
+        train = self.data.samples(client) if len(read.index) else None
+        for index, mask, key in zip(read.index, read.mask, keys, strict=True):
+            assert train is not None
+            rows = torch.from_numpy(index[mask > 0])
+            batch = Batch(train.inputs[rows], train.targets[rows], torch.ones(len(rows)), key)
+            local = program.step(self.task, local, to_device(batch, self.device))
+        return local
+
+
+class located:
+    """Inside, what goes wrong in a client's work says so: which client, round and stage.
+
+    Errors of Atoll keep their kind and hint; others become RunError, with what was raised as their cause.
+    """
+
+    def __init__(self, data: FederatedData, order: Order, stage: str) -> None:
+        self.data, self.order, self.stage = data, order, stage
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, Exception):
+            who = f"client {self.data.names[self.order.client]!s}"
+            raise failed(f"round {self.order.round}, {who}, {self.stage}", error) from error
+
+
+def failed(where: str, error: Exception) -> AtollError:
+    """An error in clients' work, with where it happened."""
+    if isinstance(error, AtollError):
+        found = type(error).__new__(type(error))
+        AtollError.__init__(found, f"{where}: {error.message}", hint=error.hint)
+        return found
+    lines = str(error).strip().splitlines() or [""]
+    return RunError(f"{where}: {type(error).__name__}: {lines[0]}")

@@ -1,0 +1,105 @@
+"""What a client sees of its data and when: the order of its batches, its whole splits, its random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atoll import seeds
+from atoll.contract import ClientData, Job, Order, Plan, Program
+from atoll.data import FederatedData, Samples
+from atoll.task import Batch, Task
+
+__all__ = ["Reading", "client_data", "of_stage", "reading", "step_keys", "the_order", "whole", "whole_keys"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The order in which a client reads its samples: `index` [steps, b] into its training rows, `mask` alike."""
+
+    index: np.ndarray[Any, np.dtype[np.int64]]
+    mask: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def reading(
+    plan: Plan, samples: int, rng: np.random.Generator, *, epochs: int | None = None, merge_last: bool = False
+) -> Reading:
+    """Batches for one client's round.
+
+    Every epoch reads all samples in a new order; the last batch of an epoch may be short, and its row is padded with
+    index 0 and mask 0. With `merge_last` (models with BatchNorm) a last batch of one sample joins the batch before it.
+    """
+    passes = plan.epochs if epochs is None else epochs
+    size = min(plan.batch_size or samples, samples)
+    if samples == 0 or (passes == 0 and plan.steps is None):
+        return Reading(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
+    last = samples % size
+    joined = merge_last and last == 1 and samples > size
+    steps, width = samples // size + (1 if last and not joined else 0), size + int(joined)
+    if plan.steps is not None:
+        passes = -(-plan.steps // steps)
+    index = np.zeros((passes, steps, width), np.int64)
+    mask = np.zeros((steps, width), np.float32)
+    whole = steps * size if not last or joined else (steps - 1) * size  # samples in full batches
+    mask[: whole // size, :size] = 1.0
+    if joined:
+        mask[-1, -1] = 1.0
+    elif last:
+        mask[-1, :last] = 1.0
+    for epoch in range(passes):
+        order = rng.permutation(samples)
+        index[epoch, : whole // size, :size] = order[:whole].reshape(-1, size)
+        if joined:
+            index[epoch, -1, -1] = order[-1]
+        elif last:
+            index[epoch, -1, :last] = order[whole:]
+    rows, real = index.reshape(-1, width), np.tile(mask, (passes, 1))
+    return Reading(rows[: plan.steps], real[: plan.steps])
+
+
+def the_order(order: Order, plan: Plan, task: Task, samples: int) -> Reading:
+    """The reading of one client in one round: a function of (seed, round, client) only."""
+    rng = seeds.rng(order.seed, "order", order.round, order.client)
+    found = reading(plan, samples, rng, epochs=order.epochs, merge_last=task.normalises)
+    return found if order.limit is None else Reading(found.index[: order.limit], found.mask[: order.limit])
+
+
+def step_keys(job: Job | Order, clients: Sequence[int], steps: int) -> Tensor:
+    """Random streams of the steps of clients: int64 [clients, steps]."""
+    own = torch.tensor([seeds.address(job.seed, "step", job.round, client) for client in clients])
+    return seeds.fold(own.unsqueeze(1), torch.arange(steps).unsqueeze(0))
+
+
+def whole_keys(job: Job | Order, clients: Sequence[int], stage: str) -> Tensor:
+    """Random streams of "begin" or "finish" of clients: int64 [clients]."""
+    return torch.tensor([seeds.address(job.seed, stage, job.round, client) for client in clients])
+
+
+def whole(samples: Samples | None, key: Tensor, device: torch.device) -> Batch | None:
+    """A split as one unpadded batch."""
+    if samples is None or samples.inputs.shape[0] == 0:
+        return None
+    inputs, targets = samples.inputs.to(device), samples.targets.to(device)
+    return Batch(inputs, targets, torch.ones(len(inputs), device=device), key)
+
+
+def client_data(data: FederatedData, order: Order, program: Program, device: torch.device) -> ClientData:
+    """What `begin` of one client sees."""
+    key = whole_keys(order, [order.client], "begin")[0].to(device)
+    splits = {split: whole(data.samples(order.client, split), key, device) for split in program.reads}
+    return ClientData(torch.tensor(float(data.size(order.client)), device=device), key, **splits)
+
+
+def of_stage(data: ClientData, keys: Tensor) -> ClientData:
+    """The same data with the random streams of another stage."""
+    splits = {
+        name: part._replace(key=keys)
+        for name in ("train", "validation", "test", "public")
+        if (part := getattr(data, name)) is not None
+    }
+    return data._replace(key=keys, **splits)

@@ -1,0 +1,71 @@
+"""One client after another with captured steps. Worker processes run this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from atoll.contract import Order, Program
+from atoll.engines.capture import Captured
+from atoll.engines.client import Client
+from atoll.engines.reading import step_keys, the_order
+from atoll.engines.steps import Steps, padded_width
+from atoll.tensors import Record
+
+__all__ = ["Sequential"]
+
+
+class Sequential(Client):
+    """A client runner whose steps are captured."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.steps = Steps(self.task)
+
+    def train(self, order: Order, program: Program, local: Record) -> Record:
+        if (
+            self.task.recurrent
+        ):  # torch's recurrent kernels are whole layers: nothing to gain, and long to trace
+            return super().train(order, program, local)
+        client = order.client
+        read = the_order(order, program.plan(), self.task, self.data.size(client))
+        count, width = read.index.shape
+        if count == 0:
+            return local
+        size = program.plan().batch_size
+        width = padded_width(width if size is None else max(width, size))
+        train = self.data.samples(client)
+        assert train is not None
+        index = torch.zeros(count, width, dtype=torch.int64)
+        mask = torch.zeros(count, width)
+        index[:, : read.index.shape[1]] = torch.from_numpy(read.index)
+        mask[:, : read.mask.shape[1]] = torch.from_numpy(read.mask)
+        rows = self.data.rows(client)
+        pool = self.data.pool()
+        if rows is not None and pool is not None:
+            train = pool
+            index = torch.from_numpy(rows)[index]
+        full = mask.all(1).tolist()
+        each = zip(
+            index.unbind(), step_keys(order, [client], count)[0].unbind(), mask.unbind(), full, strict=True
+        )
+        leaves, spec = pytree.tree_flatten(local)
+        owned: set[int] | None = None
+        captured: dict[bool, Captured] = {}
+        for at, key, real, whole in each:
+            batch = [train.inputs.index_select(0, at), train.targets.index_select(0, at), key]
+            if not whole:
+                batch.append(real)
+            step = captured.get(whole)
+            if step is None:
+                now = pytree.tree_unflatten(leaves, spec)
+                step = captured[whole] = self.steps.single(program, now, batch)
+            if owned is None:
+                owned = step.changed
+                leaves = [v.clone() if i in owned else v for i, v in enumerate(leaves)]
+            leaves = step(leaves, batch)
+        result = pytree.tree_unflatten(leaves, spec)
+        assert isinstance(result, Record)
+        return result
