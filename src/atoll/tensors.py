@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Record", "Tensors", "flatten_record", "leaves", "map_leaves", "to_device", "unflatten_record"]
+__all__ = ["Record", "Tensors", "leaves", "map_leaves", "to_device"]
 
 Scalar = int | float | Tensor
 
@@ -144,43 +144,3 @@ def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 def to_device(tree: Any, device: torch.device) -> Any:
     """The same structure with its tensors on `device`."""
     return map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def flatten_record(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield (path, leaf) for a nested record: the form in which structures are stored and sent.
-
-    Names inside a `Tensors` are marked with "@", so that the path says which kind of level it goes through. An empty
-    level is a leaf of its own.
-    """
-    return _walk(tree, ())
-
-
-def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, dict) or (not tree and path):
-        yield path, tree
-        return
-    mark = "@" if isinstance(tree, Tensors) else ""
-    for name, value in dict.items(tree):
-        yield from _walk(value, (*path, mark + name))
-
-
-def unflatten_record(items: Iterable[tuple[Sequence[str], Any]]) -> Record:
-    """The inverse of `flatten_record`."""
-    root: dict[str, Any] = {}
-    for path, leaf in items:
-        level = root
-        for name in path[:-1]:
-            level = level.setdefault(name, {})
-        level[path[-1]] = leaf
-
-    def build(level: dict[str, Any]) -> Record | Tensors:
-        values: dict[str, Any] = {
-            name: build(value) if type(value) is dict else value for name, value in level.items()
-        }
-        if any(name.startswith("@") for name in values):
-            return Tensors({name[1:]: value for name, value in values.items()})
-        return Record(values)
-
-    built = build(root)
-    assert isinstance(built, Record)
-    return built

@@ -23,8 +23,9 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import torch
 
+from atoll.codec import Header
 from atoll.data import FederatedData
-from atoll.engines.arena import Arena, Header
+from atoll.engines.arena import Arena
 from atoll.engines.base import Engine, Job, Memories, Outcome, chunks, cores, settle
 from atoll.engines.steps import Sequential
 from atoll.errors import AtollError, EngineError, RunError
