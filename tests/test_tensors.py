@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 from atoll import seeds
-from atoll.memory import MemoryStore, pack, unpack
-from atoll.tensors import Record, Tensors, flatten_record, leaves, map_leaves, unflatten_record
+from atoll.memory import MemoryStore
+from atoll.tensors import Record, Tensors, map_leaves
 
 
 def pair() -> tuple[Tensors, Tensors]:
@@ -60,29 +60,6 @@ def nested() -> Record:
     )
 
 
-def test_flattening_keeps_kinds_and_values() -> None:
-    record = nested()
-    back = unflatten_record(list(flatten_record(record)))
-    assert list(back) == list(record)
-    assert isinstance(back.params, Tensors)
-    assert isinstance(back.inner, Record)
-    for one, two in zip(leaves(record), leaves(back), strict=True):
-        assert torch.equal(torch.as_tensor(one), torch.as_tensor(two))
-
-
-def test_packed_records_come_back_to_the_bit() -> None:
-    record = nested()
-    back = unpack(pack(record))
-    for (path, one), (other, two) in zip(flatten_record(record), flatten_record(back), strict=True):
-        assert path == other
-        assert type(one) is type(two)
-        if isinstance(one, torch.Tensor):
-            assert one.dtype == two.dtype
-            assert torch.equal(one, two)
-        else:
-            assert one == two
-
-
 def test_what_a_broken_off_round_put_is_forgotten() -> None:
     store = MemoryStore()
     store.put(1, Record(w=torch.ones(2)))
@@ -96,13 +73,6 @@ def test_what_a_broken_off_round_put_is_forgotten() -> None:
     found = store.get(1)
     assert found is not None
     assert float(found.w.sum()) == 2.0
-
-
-def test_empty_levels_keep_their_kind_when_packed() -> None:
-    back = unpack(pack(Record(params=Tensors(w=torch.ones(1)), buffers=Tensors(), more=Record(), none=None)))
-    assert type(back.buffers) is Tensors
-    assert type(back.more) is Record
-    assert back.none is None
 
 
 def test_memories_spill_to_disk_and_come_back() -> None:

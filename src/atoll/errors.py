@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AtollError",
+    "CodecError",
     "ConfigError",
     "DataError",
     "DivergedError",
@@ -51,6 +52,12 @@ class ConfigError(AtollError, ValueError):
 
 class DataError(AtollError, ValueError):
     """Data cannot be read, or cannot be divided or used as asked."""
+
+    exit_code = 2
+
+
+class CodecError(AtollError, ValueError):
+    """Bytes are no record, or not of the form that is expected; or a record holds what cannot be written."""
 
     exit_code = 2
 

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import tempfile
 from collections import OrderedDict
-from typing import Any
 
-from safetensors.torch import load, save
 from torch import Tensor
 
-from atoll.tensors import Record, Tensors, flatten_record, leaves, map_leaves, unflatten_record
+from atoll.codec import OWN, decode, encode
+from atoll.tensors import Record, map_leaves, nbytes
 
-__all__ = ["MemoryStore", "nbytes", "pack", "unpack"]
-
-
-_EMPTY: dict[str, type[Any]] = {"Record": Record, "Tensors": Tensors}
-
-
-def pack(record: Record) -> bytes:
-    """A record of tensors and numbers as safetensors bytes."""
-    tensors: dict[str, Tensor] = {}
-    paths: list[Any] = []
-    seen: set[int] = set()
-    for at, (path, leaf) in enumerate(flatten_record(record)):
-        if isinstance(leaf, Tensor):
-            value = leaf.detach().cpu().contiguous()
-            storage = value.untyped_storage().data_ptr()
-            tensors[str(at)] = (
-                value.clone() if storage in seen else value
-            )  # safetensors refuses shared memory
-            seen.add(storage)
-            paths.append([path, None])
-        else:
-            paths.append([path, {"empty": type(leaf).__name__} if isinstance(leaf, dict) else leaf])
-    return save(tensors, metadata={"record": json.dumps(paths)})
-
-
-def unpack(blob: bytes) -> Record:
-    """The inverse of `pack`. Tensors own their memory, aligned as torch aligns it: sums can depend on that."""
-    length = int.from_bytes(blob[:8], "little")
-    paths = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["record"])
-    tensors = {name: value.clone() for name, value in load(blob).items()}
-    items: list[tuple[Any, Any]] = []
-    for at, (path, leaf) in enumerate(paths):
-        empty = isinstance(leaf, dict)
-        items.append((path, _EMPTY[leaf["empty"]]() if empty else tensors.get(str(at), leaf)))
-    return unflatten_record(items)
+__all__ = ["MemoryStore"]
 
 
 class MemoryStore:
@@ -79,7 +43,7 @@ class MemoryStore:
         if self._file is None:
             return None
         row = self._file.execute("SELECT record FROM memory WHERE client = ?", (client,)).fetchone()
-        return None if row is None else unpack(row[0])
+        return None if row is None else decode(row[0], limits=OWN)
 
     def put(self, client: int, memory: Record) -> None:
         """Replace the client's memory."""
@@ -119,7 +83,7 @@ class MemoryStore:
             self._file.execute("CREATE TABLE memory (client INTEGER PRIMARY KEY, record BLOB)")
         client, memory = self._recent.popitem(last=False)
         self.held -= nbytes(memory)
-        self._file.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (client, pack(memory)))
+        self._file.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (client, encode(memory)))
 
     def close(self) -> None:
         """Forget everything."""
@@ -138,8 +102,3 @@ def _at_rest(leaf: object) -> object:
         return leaf
     leaf = leaf.cpu()
     return leaf if leaf.is_contiguous() else leaf.contiguous()
-
-
-def nbytes(record: Record) -> int:
-    """Bytes of the tensors in a record."""
-    return sum(v.numel() * v.element_size() for v in leaves(record) if isinstance(v, Tensor))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,13 +12,11 @@ from torch.utils import _pytree as pytree
 __all__ = [
     "Record",
     "Tensors",
-    "flatten_record",
     "leaves",
     "map_leaves",
     "named_tensors",
     "nbytes",
     "to_device",
-    "unflatten_record",
 ]
 
 Scalar = int | float | Tensor
@@ -172,43 +170,3 @@ def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(tree, (Record, Tensors)):
         for name, value in dict.items(tree):
             yield from named_tensors(value, f"{path}.{name}" if path else name)
-
-
-def flatten_record(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield (path, leaf) for a nested record: the form in which structures are stored and sent.
-
-    Names inside a `Tensors` are marked with "@", so that the path says which kind of level it goes through. An empty
-    level is a leaf of its own.
-    """
-    return _walk(tree, ())
-
-
-def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, dict) or (not tree and path):
-        yield path, tree
-        return
-    mark = "@" if isinstance(tree, Tensors) else ""
-    for name, value in dict.items(tree):
-        yield from _walk(value, (*path, mark + name))
-
-
-def unflatten_record(items: Iterable[tuple[Sequence[str], Any]]) -> Record:
-    """The inverse of `flatten_record`."""
-    root: dict[str, Any] = {}
-    for path, leaf in items:
-        level = root
-        for name in path[:-1]:
-            level = level.setdefault(name, {})
-        level[path[-1]] = leaf
-
-    def build(level: dict[str, Any]) -> Record | Tensors:
-        values: dict[str, Any] = {
-            name: build(value) if type(value) is dict else value for name, value in level.items()
-        }
-        if any(name.startswith("@") for name in values):
-            return Tensors({name[1:]: value for name, value in values.items()})
-        return Record(values)
-
-    built = build(root)
-    assert isinstance(built, Record)
-    return built

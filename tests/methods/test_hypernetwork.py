@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atoll.codec import decode, encode
 from atoll.contract import Population, Replies
 from atoll.errors import ConfigError
-from atoll.memory import pack, unpack
 from atoll.methods import PFedHN, PFedHNPC
 from atoll.methods.personal.hypernetwork import create, generate, pull_back
 from atoll.task import Task
@@ -178,8 +178,8 @@ def test_a_state_that_was_stored_goes_on_bit_for_bit(kind: type[PFedHN], setting
     straight = Played(method, network(normalised=True), blobs(8, 12, 5))
     straight.round([0, 2])
     stopped = Played(method, network(normalised=True), straight.clients)
-    stopped.state = unpack(pack(straight.state))
-    stopped.memories = {k: unpack(pack(m)) for k, m in straight.memories.items()}
+    stopped.state = decode(encode(straight.state))
+    stopped.memories = {k: decode(encode(m)) for k, m in straight.memories.items()}
     for played in (straight, stopped):
         played.round([0, 1])
         played.round([1, 2])
@@ -385,7 +385,7 @@ def test_a_new_client_learns_an_embedding_and_nothing_else_moves() -> None:
     assert torch.equal(played.state.embeddings[:3], old.state.embeddings)
     for name, value in net.items():
         assert torch.equal(played.state.hypernetwork[name], value)
-    unpack(pack(played.state))
+    decode(encode(played.state))
 
 
 def test_a_larger_population_grows_the_optimisers_state_too() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from atoll.codec import decode, encode
 from atoll.contract import ClientData, Program, Reply
 from atoll.errors import ConfigError
 from atoll.federation import Federation
-from atoll.memory import pack, unpack
 from atoll.methods import CFL, IFCA, FedAMP, FedAvg, FedFomo, HeurFedAMP, Local
 from atoll.methods.personal.cfl import bipartition
 from atoll.tensors import Record, Tensors
@@ -544,9 +544,9 @@ def test_a_stored_state_goes_on_to_the_bit(method: Any) -> None:
     for cohort in ([0, 1, 2], [0, 1, 2], [1, 3]):
         first.round(cohort)
         second.round(cohort)
-        second.state = unpack(pack(second.state))
-        second.memories = {k: unpack(pack(memory)) for k, memory in second.memories.items()}
-    assert pack(first.state) == pack(second.state)
+        second.state = decode(encode(second.state))
+        second.memories = {k: decode(encode(memory)) for k, memory in second.memories.items()}
+    assert encode(first.state) == encode(second.state)
     same_memories(first, second)
     assert torch.equal(first.params, second.params)
     if isinstance(method, CFL):

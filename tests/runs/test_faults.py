@@ -167,7 +167,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     head = list_checkpoints(folder.path)[-1][1] / "checkpoint.json"
     content = json.loads(head.read_text())
     head.write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(ConfigError, match=r"has format 99, and this version of Atoll reads format 1"):
+    with pytest.raises(ConfigError, match=r"has format 99, and this version of Atoll reads format 2"):
         federation(runs=tmp_path).resume()
     head.write_text(json.dumps(content))
     federation(runs=tmp_path).resume().fit()

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import atoll
 from atoll import recording
+from atoll.codec import Form
 from atoll.errors import ConfigError
 from atoll.federation import Callback, Federation
 from atoll.methods import METHODS
@@ -21,7 +23,6 @@ from atoll.results import Round
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import read
 from atoll.runs.folder import RunFolder
-from atoll.tensors import flatten_record
 
 ENGINES = ("loop", "batched", "processes")
 
@@ -88,9 +89,10 @@ def everything(federation: Federation) -> dict[str, bytes]:
     records = {"state": federation.state}
     records |= {f"memory {k}": federation.memories.get(k) for k in federation.memories.clients()}
     for name, record in records.items():
-        for path, leaf in flatten_record(record):
+        found[f"{name}: form"] = repr(Form.of(record)).encode()
+        for path, leaf in pytree.tree_flatten_with_path(record)[0]:
             value = leaf.numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode()
-            found[f"{name} {'/'.join(path)}"] = value
+            found[name + pytree.keystr(path)] = value
     return found
 
 

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 import msgspec
 import torch
 
+from atoll.codec import Header
 from atoll.contract import Channel, Job, Memories, Method, Outcome, Work, outcome
 from atoll.data import FederatedData
-from atoll.engines.arena import Arena, Header
+from atoll.engines.arena import Arena
 from atoll.engines.pool import AHEAD, Crew, Done, Pool
 from atoll.engines.sequential import Sequential
 from atoll.errors import AtollError, EngineError, RunError

@@ -19,15 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atoll.codec import OWN, decode, encode
 from atoll.errors import ConfigError
-from atoll.memory import MemoryStore, nbytes, pack, unpack
+from atoll.memory import MemoryStore
 from atoll.runs.folder import writing
-from atoll.tensors import Record
+from atoll.tensors import Record, leaves, nbytes
 
 __all__ = ["FORMAT", "Checkpoint", "Keep", "list_checkpoints", "load_latest", "prune", "save", "tidy"]
 
-FORMAT = 1
+FORMAT = 2
 _PART = 128 << 20  # bytes of memories in a file
+_FIELD = 512  # and of what describes a field, about
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Checkpoint:
     def restore(self, store: MemoryStore) -> None:
         """Put the clients' memories into an empty store."""
         for name, clients in self.memories.items():
-            held = unpack((self.path / name).read_bytes())
+            held = decode((self.path / name).read_bytes(), limits=OWN)
             for client in clients:
                 store.put(client, held[str(client)])
             store.commit()
@@ -70,9 +72,9 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            files = {"state.safetensors": pack(state)}
+            files = {"state.safetensors": encode(state)}
             if sound is not None:
-                files["sound.safetensors"] = pack(sound)
+                files["sound.safetensors"] = encode(sound)
             table = {name: _write(part / name, blob) for name, blob in files.items()}
             where = _write_memories(place, part, round, store, table)
             head = {"format": FORMAT, "round": round, "facts": dict(facts), "files": table, "memories": where}
@@ -126,10 +128,10 @@ def load(path: Path) -> Checkpoint:
         blob = (path / name).read_bytes()
         if len(blob) != length or zlib.crc32(blob) != crc:
             raise ValueError(f"{name} is not what was written")
-    sound = (
-        unpack((path / "sound.safetensors").read_bytes()) if "sound.safetensors" in head["files"] else None
-    )
-    state = unpack((path / "state.safetensors").read_bytes())
+    state = decode((path / "state.safetensors").read_bytes(), limits=OWN)
+    sound = None
+    if "sound.safetensors" in head["files"]:
+        sound = decode((path / "sound.safetensors").read_bytes(), limits=OWN)
     return Checkpoint(head["round"], state, sound, head["facts"], head["memories"], path)
 
 
@@ -161,7 +163,7 @@ def _write_memories(
     for number, clients in enumerate(_batches(fresh, store), start=1):
         name = f"memories-{round:05d}-{number}.safetensors"
         record = Record({str(client): store.get(client) for client in clients})
-        table[name] = [*_write(part / name, pack(record)), len(clients)]
+        table[name] = [*_write(part / name, encode(record)), len(clients)]
         live[name] = clients
     return live
 
@@ -174,7 +176,7 @@ def _batches(clients: Sequence[int], store: MemoryStore) -> Iterator[list[int]]:
         batch.append(client)
         memory = store.get(client)
         assert memory is not None
-        size += nbytes(memory)
+        size += nbytes(memory) + _FIELD * len(leaves(memory))
         if size >= _PART:
             yield batch
             batch, size = [], 0
