@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from atoll import spec
 from atoll.data import load
 from atoll.data.partition import parse_partition
 from atoll.errors import ConfigError
@@ -128,6 +132,7 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("keep", "best", (True, 0)),
     ("keep", "all", (False, 1)),
     ("keep", "last, best ,every:50", (True, 50)),
+    ("keep", "every:1", (False, 1)),
     ("keep", "every:3,every:2", (False, 2)),
     ("keep", "all,every:5", (False, 5)),
     ("keep", "every:5,all", (False, 1)),
@@ -142,6 +147,7 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("schedule", "step:2, 0.1", (1.0, 1.0, 0.1**2, 0.1**20)),
     ("schedule", "step:2.9,-1", (1.0, 1.0, 1.0, 1.0)),
     ("schedule", "cosine:4", (1.0, 0.8535533905932737, 0.0, 0.0)),
+    ("schedule", "warmup:1", (1.0, 1.0, 1.0, 1.0)),
     ("schedule", "cosine:inf", (1.0, 1.0, 1.0, 1.0)),
     ("schedule", "warmup:4", (0.25, 0.5, 1.0, 1.0)),
     ("rates", "1", (1.0,)),
@@ -159,96 +165,98 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("dataset", "synthetic: 0 , 0.5", "synthetic:0,0.5"),
 ]  # fmt: skip
 
-REFUSED: list[tuple[str, str]] = [
-    ("partition", ""),
-    ("partition", "dirichlett:0.3"),
-    ("partition", "dirichlet"),
-    ("partition", "dirichlet:big"),
-    ("partition", "dirichlet:,5"),
-    ("partition", "dirichlet:0.3,"),
-    ("partition", "dirichlet:0.3,1.5"),
-    ("partition", "dirichlet:0.3,1,maybe"),
-    ("partition", "dirichlet:0.3,alpah=2"),
-    ("partition", "dirichlet:0.3,alpha=2"),
-    ("partition", "dirichlet:0.3,clients=2"),
-    ("partition", "dirichlet:0.3,1,true,4"),
-    ("partition", "iid:3"),
-    ("partition", "iid+"),
-    ("partition", "+permuted:2"),
-    ("partition", "iid+noise:1"),
-    ("partition", "iid+permuted:2,1,1"),
-    ("partition", "permuted:2"),
-    ("partition", "rotated:36"),
-    ("partition", "by:writer"),
-    ("partition alone", "by"),
-    ("partition alone", "by:"),
-    ("partition alone", "natural:column=x"),
-    ("partition alone", "iid"),
-    ("model", ""),
-    ("model", "lenett"),
-    ("model", "mlpp-bn:64"),
-    ("model", "cnn + mlp:64"),
-    ("model", "cnn:3"),
-    ("model", "cnn:"),
-    ("model", "mlp:"),
-    ("model", "mlp:8,,8"),
-    ("model", "mlp:8,x"),
-    ("model", "mlp:8,0"),
-    ("model", "mlp:8.0"),
-    ("model", "vgg:"),
-    ("model", "vgg:8,16"),
-    ("joins", ""),
-    ("joins", "6"),
-    ("joins", "6@3,"),
-    ("joins", "six@3"),
-    ("joins", "6@3.5"),
-    ("joins", "6@3@4"),
-    ("joins", "2.5@3"),
-    ("joins", "0@3"),
-    ("joins", "-1@3"),
-    ("joins", "3@1"),
-    ("joins", "6@3, 5@4"),
-    ("keep", ""),
-    ("keep", "worst"),
-    ("keep", "last,"),
-    ("keep", "every"),
-    ("keep", "every:"),
-    ("keep", "every:0"),
-    ("keep", "last, every:1.5"),
-    ("keep", "best:2"),
-    ("reader", ""),
-    ("reader", "tensorbord:there"),
-    ("reader", "csv:here"),
-    ("reader", "csv:"),
-    ("reader", "mlflow:"),
-    ("schedule", ""),
-    ("schedule", "cosin:3"),
-    ("schedule", "constant:1"),
-    ("schedule", "cosine"),
-    ("schedule", "exponential:"),
-    ("schedule", "exponential:0"),
-    ("schedule", "exponential:nan"),
-    ("schedule", "step:30"),
-    ("schedule", "step:30,"),
-    ("schedule", "step:30,0.1,2"),
-    ("schedule", "step:0.5,0.1"),
-    ("schedule", "warmup:ten"),
-    ("rates", ""),
-    ("rates", "1,half"),
-    ("rates", "1,0.5,"),
-    ("rates", "1,0"),
-    ("rates", "2,1"),
-    ("rates", "0.5,0.25"),
-    ("grid", "lr"),
-    ("grid", "=0.1"),
-    ("grid", "lr="),
-    ("grid", 'model=["mlp:64"'),
-    ("dataset", "synthetic"),
-    ("dataset", "synthetic:"),
-    ("dataset", "synthetic:1"),
-    ("dataset", "synthetic:1,1,1"),
-    ("dataset", "synthetic:1,one"),
-    ("dataset", "digits:3"),
+REFUSED: list[tuple[str, str, str]] = [
+    ("partition", "", "a name is missing"),
+    ("partition", "dirichlett:0.3", "unknown partition 'dirichlett' in 'dirichlett:0.3'"),
+    ("partition", "permuted:2", "unknown partition 'permuted'"),
+    ("partition", "dirichlet", "dirichlet needs alpha"),
+    ("partition", "dirichlet:big", "alpha = 'big' is not a number"),
+    ("partition", "dirichlet:nan", "alpha = 'nan' is not a number"),
+    ("partition", "dirichlet:,5", "alpha is empty"),
+    ("partition", "dirichlet:0.3,", "min_size is empty"),
+    ("partition", "dirichlet:0.3,1.5", "min_size = '1.5' is not a whole number"),
+    ("partition", "dirichlet:0.3,1,maybe", "balance = 'maybe' is not true or false"),
+    ("partition", "dirichlet:0.3,alpah=2", "dirichlet has no setting 'alpah'"),
+    ("partition", "dirichlet:0.3,alpha=2", "alpha is given twice"),
+    ("partition", "dirichlet:0.3,clients=2", "dirichlet has no setting 'clients'"),
+    ("partition", "dirichlet:0.3,1,true,4", "dirichlet takes at most 3 arguments"),
+    ("partition", "iid:3", "iid takes no arguments"),
+    ("partition", "iid+", "'' cannot follow a '+'"),
+    ("partition", "iid+noise:1", "'noise' cannot follow a '+'"),
+    ("partition", "+permuted:2", "a name is missing"),
+    ("partition", "iid+permuted:2,1,1", "permuted takes at most 2 arguments"),
+    ("partition alone", "by", "by needs column"),
+    ("partition alone", "by:", "by needs column"),
+    ("partition alone", "natural:column=x", "natural has no setting 'column'"),
+    ("partition alone", "iid", "needs clients"),
+    ("model", "", "a name is missing"),
+    ("model", "lenett", "unknown model 'lenett'"),
+    ("model", "mlpp-bn:64", "unknown model 'mlpp' in 'mlpp-bn:64'"),
+    ("model", "cnn + mlp:64", "unknown model 'cnn + mlp'"),
+    ("model", "cnn:3", "cnn takes no arguments"),
+    ("model", "cnn:", "cnn takes no arguments"),
+    ("model", "mlp:", "widths is empty"),
+    ("model", "mlp:8,,8", "widths is empty"),
+    ("model", "mlp:8,x", "widths = 'x' is not a whole number at least 1"),
+    ("model", "mlp:8,0", "widths = '0' is not a whole number at least 1"),
+    ("model", "mlp:8.0", "widths = '8.0' is not a whole number at least 1"),
+    ("model", "vgg:", "width is empty"),
+    ("model", "vgg:8,16", "vgg takes at most 1 argument"),
+    ("joins", "", "joins = '' is empty"),
+    ("joins", "6", "joins = '6' is not CLIENTS@ROUND"),
+    ("joins", "6@3,", "joins = '6@3,': part 2 of 2 is empty"),
+    ("joins", "@3", "clients is empty"),
+    ("joins", "2@4, six@3", "'six@3': clients = 'six' is not a whole number above 0 or a share below 1"),
+    ("joins", "2.5@3", "clients = '2.5' is not a whole number above 0 or a share below 1"),
+    ("joins", "0@3", "clients = '0' is not"),
+    ("joins", "-1@3", "clients = '-1' is not"),
+    ("joins", "inf@3", "clients = 'inf' is not"),
+    ("joins", "6@3.5", "round = '3.5' is not a whole number"),
+    ("joins", "6@3@4", "round = '3@4' is not a whole number"),
+    ("keep", "", "a name is missing"),
+    ("keep", "worst", "unknown keep 'worst'"),
+    ("keep", "last,", "a name is missing"),
+    ("keep", "every", "every needs rounds"),
+    ("keep", "every:", "rounds is empty"),
+    ("keep", "every:0", "rounds = '0' is not a whole number at least 1"),
+    ("keep", "last, every:1.5", "rounds = '1.5' is not a whole number at least 1"),
+    ("keep", "every:²", "rounds = '²' is not a whole number at least 1"),
+    ("keep", "best:2", "best takes no arguments"),
+    ("reader", "", "a name is missing"),
+    ("reader", "tensorbord:there", "unknown reader 'tensorbord' in 'tensorbord:there'"),
+    ("reader", "csv:here", "csv takes no arguments"),
+    ("reader", "csv:", "csv takes no arguments"),
+    ("reader", "mlflow:", "uri is empty"),
+    ("schedule", "", "a name is missing"),
+    ("schedule", "cosin:3", "unknown schedule 'cosin' in 'cosin:3'"),
+    ("schedule", "constant:1", "constant takes no arguments"),
+    ("schedule", "cosine", "cosine needs rounds"),
+    ("schedule", "exponential:", "exponential needs factor"),
+    ("schedule", "exponential:0", "factor = '0' is not a number above 0"),
+    ("schedule", "exponential:nan", "factor = 'nan' is not a number above 0"),
+    ("schedule", "step:30", "step needs factor"),
+    ("schedule", "step:30,", "factor is empty"),
+    ("schedule", "step:30,0.1,2", "step takes at most 2 arguments"),
+    ("schedule", "step:0.5,0.1", "rounds = '0.5' is not a number at least 1"),
+    ("schedule", "step:inf,0.1", "rounds = 'inf' is not a number at least 1 and below inf"),
+    ("schedule", "warmup:ten", "rounds = 'ten' is not a number at least 1"),
+    ("rates", "", "HeteroFL: rates = '' is empty"),
+    ("rates", "1,half", "HeteroFL: rates = '1,half': rate = 'half' is not a number above 0 and at most 1"),
+    ("rates", "1,0.5,", "part 3 of 3 is empty"),
+    ("rates", "1,0", "rate = '0' is not a number above 0 and at most 1"),
+    ("rates", "2,1", "rate = '2' is not a number above 0 and at most 1"),
+    ("grid", "lr", "--grid 'lr' is not KEY=VALUE,VALUE ..."),
+    ("grid", "=0.1", "--grid '=0.1' is not KEY=VALUE,VALUE ..."),
+    ("grid", "lr=", "--grid lr = '' is empty"),
+    ("grid", "lr=0.1,", "--grid lr = '0.1,': part 2 of 2 is empty"),
+    ("grid", 'model=["mlp:64"', "is not an array"),
+    ("set", "lr", "--set 'lr' is not KEY=VALUE"),
+    ("dataset", "synthetic", "synthetic needs alpha and beta"),
+    ("dataset", "synthetic:", "alpha is empty"),
+    ("dataset", "synthetic:1", "synthetic needs beta"),
+    ("dataset", "synthetic:1,1,1", "synthetic takes at most 2 arguments"),
+    ("dataset", "synthetic:1,one", "beta = 'one' is not a number"),
+    ("dataset", "digits:3", "unknown dataset 'digits:3'"),
 ]  # fmt: skip
 
 
@@ -257,7 +265,98 @@ def test_texts_that_are_accepted_keep_their_meaning(kind: str, text: str, meanin
     assert READ[kind](text) == meaning
 
 
-@pytest.mark.parametrize(("kind", "text"), REFUSED)
-def test_other_texts_are_refused(kind: str, text: str) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(("kind", "text", "said"), REFUSED)
+def test_of_other_texts_is_said_what_is_wrong_where_and_what_would_fit(
+    kind: str, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
         READ[kind](text)
+    assert said in caught.value.message
+    assert text.removesuffix(":").partition("=")[0] in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "hint"),
+    [
+        ("partition", "dirichlett:0.3", "did you mean 'dirichlet'"),
+        ("partition", "dirichlet:0.3,alpah=2", "did you mean 'alpha'?"),
+        ("partition", "dirichlet", "write dirichlet:ALPHA[,MIN_SIZE,BALANCE]"),
+        ("partition", "iid:3", "write iid"),
+        ("model", "mlp:8,x", "write mlp[:WIDTHS,...]"),
+        ("joins", "six@3", "write CLIENTS@ROUND"),
+        ("keep", "last,", "known: all, best, every, last"),
+        ("schedule", "step:30", "write step:ROUNDS,FACTOR"),
+        ("rates", "1,half", "write RATE,RATE,..."),
+        ("grid", "lr", "for example --grid lr=0.01,0.1"),
+        ("set", "lr", "for example --set lr=0.05"),
+    ],
+)
+def test_hints_say_what_to_write(kind: str, text: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        READ[kind](text)
+    assert (caught.value.hint or "").startswith(hint)
+
+
+# --- the reader itself ----------------------------------------------------------------------------------------------
+
+
+def test_the_examples_in_its_docstrings() -> None:
+    done = doctest.testmod(spec)
+    assert done.attempted >= 8
+    assert not done.failed
+
+
+def test_a_chain_may_be_joined_by_anything() -> None:
+    known = {
+        "clip": (spec.number("norm", above=0),),
+        "noise": (spec.number("scale"), spec.word("kind", optional=True)),
+    }
+    calls = spec.chain("clip:1e+3|noise : 2 , laplace", "channel", "|")
+    assert [(call.name, call.read(known)) for call in calls] == [
+        ("clip", {"norm": 1000.0}),
+        ("noise", {"scale": 2.0, "kind": "laplace"}),
+    ]
+    with pytest.raises(
+        ConfigError, match=r"unknown channel 'nois' in 'clip:1\|nois'\n.*did you mean 'noise'"
+    ):
+        spec.chain("clip:1|nois", "channel", "|")[1].read(known)
+
+
+def test_arguments_may_be_named_and_the_last_may_be_many() -> None:
+    known = {"vote": (spec.word("rule"), spec.many(spec.whole("weights", optional=True)))}
+    assert spec.parse("vote:most,1,2", "attack").read(known) == {"rule": "most", "weights": (1, 2)}
+    assert spec.parse("vote:rule=most", "attack").read(known) == {"rule": "most"}
+    with pytest.raises(ConfigError, match=r"vote needs rule\n  hint: write vote:RULE\[,WEIGHTS,\.\.\.\]"):
+        spec.parse("vote:weights=1", "attack").read(known)
+
+
+@given(st.text("ab:,+@=|.-_01eninf² ", max_size=12))
+def test_whatever_a_text_holds_it_is_read_or_refused_with_a_hint(text: str) -> None:
+    known = {
+        "a": (spec.amount("many"), spec.flag("b", optional=True)),
+        "b": (spec.many(spec.whole("n", at_least=1, optional=True)),),
+        "ab": (spec.rest("all"),),
+    }
+    readings: list[Callable[[], Any]] = [
+        lambda: [call.read(known) for call in spec.chain(text, "text", "+")],
+        lambda: spec.parse(f"a:{text}", "text").read(known),
+        lambda: spec.parse(f"b:{text}", "text").read(known),
+        lambda: spec.values(text, "text", spec.number("x", above=0, below=5)),
+        lambda: spec.pairs(text, "text", "@", spec.amount("x"), spec.whole("y", at_most=3)),
+        lambda: spec.assignment(text, "text"),
+    ]
+    hints: list[str | None] = []
+    for reading in readings:
+        try:
+            reading()
+        except ConfigError as error:
+            hints.append(error.hint)
+    assert all(hints)
+
+
+def test_numbers_beyond_the_range_of_floats() -> None:
+    digits = "1" + "0" * 400
+    assert spec.whole("n").read(digits, "here", "") == 10**400
+    with pytest.raises(ConfigError, match="is not a whole number above 0 or a share"):
+        spec.amount("n").read(digits, "here", "")
