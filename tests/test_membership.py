@@ -111,8 +111,8 @@ def test_a_cohort_is_at_most_everybody() -> None:
     ("settings", "said"),
     [
         ({"joins": "6"}, "is not CLIENTS@ROUND"),
-        ({"joins": "six@3"}, "is not CLIENTS@ROUND"),
-        ({"leaves": "2.5@3"}, "neither a number of clients nor a share"),
+        ({"joins": "six@3"}, "clients = 'six' is not a whole number"),
+        ({"leaves": "2.5@3"}, "clients = '2.5' is not a whole number above 0 or a share"),
         ({"joins": "3@1"}, "the first round in which somebody can is 2"),
         ({"leaves": {0: 1}}, "the first round in which somebody can is 2"),
         ({"joins": "8@3", "newcomers": 3}, "only 7 of the 10 clients"),

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll import seeds
+from atoll import seeds, spec
 from atoll.data import FederatedData
 from atoll.errors import ConfigError
 
@@ -107,21 +107,9 @@ def _drawn(name: str, text: str, clients: int, seed: int, taken: Collection[int]
     found: dict[int, int] = {}
     free = [client for client in range(clients) if client not in taken]
     order = seeds.rng(seed, name).permutation(free)
-    for part in text.split(","):
-        amount, _, when = part.strip().partition("@")
-        try:
-            count, round = float(amount), int(when)
-        except ValueError:
-            raise ConfigError(
-                f"{name} = {text!r}: {part.strip()!r} is not CLIENTS@ROUND",
-                hint="for example 6@20, or 0.1@20",
-            ) from None
-        _check_round(name, repr(part.strip()), round)
-        many = max(1, int(count * clients + 0.5)) if 0 < count < 1 else int(count)
-        if many < 1 or (count >= 1 and many != count):
-            raise ConfigError(
-                f"{name} = {text!r}: {amount} is neither a number of clients nor a share below 1"
-            )
+    for count, round in spec.pairs(text, f"{name} =", "@", spec.amount("clients"), spec.whole("round")):
+        _check_round(name, repr(f"{count}@{round}"), round)
+        many = count if isinstance(count, int) else max(1, int(count * clients + 0.5))
         if len(found) + many > len(order):
             raise ConfigError(
                 f"{name} = {text!r}, but only {len(order)} of the {clients} clients do not come or go otherwise"

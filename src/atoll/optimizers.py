@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.errors import ConfigError
+from atoll import spec
 from atoll.tensors import Record, Tensors
 
 __all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "Yogi", "clip_by_norm", "schedule_factor"]
@@ -118,28 +118,30 @@ def clip_by_norm(gradient: Tensors, limit: float) -> Tensors:
     return gradient * (limit / gradient.norm().clamp(min=limit))
 
 
+_SCHEDULES: dict[str, tuple[spec.Parameter, ...]] = {
+    "constant": (),
+    "exponential": (spec.number("factor", above=0),),
+    "step": (spec.number("rounds", at_least=1, below=math.inf), spec.number("factor")),
+    "cosine": (spec.number("rounds", at_least=1),),
+    "warmup": (spec.number("rounds", at_least=1),),
+}
+
+
 def schedule_factor(schedule: str, round: int) -> float:
     """The factor on the learning rate in a round (counted from 0).
 
     "constant" is 1; "exponential:g" is g**round; "step:n,g" multiplies by g every n rounds; "cosine:n" falls from 1
     to 0 over n rounds; "warmup:n" rises linearly to 1 over n rounds. Raises ConfigError for anything else.
     """
-    kind, _, rest = schedule.partition(":")
-    try:
-        numbers = [float(part) for part in rest.split(",")] if rest else []
-        if kind == "constant" and not numbers:
-            return 1.0
-        if kind == "exponential" and len(numbers) == 1 and numbers[0] > 0:
-            return float(numbers[0] ** round)
-        if kind == "step" and len(numbers) == 2 and numbers[0] >= 1:
-            return float(numbers[1] ** (round // int(numbers[0])))
-        if kind == "cosine" and len(numbers) == 1 and numbers[0] >= 1:
-            return 0.5 * (1 + math.cos(math.pi * min(round / numbers[0], 1.0)))
-        if kind == "warmup" and len(numbers) == 1 and numbers[0] >= 1:
-            return min((round + 1) / numbers[0], 1.0)
-    except ValueError:
-        pass
-    raise ConfigError(
-        f"unknown learning-rate schedule {schedule!r}",
-        hint="known: constant, exponential:0.99, step:30,0.1, cosine:200, warmup:10",
-    )
+    call = spec.parse(schedule.removesuffix(":"), "schedule")
+    given = call.read(_SCHEDULES)
+    match call.name:
+        case "exponential":
+            return float(given["factor"] ** round)
+        case "step":
+            return float(given["factor"] ** (round // int(given["rounds"])))
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(round / given["rounds"], 1.0)))
+        case "warmup":
+            return float(min((round + 1) / given["rounds"], 1.0))
+    return 1.0

@@ -162,7 +162,7 @@ def test_two_sweeps_at_once_are_one_too_many(atoll: Atoll, tmp_path: Path) -> No
             ["the grid has", "lr=0.1, seed=0 twice"],
         ),
         (["--grid", "method=fedavg,fedproxx"], ["unknown method 'fedproxx'", "did you mean 'fedprox'"]),
-        (["--grid", "partition=iid,foo"], ["there is no partition 'foo'", "partition=foo"]),
+        (["--grid", "partition=iid,foo"], ["unknown partition 'foo'", "partition=foo"]),
         (["--set", "clients=5", "--grid", "cohort=2,9"], ["cohort = 9", "(cohort=9, seed=0)"]),
         (["--grid", "lr=0.1,0.10"], ["the grid has lr=0.1, seed=0 twice"]),
         (["--grid", "lr=0.1", "--grid", "lr=0.2"], ["--grid has lr twice"]),

@@ -134,7 +134,7 @@ def test_synthetic_heterogeneity() -> None:
 
 
 def test_synthetic_mistakes() -> None:
-    with pytest.raises(ConfigError, match="pair of numbers"):
+    with pytest.raises(ConfigError, match="synthetic needs beta"):
         load("synthetic:1")
     with pytest.raises(DataError, match="negative"):
         synthetic(-1, 1)

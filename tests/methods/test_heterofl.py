@@ -307,7 +307,7 @@ def test_hidden_layers_are_scaled_inside_and_not_after() -> None:
 
 @pytest.mark.parametrize(
     ("rates", "why"),
-    [("1,half", "numbers with commas"), ("", "numbers with commas"), ("1,0", "above 0"), ("2,1", "at most 1"),
+    [("1,half", "'half' is not a number"), ("", "is empty"), ("1,0", "above 0"), ("2,1", "at most 1"),
      ("0.5,0.25", "must have a 1")],
 )  # fmt: skip
 def test_rates_must_be_shares(rates: str, why: str) -> None:

@@ -69,7 +69,7 @@ def test_importing_readers_imports_no_tool_and_no_torch() -> None:
 
 
 def test_an_unknown_reader_is_named_with_what_was_meant() -> None:
-    with pytest.raises(ConfigError, match=r"no reader 'tensorbord'[\s\S]*did you mean 'tensorboard'"):
+    with pytest.raises(ConfigError, match=r"unknown reader 'tensorbord'[\s\S]*did you mean 'tensorboard'"):
         make("tensorbord")
     with pytest.raises(ConfigError, match=r"known: csv, mlflow, tensorboard"):
         make("wandb:project")
@@ -77,7 +77,7 @@ def test_an_unknown_reader_is_named_with_what_was_meant() -> None:
 
 @pytest.mark.parametrize("spec", ["csv:here", "csv:", "tensorboard:", "mlflow:"])
 def test_a_reader_with_a_wrong_argument_is_an_error(spec: str) -> None:
-    with pytest.raises(ConfigError, match=f"the reader '{spec}'"):
+    with pytest.raises(ConfigError, match=f"reader '{spec}'"):
         make(spec)
 
 

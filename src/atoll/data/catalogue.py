@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from atoll.errors import ConfigError, DataError, suggest
+from atoll import spec
+from atoll.errors import DataError
 
 from .dataset import Dataset
 from .options import call
@@ -108,7 +109,7 @@ def catalogue() -> list[Entry]:
 def entry(name: str) -> Entry:
     """The catalogue's entry of this name. Raises `ConfigError` with the nearest names."""
     if name not in _BY_NAME:
-        raise ConfigError(f"there is no dataset {name!r}", hint=suggest(name, [*_BY_NAME, "synthetic:1,1"]))
+        raise spec.unknown("dataset", name, [*_BY_NAME, "synthetic:1,1"])
     return _BY_NAME[name]
 
 
@@ -150,7 +151,7 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """
     from . import sources, synthesis
 
-    if name.partition(":")[0] == "synthetic":
-        return call(synthesis.from_text, f"dataset {name!r}", options, name.partition(":")[2])
+    if spec.parse(name, "dataset").name == "synthetic":
+        return call(synthesis.from_text, f"dataset {name!r}", options, name)
     item = entry(name)
     return sources.read(item, root, options)

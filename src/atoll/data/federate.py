@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils import data as torch_data
 
+from atoll import spec
 from atoll.errors import ConfigError, DataError
 from atoll.seeds import rng
 
@@ -102,7 +103,7 @@ def _named(data: str | Path, options: dict[str, Any]) -> Dataset:
     name = str(data)
     known = {entry.name for entry in catalogue()}
     bare = isinstance(data, str) and not Path(name).suffix and "/" not in name
-    if isinstance(data, str) and (name.partition(":")[0] == "synthetic" or name in known or bare):
+    if isinstance(data, str) and (spec.parse(name, "dataset").name == "synthetic" or name in known or bare):
         return load(name, **options)
     return call(from_file, name, options, data)
 

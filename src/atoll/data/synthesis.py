@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from atoll.errors import ConfigError
+from atoll import spec
 
 from .dataset import Dataset
 from .division import require
@@ -69,12 +69,7 @@ def synthetic(
     return generate(alpha, beta, clients, seed, iid).partition("natural", seed=seed)
 
 
-def from_text(text: str, clients: int = 30, seed: int = 0, iid: bool = False) -> Dataset:
+def from_text(name: str, clients: int = 30, seed: int = 0, iid: bool = False) -> Dataset:
     """The dataset of ``synthetic:ALPHA,BETA``."""
-    try:
-        alpha, beta = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"synthetic: {text!r} is not a pair of numbers", hint="write synthetic:1,1"
-        ) from None
-    return generate(alpha, beta, clients, seed, iid)
+    given = spec.parse(name, "dataset").read({"synthetic": (spec.number("alpha"), spec.number("beta"))})
+    return generate(given["alpha"], given["beta"], clients, seed, iid)

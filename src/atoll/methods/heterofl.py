@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from atoll import seeds
+from atoll import seeds, spec
 from atoll.contract import ClientData, Evaluate, Model, Population, Program, Replies, Reply, Work
 from atoll.errors import ConfigError
 from atoll.methods.fedavg import FedAvg
@@ -68,18 +69,15 @@ class HeteroFL(FedAvg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            levels = self.levels
-        except ValueError:
-            levels = ()
-        require(self, "rates", bool(levels), 'must be numbers with commas in between, such as "1,0.5,0.25"')
-        require(self, "rates", all(0 < r <= 1 for r in levels), "must have numbers above 0 and at most 1")
-        require(self, "rates", max(levels) == 1, "must have a 1: units that nobody trains spoil the model")
+        require(
+            self, "rates", max(self.levels) == 1, "must have a 1: units that nobody trains spoil the model"
+        )
 
-    @property
+    @cached_property
     def levels(self) -> tuple[float, ...]:
         """The rates as numbers."""
-        return tuple(float(each) for each in self.rates.split(","))
+        rate = spec.number("rate", above=0, at_most=1)
+        return tuple(spec.values(self.rates, f"{type(self).__name__}: rates =", rate))
 
     def rate(self, state: Record, client: int) -> float:
         """The rate of a client in this round."""

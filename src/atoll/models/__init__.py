@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
-from atoll.errors import ConfigError, suggest
+from atoll import spec
 from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
 from atoll.models.normalised import with_batchnorm
@@ -39,10 +40,10 @@ def _auto(shape: Shape, classes: int) -> nn.Module:
     return mlp(math.prod(shape), 128, classes)
 
 
-MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "auto": _auto,
     "logistic": lambda shape, classes: logistic(math.prod(shape), classes),
-    "mlp": lambda shape, classes: mlp(math.prod(shape), 128, classes),
+    "mlp": lambda shape, classes, widths=(128,): mlp(math.prod(shape), *widths, classes),
     "2nn": lambda shape, classes: mlp(math.prod(shape), 200, 200, classes),
     "cnn": cnn,
     "lenet": lenet,
@@ -50,7 +51,12 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "conv1d": conv1d,
     "lstm": lambda shape, classes: lstm(classes),
 }
-"""Models by the name they have in a configuration file: functions of (shape of a sample, classes)."""
+"""Models by the name they have in a configuration file: functions of (shape of a sample, classes, settings if any)."""
+
+_SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
+    "mlp": (spec.many(spec.whole("widths", at_least=1, optional=True)),),
+    "vgg": (spec.whole("width", at_least=1, optional=True),),
+}
 
 
 def build(text: str, shape: Sequence[int], classes: int) -> nn.Module:
@@ -61,20 +67,12 @@ def build(text: str, shape: Sequence[int], classes: int) -> nn.Module:
     "lenet-bn" and so on have BatchNorm between the layers. "lstm" reads integer tokens; its vocabulary is `classes`.
     Raises ConfigError for anything else.
     """
-    name, colon, rest = text.partition(":")
-    if name.endswith("-bn"):
-        return with_batchnorm(build(f"{name[:-3]}{colon}{rest}", shape, classes))
-    if name not in MODELS:
-        raise ConfigError(f"unknown model {text!r}", hint=suggest(name, MODELS))
-    if not colon:
-        return MODELS[name](tuple(shape), classes)
-    widths = [int(width) if width.strip().isdecimal() else 0 for width in rest.split(",")]
-    if name == "mlp":
-        if min(widths) < 1:
-            raise ConfigError(f"model {text!r}: {rest!r} is no list of widths", hint='write "mlp:128,64"')
-        return mlp(math.prod(shape), *widths, classes)
-    if name == "vgg":
-        if len(widths) > 1 or widths[0] < 1:
-            raise ConfigError(f"model {text!r}: {rest!r} is no width", hint='write "vgg:8"')
-        return vgg(shape, classes, widths[0])
-    raise ConfigError(f"model {text!r}: {name} has nothing to set", hint=f"write {name!r}")
+    return _made(spec.parse(text, "model"), tuple(shape), classes)
+
+
+def _made(call: spec.Call, shape: Shape, classes: int) -> nn.Module:
+    if call.name.endswith("-bn"):
+        plain = replace(call, name=call.name.removesuffix("-bn"))
+        return with_batchnorm(_made(plain, shape, classes))
+    given = call.read({name: _SETTINGS.get(name, ()) for name in MODELS})
+    return MODELS[call.name](shape, classes, **given)

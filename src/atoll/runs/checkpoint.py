@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atoll import spec
 from atoll.codec import OWN, decode, encode
 from atoll.errors import ConfigError
 from atoll.memory import MemoryStore
@@ -187,6 +188,9 @@ def _batches(clients: Sequence[int], store: MemoryStore) -> Iterator[list[int]]:
 # --- keeping --------------------------------------------------------------------------------------------------------
 
 
+_WAYS = {"last": (), "best": (), "all": (), "every": (spec.whole("rounds", at_least=1),)}
+
+
 @dataclass(frozen=True)
 class Keep:
     """Which checkpoints stay: the `last`, the `best` of those written, and `every` so many rounds (0: none)."""
@@ -199,19 +203,10 @@ class Keep:
         """Read "last", "best", "every:50" and lists of them; "all" keeps each. The last always stays.  Raises
         ConfigError."""
         best, every = False, 0
-        for word in (each.strip() for each in text.split(",")):
-            name, _, number = word.partition(":")
-            if word == "best":
-                best = True
-            elif word == "all":
-                every = 1
-            elif name == "every" and number.isdigit() and int(number) > 0:
-                every = int(number)
-            elif word != "last":
-                raise ConfigError(
-                    f"keep = {text!r}: {word!r} is no way to keep checkpoints",
-                    hint='"last", "best", "every:50", "all", or several with commas',
-                )
+        for call in spec.chain(text, "keep", ","):
+            given = call.read(_WAYS)
+            best = best or call.name == "best"
+            every = 1 if call.name == "all" else given.get("rounds", every)
         return Keep(best, every)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atoll.errors import ConfigError, suggest
+from atoll import spec
 from atoll.runs.events import Event
 
 __all__ = ["READERS", "Reader", "make"]
@@ -41,27 +41,30 @@ class Reader:
         """After the last event, or after a failure. Called once."""
 
 
-def make(spec: str) -> Reader:
+_SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
+    "csv": (),
+    "mlflow": (spec.rest("uri", optional=True),),
+    "tensorboard": (spec.rest("dir", optional=True),),
+}
+
+
+def make(text: str) -> Reader:
     """The reader that a text names: "csv", "tensorboard", "tensorboard:DIR", "mlflow" or "mlflow:URI".
 
     Nothing is written before `open`. Raises ConfigError for an unknown reader and MissingExtraError where its
     package is not installed.
     """
+    call = spec.parse(text, "reader")
+    given = call.read(_SETTINGS)
     # The rooms of the readers import this one, and packages that few runs need.
-    name, colon, where = spec.partition(":")
-    if name not in READERS:
-        raise ConfigError(f"there is no reader {name!r}", hint=suggest(name, READERS))
-    if colon and (name == "csv" or not where):
-        said = "takes nothing after its name" if name == "csv" else "needs something after the colon"
-        raise ConfigError(f"the reader {spec!r} {said}", hint=f"{name}: {READERS[name]}")
-    if name == "csv":
+    if call.name == "csv":
         from atoll.runs.csvs import Csv
 
         return Csv()
-    if name == "tensorboard":
+    if call.name == "tensorboard":
         from atoll.runs.loggers import TensorBoard
 
-        return TensorBoard(where or None)
+        return TensorBoard(given.get("dir"))
     from atoll.runs.mlflows import MLflow
 
-    return MLflow(where or None)
+    return MLflow(given.get("uri"))

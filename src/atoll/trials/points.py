@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from atoll import spec
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
 from atoll.runs.grouping import OPERATIONAL, settings, value_words
@@ -60,16 +61,14 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     """
     grid: dict[str, list[Any]] = {}
     for text in texts:
-        key, equals, values = (part.strip() for part in text.partition("="))
-        if not equals or not key or not values:
-            raise ConfigError(
-                f"--grid {text!r} is not KEY=VALUE,VALUE ...", hint="for example --grid lr=0.01,0.1"
-            )
+        key, values = spec.assignment(text, "--grid", "KEY=VALUE,VALUE ...", "lr=0.01,0.1")
         if key in grid:
             raise ConfigError(f"--grid has {key} twice", hint="give all of its values at once, with commas")
         try:
-            plain = [value.strip() for value in values.split(",")]
-            grid[key] = tomllib.loads(f"v = {values}")["v"] if values.startswith("[") else plain
+            array = values.startswith("[")
+            grid[key] = (
+                tomllib.loads(f"v = {values}")["v"] if array else spec.items(values, f"--grid {key} =")
+            )
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
                 f"--grid {text!r} is not an array: {error}", hint='as in ["mlp:64", "2nn"]'

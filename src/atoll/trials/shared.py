@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atoll import spec
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment, for_method, run_settings
 from atoll.schema import parse
@@ -43,7 +44,7 @@ class Shared:
 
         Raises ConfigError, with the combination at fault.
         """
-        sets = [text for text in self.sets if takes(method, text.partition("=")[0].strip(), methods)]
+        sets = [text for text in self.sets if takes(method, spec.assignment(text, "--set")[0], methods)]
         keywords = {key: value for key, value in self.keywords.items() if takes(method, key, methods)}
         try:
             content = for_method(parse(Path(self.file)), method) if self.file is not None else {}
@@ -60,5 +61,4 @@ class Shared:
 
 
 def _keys(sets: Sequence[str]) -> dict[str, str]:
-    pairs = (text.partition("=") for text in sets)
-    return {key.strip(): value for key, _, value in pairs}
+    return dict(spec.assignment(text, "--set") for text in sets)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from atoll import spec
 from atoll.data.division import Partitioner
-from atoll.errors import ConfigError, suggest
+from atoll.errors import ConfigError
 
 from .feature import LabelPermutation, Noise, Rotated
 from .label import Dirichlet, DirichletClient, ExtendedDirichlet, Pathological, Shards
@@ -27,7 +28,7 @@ _KNOWN: dict[str, type[Partitioner]] = {
         LogNormal, PowerLaw, Sizes, Noise, Rotated, By, ByTime, Continuous,
     )
 }  # fmt: skip
-_NOT_TEXT = {"sizes", "base"}
+_KINDS = {"int": spec.whole, "float": spec.number, "bool": spec.flag}
 
 
 def partition_names() -> dict[str, type[Partitioner]]:
@@ -35,49 +36,24 @@ def partition_names() -> dict[str, type[Partitioner]]:
     return {**_KNOWN, "natural": By, LabelPermutation.code: LabelPermutation}
 
 
-def _fields(rule: type[Partitioner]) -> dict[str, str]:
-    return {
-        field.name: str(field.type)
-        for field in dataclasses.fields(rule)  # type: ignore[arg-type]
-        if field.name not in _NOT_TEXT and (field.name != "clients" or rule is Rotated)
-    }
+def _parameters(rule: type[Partitioner]) -> tuple[spec.Parameter, ...]:
+    """What a text says of a rule: its fields but those that only objects have, and the number of clients."""
+    absent = {"sizes", "base", *(() if rule is Rotated else ("clients",))}
+    return tuple(
+        _KINDS.get(str(each.type).removesuffix(" | None"), spec.word)(
+            each.name, optional=each.default is not dataclasses.MISSING
+        )
+        for each in dataclasses.fields(rule)  # type: ignore[arg-type]
+        if each.name not in absent
+    )
 
 
-def _value(text: str, kind: str, what: str) -> Any:
-    base = kind.removesuffix(" | None")
-    try:
-        if base == "int":
-            return int(text)
-        if base == "float":
-            return float(text)
-        if base == "bool":
-            return {"true": True, "false": False}[text.lower()]
-    except (ValueError, KeyError):
-        raise ConfigError(
-            f"partition {what}: {text!r} is not {'true or false' if base == 'bool' else 'a number'}"
-        ) from None
-    return text
-
-
-def _arguments(rule: type[Partitioner], text: str, what: str) -> dict[str, Any]:
-    kinds = _fields(rule)
-    names = list(kinds)
-    result: dict[str, Any] = {}
-    for position, item in enumerate(part.strip() for part in text.split(",")) if text else ():
-        name, equals, value = item.partition("=")
-        name = name.strip()
-        if not equals:
-            if position >= len(names):
-                raise ConfigError(
-                    f"partition {what}: too many values", hint=f"it takes {', '.join(names) or 'none'}"
-                )
-            name, value = names[position], item
-        if name not in kinds:
-            raise ConfigError(f"partition {what}: there is no setting {name!r}", hint=suggest(name, names))
-        if name in result:
-            raise ConfigError(f"partition {what}: {name} is given twice")
-        result[name] = _value(value.strip(), kinds[name], what)
-    return result
+_FOLLOWS = {LabelPermutation.code: _parameters(LabelPermutation)}
+_HEADS = {
+    **{name: _parameters(rule) for name, rule in _KNOWN.items()},
+    By.code: (spec.word("column"), *_parameters(By)[1:]),
+    "natural": _parameters(By)[1:],
+}
 
 
 def parse_partition(text: str, clients: int | None = None) -> Partitioner:
@@ -87,49 +63,32 @@ def parse_partition(text: str, clients: int | None = None) -> Partitioner:
     behind any of them renames labels for a share of the clients. Raises `ConfigError` for names, settings and
     values that are unknown, and where `clients` is needed and not given.
     """
-    head, *rest = [part.strip() for part in text.split("+")]
-    name, _, settings = head.partition(":")
-    name = name.strip()
-    rule = By if name == "natural" else _KNOWN.get(name)
-    if rule is None:
-        raise ConfigError(f"there is no partition {name!r}", hint=suggest(name, [*_KNOWN, "natural"]))
-    if name == "natural":
-        settings = f"column=,{settings}" if settings else ""
-    arguments = _arguments(rule, settings, repr(head))
-    if rule is By and not arguments.get("column"):
-        if name == "by":
-            raise ConfigError("partition 'by' needs a column", hint='write "by:writer", or "natural"')
-        arguments["column"] = None
-    needed = {field.name for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
-    if "clients" in needed and clients is not None:
-        if arguments.get("clients", clients) != clients:
-            raise ConfigError(
-                f"partition {head!r} has {arguments['clients']} clients, but clients={clients} is given"
-            )
-        arguments["clients"] = clients
-    elif rule is By and clients is not None:
+    # A colon with nothing behind it may stand for a name alone.
+    head, *others = [
+        dataclasses.replace(call, given=call.given or None) for call in spec.chain(text, "partition", "+")
+    ]
+    arguments = head.read(_HEADS)
+    rule = _KNOWN.get(head.name, By)
+    defaults = {field.name: field.default for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
+    if "clients" not in defaults and clients is not None:
         raise ConfigError(
-            f"partition {head!r} finds its clients in the data; clients={clients} has no meaning here",
+            f"partition {text!r} finds its clients in the data; clients={clients} has no meaning here",
             hint="leave clients out, or use max_clients",
         )
-    missing = [
-        field.name
-        for field in dataclasses.fields(rule)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.name not in arguments
-    ]
-    if missing:
-        hint = (
-            "pass clients=..."
-            if missing == ["clients"]
-            else f"write {name}:{','.join(m.upper() for m in missing if m != 'clients')}"
+    if clients is not None and arguments.setdefault("clients", clients) != clients:
+        raise ConfigError(
+            f"partition {text!r} has {arguments['clients']} clients, but clients={clients} is given"
         )
-        raise ConfigError(f"partition {head!r} needs {' and '.join(missing)}", hint=hint)
+    if defaults.get("clients") is dataclasses.MISSING and "clients" not in arguments:
+        raise ConfigError(f"partition {text!r} needs clients", hint="pass clients=...")
     result: Partitioner = rule(**arguments)
-    for extra in rest:
-        code, _, settings = extra.partition(":")
-        if code.strip() != LabelPermutation.code:
-            raise ConfigError(f"{code!r} cannot follow a '+'", hint="only permuted:GROUPS,FRACTION can")
-        result = LabelPermutation(result, **_arguments(LabelPermutation, settings, repr(extra)))
+    for extra in others:
+        if extra.name not in _FOLLOWS:
+            raise ConfigError(
+                f"partition {text!r}: {extra.name!r} cannot follow a '+'",
+                hint="only permuted:GROUPS,FRACTION can",
+            )
+        result = LabelPermutation(result, **extra.read(_FOLLOWS))
     return result
 
 
