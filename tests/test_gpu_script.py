@@ -151,6 +151,31 @@ def test_a_case_that_fails_is_told_and_the_rest_goes_on() -> None:
     assert exit_code(outcomes[2:]) == 0
 
 
+def test_a_step_on_static_buffers_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_graph
+    from gpu_runner import Setting
+    from workloads import W1
+
+    class Played:
+        """A graph that is not recorded but called."""
+
+        def __init__(self, work: Any) -> None:
+            self.replay = work
+
+    class AsOnCuda(Setting):
+        cuda = True
+
+        def synchronize(self) -> None:
+            pass
+
+    monkeypatch.setattr(gpu_graph, "graph_of", Played)
+    row = gpu_graph.replayed(W1, 2, AsOnCuda(CPU, quick=True))
+    assert "failed" not in row
+    assert row["apart"] < 1e-6 and row["ratio"] > 0
+    monkeypatch.setattr(gpu_graph, "graph_of", lambda work: Played(lambda: None))
+    assert "lies" in gpu_graph.replayed(W1, 2, AsOnCuda(CPU, quick=True))["failed"]
+
+
 def test_what_no_longer_fits_is_skipped() -> None:
     from gpu_runner import Case, Part, Setting, exit_code, play, table
 
