@@ -324,3 +324,9 @@ def test_claims_cost_no_memory_and_no_time(blob: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 32 * len(blob) + 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_field_that_no_record_can_have_is_refused_by_name() -> None:
+    blob = encode(Record(itemz=1)).replace(b"itemz", b"items")
+    with pytest.raises(CodecError, match=r"items has a name that no field of a Record can have"):
+        decode(blob)

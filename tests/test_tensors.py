@@ -39,13 +39,18 @@ def test_flat_and_back() -> None:
     assert (x.size(), x.nbytes()) == (3, 12)
 
 
-def test_records_are_values_whose_fields_come_first() -> None:
-    record = Record(update=torch.ones(2), items=3)
+def test_records_are_values_whose_fields_are_attributes() -> None:
+    record = Record(update=torch.ones(2), pop=3)
     assert record.update.tolist() == [1, 1]
-    assert record.replace(items=4).items == 4
-    assert record["items"] == 3
+    assert record.replace(pop=4).pop == 4
+    assert record["pop"] == 3
     with pytest.raises(AttributeError, match="replace"):
-        record.items = 5
+        record.pop = 5
+    for name in ("get", "items", "keys", "replace", "values"):
+        with pytest.raises(ValueError, match=name):
+            Record({name: 1})
+        with pytest.raises(ValueError, match=name):
+            record.replace(**{name: 1})
     with pytest.raises(AttributeError, match="update"):
         _ = record.missing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 __all__ = [
+    "RESERVED",
     "Record",
     "Tensors",
+    "fields_of",
     "leaves",
     "map_leaves",
     "named_tensors",
@@ -100,38 +102,73 @@ class Tensors(dict[str, Tensor]):
         return f"Tensors({inside})"
 
 
-class Record(dict[str, Any]):
+class Record(Mapping[str, Any]):
     """A structure with named fields: tensors, `Tensors`, records, or Python numbers. Fields read as attributes.
 
     Server state, what a client receives, what it holds while it trains and what it remembers are all records.
-    Records are treated as values: `replace` gives a changed copy.
+    Records are values: `replace` gives a changed copy. A field may have any name but those of a record's own
+    methods (`get`, `items`, `keys`, `replace`, `values`), which raise ValueError.
     """
 
-    def __getattribute__(self, name: str) -> Any:
-        # Fields come before the methods of dict: a reply has a field "update".
-        if not name.startswith("__") and dict.__contains__(self, name):
-            return dict.__getitem__(self, name)
-        return super().__getattribute__(name)
+    __slots__ = ("_fields",)
+    _fields: dict[str, Any]
+
+    def __init__(self, fields: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **more: Any) -> None:
+        found = dict(fields, **more)
+        if not RESERVED.isdisjoint(found):
+            taken = ", ".join(sorted(RESERVED & found.keys()))
+            raise ValueError(f"a record cannot have a field called {taken}: its methods are")
+        object.__setattr__(self, "_fields", found)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"no field {name!r}; there are: {', '.join(dict.keys(self)) or 'none'}")
+        if name in Record.__slots__:  # not made yet
+            raise AttributeError(name)
+        try:
+            return self._fields[name]
+        except KeyError:
+            pass
+        raise AttributeError(f"no field {name!r}; there are: {', '.join(self._fields) or 'none'}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"records are values: use replace({name}=...)")
 
+    def __repr__(self) -> str:
+        return f"Record({', '.join(f'{name}={value!r}' for name, value in self._fields.items())})"
+
     def replace(self, **fields: Any) -> Record:
         """A copy with some fields changed or added."""
-        return Record({**self, **fields})
+        return Record(self._fields, **fields)
 
 
-def _register(kind: type[dict[str, Any]]) -> None:
+RESERVED = frozenset(("get", "items", "keys", "replace", "values"))
+"""Names that no field of a record can have."""
+
+
+def fields_of(level: Record | Tensors) -> dict[str, Any]:
+    """What a level is made of, to be filled by who makes it: nobody else has seen it yet."""
+    return level._fields if isinstance(level, Record) else level
+
+
+def _register(kind: type[Tensors] | type[Record]) -> None:
     pytree.register_pytree_node(
         kind,
-        lambda tree: (list(dict.values(tree)), list(dict.keys(tree))),
+        lambda tree: (list(tree.values()), list(tree)),
         lambda values, names: kind(zip(names, values, strict=True)),
         flatten_with_keys_fn=lambda tree: (
-            [(pytree.MappingKey(name), value) for name, value in dict.items(tree)],
-            list(dict.keys(tree)),
+            [(pytree.MappingKey(name), value) for name, value in tree.items()],
+            list(tree),
         ),
         serialized_type_name=f"atoll.{kind.__name__}",
         to_dumpable_context=list,
@@ -168,5 +205,5 @@ def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
         yield path, tree
     elif isinstance(tree, (Record, Tensors)):
-        for name, value in dict.items(tree):
+        for name, value in tree.items():
             yield from named_tensors(value, f"{path}.{name}" if path else name)

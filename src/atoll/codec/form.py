@@ -61,7 +61,7 @@ def _form(value: Any, name: str, path: tuple[str, ...], within: type) -> Form:
 
 
 def _fields(level: Record | Tensors, path: tuple[str, ...]) -> dict[str, Form]:
-    return {name: _form(value, name, path, type(level)) for name, value in dict.items(level)}
+    return {name: _form(value, name, path, type(level)) for name, value in level.items()}
 
 
 def _misfit(due: Form, found: Form, path: tuple[str, ...]) -> str | None:

@@ -127,7 +127,7 @@ def outline(record: Record) -> tuple[Header, list[Tensor]]:
 
 def _add(level: Record | Tensors, path: tuple[str, ...], header: Header, tensors: list[Tensor]) -> None:
     within = type(level)
-    for name, value in dict.items(level):
+    for name, value in level.items():
         kind = kind_of(value, name, path, within)
         if kind in DTYPES:
             header.append(Node(name, kind, list(value.shape)))
@@ -138,7 +138,7 @@ def _add(level: Record | Tensors, path: tuple[str, ...], header: Header, tensors
                     f"{where((*path, name))} is deeper than {OWN.depth} levels", hint="nest less"
                 )
             header.append(Node(name, kind, len(value)))
-            _add(value, (*path, name), header, tensors)
+            _add(value, (*path, name), header, tensors)  # type: ignore[arg-type]  # a level, by its kind
         else:
             header.append(Node(name, kind, SCALARS[type(value)].write(value)))
 

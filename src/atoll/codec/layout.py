@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from atoll.codec.header import DTYPES, LEVELS, SAID, SCALARS, Header, Limits, Node, refuse, short, where
-from atoll.tensors import Record, Tensors
+from atoll.tensors import RESERVED, Record, Tensors, fields_of
 
 __all__ = ["Layout"]
 
@@ -67,7 +67,7 @@ class Layout:
             refuse("the header does not begin with a record")
         if len(header) - 1 > limits.fields:
             refuse(f"the record has {len(header) - 1} fields, and the limit is {limits.fields}")
-        level: dict[str, Any] = self.record
+        level = fields_of(self.record)
         path: tuple[str, ...] = ()
         left, total = _count(header[0], path), 0
         above: list[tuple[dict[str, Any], tuple[str, ...], int]] = []
@@ -82,6 +82,8 @@ class Layout:
                 refuse(f"{where((*path, name))}: the name has {len(name)} characters, limit {limits.name}")
             if name in level:
                 refuse(f"{where((*path, name))} is there twice")
+            if name in RESERVED and type(level) is not Tensors:
+                refuse(f"{where((*path, name))} has a name that no field of a Record can have")
             if kind in DTYPES:
                 nbytes = _nbytes(node, path, limits)
                 total += nbytes
@@ -94,10 +96,10 @@ class Layout:
             elif kind in LEVELS:
                 if len(above) >= limits.depth:
                     refuse(f"{where((*path, name))} is deeper than {limits.depth} levels")
-                below: dict[str, Any] = LEVELS[kind]()
+                below: Record | Tensors = LEVELS[kind]()
                 level[name] = below
                 above.append((level, path, left))
-                level, path = below, (*path, name)
+                level, path = fields_of(below), (*path, name)
                 left = _count(node, path)
             else:
                 level[name] = _scalar(node, path, limits)

@@ -63,6 +63,15 @@ class Reply(NamedTuple):
     weight: Tensor
     metrics: Record
 
+    def to_record(self) -> Record:
+        """As what a codec writes."""
+        return Record(sent=self.values, weight=self.weight, metrics=self.metrics)
+
+    @staticmethod
+    def of_record(record: Record) -> Reply:
+        """The inverse of `to_record`."""
+        return Reply(record.sent, record.weight, record.metrics)
+
 
 @dataclass(frozen=True)
 class Work:

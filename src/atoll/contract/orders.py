@@ -75,12 +75,12 @@ class Answer(NamedTuple):
 
     def to_record(self) -> Record:
         """As what a codec writes. The probe stays behind: it is for simulations."""
-        return Record(client=self.client, reply=Record(self.reply._asdict()))
+        return Record(client=self.client, reply=self.reply.to_record())
 
     @staticmethod
     def of_record(record: Record) -> Answer:
         """The inverse of `to_record`."""
-        return Answer(record.client, Reply(**record.reply))
+        return Answer(record.client, Reply.of_record(record.reply))
 
 
 @dataclass(frozen=True)

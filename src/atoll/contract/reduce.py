@@ -243,11 +243,11 @@ class Each(Reducer):
 
     def held(self) -> Record:
         pairs = zip(self.clients, self.replies, strict=True)
-        return Record({str(client): Record(reply._asdict()) for client, reply in pairs})
+        return Record({str(client): reply.to_record() for client, reply in pairs})
 
     def take(self, held: Record) -> None:
         for client, reply in held.items():
-            self.add(int(client), Reply(**reply))
+            self.add(int(client), Reply.of_record(reply))
 
 
 def chunks(count: int, most: int = 64) -> Iterator[range]:

@@ -22,12 +22,12 @@ def keep(bank: Record, models: Mapping[int, Tensors]) -> Record:
 def without(bank: Record, clients: Iterable[int]) -> Record:
     """The bank without what it has of these clients."""
     gone = set(map(str, clients))
-    return Record({client: model for client, model in dict.items(bank) if client not in gone})
+    return Record({client: model for client, model in bank.items() if client not in gone})
 
 
 def held(bank: Record, clients: Iterable[int] | None = None) -> list[int]:
     """Which clients (of these) have a model in the bank, ascending."""
-    known = sorted(map(int, dict.keys(bank)))
+    known = sorted(map(int, bank))
     if clients is None:
         return known
     wanted = set(clients)

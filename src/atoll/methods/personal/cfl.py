@@ -129,7 +129,7 @@ class CFL(FedAvg):
                 nodes, sides = _divided(nodes, node, left, {client: own[client] for client in right})
                 where.update(sides)
         groups = noted(state.groups, where)
-        leaves = [int(node) for node in dict.keys(nodes) if "left" not in nodes[node]]
+        leaves = [int(node) for node in nodes if "left" not in nodes[node]]
         members = [float((groups.group == node).sum()) for node in leaves]
         params, buffers = shares([_model(nodes, node) for node in leaves], members)
         few = len(replies.clients[:COMPARED])
