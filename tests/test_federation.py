@@ -16,9 +16,10 @@ import atoll.data
 from atoll import models
 from atoll.errors import ConfigError, DivergedError
 from atoll.federation import Callback, Federation
+from atoll.measures import Target
 from atoll.method import ClientData, Population, Reduction, Reply
 from atoll.methods import FedAdam, FedAvg, FedSGD, Local
-from atoll.results import Round, Target
+from atoll.results import Round
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, leaves
 

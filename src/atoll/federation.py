@@ -30,10 +30,11 @@ from atoll.engines import Job, Loop, Outcome, make
 from atoll.engines.base import client_data, threads
 from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated
 from atoll.evaluation import Evaluation, Judge
+from atoll.measures import Target
 from atoll.membership import Membership, Schedule
 from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population, Work
-from atoll.results import Round, Run, Target
+from atoll.results import Round, Run
 from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
 from atoll.runs.events import Event, event
 from atoll.runs.folder import RunFolder
@@ -41,8 +42,8 @@ from atoll.runs.provenance import config_text, versions
 from atoll.runs.readers import Reader
 from atoll.runs.readers import make as make_reader
 from atoll.runs.recorder import Recorder
+from atoll.runs.settings import agree
 from atoll.runs.signals import undisturbed
-from atoll.runs.story import OF_MAIN
 from atoll.task import Loss
 from atoll.tensors import Record, to_device
 
@@ -150,7 +151,7 @@ class Federation:
         self.adapt = at_least("adapt", adapt, 0)
         self.cohort = cohort_size(cohort, len(self.data) - len(self.membership.newcomers))
         self.eval_every = at_least("eval_every", eval_every, 0)
-        self.target = Target.parse(target)
+        self.target = Target.parse(target) if isinstance(target, str) else target
         if not 0 <= stragglers <= 1:
             raise ConfigError(f"stragglers = {stragglers}, but it is a share between 0 and 1")
         self.stragglers = stragglers
@@ -198,7 +199,7 @@ class Federation:
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
         self._notes: list[tuple[str, str]] = []
         if self.target:
-            self.target.check([*self.task.metrics, "loss", *OF_MAIN])
+            self.target.check(self.task.metrics)
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -411,7 +412,7 @@ class Federation:
             if found is None:
                 raise ConfigError(f"{folder.path} has no checkpoint to go on from", hint="start a new run")
             facts = found.facts
-            recording.agree(recording.fingerprint(self), facts["fingerprint"], str(folder.path))
+            agree(recording.fingerprint(self), facts["fingerprint"], str(folder.path))
             name, workers = facts["engine"]
             if self.engine_name not in ("auto", name):
                 raise ConfigError(

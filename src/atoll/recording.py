@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atoll.engines import Outcome
 from atoll.engines.probe import drift
-from atoll.errors import ConfigError
-from atoll.evaluation import shortened
+from atoll.measures import shortened
 from atoll.membership import schedule_text
 from atoll.runs.events import SCHEMA
 from atoll.runs.provenance import command, commit, versions
@@ -21,12 +20,10 @@ from atoll.runs.provenance import command, commit, versions
 if TYPE_CHECKING:
     from atoll.federation import Federation
 
-__all__ = ["FREE", "affinity", "agree", "columns", "config", "fingerprint", "partition", "score", "start"]
+__all__ = ["affinity", "columns", "config", "fingerprint", "partition", "score", "start"]
 
 _LISTED = 10_000  # clients whose names and sizes are listed
 _COMPARED = 64  # clients in an affinity matrix
-FREE = ("rounds", "target", "eval_every", "eval_clients", "workers", "checkpoint", "keep", "log")
-"""Settings that do not change what a round computes, so that a run may go on with others."""
 
 
 def config(federation: Federation) -> dict[str, Any]:
@@ -150,12 +147,7 @@ def _probed(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def score(federation: Federation) -> float | None:
     """How good the last evaluation was, the more the better, to tell the best checkpoint."""
     last = federation.history[-1].evaluation if federation.history else None
-    if last is None:
-        return None
-    value = last.value("own" if last.personal else last.measure)
-    if value is None:
-        return None
-    return value if last.measure == "accuracy" else -value
+    return None if last is None else last.score
 
 
 # --- going on -------------------------------------------------------------------------------------------------------
@@ -189,20 +181,6 @@ def fingerprint(federation: Federation) -> dict[str, Any]:
     if data.public is not None:
         found["public data"] = zlib.crc32(data.public.inputs.cpu().numpy().tobytes())
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
-
-
-def agree(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError, with what differs, unless a federation is the one of a run."""
-    differ = [name for name in {**there, **here} if here.get(name) != there.get(name)]
-    if differ:
-        shown = "; ".join(
-            f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:4]
-        )
-        free = ", ".join(FREE[:4])
-        raise ConfigError(
-            f"this federation is not the one of {where}: {shown}",
-            hint=f"resume with the run's own model, data and settings; {free} may change",
-        )
 
 
 def _settings(federation: Federation) -> dict[str, Any]:

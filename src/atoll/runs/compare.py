@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.errors import ConfigError, suggest
+from atoll.errors import ConfigError
+from atoll.measures import Target
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder
 from atoll.runs.grouping import grouped, labels
-from atoll.runs.story import OF_MAIN, Goal, Story
+from atoll.runs.story import Story
 from atoll.runs.transfer import Transfer, partners
 
 __all__ = ["Average", "Comparison", "Curve", "Group"]
@@ -82,7 +83,7 @@ class Group:
     label: str
     stories: list[Story]
     measure: str
-    goal: Goal | None
+    goal: Target | None
     alone: Sequence[Story | None] = field(default=(), repr=False)
 
     def curve(self, name: str | None = None) -> Curve:
@@ -110,7 +111,7 @@ class Group:
         evaluations) and `rounds` are the whole run's; those `..._to_target` are up to the first evaluated round at
         the target, over the `reached` seeds that came to it.
         """
-        arrivals = [self.goal.reached(story) if self.goal else None for story in self.stories]
+        arrivals = [story.arrival(self.goal) if self.goal else None for story in self.stories]
         there = [(n, *s.spent(n)) for s, n in zip(self.stories, arrivals, strict=True) if n is not None]
         whole = [story.spent() for story in self.stories]
         beside = [Transfer.of(story, local) for story, local in zip(self.stories, self.alone, strict=False)]
@@ -154,7 +155,7 @@ class Comparison:
     """
 
     measure: str
-    goal: Goal | None
+    goal: Target | None
     groups: list[Group]
     runs: Sequence[Any]
     failed: Sequence[str] = ()
@@ -236,11 +237,11 @@ class Comparison:
         return write_comparison(self, Path(directory))
 
 
-def _goal(stories: Sequence[Story], target: str | None, measure: str) -> Goal | None:
+def _goal(stories: Sequence[Story], target: str | None, measure: str) -> Target | None:
     if target is None:
         given = {str(story.start["target"]) for story in stories if story.start.get("target")}
-        return Goal.parse(given.pop(), measure) if len(given) == 1 else None
-    goal = Goal.parse(target, measure)
+        return Target.parse(given.pop(), measure) if len(given) == 1 else None
+    goal = Target.parse(target, measure)
     last: list[Mapping[str, Any]] = [story.final for story in stories if story.final]
     known = {
         name
@@ -248,7 +249,5 @@ def _goal(stories: Sequence[Story], target: str | None, measure: str) -> Goal | 
         for kind in ("overall", "clients", "personal")
         for name in found.get(kind) or {}
     }
-    known |= {*OF_MAIN, measure}
-    if goal.measure not in known:
-        raise ConfigError(f"target: no run measures {goal.measure!r}", hint=suggest(goal.measure, known))
+    goal.check({*known, measure}, "no run measures")
     return goal
