@@ -36,7 +36,7 @@ from atoll.memory import MemoryStore
 from atoll.method import Method, Plan, Population, Work
 from atoll.results import Round, Run
 from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
-from atoll.runs.events import Event, event
+from atoll.runs.events import Event, kinds, plain
 from atoll.runs.folder import RunFolder
 from atoll.runs.provenance import config_text, versions
 from atoll.runs.readers import Reader
@@ -271,7 +271,7 @@ class Federation:
         self.memories.rollback()
         start = time.perf_counter()
         clients, epochs, dropped = self.enlist(number)
-        self._recorder.emit("begin", {"round": number, "cohort": clients})
+        self._recorder.emit(kinds.Begin(round=number, cohort=clients))
         refused: dict[int, str] = {}
         outcomes: list[Outcome] = []
         state, up, down = self.state, 0, 0
@@ -485,10 +485,9 @@ class Federation:
             return self.folder.log().events
         kept = self._recorder.kept
         if not any(each["event"] == "start" for each in kept):  # nobody listened
-            head = [("start", recording.start(self)), ("partition", recording.partition(self))]
-            kept = [*(event(kind, fields) for kind, fields in head), *kept]
+            kept = [plain(recording.start(self)), plain(recording.partition(self)), *kept]
         judged = self.judge.clients
-        rounds = [event("round", record.to_event(judged)) for record in self.history]
+        rounds = [plain(record.to_event(judged)) for record in self.history]
         ends = ("result", "error")
         return [
             *(e for e in kept if e["event"] not in ends), *rounds, *(e for e in kept if e["event"] in ends)
@@ -507,18 +506,21 @@ class Federation:
         try:
             recorder.open()
             if not fresh:
-                fields = {"round": self.number, "rounds": self.rounds, "versions": versions()}
                 recorder.recall()
-                recorder.emit("resume", fields)
+                recorder.emit(kinds.Resume(round=self.number, rounds=self.rounds, versions=versions()))
             elif self.folder is not None or readers:
                 start = recording.start(self)
                 if self.folder is not None:
-                    about = {"command": start["command"], "commit": start["commit"], **start["versions"]}
+                    about: dict[str, Any] = {
+                        "command": start.command,
+                        "commit": start.commit,
+                        **start.versions,
+                    }
                     about |= {} if self.config else {"custom": True}
-                    text = config_text(self.folder.name, start["config"], about)
+                    text = config_text(self.folder.name, start.config, about)
                     self.folder.write("config.toml", text.encode())
-                recorder.emit("start", start)
-                recorder.emit("partition", recording.partition(self))
+                recorder.emit(start)
+                recorder.emit(recording.partition(self))
             for note in self._notes:
                 recorder.problem(*note)
             self._notes = []
@@ -533,14 +535,14 @@ class Federation:
         if self._told != (told := self.engine.settled()):
             name, workers = self._told = told
             text = self.engine.describe()
-            recorder.emit("engine", {"round": record.number, "name": name, "workers": workers, "text": text})
+            recorder.emit(kinds.Engine(round=record.number, name=name, workers=workers, text=text))
         judged = self.judge.clients if record.evaluation is not None else []
-        recorder.emit("round", record.to_event(judged))
+        recorder.emit(record.to_event(judged))
         self._written = record.number
         due = bool(self.checkpoint) and record.number % self.checkpoint == 0
         if due or record.number == self.rounds or self.target_round is not None:
             if (fields := recording.affinity(self, outcomes)) is not None:
-                recorder.emit("affinity", {"round": record.number, **fields})
+                recorder.emit(kinds.Affinity(round=record.number, **fields))
             self._save()
 
     def _save(self) -> None:
@@ -557,7 +559,7 @@ class Federation:
         sound = None if self._sound is self.state else self._sound
         path = save(self.folder.path, self.number, self.state, sound, self.memories, facts)
         self._saved = self.number
-        self._recorder.emit("checkpoint", {"round": self.number, "path": f"checkpoints/{path.name}"})
+        self._recorder.emit(kinds.Checkpoint(round=self.number, path=f"checkpoints/{path.name}"))
         prune(self.folder.path, self._kept)
 
     def _end(self) -> None:
@@ -565,10 +567,10 @@ class Federation:
         self._save()
         run = self.run()
         over = self.number >= self.rounds
-        reason = "target" if self.target_round is not None else "rounds" if over else "stopped"
+        reason: kinds.Reason = "target" if self.target_round is not None else "rounds" if over else "stopped"
         if self.folder is not None:
             run.save(self.folder.path / "model.safetensors")
-        self._recorder.emit("result", {"reason": reason, **run.to_dict()})
+        self._recorder.emit(kinds.Result(reason=reason, **run.to_dict()))
         self._recorder.export()
 
     def _put_away(self, error: BaseException) -> None:
@@ -584,8 +586,9 @@ class Federation:
         interrupted = {KeyboardInterrupt: ("Interrupted", 130), Terminated: ("Terminated", 143)}
         kind, code = interrupted.get(type(error), (type(error).__name__, known.exit_code if known else 1))
         message = known.message if known else str(error) or kind.lower()
-        fields = {"kind": kind, "message": message, "hint": known.hint if known else None, "exit_code": code}
-        recorder.attempt("events", lambda: recorder.emit("error", {**fields, "round": self.number}))
+        hint = known.hint if known else None
+        ended = kinds.Error(kind=kind, message=message, hint=hint, exit_code=code, round=self.number)
+        recorder.attempt("events", lambda: recorder.emit(ended))
         recorder.attempt("export", recorder.export)
 
     def _call(self, hook: str, *arguments: Any) -> None:

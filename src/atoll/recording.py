@@ -14,7 +14,7 @@ from atoll.engines import Outcome
 from atoll.engines.probe import drift
 from atoll.measures import shortened
 from atoll.membership import schedule_text
-from atoll.runs.events import SCHEMA
+from atoll.runs.events.kinds import Partition, Report, Start
 from atoll.runs.provenance import command, commit, versions
 
 if TYPE_CHECKING:
@@ -48,34 +48,36 @@ def config(federation: Federation) -> dict[str, Any]:
     return {**own, **_settings(federation), **federation.config}
 
 
-def start(federation: Federation) -> dict[str, Any]:
-    """The fields of the event "start"."""
+def start(federation: Federation) -> Start:
+    """The event "start"."""
     task, data = federation.task, federation.data
     known = config(federation)
-    return {
-        "schema": SCHEMA,
-        "run": federation.folder.name if federation.folder else "",
-        **federation.labels,
-        "seed": federation.seed,
-        "rounds": federation.rounds,
-        "cohort": federation.cohort,
-        "clients": len(data),
-        "parameters": sum(p.numel() for p in task.module.parameters()),
-        "classes": data.classes,
-        "measure": "accuracy" if "accuracy" in task.metrics else "loss",
-        "personalised": federation.method.personalised,
-        "target": known["target"],
-        "device": str(federation.device),
-        "engine": federation.engine_name,
-        "config": known,
-        "versions": versions(),
-        "command": command(),
-        "commit": commit() if federation.folder else None,
-    }
+    return Start(
+        run=federation.folder.name if federation.folder else "",
+        method=federation.labels["method"],
+        data=federation.labels["data"],
+        partition=federation.labels["partition"],
+        model=federation.labels["model"],
+        seed=federation.seed,
+        rounds=federation.rounds,
+        cohort=federation.cohort,
+        clients=len(data),
+        parameters=sum(p.numel() for p in task.module.parameters()),
+        classes=data.classes,
+        measure="accuracy" if "accuracy" in task.metrics else "loss",
+        personalised=federation.method.personalised,
+        target=known["target"],
+        device=str(federation.device),
+        engine=federation.engine_name,
+        config=known,
+        versions=versions(),
+        command=command(),
+        commit=commit() if federation.folder else None,
+    )
 
 
-def partition(federation: Federation) -> dict[str, Any]:
-    """The fields of the event "partition"."""
+def partition(federation: Federation) -> Partition:
+    """The event "partition"."""
     data = federation.data
     listed = len(data) <= _LISTED
     sized = listed and data.pool() is not None
@@ -84,14 +86,14 @@ def partition(federation: Federation) -> dict[str, Any]:
         name: None if (value := getattr(report, name)) is None else shortened(value)
         for name in ("emd", "js", "effective")
     }
-    return {
-        "names": list(map(str, data.names)) if listed else None,
-        "sizes": [data.size(k) for k in range(len(data))] if sized else None,
-        "judged": federation.judge.clients,
-        "joins": {str(client): at for client, at in sorted(federation.membership.joins.items())},
-        "leaves": {str(client): at for client, at in sorted(federation.membership.leaves.items())},
-        "report": {**report.to_dict(), **figures},
-    }
+    return Partition(
+        names=list(map(str, data.names)) if listed else None,
+        sizes=[data.size(k) for k in range(len(data))] if sized else None,
+        judged=federation.judge.clients,
+        joins={str(client): at for client, at in sorted(federation.membership.joins.items())},
+        leaves={str(client): at for client, at in sorted(federation.membership.leaves.items())},
+        report=Report(**{**report.to_dict(), **figures}),
+    )
 
 
 # --- about a round --------------------------------------------------------------------------------------------------

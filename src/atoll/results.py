@@ -15,7 +15,7 @@ from torch import nn
 
 from atoll.evaluation import Evaluation
 from atoll.measures import restored, shortened
-from atoll.runs.events import Event
+from atoll.runs.events import Event, kinds
 from atoll.runs.folder import RunFolder, writing
 
 __all__ = ["Round", "Run"]
@@ -43,20 +43,21 @@ class Round:
     evaluation: Evaluation | None = None
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
-    def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
-        """The round as plain values (`docs/runs.md`); clients' measures come in the order of `judged`."""
-        return {
-            "round": self.number,
-            "cohort": self.cohort,
-            "dropped": self.dropped,
-            "refused": {str(client): reason for client, reason in self.refused.items()},
-            "loss": self.loss,
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
-            "seconds": round(self.seconds, 6),
-            "clients": {name: shortened(column) for name, column in self.clients.items()},
-            "evaluation": self.evaluation and self.evaluation.to_event(judged),
-        }
+    def to_event(self, judged: Sequence[int]) -> kinds.Round:
+        """The round as it is written down (`docs/runs.md`); clients' measures come in the order of `judged`."""
+        found = self.evaluation
+        return kinds.Round(
+            round=self.number,
+            cohort=self.cohort,
+            dropped=self.dropped,
+            refused={str(client): reason for client, reason in self.refused.items()},
+            loss=self.loss,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            seconds=round(self.seconds, 6),
+            clients=kinds.Columns(**{name: shortened(column) for name, column in self.clients.items()}),
+            evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
+        )
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:

@@ -11,6 +11,7 @@ from atoll import methods, recording
 from atoll.experiment import Experiment, run_settings
 from atoll.federation import Federation
 from atoll.method import Method
+from atoll.runs.events import plain
 from atoll.runs.story import Story
 
 __all__ = ["BASELINES", "beside", "fits", "identity", "known"]
@@ -62,8 +63,8 @@ def identity(run: Federation | Story, seed: int | None = None) -> str | None:
     method = {methods.get(name).__name__: name for name in BASELINES}.get(label, label)
     if method not in BASELINES:
         return None
-    start = recording.start(run) if isinstance(run, Federation) else run.start
-    sizes = recording.partition(run)["sizes"] if isinstance(run, Federation) else run.sizes
+    start = plain(recording.start(run)) if isinstance(run, Federation) else run.start
+    sizes = recording.partition(run).sizes if isinstance(run, Federation) else run.sizes
     config = start.get("config") or {}
     facts = {key: start.get(key) for key in _OF_START} | {
         key: config.get(key) for key in _OF_CONFIG | known(method)
