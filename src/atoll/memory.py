@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from atoll.tensors import Record, Tensors, flatten_record, leaves, map_leaves, unflatten_record
+from atoll.tensors import Record, Tensors, flatten_record, map_leaves, nbytes, unflatten_record
 
-__all__ = ["MemoryStore", "nbytes", "pack", "unpack"]
+__all__ = ["MemoryStore", "pack", "unpack"]
 
 
 _EMPTY: dict[str, type[Any]] = {"Record": Record, "Tensors": Tensors}
@@ -138,8 +138,3 @@ def _at_rest(leaf: object) -> object:
         return leaf
     leaf = leaf.cpu()
     return leaf if leaf.is_contiguous() else leaf.contiguous()
-
-
-def nbytes(record: Record) -> int:
-    """Bytes of the tensors in a record."""
-    return sum(v.numel() * v.element_size() for v in leaves(record) if isinstance(v, Tensor))

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Record", "Tensors", "flatten_record", "leaves", "map_leaves", "to_device", "unflatten_record"]
+__all__ = [
+    "Record",
+    "Tensors",
+    "flatten_record",
+    "leaves",
+    "map_leaves",
+    "nbytes",
+    "to_device",
+    "unflatten_record",
+]
 
 Scalar = int | float | Tensor
 
@@ -184,3 +193,8 @@ def unflatten_record(items: Iterable[tuple[Sequence[str], Any]]) -> Record:
     built = build(root)
     assert isinstance(built, Record)
     return built
+
+
+def nbytes(record: Record) -> int:
+    """Bytes of the tensors in a record."""
+    return sum(v.numel() * v.element_size() for v in leaves(record) if isinstance(v, Tensor))

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atoll.errors import AtollError
+from atoll.runs import report
 from atoll.runs.bus import Bus
+from atoll.runs.csvs import clients_csv
 from atoll.runs.events import Event, encode, kinds, plain
 from atoll.runs.folder import RunFolder, writing
 from atoll.runs.readers import Reader
@@ -116,12 +118,8 @@ def _cut_off(path: Path) -> bool:
 
 
 def _write_clients(folder: RunFolder, events: list[Event]) -> None:
-    from atoll.runs.csvs import clients_csv
-
     folder.write("clients.csv", clients_csv(events).encode())
 
 
 def _write_report(folder: RunFolder, events: list[Event]) -> None:
-    from atoll.runs import report
-
     report.write(folder.path / "report.html", folder.name, [events])
