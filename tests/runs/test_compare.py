@@ -19,7 +19,8 @@ import atoll
 from atoll.errors import ConfigError, RunError
 from atoll.measures import Target
 from atoll.results import Run
-from atoll.runs.compare import Comparison, Curve
+from atoll.runs.averages import Curve
+from atoll.runs.compare import Comparison
 from atoll.runs.compare_view import text
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder
