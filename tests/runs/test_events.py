@@ -98,7 +98,7 @@ def test_unknown_kinds_and_fields_are_ignored() -> None:
 
 
 def test_the_documentation_lists_what_is_written() -> None:
-    page = Path("docs/runs.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text("utf-8")
     assert table.within(page) == page, "python -m atoll.runs.events docs/runs.md"
     with pytest.raises(ConfigError, match="no place"):
         table.within("no marks")
