@@ -17,8 +17,9 @@ from atoll import models
 from atoll.contract import ClientData, Mean, Population, Reply, Rule
 from atoll.errors import ConfigError, DivergedError
 from atoll.federation import Callback, Federation
+from atoll.measures import Target
 from atoll.methods import FedAdam, FedAvg, FedSGD, Local
-from atoll.results import Round, Target
+from atoll.results import Round
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, leaves
 

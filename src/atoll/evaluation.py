@@ -4,7 +4,7 @@ and each client's own model on its test data. Sums are pooled over samples and d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from atoll.contract import Job, Memories, Method, Replies, Work
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine
 from atoll.machine import cores, threads
+from atoll.measures import Figures, restored, shortened
 from atoll.membership import Membership
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
@@ -68,8 +69,7 @@ class Evaluation:
     @property
     def measure(self) -> str:
         """The measure to look at first: accuracy where there is one, else the loss."""
-        known = self.overall or self.clients or self.personal
-        return "accuracy" if "accuracy" in known else "loss"
+        return Figures.main(vars(self))
 
     @property
     def own(self) -> Mapping[str, Spread]:
@@ -77,34 +77,24 @@ class Evaluation:
         return self.personal or self.clients
 
     def value(self, name: str) -> float | None:
-        """A figure by name, None where it is missing.
+        """A figure by name, such as "accuracy", "own" or "worst" (see `atoll.measures.Figures.value`), or None."""
+        return self._figures.value(name)
 
-        "accuracy", "loss" ... are the global model's on the global test set, or else the mean over clients. Of the main
-        measure: "personal", "clients" and "newcomers" are means over clients, and "own", "pooled", "p10" and "worst"
-        are about the models that clients would use (p10 and worst: where clients do badly).
-        """
-        main, loss = self.measure, self.measure == "loss"
-        if name in ("personal", "clients", "newcomers"):
-            spreads: Mapping[str, Spread] = getattr(self, name)
-            return spreads[main].mean if spreads else None
-        of_own = {
-            "own": "mean",
-            "pooled": "pooled",
-            "p10": "p90" if loss else "p10",
-            "worst": "max" if loss else "min",
-        }
-        if name in of_own:
-            return float(getattr(self.own[main], of_own[name])) if main in self.own else None
-        if name in self.overall:
-            return self.overall[name]
-        return self.own[name].mean if name in self.own else None
+    @property
+    def score(self) -> float | None:
+        """How good the models are that clients would use, or else the global one; the more the better."""
+        return self._figures.score
+
+    @property
+    def _figures(self) -> Figures:
+        return Figures(self.to_dict(), self.measure)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "overall": dict(self.overall),
-            "clients": {name: asdict(spread) for name, spread in self.clients.items()},
-            "personal": {name: asdict(spread) for name, spread in self.personal.items()},
-            "newcomers": {name: asdict(spread) for name, spread in self.newcomers.items()},
+            "clients": {name: dict(vars(spread)) for name, spread in self.clients.items()},
+            "personal": {name: dict(vars(spread)) for name, spread in self.personal.items()},
+            "newcomers": {name: dict(vars(spread)) for name, spread in self.newcomers.items()},
         }
 
     def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
@@ -295,21 +285,3 @@ def _spreads(
     each = {name: {k: totals[name] / n for k, (n, totals) in counted.items()} for name in names}
     weights = [n for n, _ in counted.values()]
     return {name: Spread.of(list(values.values()), weights) for name, values in each.items()}, each
-
-
-# --- as events ------------------------------------------------------------------------------------------------------
-
-
-def shortened(values: Sequence[float], digits: int = 5) -> list[float | None]:
-    """Values with so many significant digits, None where they are not finite."""
-    v = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(v)
-    known = np.where(finite, v, 0.0)
-    scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.maximum(np.abs(known), 1e-300))))
-    short = np.round(known * scale) / scale
-    return [x if ok else None for x, ok in zip(short.tolist(), finite.tolist(), strict=True)]
-
-
-def restored(values: Sequence[float | None]) -> list[float]:
-    """The inverse of `shortened`: NaN for None."""
-    return [float("nan") if v is None else v for v in values]

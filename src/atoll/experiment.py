@@ -20,9 +20,9 @@ from atoll.data import Dataset, FederatedData
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Callback, Federation
 from atoll.machine import warm_up
-from atoll.recording import FREE
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
+from atoll.runs.settings import FREE
 from atoll.schema import convert, parse, toml_value
 
 __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]

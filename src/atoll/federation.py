@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll import recording, seeds
+from atoll import seeds
 from atoll.assembly import (
     Model,
     architectures,
@@ -29,21 +32,21 @@ from atoll.contract import Job, Method, Outcome, Plan, Population, Work
 from atoll.data import FederatedData, as_federated
 from atoll.engines import make
 from atoll.engines.client import Client
-from atoll.errors import AtollError, ConfigError, DivergedError, RunError, Terminated
+from atoll.errors import ConfigError, DivergedError, RunError
 from atoll.evaluation import Evaluation, Judge
 from atoll.machine import threads
-from atoll.membership import Membership, Schedule
+from atoll.measures import Target
+from atoll.membership import Membership, Schedule, schedule_text
 from atoll.memory import MemoryStore
-from atoll.results import Round, Run, Target
-from atoll.runs.checkpoint import Keep, load_latest, prune, save, tidy
-from atoll.runs.events import Event, event
+from atoll.outcomes import alike, columns
+from atoll.results import Round, Run
+from atoll.runs import about
+from atoll.runs.events import Event, kinds
 from atoll.runs.folder import RunFolder
-from atoll.runs.provenance import config_text, versions
 from atoll.runs.readers import Reader
-from atoll.runs.readers import make as make_reader
-from atoll.runs.recorder import Recorder
+from atoll.runs.session import Session
 from atoll.runs.signals import undisturbed
-from atoll.runs.story import OF_MAIN
+from atoll.runs.snapshot import Snapshot
 from atoll.task import Loss, architecture
 from atoll.tensors import Record, to_device
 
@@ -151,7 +154,7 @@ class Federation:
         self.adapt = at_least("adapt", adapt, 0)
         self.cohort = cohort_size(cohort, len(self.data) - len(self.membership.newcomers))
         self.eval_every = at_least("eval_every", eval_every, 0)
-        self.target = Target.parse(target)
+        self.target = Target.parse(target) if isinstance(target, str) else target
         if not 0 <= stragglers <= 1:
             raise ConfigError(f"stragglers = {stragglers}, but it is a share between 0 and 1")
         self.stragglers = stragglers
@@ -175,14 +178,12 @@ class Federation:
         self.number = 0
         self.history: list[Round] = []
         self.target_round: int | None = None
-        self.begun = time.perf_counter()
-        self.runs = None if runs is None else Path(runs)
         self.checkpoint = at_least("checkpoint", checkpoint, 0)
         self.keep = keep
-        self.log = list(log)
-        for each in (each for each in self.log if isinstance(each, str)):
-            make_reader(each)  # what is missing must be known before the first round
-        self.folder: RunFolder | None = None
+        self.session = Session(
+            runs, lambda: self.about(), lambda: self._identity, log=log, checkpoint=checkpoint, keep=keep
+        )
+        self.session.sound = self.state
         self.labels = {
             "method": type(self.method).__name__,
             "data": self.data.dataset,
@@ -190,16 +191,10 @@ class Federation:
             "model": type(self.task.module).__name__,
         }
         self.config: dict[str, Any] = {}
-        self._kept = Keep.parse(keep)
-        self._sound = self.state  # the last state that an evaluation found finite
-        self._recorder = Recorder(None, [])
-        self._saved = self._written = -1  # the last round in a checkpoint, and in the events
-        self._spent = 0.0  # seconds of the run before it was resumed
         self._stopping = False
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
-        self._notes: list[tuple[str, str]] = []
         if self.target:
-            self.target.check([*self.task.metrics, "loss", *OF_MAIN])
+            self.target.check(self.task.metrics)
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -209,21 +204,17 @@ class Federation:
         Raises DivergedError where the model leaves the finite numbers; `federation.run()` then still has every round
         that was committed, and the last finite model. However it ends, a run folder has what is needed to go on.
         """
-        self.begun = time.perf_counter()
-        self._open()
-        try:
+        name, repeatable = self.labels["method"].lower(), bool(self.config)
+        with (
+            closing(self.engine),
+            self.session.written(
+                name, self.rounds, self._snapshot(), model=self._save_model, repeatable=repeatable
+            ),
+        ):
             self._call("on_start")
             for record in self.play():
                 self._call("on_round_end", record)
-            with undisturbed():
-                self._end()
-        except BaseException as error:
-            with undisturbed():
-                self._put_away(error)
-            raise
-        finally:
-            self.engine.close()
-            self._recorder.close()
+            self.session.end(self._result())
         run = self.run()
         self._call("on_end", run)
         return run
@@ -238,7 +229,8 @@ class Federation:
                 evaluation = self.judge(self.method, state, self.memories, number)
                 problem = _problem(evaluation)
                 if problem is not None:
-                    self.state, self._written = self._sound, -1  # a state that goes with no round
+                    if self.session.sound is not None:
+                        self.state = self.session.sound
                     raise _diverged(number, problem)
                 record = replace(record, evaluation=evaluation)
             with undisturbed():
@@ -260,7 +252,7 @@ class Federation:
     @property
     def can_resume(self) -> bool:
         """Whether the run folder has a checkpoint of the last committed round."""
-        return self.folder is not None and self._saved == self.number
+        return self.session.can_resume and self.session.number == self.number
 
     def stop(self) -> None:
         """End the run after the round that is being played (for callbacks)."""
@@ -271,7 +263,7 @@ class Federation:
         self.memories.rollback()
         start = time.perf_counter()
         clients, epochs, dropped = self.enlist(number)
-        self._recorder.emit("begin", {"round": number, "cohort": clients})
+        self.session.emit(kinds.Begin(round=number, cohort=clients))
         refused: dict[int, str] = {}
         outcomes: list[Outcome] = []
         state, up, down = self.state, 0, 0
@@ -296,7 +288,7 @@ class Federation:
         seconds = time.perf_counter() - start
         record = Round(
             number, clients, dropped, refused, _pooled(outcomes, refused), up + sum(o.nbytes for o in outcomes), down,
-            seconds, clients=recording.columns(clients, outcomes, start),
+            seconds, clients=columns(clients, outcomes, start),
         )  # fmt: skip
         return record, state, outcomes
 
@@ -321,10 +313,8 @@ class Federation:
     def _commit(self, record: Round, state: Record) -> None:
         self.state, self.number = state, record.number
         self.memories.commit()
-        if record.evaluation is not None:
-            self._sound = state
-            if self.target and self.target.reached(record.evaluation):
-                self.target_round = record.number
+        if record.evaluation is not None and self.target and self.target.reached(record.evaluation):
+            self.target_round = record.number
         self.history.append(record)
 
     def enlist(self, number: int) -> tuple[list[int], dict[int, int], list[int]]:
@@ -390,7 +380,7 @@ class Federation:
         labels = self.labels
         return Run(
             labels["method"], labels["data"], labels["partition"], self.engine.describe(), self.history,
-            self._spent + time.perf_counter() - self.begun, self.target_round, model, self.folder, self.events,
+            self.session.seconds, self.target_round, model, self.folder, self.events,
         )  # fmt: skip
 
     # --- the run folder ---------------------------------------------------------------------------------------
@@ -405,52 +395,35 @@ class Federation:
         Raises ConfigError where there is no such run or it is another federation's, RunError while a process
         writes it.
         """
-        folder = RunFolder.find(run, self.runs)
-        folder.hold()
-        try:
-            notes: list[tuple[str, str]] = []
-            found = load_latest(folder.path, lambda *note: notes.append(note))
-            if found is None:
-                raise ConfigError(f"{folder.path} has no checkpoint to go on from", hint="start a new run")
-            facts = found.facts
-            recording.agree(recording.fingerprint(self), facts["fingerprint"], str(folder.path))
-            name, workers = facts["engine"]
-            if self.engine_name not in ("auto", name):
-                raise ConfigError(
-                    f"{folder.path} was played by the engine {name}, not {self.engine_name}",
-                    hint="leave engine out: another one differs in the last bits",
-                )
-            tidy(folder.path, found.round)
-            log = folder.log()
-        except BaseException:
-            folder.release()
-            raise
-        if log.damaged:
-            notes.append(
-                ("events.jsonl", f"lines that cannot be read: {', '.join(map(str, log.damaged[:20]))}")
-            )
+        found, events = self.session.resume(run, self._check_engine)
+        name, workers = found.facts["engine"]
         self.engine.close()
         threads = workers if name == "batched" else self.workers or workers
         self.engine = self.judge.engine = make(name, self.tasks, self.data, self.device, threads)
-        self.state = to_device(found.state, self.device)
-        self._sound = self.state if found.sound is None else to_device(found.sound, self.device)
+        self.state = to_device(found.records["state"], self.device)
+        sound = found.records.get("sound")
+        self.session.sound = self.state if sound is None else to_device(sound, self.device)
         self.memories.close()
         found.restore(self.memories)
-        self.number = self._saved = self._written = found.round
-        self._spent = facts["seconds"]
-        judged: list[int] = next((e["judged"] for e in log.events if e["event"] == "partition"), [])
-        rounds = [e for e in log.events if e["event"] == "round" and e["round"] <= found.round]
-        self.history = [Round.of_event(each, judged) for each in rounds]
+        self.number = found.round
+        judged: list[int] = next((e["judged"] for e in events if e["event"] == "partition"), [])
+        self.history = [Round.of_event(each, judged) for each in events if each["event"] == "round"]
         reached = [
             r.number
             for r in self.history
             if r.evaluation and self.target and self.target.reached(r.evaluation)
         ]
         self.target_round = reached[0] if reached else None
-        if len(rounds) < found.round:
-            notes.append(("events.jsonl", f"{found.round - len(rounds)} rounds are missing from the events"))
-        self.folder, self._notes = folder, notes
         return self
+
+    def _check_engine(self, facts: Mapping[str, Any]) -> None:
+        """Refuse a run that another engine played."""
+        name, _ = facts["engine"]
+        if self.engine_name not in ("auto", name):
+            raise ConfigError(
+                f"the run was played by the engine {name}, not {self.engine_name}",
+                hint="leave engine out: another one differs in the last bits",
+            )
 
     def replace(self, **changes: Any) -> Federation:
         """A federation like this one with other settings, such as ``seed=1`` or ``method="scaffold"``."""
@@ -476,118 +449,147 @@ class Federation:
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(key)}</th>"
             f"<td style='text-align:left'>{escape('none' if value is None else str(value))}</td></tr>"
-            for key, value in {**self.labels, **recording.config(self)}.items()
+            for key, value in {**self.labels, **self.settings()}.items()
         )
         return f"<div><b>{escape(repr(self)[1:-1])}</b><table>{rows}</table></div>"
 
     def events(self) -> list[Event]:
         """The run so far as events (`docs/runs.md`)."""
-        if self.folder is not None:
-            return self.folder.log().events
-        kept = self._recorder.kept
-        if not any(each["event"] == "start" for each in kept):  # nobody listened
-            head = [("start", recording.start(self)), ("partition", recording.partition(self))]
-            kept = [*(event(kind, fields) for kind, fields in head), *kept]
         judged = self.judge.clients
-        rounds = [event("round", record.to_event(judged)) for record in self.history]
-        ends = ("result", "error")
-        return [
-            *(e for e in kept if e["event"] not in ends), *rounds, *(e for e in kept if e["event"] in ends)
-        ]  # fmt: skip
+        return self.session.events(record.to_event(judged) for record in self.history)
 
-    def _open(self) -> None:
-        """Begin to write the run down, or go on with it."""
-        fresh = self.folder is None
-        if self.runs is not None and self.folder is None:
-            self.folder = RunFolder.create(self.runs, self.labels["method"].lower())
-        if self.folder is not None:
-            self.folder.hold()
-        log = self.log if self.folder is None or "csv" in self.log else ["csv", *self.log]
-        readers = [make_reader(each) if isinstance(each, str) else each for each in log]
-        self._recorder = recorder = Recorder(self.folder, readers)
-        try:
-            recorder.open()
-            if not fresh:
-                fields = {"round": self.number, "rounds": self.rounds, "versions": versions()}
-                recorder.recall()
-                recorder.emit("resume", fields)
-            elif self.folder is not None or readers:
-                start = recording.start(self)
-                if self.folder is not None:
-                    about = {"command": start["command"], "commit": start["commit"], **start["versions"]}
-                    about |= {} if self.config else {"custom": True}
-                    text = config_text(self.folder.name, start["config"], about)
-                    self.folder.write("config.toml", text.encode())
-                recorder.emit("start", start)
-                recorder.emit("partition", recording.partition(self))
-            for note in self._notes:
-                recorder.problem(*note)
-            self._notes = []
-            self._save()
-        except BaseException:
-            recorder.close()
-            raise
+    # --- what it says of itself -------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> RunFolder | None:
+        """The run's folder, None before it has one."""
+        return self.session.folder
+
+    @property
+    def runs(self) -> Path | None:
+        """The directory in which `fit` makes the run's folder."""
+        return self.session.runs
+
+    @property
+    def log(self) -> list[str | Reader]:
+        """Who is told of the run's events; more may be added before `fit`."""
+        return self.session.log
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting that can be written as a value, the method's among them."""
+        own = {
+            "method": self.labels["method"],
+            "rounds": self.rounds,
+            "cohort": self.cohort,
+            "seed": self.seed,
+            "stragglers": self.stragglers,
+            "target": None if self.target is None else str(self.target),
+            "eval_every": self.eval_every,
+            "eval_clients": self.judge.limit,
+            "newcomers": len(self.membership.newcomers),
+            "adapt": self.adapt,
+            "joins": schedule_text(self.membership.joins),
+            "leaves": schedule_text(self.membership.leaves),
+            "checkpoint": self.checkpoint,
+            "keep": self.keep,
+        }
+        return {**own, **_fields(self.method), **self.config}
+
+    def about(self) -> tuple[kinds.Start, kinds.Partition]:
+        """The events that its run begins with (`docs/runs.md`)."""
+        data, settings, here = self.data, self.settings(), self.membership
+        start = kinds.Start(
+            method=self.labels["method"],
+            data=self.labels["data"],
+            partition=self.labels["partition"],
+            model=self.labels["model"],
+            seed=self.seed,
+            rounds=self.rounds,
+            cohort=self.cohort,
+            clients=len(data),
+            parameters=sum(p.numel() for p in self.task.module.parameters()),
+            classes=data.classes,
+            measure="accuracy" if "accuracy" in self.task.metrics else "loss",
+            personalised=self.method.personalised,
+            target=settings["target"],
+            device=str(self.device),
+            engine=self.engine_name,
+            config=settings,
+        )
+        return start, about.partition(
+            names=data.names,
+            sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
+            judged=self.judge.clients,
+            joins=here.joins,
+            leaves=here.leaves,
+            report=data.report().to_dict(),
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What decides the bits of a round, as plain values."""
+        data, here = self.data, self.membership
+        parts = [part for each in self.tasks for part in each.initial()]
+        form = [[name, list(t.shape), str(t.dtype)] for part in parts for name, t in part.items()]
+        params = sum(part.size() for part in parts[::2])
+        sizes = np.array([data.size(k) for k in range(len(data))] if data.pool() is not None else [])
+        found = {
+            "method": type(self.method).__name__,
+            **_fields(self.method),
+            "seed": self.seed,
+            "cohort": self.cohort,
+            "stragglers": self.stragglers,
+            "loss": self.task.loss_name,
+            "device": str(self.device.type),
+            "number of clients": len(data),
+            "model": f"{params:,} parameters, form {about.checksum(form):08x}",
+            "clients' sizes": about.checksum(sizes.astype(np.int64).tobytes()),
+        }
+        if here.newcomers:
+            found["newcomers"] = about.checksum(np.array(here.newcomers, np.int64).tobytes())
+        for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):
+            if schedule:
+                found[name] = about.checksum(sorted(schedule.items()))
+        if data.public is not None:
+            found["public data"] = about.checksum(data.public.inputs.cpu().numpy().tobytes())
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+    # --- what it hands over to be kept ------------------------------------------------------------------------
+
+    def _snapshot(self) -> Snapshot:
+        facts = {"engine": self.engine.settled()}
+        return Snapshot(self.number, {"state": self.state}, self.memories, facts)
 
     def _write_down(self, record: Round, outcomes: Sequence[Outcome]) -> None:
-        """Events of a committed round, and its checkpoint if it is its turn."""
-        recorder = self._recorder
+        """A committed round, and what the engine settled on where that is news."""
         if self._told != (told := self.engine.settled()):
             name, workers = self._told = told
             text = self.engine.describe()
-            recorder.emit("engine", {"round": record.number, "name": name, "workers": workers, "text": text})
-        judged = self.judge.clients if record.evaluation is not None else []
-        recorder.emit("round", record.to_event(judged))
-        self._written = record.number
-        due = bool(self.checkpoint) and record.number % self.checkpoint == 0
-        if due or record.number == self.rounds or self.target_round is not None:
-            if (fields := recording.affinity(self, outcomes)) is not None:
-                recorder.emit("affinity", {"round": record.number, **fields})
-            self._save()
+            self.session.emit(kinds.Engine(round=record.number, name=name, workers=workers, text=text))
+        self.session.commit(
+            record.to_event(self.judge.clients if record.evaluation is not None else []),
+            self._snapshot(),
+            last=record.number == self.rounds or self.target_round is not None,
+            beside=lambda: self._affinity(record.number, outcomes),
+        )
 
-    def _save(self) -> None:
-        """Write a checkpoint of the last committed round, unless there is one."""
-        if self.folder is None or self.number == self._saved:
-            return
-        facts = {
-            "engine": self.engine.settled(),
-            "seconds": self._spent + time.perf_counter() - self.begun,
-            "score": recording.score(self),
-            "fingerprint": recording.fingerprint(self),
-            "versions": versions(),
-        }
-        sound = None if self._sound is self.state else self._sound
-        path = save(self.folder.path, self.number, self.state, sound, self.memories, facts)
-        self._saved = self.number
-        self._recorder.emit("checkpoint", {"round": self.number, "path": f"checkpoints/{path.name}"})
-        prune(self.folder.path, self._kept)
+    def _affinity(self, number: int, outcomes: Sequence[Outcome]) -> list[kinds.Affinity]:
+        """What the method knows of how clients are related, or else how alike their last updates point."""
+        known = self.method.affinity(self.state)
+        of = "update cosine" if known is None else self.method.relation or "affinity"
+        found = alike(outcomes, about.COMPARED) if known is None else known
+        if found is None:
+            return []
+        clients, matrix = found
+        return [about.affinity(number, of, clients, matrix.double().cpu().numpy())]
 
-    def _end(self) -> None:
-        """Write down how the run ended."""
-        self._save()
-        run = self.run()
+    def _result(self) -> kinds.Result:
         over = self.number >= self.rounds
-        reason = "target" if self.target_round is not None else "rounds" if over else "stopped"
-        if self.folder is not None:
-            run.save(self.folder.path / "model.safetensors")
-        self._recorder.emit("result", {"reason": reason, **run.to_dict()})
-        self._recorder.export()
+        reason: kinds.Reason = "target" if self.target_round is not None else "rounds" if over else "stopped"
+        return kinds.Result(reason=reason, **self.run().to_dict())
 
-    def _put_away(self, error: BaseException) -> None:
-        """After an error or an interruption: a checkpoint of the last whole round, its model, and what happened."""
-        self.memories.rollback()
-        recorder = self._recorder
-        if self._written == self.number:
-            recorder.attempt("checkpoint", self._save)
-        if self.folder is not None and self.history:
-            folder, run = self.folder, self.run()
-            recorder.attempt("model.safetensors", lambda: run.save(folder.path / "model.safetensors"))
-        known = error if isinstance(error, AtollError) else None
-        interrupted = {KeyboardInterrupt: ("Interrupted", 130), Terminated: ("Terminated", 143)}
-        kind, code = interrupted.get(type(error), (type(error).__name__, known.exit_code if known else 1))
-        message = known.message if known else str(error) or kind.lower()
-        fields = {"kind": kind, "message": message, "hint": known.hint if known else None, "exit_code": code}
-        recorder.attempt("events", lambda: recorder.emit("error", {**fields, "round": self.number}))
-        recorder.attempt("export", recorder.export)
+    def _save_model(self, path: Path) -> None:
+        self.run().save(path)
 
     def _call(self, hook: str, *arguments: Any) -> None:
         """Call a hook of the callbacks; one that fails is reported, and is not called again."""
@@ -597,7 +599,7 @@ class Federation:
             except Exception as error:
                 self.callbacks.remove(callback)
                 where = f"callback {type(callback).__name__}.{hook}"
-                self._recorder.problem(where, f"{type(error).__name__}: {error}; it is not called again")
+                self.session.problem(where, f"{type(error).__name__}: {error}; it is not called again")
 
     def _all_refused(self, number: int, refused: Mapping[int, str]) -> None:
         reasons = Counter(refused.values()).most_common(1)[0]
@@ -642,3 +644,8 @@ def _pooled(outcomes: Sequence[Outcome], refused: Mapping[int, str]) -> float:
     ]
     total = sum(count for _, count in pairs)
     return sum(loss for loss, _ in pairs) / total if total else float("nan")
+
+
+def _fields(method: Method) -> dict[str, Any]:
+    """A method's settings."""
+    return {each.name: getattr(method, each.name) for each in dataclasses.fields(method)}  # type: ignore[arg-type]

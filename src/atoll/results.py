@@ -13,13 +13,12 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from atoll.errors import ConfigError, suggest
-from atoll.evaluation import Evaluation, restored, shortened
-from atoll.runs.events import Event
+from atoll.evaluation import Evaluation
+from atoll.measures import restored, shortened
+from atoll.runs.events import Event, kinds
 from atoll.runs.folder import RunFolder, writing
-from atoll.runs.story import OF_MAIN
 
-__all__ = ["Round", "Run", "Target"]
+__all__ = ["Round", "Run"]
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,21 @@ class Round:
     evaluation: Evaluation | None = None
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
-    def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
-        """The round as plain values (`docs/runs.md`); clients' measures come in the order of `judged`."""
-        return {
-            "round": self.number,
-            "cohort": self.cohort,
-            "dropped": self.dropped,
-            "refused": {str(client): reason for client, reason in self.refused.items()},
-            "loss": self.loss,
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
-            "seconds": round(self.seconds, 6),
-            "clients": {name: shortened(column) for name, column in self.clients.items()},
-            "evaluation": self.evaluation and self.evaluation.to_event(judged),
-        }
+    def to_event(self, judged: Sequence[int]) -> kinds.Round:
+        """The round as it is written down (`docs/runs.md`); clients' measures come in the order of `judged`."""
+        found = self.evaluation
+        return kinds.Round(
+            round=self.number,
+            cohort=self.cohort,
+            dropped=self.dropped,
+            refused={str(client): reason for client, reason in self.refused.items()},
+            loss=self.loss,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            seconds=round(self.seconds, 6),
+            clients=kinds.Columns(**{name: shortened(column) for name, column in self.clients.items()}),
+            evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
+        )
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
@@ -71,42 +71,6 @@ class Round:
             event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
             event["bytes_down"], event["seconds"], evaluation, columns,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a run may stop: a measure ("accuracy", "loss", or what else `Evaluation.value` knows) and its value."""
-
-    measure: str
-    value: float
-
-    @staticmethod
-    def parse(text: str | Target | None) -> Target | None:
-        """Read "accuracy:0.97".  Raises ConfigError."""
-        if text is None or isinstance(text, Target):
-            return text
-        measure, _, value = text.partition(":")
-        try:
-            return Target(measure.strip(), float(value))
-        except ValueError:
-            raise ConfigError(
-                f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97"
-            ) from None
-
-    def check(self, known: Sequence[str]) -> None:
-        """Raise ConfigError unless the measure is one of those known."""
-        if self.measure not in known:
-            raise ConfigError(
-                f"target: this run does not measure {self.measure!r}", hint=suggest(self.measure, known)
-            )
-
-    def reached(self, evaluation: Evaluation) -> bool:
-        """Whether an evaluation is at the target or beyond it; no, where it lacks the measure."""
-        got = evaluation.value(self.measure)
-        if got is None:
-            return False
-        falls = self.measure == "loss" or (self.measure in OF_MAIN and evaluation.measure == "loss")
-        return got <= self.value if falls else got >= self.value
 
 
 @dataclass

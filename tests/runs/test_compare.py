@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 import atoll
 from atoll.errors import ConfigError, RunError
+from atoll.measures import Target
 from atoll.results import Run
-from atoll.runs.compare import Comparison, Curve
+from atoll.runs.averages import Curve
+from atoll.runs.compare import Comparison
 from atoll.runs.compare_view import text
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder
-from atoll.runs.story import Goal, Story
+from atoll.runs.story import Story
 from atoll.trials import compare
 
 SMALL: dict[str, Any] = {"clients": 4, "model": "logistic", "rounds": 3, "engine": "loop"}
@@ -175,7 +177,7 @@ def test_losses_fall_to_their_target() -> None:
 def test_target_of_the_runs() -> None:
     runs = [told("a", [0.2, 0.8]), told("b", [0.2, 0.8], lr=1.0)]
     runs[0][0]["target"] = "accuracy:0.7"
-    assert Comparison.of(runs).goal == Goal("accuracy", 0.7)
+    assert Comparison.of(runs).goal == Target("accuracy", 0.7)
     runs[1][0]["target"] = "accuracy:0.8"
     assert Comparison.of(runs).goal is None  # they do not agree
     table = Comparison.of(runs).groups[0].to_dict()["table"]
@@ -209,7 +211,7 @@ def test_against_numpy(seeds: list[dict[int, float]], target: float) -> None:
     np.testing.assert_allclose(curve.high, values.max(0) if reach is None else mean + reach, atol=1e-7)
     for story, given_values in zip(stories, seeds, strict=True):
         first = [number for number in sorted(given_values) if given_values[number] >= target]
-        assert Goal("accuracy", target).reached(story) == (first[0] if first else None)
+        assert story.arrival(Target("accuracy", target)) == (first[0] if first else None)
 
 
 # --- beside Local -------------------------------------------------------------------------------------------

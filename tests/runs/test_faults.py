@@ -55,7 +55,7 @@ def part(place: Path, rounds: int = 3, **settings: object) -> RunFolder:
 
 def test_no_room_for_events(tmp_path: Path) -> None:
     def fill(federation: Federation) -> None:
-        descriptor = federation._recorder._file
+        descriptor = federation.session._recorder._file
         assert descriptor is not None
         os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)  # the kernel refuses every byte
 

@@ -8,7 +8,7 @@ import pytest
 from atoll.errors import ConfigError
 from atoll.runs.events import Event, encode, sound
 from atoll.runs.loggers import TensorBoard, scalars
-from atoll.runs.readers import make
+from atoll.runs.sinks import make
 
 from .synthetic import log
 

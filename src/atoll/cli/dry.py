@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from atoll import recording
 from atoll.cli.run import build
 from atoll.summary import bytes_text, duration_text
 
@@ -51,7 +50,7 @@ def rehearse(wish: Wish) -> None:
     for name, text in rows:
         table.add_row(name, text)
     console = Console(highlight=False)
-    for key, value in recording.config(federation).items():
+    for key, value in federation.settings().items():
         console.print(f"{key} = {'none' if value is None else value}", markup=False, soft_wrap=True)
     console.print()
     console.print(table)

@@ -21,7 +21,8 @@ from atoll.cli.main import explain
 from atoll.errors import ConfigError, DivergedError, Terminated
 from atoll.experiment import prepare
 from atoll.federation import Federation
-from atoll.runs.events import encode, event
+from atoll.runs.events import encode
+from atoll.runs.events.kinds import Error
 from atoll.summary import result_view
 from atoll.table import Lines, LiveTable
 
@@ -90,14 +91,8 @@ def _tell(error: BaseException, federation: Federation | None, wish: Wish, conso
             console.print(f"model saved to {wish.save}", markup=False, soft_wrap=True)
     elif wish.json:  # nothing has been written down yet
         message, hint, code = explain(error) if isinstance(error, Exception) else ("interrupted", None, 130)
-        fields = {
-            "kind": type(error).__name__,
-            "message": message,
-            "hint": hint,
-            "exit_code": code,
-            "round": 0,
-        }
-        sys.stdout.write(encode(event("error", fields)).decode())
+        event = Error(kind=type(error).__name__, message=message, hint=hint, exit_code=code, round=0)
+        sys.stdout.write(encode(event).decode())
         sys.stdout.flush()
     if not isinstance(error, Exception):
         word = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"

@@ -1,10 +1,10 @@
 """Checkpoints: all that a run needs to go on, in one folder that appears as a whole or not at all.
 
-`state.safetensors` holds the server's state, `sound.safetensors` the last state that an evaluation found finite where
-that is another one. Clients' memories are in `memories-ROUND-PART.safetensors`: a checkpoint writes the memories that
-changed since the one before and links to that one's files for the rest. `checkpoint.json` says what is where, with
-lengths and CRC-32 sums. Random streams need no saving: every one of them is a function of (seed, purpose, round,
-client), and clients' optimisers live inside a round.
+Each of a run's records is a file: `state.safetensors`, say, and `sound.safetensors`, the last state that an evaluation
+found finite where that is another one. Clients' memories are in `memories-ROUND-PART.safetensors`: a checkpoint writes
+the memories that changed since the one before and links to that one's files for the rest. `checkpoint.json` says what
+is where, with lengths and CRC-32 sums. Random streams need no saving: every one of them is a function of (seed,
+purpose, round, client), and clients' optimisers live inside a round.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 from atoll import spec
 from atoll.codec import OWN, decode, encode
 from atoll.errors import ConfigError
-from atoll.memory import MemoryStore
 from atoll.runs.folder import writing
+from atoll.runs.snapshot import Store
 from atoll.tensors import Record, leaves, nbytes
 
 __all__ = ["FORMAT", "Checkpoint", "Keep", "list_checkpoints", "load_latest", "prune", "save", "tidy"]
@@ -31,24 +31,24 @@ __all__ = ["FORMAT", "Checkpoint", "Keep", "list_checkpoints", "load_latest", "p
 FORMAT = 2
 _PART = 128 << 20  # bytes of memories in a file
 _FIELD = 512  # and of what describes a field, about
+_RECORD = ".safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything a run goes on from.
 
-    `round` was the last one played. `facts` are further plain values: the engine, the target round, what the
-    federation must agree in. `sound` is the last state an evaluation found finite, if it is not `state`.
+    `round` was the last one played, `records` are what was saved by name. `facts` are further plain values: what a
+    run must agree in to go on with it, the engine, the seconds spent.
     """
 
     round: int
-    state: Record
-    sound: Record | None
+    records: Mapping[str, Record]
     facts: Mapping[str, Any]
     memories: Mapping[str, Sequence[int]] = field(default_factory=dict)
     path: Path = Path()
 
-    def restore(self, store: MemoryStore) -> None:
+    def restore(self, store: Store) -> None:
         """Put the clients' memories into an empty store."""
         for name, clients in self.memories.items():
             held = decode((self.path / name).read_bytes(), limits=OWN)
@@ -61,9 +61,8 @@ class Checkpoint:
 def save(
     folder: Path,
     round: int,
-    state: Record,
-    sound: Record | None,
-    store: MemoryStore,
+    records: Mapping[str, Record],
+    store: Store | None,
     facts: Mapping[str, Any],
 ) -> Path:
     """Write the checkpoint of a round.  Raises RunError where the disk refuses; then nothing has changed."""
@@ -73,11 +72,9 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            files = {"state.safetensors": encode(state)}
-            if sound is not None:
-                files["sound.safetensors"] = encode(sound)
+            files = {f"{name}{_RECORD}": encode(record) for name, record in records.items()}
             table = {name: _write(part / name, blob) for name, blob in files.items()}
-            where = _write_memories(place, part, round, store, table)
+            where = {} if store is None else _write_memories(place, part, round, store, table)
             head = {"format": FORMAT, "round": round, "facts": dict(facts), "files": table, "memories": where}
             _write(part / "checkpoint.json", json.dumps(head).encode())
             os.rename(part, final)
@@ -85,7 +82,8 @@ def save(
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-    store.changed.clear()
+    if store is not None:
+        store.changed.clear()
     return final
 
 
@@ -129,18 +127,16 @@ def load(path: Path) -> Checkpoint:
         blob = (path / name).read_bytes()
         if len(blob) != length or zlib.crc32(blob) != crc:
             raise ValueError(f"{name} is not what was written")
-    state = decode((path / "state.safetensors").read_bytes(), limits=OWN)
-    sound = None
-    if "sound.safetensors" in head["files"]:
-        sound = decode((path / "sound.safetensors").read_bytes(), limits=OWN)
-    return Checkpoint(head["round"], state, sound, head["facts"], head["memories"], path)
+    names = [name for name in head["files"] if name not in head["memories"]]
+    records = {name.removesuffix(_RECORD): decode((path / name).read_bytes(), limits=OWN) for name in names}
+    return Checkpoint(head["round"], records, head["facts"], head["memories"], path)
 
 
 # --- clients' memories ----------------------------------------------------------------------------------------------
 
 
 def _write_memories(
-    place: Path, part: Path, round: int, store: MemoryStore, table: dict[str, list[int]]
+    place: Path, part: Path, round: int, store: Store, table: dict[str, list[int]]
 ) -> dict[str, list[int]]:
     """Write what changed and link what did not: file -> the clients whose memory is in force there.
 
@@ -169,7 +165,7 @@ def _write_memories(
     return live
 
 
-def _batches(clients: Sequence[int], store: MemoryStore) -> Iterator[list[int]]:
+def _batches(clients: Sequence[int], store: Store) -> Iterator[list[int]]:
     """Clients in runs whose memories fit a file."""
     batch: list[int] = []
     size = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from math import ceil, floor, log10
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -13,11 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from atoll.runs.compare import Average
+from atoll.runs.averages import Average, Compared
 from atoll.summary import bytes_text, duration_text, value_text
-
-if TYPE_CHECKING:
-    from atoll.runs.compare import Comparison
 
 __all__ = ["COLOURS", "html", "text", "ticks", "titles", "view"]
 
@@ -39,7 +36,7 @@ class Rows(NamedTuple):
     without: Sequence[str] = ()
 
 
-def text(comparison: Comparison, width: int = 100) -> str:
+def text(comparison: Compared, width: int = 100) -> str:
     """The comparison as plain text."""
     console = Console(
         width=width, color_system=None, force_terminal=False, highlight=False, legacy_windows=False
@@ -49,13 +46,13 @@ def text(comparison: Comparison, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def view(comparison: Comparison) -> RenderableType:
+def view(comparison: Compared) -> RenderableType:
     """How good each experiment is, then what it cost; as many columns as there is room for."""
     return _View(comparison)
 
 
 class _View:
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Compared) -> None:
         self.comparison = comparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -72,7 +69,7 @@ class _View:
             yield Text(line, style="red")
 
 
-def html(comparison: Comparison) -> str:
+def html(comparison: Compared) -> str:
     """The tables and the curves, without scripts or anything from elsewhere."""
     parts = [_svg(comparison), *map(_html_table, _tables(comparison, lambda _: True))]
     notes = "<br>".join(escape(text) for text in (_note(comparison), *_failed(comparison)))
@@ -82,12 +79,12 @@ def html(comparison: Comparison) -> str:
 # --- what the tables hold -----------------------------------------------------------------------------------------
 
 
-def _tables(comparison: Comparison, fits: Callable[[Rows], bool]) -> list[Rows]:
+def _tables(comparison: Compared, fits: Callable[[Rows], bool]) -> list[Rows]:
     arrivals = [] if comparison.goal is None else [_arrivals(comparison)]
     return [*_scores(comparison, fits), *arrivals, _totals(comparison)]
 
 
-def _scores(comparison: Comparison, fits: Callable[[Rows], bool]) -> list[Rows]:
+def _scores(comparison: Compared, fits: Callable[[Rows], bool]) -> list[Rows]:
     """How good the models are, and how clients fare beside Local: in one table if it fits, else in two.
 
     Where there is no room for even that, figures are left out, the less important ones first.
@@ -111,7 +108,7 @@ def _scores(comparison: Comparison, fits: Callable[[Rows], bool]) -> list[Rows]:
 
 
 def _figures(
-    comparison: Comparison, tables: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str = ""
+    comparison: Compared, tables: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str = ""
 ) -> Rows:
     measure = comparison.measure
     words = _percent if measure == "accuracy" else _plain
@@ -132,7 +129,7 @@ def _figures(
     return Rows([title or unit, "seeds", *(titles(comparison)[key] for key in keys)], cells, best)
 
 
-def titles(comparison: Comparison) -> dict[str, str]:
+def titles(comparison: Compared) -> dict[str, str]:
     """The figures of models that a comparison shows, and what each is called."""
     return {
         "global": "test set",
@@ -164,7 +161,7 @@ def _figure(table: Mapping[str, Any], key: str, words: Words) -> str:
     return words(value.mean, value.std)
 
 
-def _arrivals(comparison: Comparison) -> Rows:
+def _arrivals(comparison: Compared) -> Rows:
     rows = []
     for group in comparison.groups:
         table = group.table
@@ -173,7 +170,7 @@ def _arrivals(comparison: Comparison) -> Rows:
     return Rows([f"to {comparison.goal}", "reached by", "rounds", "traffic", "time"], rows)
 
 
-def _totals(comparison: Comparison) -> Rows:
+def _totals(comparison: Compared) -> Rows:
     rows = []
     for group in comparison.groups:
         table = group.table
@@ -211,7 +208,7 @@ def _cell(value: Average | int | None, words: Words) -> str:
     return words(value.mean, value.std) if isinstance(value, Average) else "–"
 
 
-def _note(comparison: Comparison, without: Sequence[str] = ()) -> str:
+def _note(comparison: Compared, without: Sequence[str] = ()) -> str:
     def known(key: str) -> bool:
         return any(group.table[key] is not None for group in comparison.groups)
 
@@ -240,7 +237,7 @@ def _note(comparison: Comparison, without: Sequence[str] = ()) -> str:
     return note[0].upper() + note[1:] + "."
 
 
-def _failed(comparison: Comparison) -> list[str]:
+def _failed(comparison: Compared) -> list[str]:
     return [f"Left out: {text}" for text in comparison.failed]
 
 
@@ -283,7 +280,7 @@ def _html_table(rows: Rows) -> str:
 # --- the picture --------------------------------------------------------------------------------------------------
 
 
-def _svg(comparison: Comparison, width: int = 640, height: int = 260) -> str:
+def _svg(comparison: Compared, width: int = 640, height: int = 260) -> str:
     """The curves with their bands. Colours follow the surroundings where they can (dark notebooks)."""
     curves = [group.curve(comparison.shown) for group in comparison.groups]
     values = [value for curve in curves for value in (*curve.low, *curve.high)]

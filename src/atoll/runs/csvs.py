@@ -102,12 +102,11 @@ class _Metrics:
 
 
 def _row(event: Event) -> _Row:
-    base = [
-        event["round"],
-        known(event["seconds"]),
-        *(len(event[name]) for name in ("cohort", "refused", "dropped")),
+    base = [event["round"], known(event.get("seconds"))]
+    base += [
+        None if event.get(name) is None else len(event[name]) for name in ("cohort", "refused", "dropped")
     ]
-    base += [known(event[name]) for name in ("loss", "bytes_up", "bytes_down")]
+    base += [known(event.get(name)) for name in ("loss", "bytes_up", "bytes_down")]
     cells: dict[_Column, Any] = {}
     for index, kind in enumerate(_KINDS):
         for measure, found in ((event.get("evaluation") or {}).get(kind) or {}).items():
@@ -205,14 +204,14 @@ def clients_csv(events: Iterable[Event]) -> str:
 def _count(event: Event, seen: _Seen) -> None:
     """Who took part in a round, and what is known of it."""
     columns = event.get("clients") or {}
-    for place, client in enumerate(event["cohort"]):
+    for place, client in enumerate(event.get("cohort") or ()):
         row = seen.setdefault(client, {})
         row["rounds"] = row.get("rounds", 0) + 1
         row["last_round"] = event["round"]
         for name in ("loss", "norm", "cosine"):
             if name in columns and (value := known(columns[name][place])) is not None:
                 row[name] = value
-    for client in map(int, event["refused"]):
+    for client in map(int, event.get("refused") or ()):
         row = seen.setdefault(client, {})
         row["refused"] = row.get("refused", 0) + 1
 

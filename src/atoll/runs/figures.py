@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import ConfigError, MissingExtraError
-from atoll.runs.compare import Comparison
+from atoll.runs.averages import Compared
 from atoll.runs.events import Event
 from atoll.runs.folder import writing
 from atoll.runs.story import Story
@@ -48,24 +48,21 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def write(runs: Sequence[Event] | Sequence[Sequence[Event]], directory: str | Path) -> list[Path]:
-    """Write the figures of one run (its events) or of several (the events of each) into a directory.
+def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
+    """Write the figures of one run into a directory.
 
-    One run: its measures over rounds, how they are spread over clients, who took part, traffic, labels of the
-    clients, affinity; what the run does not know is left out. Several: curves and final scores.
+    Its measures over rounds, how they are spread over clients, who took part, traffic, labels of the clients,
+    affinity; what the run does not know is left out.
 
     Raises ConfigError if there are no events, MissingExtraError without matplotlib, RunError where the directory cannot
     be written.
     """
-    if not runs:
+    if not events:
         raise ConfigError("there is nothing to draw: no events")
-    first = runs[0]
-    if not isinstance(first, Mapping):
-        return write_comparison(Comparison.of(list(runs)), Path(directory))  # type: ignore[arg-type]
     _check()
     from atoll.runs import plots
 
-    story = Story(runs)  # type: ignore[arg-type]
+    story = Story(events)
     drawings: dict[str, Callable[[], Figure | None]] = {
         story.measure: lambda: plots.measure(story, story.measure),
         "loss": lambda: plots.measure(story, "loss"),
@@ -78,7 +75,7 @@ def write(runs: Sequence[Event] | Sequence[Sequence[Event]], directory: str | Pa
     return _save(drawings, Path(directory))
 
 
-def write_comparison(comparison: Comparison, directory: Path) -> list[Path]:
+def write_comparison(comparison: Compared, directory: Path) -> list[Path]:
     """Write the figures of a comparison: curves of every measure with bands over seeds, and bars of final scores.
 
     Where runs personalise, one more has the curves of the models that clients would use ("own").

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from atoll.runs.settings import OPERATIONAL
 from atoll.runs.story import Story
 
-__all__ = ["OPERATIONAL", "grouped", "labels", "settings", "value_words"]
-
-OPERATIONAL = frozenset({"seed", "runs", "checkpoint", "keep", "log", "workers", "engine", "device"})
-"""Settings that say where and how a run is carried out, not what is run."""
+__all__ = ["grouped", "labels", "settings", "value_words"]
 
 _Known = tuple[str, Mapping[str, Any]]  # a run's method and its settings
 _RESOLVED = ("data", "partition", "model", "clients", "cohort")

@@ -32,15 +32,17 @@ _BINS = 30  # of a histogram over clients
 
 def scalars(event: Event) -> dict[str, float]:
     """The numbers of a "round" that are known, by name."""
-    found = {name.replace("_", "/"): event[name] for name in ("bytes_up", "bytes_down", "seconds")}
-    found["train/loss"] = event["loss"]
+    found = {name.replace("_", "/"): event.get(name) for name in ("bytes_up", "bytes_down", "seconds")}
+    found["train/loss"] = event.get("loss")
     evaluation = event.get("evaluation") or {}
     for measure, value in (evaluation.get("overall") or {}).items():
         found[f"test/{measure}"] = value
     for kind in ("clients", "personal"):
         for measure, spread in (evaluation.get(kind) or {}).items():
             found |= {f"{kind}/{measure}/{name}": spread.get(name) for name in _SPREAD}
-    return {name: float(value) for name, value in found.items() if known(value) is not None}
+    return {
+        name: float(value) for name, value in found.items() if value is not None and known(value) is not None
+    }
 
 
 def load(package: str, extra: str, purpose: str, *modules: str) -> list[ModuleType]:

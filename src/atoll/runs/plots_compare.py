@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from atoll.runs.compare import Average, Comparison
+from atoll.runs.averages import Average, Compared
 from atoll.runs.compare_view import COLOURS, titles
 from atoll.runs.plots import COLUMN, PAGE, measure_axis, round_axis
 
@@ -17,7 +17,7 @@ _BARS = ("global", "own", "pooled", "p10", "worst", "newcomers")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
-def curves(comparison: Comparison, name: str) -> Figure | None:
+def curves(comparison: Compared, name: str) -> Figure | None:
     """A measure over rounds, a line an experiment, with the band over its seeds."""
     drawn = [(group, curve) for group in comparison.groups if (curve := group.curve(name)).rounds]
     if not drawn:
@@ -40,7 +40,7 @@ def curves(comparison: Comparison, name: str) -> Figure | None:
     return figure
 
 
-def scores(comparison: Comparison) -> Figure | None:
+def scores(comparison: Compared) -> Figure | None:
     """Final scores of every experiment as bars: mean over seeds, with one standard deviation to either side."""
     named = {key: title for key, title in titles(comparison).items() if key in _BARS}
     tables = [group.table for group in comparison.groups]
@@ -78,7 +78,7 @@ def scores(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def _columns(comparison: Comparison, width: float) -> int:
+def _columns(comparison: Compared, width: float) -> int:
     """How many columns a legend has room for, in a figure so many inches wide."""
     longest = max(len(group.label) for group in comparison.groups)
     return max(1, min(len(comparison.groups), int(width / (0.4 + 0.056 * longest))))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from atoll.errors import AtollError
+from atoll.runs import report
 from atoll.runs.bus import Bus
-from atoll.runs.events import Event, encode, event
+from atoll.runs.csvs import clients_csv
+from atoll.runs.events import Event, encode, kinds, plain
 from atoll.runs.folder import RunFolder, writing
 from atoll.runs.readers import Reader
 
@@ -48,18 +49,17 @@ class Recorder:
         if self._bus is not None:
             self._bus.open(self.folder.path if self.folder is not None else None)
 
-    def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def emit(self, event: kinds.Written) -> None:
         """Write an event, and pass it on to the readers.  Raises RunError where it cannot be written."""
-        found = event(kind, fields)
         if self._file is not None and self.folder is not None:
-            line = encode(found)
+            line = encode(event)
             with writing(self.folder.events_file, "events"):
                 while line:
                     line = line[os.write(self._file, line) :]
-        elif kind not in ("round", "begin"):
-            self.kept.append(found)
+        elif not isinstance(event, (kinds.Round, kinds.Begin)):
+            self.kept.append(plain(event))
         if self._bus is not None:
-            self._bus.send(found)
+            self._bus.send(plain(event))
 
     def recall(self) -> None:
         """Tell the readers again how the run began, so that they know what goes on."""
@@ -72,11 +72,11 @@ class Recorder:
         """Something beside the training failed: say so, and go on. Called from any thread; never raises."""
         log.warning("%s: %s", where, message)
         try:
-            found = encode(event("problem", {"where": where, "message": message}))
+            found = kinds.Problem(where=where, message=message)
             if self._file is not None:
-                os.write(self._file, found)
+                os.write(self._file, encode(found))
             else:
-                self.kept.append(event("problem", {"where": where, "message": message}))
+                self.kept.append(plain(found))
         except OSError as error:
             log.warning("cannot write events: %s", error)
 
@@ -118,12 +118,8 @@ def _cut_off(path: Path) -> bool:
 
 
 def _write_clients(folder: RunFolder, events: list[Event]) -> None:
-    from atoll.runs.csvs import clients_csv
-
     folder.write("clients.csv", clients_csv(events).encode())
 
 
 def _write_report(folder: RunFolder, events: list[Event]) -> None:
-    from atoll.runs import report
-
     report.write(folder.path / "report.html", folder.name, [events])

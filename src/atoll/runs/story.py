@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from atoll.errors import ConfigError
+from atoll.measures import Figures, Target
 from atoll.runs.events import Event
 
-__all__ = ["OF_MAIN", "Goal", "Story"]
-
-OF_MAIN = ("clients", "personal", "newcomers", "own", "pooled", "p10", "worst")
-"""Figures that are in terms of the main measure (see `Story.value`)."""
-
-_OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
-_OF_LOSS = {"p10": "p90", "worst": "max"}  # the clients that do badly are at the other end
+__all__ = ["Story"]
 
 
 class Story:
@@ -87,23 +80,8 @@ class Story:
         return self.evaluations[-1][1] if self.evaluations else {}
 
     def value(self, evaluation: Mapping[str, Any], name: str) -> float | None:
-        """A figure of an evaluation, None where it is missing.
-
-        "accuracy", "loss" and other measures are the global model's on the global test set, or where there is none
-        the mean over clients. "clients", "personal" and "newcomers" are means of the main measure over clients
-        (of the global model, of each client's own, of those that never took part). "own" (mean over clients),
-        "pooled" (mean over their samples), "std", "p10" and "worst" (over clients) describe the models that clients
-        would use: their own where the method personalises, else the global one. "p10" is the end where clients do
-        badly: the 90th percentile of a loss.
-        """
-        if name in ("clients", "personal", "newcomers"):
-            return _number((evaluation.get(name) or {}).get(self.measure, {}).get("mean"))
-        own = evaluation.get("personal") or evaluation.get("clients") or {}
-        if name in _OF_OWN:
-            key = (_OF_LOSS if self.measure == "loss" else {}).get(name, _OF_OWN[name])
-            return _number(own.get(self.measure, {}).get(key))
-        overall = evaluation.get("overall") or {}
-        return _number(overall[name] if name in overall else own.get(name, {}).get("mean"))
+        """A figure of an evaluation (see `atoll.measures.Figures.value`), None where it is missing or not finite."""
+        return _number(Figures(evaluation, self.measure).value(name))
 
     @cached_property
     def own(self) -> dict[int, float]:
@@ -118,6 +96,13 @@ class Story:
         """A figure by round, where it was measured."""
         found = {number: self.value(evaluation, name) for number, evaluation in self.evaluations}
         return {number: value for number, value in found.items() if value is not None}
+
+    def arrival(self, target: Target) -> int | None:
+        """The first evaluated round at the target or beyond it."""
+        for number, evaluation in self.evaluations:
+            if target.reached(Figures(evaluation, self.measure)):
+                return number
+        return None
 
     @property
     def main(self) -> str:
@@ -140,37 +125,6 @@ class Story:
         counted = [e for e in self.rounds if until is None or e["round"] <= until]
         volume = sum(e.get("bytes_up") or 0 for e in counted) + sum(e.get("bytes_down") or 0 for e in counted)
         return volume, sum(e.get("seconds") or 0.0 for e in counted)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A value of a measure to be reached, such as "accuracy:0.9"."""
-
-    measure: str
-    value: float
-
-    @staticmethod
-    def parse(text: str, measure: str) -> Goal:
-        """Read "accuracy:0.9", or "0.9" of the main measure.  Raises ConfigError."""
-        name, _, value = text.rpartition(":")
-        try:
-            goal = Goal(name.strip() or measure, float(value))
-        except ValueError:
-            goal = Goal("", math.nan)
-        if not math.isfinite(goal.value):
-            raise ConfigError(f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.9")
-        return goal
-
-    def __str__(self) -> str:
-        return f"{self.measure}:{self.value:g}"
-
-    def reached(self, story: Story) -> int | None:
-        """The first evaluated round at the goal or beyond it."""
-        falls = (story.measure if self.measure in OF_MAIN else self.measure) == "loss"
-        for number, value in story.curve(self.measure).items():
-            if value <= self.value if falls else value >= self.value:
-                return number
-        return None
 
 
 def _number(value: Any) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from atoll.measures import Figures
 from atoll.runs.folder import RunFolder
 
 __all__ = ["Glance", "Glances", "lines", "on_a_line"]
@@ -165,9 +166,7 @@ def _backwards(found: Glance, file: Path, size: int) -> bool:
 
 
 def _value(evaluation: _Evaluation, measure: str) -> float | None:
-    if evaluation.overall.get(measure) is not None:
-        return evaluation.overall[measure]
-    return evaluation.clients.get(measure, {}).get("mean")
+    return Figures(msgspec.structs.asdict(evaluation), measure).value(measure)
 
 
 def _decode(line: bytes) -> _Event | None:

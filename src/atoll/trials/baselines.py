@@ -7,10 +7,11 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from atoll import methods, recording
+from atoll import methods
 from atoll.contract import Method
 from atoll.experiment import Experiment, run_settings
 from atoll.federation import Federation
+from atoll.runs.events import plain
 from atoll.runs.story import Story
 
 __all__ = ["BASELINES", "beside", "fits", "identity", "known"]
@@ -62,8 +63,11 @@ def identity(run: Federation | Story, seed: int | None = None) -> str | None:
     method = {methods.get(name).__name__: name for name in BASELINES}.get(label, label)
     if method not in BASELINES:
         return None
-    start = recording.start(run) if isinstance(run, Federation) else run.start
-    sizes = recording.partition(run)["sizes"] if isinstance(run, Federation) else run.sizes
+    if isinstance(run, Federation):
+        opening, partition = run.about()
+        start, sizes = plain(opening), partition.sizes
+    else:
+        start, sizes = run.start, run.sizes
     config = start.get("config") or {}
     facts = {key: start.get(key) for key in _OF_START} | {
         key: config.get(key) for key in _OF_CONFIG | known(method)

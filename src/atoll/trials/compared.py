@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atoll.errors import ConfigError, RunError, suggest
+from atoll.errors import ConfigError, RunError
 from atoll.experiment import Experiment
 from atoll.federation import Federation
+from atoll.measures import Target
 from atoll.results import Run
 from atoll.runs.compare import Comparison
 from atoll.runs.folder import RunFolder
 from atoll.runs.listing import resolve
-from atoll.runs.story import OF_MAIN, Goal, Story
+from atoll.runs.story import Story
 from atoll.summary import duration_text, value_text
 from atoll.trials.baselines import BASELINES, beside, identity
 from atoll.trials.points import fingerprint
@@ -93,14 +94,9 @@ def compare(
 
 def check_target(target: str, measured: Iterable[str] | None) -> None:
     """Raise ConfigError for a target that is no target, or that runs with these measures cannot reach."""
-    goal = Goal.parse(target, "accuracy")
-    if measured is None or ":" not in target:
-        return
-    known = {"loss", *measured, *OF_MAIN}
-    if goal.measure not in known:
-        raise ConfigError(
-            f"target: these runs do not measure {goal.measure!r}", hint=suggest(goal.measure, known)
-        )
+    goal = Target.parse(target, "accuracy")
+    if measured is not None and ":" in target:
+        goal.check(measured, "these runs do not measure")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

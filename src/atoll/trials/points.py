@@ -16,7 +16,8 @@ import msgspec
 from atoll import spec
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
-from atoll.runs.grouping import OPERATIONAL, settings, value_words
+from atoll.runs.grouping import settings, value_words
+from atoll.runs.settings import OPERATIONAL
 from atoll.trials.baselines import BASELINES, fits
 from atoll.trials.shared import Shared, takes
 

@@ -124,7 +124,7 @@
 
   // --- traffic --------------------------------------------------------------------------------------------
 
-  panel("traffic", () => true, (section) => {
+  panel("traffic", (run) => run.counted, (section) => {
     const each = new Lines($(".each", section), { text: (v) => bytes(v, 3), zero: true, label: "Bytes of each round" });
     const total = new Lines($(".total", section), { text: (v) => bytes(v, 3), zero: true, label: "Bytes in total" });
     const fillTable = tableOf(section, (run) => ({

@@ -108,7 +108,7 @@ const Hero = (() => {
       if (p) found.push(["Personal mean", s(p.mean), c ? `${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)} to the global` : ""]);
     }
     if (run.last) {
-      found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
+      if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
       const pace = quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]);
       found.push(["A round", pace ? duration(pace[0]) : "–", "without evaluation"]);
     }

@@ -66,7 +66,7 @@
       if (start.run && run.checkpoint && ["stopped", "failed", "cut off", "unfinished"].includes(run.status)) commands.unshift(["Go on where it ended", `atoll run --resume ${start.run}`]);
       if (start.command) commands.push(["It was started with", start.command]);
       $(".commands", section).replaceChildren(...commands.map(([label, text]) => h("div", null, h("h3", null, label), copyable(text))));
-      const facts = [["run", run.name], ["started", clock(start.time)], ["model", start.model], ["parameters", count(start.parameters)],
+      const facts = [["run", run.name], ["started", clock(start.time)], ["model", start.model], ["parameters", start.parameters === undefined ? undefined : count(start.parameters)],
         ["classes", start.classes === null ? "none (a regression)" : start.classes], ["device", start.device],
         ["engine", run.engine ? run.engine.text || run.engine.name : start.engine], ["target", start.target || "none"],
         ["commit", start.commit || "unknown"], ["last checkpoint", run.checkpoint ? `round ${run.checkpoint.round}` : "none"]];

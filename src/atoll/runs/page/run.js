@@ -150,7 +150,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
       const before = this.rounds[this.rounds.length - 1];
       const round = {
         round: event.round, time: event.time, loss: event.loss, seconds: event.seconds, cohort,
-        up: event.bytes_up || 0, down: event.bytes_down || 0,
+        up: event.bytes_up || 0, down: event.bytes_down || 0, counted: known(event.bytes_up) || known(event.bytes_down),
         allUp: (before ? before.allUp : 0) + (event.bytes_up || 0),
         allDown: (before ? before.allDown : 0) + (event.bytes_down || 0),
         dropped: event.dropped ? new Clients(event.dropped) : null, refused: [],
@@ -259,6 +259,8 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
       return this.told && this.told !== "finished" ? this.told : "unfinished";
     }
 
+    /** Whether the run says what it sent. */
+    get counted() { return this.rounds.some((round) => round.counted); }
     get lowIsGood() { return this.measure !== "accuracy"; }
     get title() { return [this.start.method, this.start.data].filter(Boolean).join(" on ") || this.name; }
     get last() { return this.rounds[this.rounds.length - 1] || null; }

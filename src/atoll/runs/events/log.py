@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import to_builtins
 
-__all__ = ["SCHEMA", "Event", "Log", "encode", "event", "follow", "read", "sound"]
+from atoll.runs.events.kinds import Written
 
-SCHEMA = 1
+__all__ = ["Event", "Log", "encode", "follow", "plain", "read", "sound"]
+
 Event = dict[str, Any]
+"""An event as it is read: lenient, for it may be of a later version, or of none."""
 
 
-def event(kind: str, fields: Mapping[str, Any]) -> Event:
-    """An event of this kind, at this time."""
-    return {"event": kind, "time": round(time.time(), 3), **fields}
+def plain(event: Written) -> Event:
+    """An event in the form in which it is read, but that numbers which JSON lacks stay as they are."""
+    return to_builtins(event)  # type: ignore[no-any-return]
 
 
-def encode(event: Mapping[str, Any]) -> bytes:
+def encode(event: Written | Mapping[str, Any]) -> bytes:
     """An event as a line of JSON, newline included; numbers that JSON lacks become null."""
     return msgspec.json.encode(event) + b"\n"
 

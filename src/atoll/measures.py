@@ -1,0 +1,139 @@
+"""Figures of an evaluation by name, and targets: the same for a live evaluation and for one read back from events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from atoll.errors import ConfigError, suggest
+
+__all__ = ["OF_MAIN", "Figures", "Measured", "Target", "restored", "shortened"]
+
+_KINDS = ("clients", "personal", "newcomers")
+_OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
+_OF_LOSS = {"p10": "p90", "worst": "max"}  # the clients that do badly are at the other end
+
+OF_MAIN = (*_KINDS, *(name for name in _OF_OWN if name != "std"))
+"""Figures that are in terms of the main measure, and so can be a target: how they differ (`std`) is no score."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an evaluation says, figure by figure.
+
+    Args:
+        evaluation: in the form of the event "round" (`docs/runs.md`); what is missing counts as unknown.
+        measure: the main measure, "accuracy" or "loss".
+    """
+
+    evaluation: Mapping[str, Any]
+    measure: str
+
+    @staticmethod
+    def main(evaluation: Mapping[str, Any]) -> str:
+        """The measure to look at first: accuracy where there is one, else the loss."""
+        known = evaluation.get("overall") or evaluation.get("clients") or evaluation.get("personal") or {}
+        return "accuracy" if "accuracy" in known else "loss"
+
+    def value(self, name: str) -> float | None:
+        """A figure by name, None where it is missing.
+
+        "accuracy", "loss" and other measures are the global model's on the global test set, or where there is none
+        the mean over clients. "clients", "personal" and "newcomers" are means of the main measure over clients
+        (of the global model, of each client's own, of those that never took part). "own" (mean over clients),
+        "pooled" (mean over their samples), "std", "p10" and "worst" (over clients) describe the models that clients
+        would use: their own where the method personalises, else the global one. "p10" is the end where clients do
+        badly: the 90th percentile of a loss.
+        """
+        if name in _KINDS:
+            return self._of(self.evaluation.get(name), self.measure, "mean")
+        own = self.evaluation.get("personal") or self.evaluation.get("clients")
+        if name in _OF_OWN:
+            key = (_OF_LOSS if self.measure == "loss" else {}).get(name, _OF_OWN[name])
+            return self._of(own, self.measure, key)
+        overall = self.evaluation.get("overall") or {}
+        return _number(overall[name]) if name in overall else self._of(own, name, "mean")
+
+    @property
+    def score(self) -> float | None:
+        """How good the models are that clients would use, or else the global one; the more the better."""
+        value = self.value("own" if self.evaluation.get("personal") else self.measure)
+        return -value if value is not None and self.measure == "loss" else value
+
+    @staticmethod
+    def _of(spreads: Mapping[str, Mapping[str, Any]] | None, measure: str, key: str) -> float | None:
+        return _number(((spreads or {}).get(measure) or {}).get(key))
+
+
+class Measured(Protocol):
+    """Something that was evaluated."""
+
+    @property
+    def measure(self) -> str:
+        """The main measure."""
+
+    def value(self, name: str) -> float | None:
+        """A figure by name (see `Figures.value`)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A value to be reached: of a measure ("accuracy", "loss" ...), or of another figure (see `Figures.value`)."""
+
+    measure: str
+    value: float
+
+    @staticmethod
+    def parse(text: str, measure: str | None = None) -> Target:
+        """Read "accuracy:0.97", or "0.97" of the main measure where that is given.  Raises ConfigError."""
+        name, _, value = text.rpartition(":")
+        try:
+            target = Target(name.strip() or measure or "", float(value))
+        except ValueError:
+            target = Target("", math.nan)
+        if not target.measure or not math.isfinite(target.value):
+            raise ConfigError(f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97")
+        return target
+
+    def __str__(self) -> str:
+        return f"{self.measure}:{self.value:g}"
+
+    def check(self, measures: Iterable[str], words: str = "this run does not measure") -> None:
+        """Raise ConfigError unless it is of one of these measures, of the loss or in terms of the main measure."""
+        known = {*measures, "loss", *OF_MAIN}
+        if self.measure not in known:
+            raise ConfigError(f"target: {words} {self.measure!r}", hint=suggest(self.measure, known))
+
+    def reached(self, found: Measured) -> bool:
+        """Whether something is at the target or beyond it; no, where it lacks the figure."""
+        value = found.value(self.measure)
+        if value is None:
+            return False
+        falls = (found.measure if self.measure in OF_MAIN else self.measure) == "loss"
+        return value <= self.value if falls else value >= self.value
+
+
+# --- numbers with few digits ----------------------------------------------------------------------------------------
+
+
+def shortened(values: Sequence[float], digits: int = 5) -> list[float | None]:
+    """Values with so many significant digits, None where they are not finite."""
+    v = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(v)
+    known = np.where(finite, v, 0.0)
+    scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.maximum(np.abs(known), 1e-300))))
+    short = np.round(known * scale) / scale
+    return [x if ok else None for x, ok in zip(short.tolist(), finite.tolist(), strict=True)]
+
+
+def restored(values: Sequence[float | None]) -> list[float]:
+    """The inverse of `shortened`: NaN for None."""
+    return [float("nan") if v is None else v for v in values]
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

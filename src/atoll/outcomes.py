@@ -1,0 +1,51 @@
+"""What the clients' outcomes of a round say, in numbers: each client's figures, and how alike their updates point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from atoll.contract import Outcome
+from atoll.engines.probe import drift
+
+__all__ = ["alike", "columns"]
+
+
+def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) -> dict[str, list[float]]:
+    """What is known of each client of a round, column by column; `since` is when the round began."""
+    by_client = {outcome.client: outcome for outcome in outcomes}
+    rows = [by_client.get(client) for client in cohort]
+    nan = float("nan")
+    found = {
+        "loss": [nan if o is None or o.refused else o.metrics.get("loss", nan) for o in rows],
+        "samples": [nan if o is None else o.metrics.get("count", nan) for o in rows],
+        "start": [nan if o is None else o.begun - since for o in rows],
+        "end": [nan if o is None else o.ended - since for o in rows],
+    }
+    found["loss"] = [
+        loss / n if n > 0 else nan for loss, n in zip(found["loss"], found["samples"], strict=True)
+    ]
+    seen = _probed([o for o in rows if o is not None])
+    if seen:
+        norms, cosines, _ = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
+        norm = dict(zip((o.client for o in seen), norms.tolist(), strict=True))
+        cosine = dict(zip((o.client for o in seen), cosines.tolist(), strict=True))
+        found["norm"] = [norm.get(client, nan) for client in cohort]
+        found["cosine"] = [cosine.get(client, nan) for client in cohort]
+    return {name: column for name, column in found.items() if any(v == v for v in column)}
+
+
+def alike(outcomes: Sequence[Outcome], most: int) -> tuple[list[int], Tensor] | None:
+    """(clients, cosines between their updates [K, K]) of up to `most` clients; None where fewer than two are known."""
+    seen = _probed(outcomes)[:most]
+    if len(seen) < 2:
+        return None
+    _, _, matrix = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
+    return [o.client for o in seen], matrix
+
+
+def _probed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those whose update was probed; none if updates differ in form, for then they have no coordinates in common."""
+    seen = [o for o in outcomes if o.probe is not None]
+    return seen if len({o.probe.numel() for o in seen if o.probe is not None}) == 1 else []

@@ -1,0 +1,91 @@
+"""Events out of plain facts that a run hands over: what is listed, what is shortened, what is added to them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import structs
+
+from atoll.errors import AtollError, Terminated
+from atoll.measures import shortened
+from atoll.runs.events import kinds
+from atoll.runs.folder import RunFolder
+from atoll.runs.provenance import command, commit, versions
+
+__all__ = ["COMPARED", "affinity", "begun", "checksum", "error", "partition"]
+
+COMPARED = 64
+"""Clients in an affinity matrix."""
+
+_LISTED = 10_000  # clients whose names and sizes are listed
+_DIGITS = 3  # of its entries, after the point
+_SHORTENED = ("emd", "js", "effective")  # columns of a report
+
+
+def begun(start: kinds.Start, folder: RunFolder | None) -> kinds.Start:
+    """A start with the folder's name, the versions, the command, and the commit where it is kept."""
+    return structs.replace(
+        start,
+        run=folder.name if folder else "",
+        versions=versions(),
+        command=command(),
+        commit=commit() if folder else None,
+    )
+
+
+def partition(
+    *,
+    names: Sequence[object],
+    sizes: Iterable[int] | None,
+    judged: Sequence[int],
+    joins: Mapping[int, int],
+    leaves: Mapping[int, int],
+    report: Mapping[str, Any],
+) -> kinds.Partition:
+    """Who the clients are.
+
+    Args:
+        names: of all of them, in order.
+        sizes: their training samples, looked at only where clients are listed; None where they are not known.
+        judged: whom evaluations judge.
+        joins: client -> the first round with it; `leaves` likewise the first without it.
+        report: how their data differ, in the form of the event.
+    """
+    listed = len(names) <= _LISTED
+    short = {name: None if report[name] is None else shortened(report[name]) for name in _SHORTENED}
+    return kinds.Partition(
+        names=list(map(str, names)) if listed else None,
+        sizes=list(sizes) if listed and sizes is not None else None,
+        judged=judged,
+        joins={str(client): at for client, at in sorted(joins.items())},
+        leaves={str(client): at for client, at in sorted(leaves.items())},
+        report=kinds.Report(**{**report, **short}),
+    )
+
+
+def affinity(
+    number: int, of: str, clients: Sequence[int], matrix: np.ndarray[Any, np.dtype[Any]]
+) -> kinds.Affinity:
+    """How clients are related after a round; of many, the first 64 are listed."""
+    rows = np.round(matrix[:COMPARED, :COMPARED], _DIGITS).tolist()
+    return kinds.Affinity(round=number, of=of, clients=clients[:COMPARED], matrix=rows)
+
+
+def error(raised: BaseException, number: int) -> kinds.Error:
+    """How a run ended by an exception, after the last round that counts."""
+    known = raised if isinstance(raised, AtollError) else None
+    interrupted = {KeyboardInterrupt: ("Interrupted", 130), Terminated: ("Terminated", 143)}
+    usual = type(raised).__name__, known.exit_code if known else 1
+    kind, code = interrupted.get(type(raised), usual)
+    message = known.message if known else str(raised) or kind.lower()
+    hint = known.hint if known else None
+    return kinds.Error(kind=kind, message=message, hint=hint, exit_code=code, round=number)
+
+
+def checksum(value: object) -> int:
+    """CRC-32 of bytes, or of plain values."""
+    return zlib.crc32(value if isinstance(value, bytes) else json.dumps(value).encode())

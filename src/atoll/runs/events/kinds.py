@@ -1,0 +1,266 @@
+"""Every kind of event that a run writes, field by field. The tables of docs/runs.md are made from this file.
+
+A run of any sort uses the same kinds. What may be left out (`Maybe`) is what not every run has: one without clients has
+no cohorts, say. Fields are written in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "Affinity",
+    "Begin",
+    "Checkpoint",
+    "Columns",
+    "Engine",
+    "Error",
+    "Evaluation",
+    "Maybe",
+    "Partition",
+    "Problem",
+    "Reason",
+    "Report",
+    "Result",
+    "Resume",
+    "Round",
+    "Spread",
+    "Start",
+    "Written",
+]
+
+SCHEMA = 1
+T = TypeVar("T")
+Maybe: TypeAlias = T | UnsetType
+"""A field that a run without such a thing leaves out."""
+
+Number = float | None
+Reason = Literal["rounds", "target", "stopped"]
+Spreads = Mapping[str, "Spread"]
+
+
+def says(text: str) -> Meta:
+    """What a field means."""
+    return Meta(description=text)
+
+
+class Written(Struct, kw_only=True, tag_field="event", tag=str.lower, forbid_unknown_fields=True):
+    """An event as it is written: strict, and of a known kind."""
+
+    time: Annotated[float, says("when, in Unix seconds")] = field(
+        default_factory=lambda: round(time.time(), 3)
+    )
+
+
+# --- the beginning --------------------------------------------------------------------------------------------------
+
+
+class Start(Written, kw_only=True):
+    """The run begins. A run that goes on has no second one."""
+
+    schema: Annotated[int, says("1; rises only when a field changes its meaning")] = SCHEMA
+    run: Annotated[str, says("the folder's name")] = ""
+    method: Annotated[str, says("what is run")]
+    data: Annotated[Maybe[str], says("the dataset")] = UNSET
+    partition: Annotated[Maybe[str], says("how it is divided among clients")] = UNSET
+    model: Annotated[Maybe[str], says("the model")] = UNSET
+    seed: Annotated[int, says("everything random follows from it")]
+    rounds: Annotated[int, says("rounds planned")]
+    cohort: Annotated[Maybe[int], says("clients a round")] = UNSET
+    clients: Annotated[Maybe[int], says("clients in the population")] = UNSET
+    parameters: Annotated[Maybe[int], says("numbers in the model")] = UNSET
+    classes: Annotated[Maybe[int | None], says("classes; null for a regression")] = UNSET
+    measure: Annotated[Maybe[Literal["accuracy", "loss"]], says("the measure to look at first")] = UNSET
+    personalised: Annotated[Maybe[bool], says("whether clients have models of their own")] = UNSET
+    target: Annotated[Maybe[str | None], says("where the run may stop, such as accuracy:0.97")] = UNSET
+    device: Annotated[Maybe[str], says("where it computes")] = UNSET
+    engine: Annotated[Maybe[str], says("the engine asked for")] = UNSET
+    config: Annotated[Mapping[str, Any], says("all settings")]
+    versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}
+    command: Annotated[str | None, says("the command line that began it")] = None
+    commit: Annotated[str | None, says("the git commit of the working directory")] = None
+
+
+class Report(Struct, kw_only=True, forbid_unknown_fields=True):
+    """How clients' data differ, of at most 200 clients evenly spaced."""
+
+    dataset: Annotated[str, says("its name")]
+    partition: Annotated[str, says("how it is divided")]
+    population: Annotated[int, says("how many clients there are in all")]
+    names: Annotated[Sequence[str], says("of the clients looked at")]
+    gini: Annotated[Number, says("how unequal their numbers of samples are, from 0 to 1")]
+    sizes: Annotated[Sequence[int], says("their training samples")]
+    counts: Annotated[Sequence[Sequence[int]] | None, says("[client][class] samples; null without classes")]
+    emd: Annotated[Sequence[Number] | None, says("distance of each client's labels to all, from 0 to 2")]
+    js: Annotated[Sequence[Number] | None, says("Jensen-Shannon divergence of each client's labels, in bits")]
+    effective: Annotated[Sequence[Number] | None, says("effective number of classes of each client")]
+
+
+class Partition(Written, kw_only=True):
+    """Who the clients are. Clients are positions in the population, from 0."""
+
+    names: Annotated[Sequence[str] | None, says("of all clients; null where there are more than 10,000")]
+    sizes: Annotated[Sequence[int] | None, says("their training samples; null likewise")]
+    judged: Annotated[Sequence[int], says("whom evaluations judge while they are there, in this order")]
+    joins: Annotated[Mapping[str, int], says("client -> the first round with it")]
+    leaves: Annotated[Mapping[str, int], says("client -> the first round without it")]
+    report: Annotated[Report, says("how their data differ")]
+
+
+# --- rounds ---------------------------------------------------------------------------------------------------------
+
+
+class Begin(Written, kw_only=True):
+    """These clients now work."""
+
+    round: Annotated[int, says("its number, from 1")]
+    cohort: Annotated[Maybe[Sequence[int]], says("who takes part, ascending")] = UNSET
+
+
+class Engine(Written, kw_only=True):
+    """What the engine settled on."""
+
+    round: Annotated[int, says("since which round")]
+    name: Annotated[str, says("its name")]
+    workers: Annotated[int | None, says("threads or processes")]
+    text: Annotated[str, says("how it is set and why, in words")]
+
+
+class Spread(Struct, kw_only=True, forbid_unknown_fields=True):
+    """How a measure is distributed over clients, each of which counts once."""
+
+    mean: Annotated[Number, says("mean over clients")]
+    std: Annotated[Number, says("standard deviation")]
+    min: Annotated[Number, says("the least")]
+    p10: Annotated[Number, says("10th percentile")]
+    median: Annotated[Number, says("the middle")]
+    p90: Annotated[Number, says("90th percentile")]
+    max: Annotated[Number, says("the greatest")]
+    pooled: Annotated[Number, says("mean over samples")]
+    clients: Annotated[int, says("how many were judged")]
+
+
+class Evaluation(Struct, kw_only=True, forbid_unknown_fields=True):
+    """How good models are, measure by measure."""
+
+    overall: Annotated[Mapping[str, Number], says("the global model on the global test set; {} without one")]
+    clients: Annotated[Maybe[Spreads], says("the global model over clients' own test data")] = UNSET
+    personal: Annotated[
+        Maybe[Spreads], says("each client's own model there; {} unless the method personalises")
+    ] = UNSET
+    newcomers: Annotated[
+        Maybe[Spreads], says("what clients that never took part would use; {} where `newcomers` is 0")
+    ] = UNSET
+    each: Annotated[
+        Maybe[Mapping[Literal["clients", "personal"], Mapping[str, Sequence[Number]]]],
+        says("the clients' values in the order of `judged`, null where missing, five significant digits"),
+    ] = UNSET
+
+
+class Columns(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is known of each client of a cohort, in its order, null where unknown. Left out where nothing is."""
+
+    loss: Annotated[Maybe[Sequence[Number]], says("training loss")] = UNSET
+    samples: Annotated[Maybe[Sequence[Number]], says("samples used")] = UNSET
+    start: Annotated[Maybe[Sequence[Number]], says("when its work began, in seconds of the round")] = UNSET
+    end: Annotated[Maybe[Sequence[Number]], says("when its work ended, likewise")] = UNSET
+    norm: Annotated[Maybe[Sequence[Number]], says("norm of its update")] = UNSET
+    cosine: Annotated[Maybe[Sequence[Number]], says("cosine of its update to the mean update")] = UNSET
+
+
+class Round(Written, kw_only=True):
+    """A round was played and counts."""
+
+    round: Annotated[int, says("its number")]
+    cohort: Annotated[Maybe[Sequence[int]], says("who took part, ascending")] = UNSET
+    dropped: Annotated[Maybe[Sequence[int]], says("sampled, but slower than the method accepts")] = UNSET
+    refused: Annotated[Maybe[Mapping[str, str]], says("client -> why its reply could not be used")] = UNSET
+    loss: Annotated[Maybe[Number], says("mean training loss over the cohort's samples")] = UNSET
+    bytes_up: Annotated[Maybe[int], says("sent by all clients together")] = UNSET
+    bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
+    seconds: Annotated[float, says("of the round without its evaluation")]
+    clients: Annotated[Maybe[Columns], says("about the cohort, column by column")] = UNSET
+    evaluation: Annotated[Maybe[Evaluation | None], says("null in a round that was not evaluated")] = UNSET
+
+
+class Affinity(Written, kw_only=True):
+    """How clients are related, beside a checkpoint."""
+
+    round: Annotated[int, says("after which round")]
+    of: Annotated[str, says('what the numbers are: "update cosine", or what the method relates clients by')]
+    clients: Annotated[Sequence[int], says("at most 64")]
+    matrix: Annotated[Sequence[Sequence[Number]], says("[i][j], in the order of `clients`")]
+
+
+class Checkpoint(Written, kw_only=True):
+    """A checkpoint was written."""
+
+    round: Annotated[int, says("the last round in it")]
+    path: Annotated[str, says("inside the folder")]
+
+
+class Resume(Written, kw_only=True):
+    """The run goes on. Events above this line about later rounds, and endings, are void."""
+
+    round: Annotated[int, says("after which round")]
+    rounds: Annotated[int, says("rounds planned now")]
+    versions: Annotated[Mapping[str, str], says("as in `start`")]
+
+
+class Problem(Written, kw_only=True):
+    """Something beside the training failed (a reader, a callback); the run went on."""
+
+    where: Annotated[str, says("what failed")]
+    message: Annotated[str, says("how")]
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+class Result(Written, kw_only=True):
+    """The run is over."""
+
+    reason: Annotated[Reason, says("why: all played, reached, or told to")]
+    method: Annotated[str, says("what was run")]
+    data: Annotated[Maybe[str], says("on which data")] = UNSET
+    partition: Annotated[Maybe[str], says("divided how")] = UNSET
+    engine: Annotated[Maybe[str], says("the engine in words")] = UNSET
+    rounds: Annotated[int, says("rounds played")]
+    seconds: Annotated[float, says("of the whole run, its evaluations included")]
+    seconds_per_round: Annotated[Maybe[float], says("median without evaluation, the first two left out")] = (
+        UNSET
+    )
+    bytes_up: Annotated[Maybe[int], says("sent by all clients together")] = UNSET
+    bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
+    accuracy: Annotated[Maybe[Number], says("of the global model on the global test set")] = UNSET
+    loss: Annotated[Maybe[Number], says("likewise")] = UNSET
+    target_round: Annotated[Maybe[int | None], says("the first round at the target")] = UNSET
+    refused: Annotated[Maybe[int], says("replies that could not be used")] = UNSET
+    dropped: Annotated[Maybe[int], says("clients that were too slow")] = UNSET
+    clients: Annotated[Maybe[Spread | None], says("the main measure of the models clients would use")] = UNSET
+    evaluation: Annotated[Maybe[Evaluation | None], says("the last one, without `each`")] = UNSET
+
+
+class Error(Written, kw_only=True):
+    """The run is over, and may be resumed."""
+
+    kind: Annotated[str, says('its class; "Interrupted" or "Terminated" where someone stopped the run')]
+    message: Annotated[str, says("what went wrong")]
+    hint: Annotated[str | None, says("what to do about it")]
+    exit_code: Annotated[int, says("what the command ends with")]
+    round: Annotated[int, says("the last one that counts")]
+
+
+KINDS: Mapping[str, type[Written]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        Start, Partition, Begin, Engine, Round, Affinity, Checkpoint, Resume, Problem, Result, Error,
+    )
+}  # fmt: skip
+"""The kinds by name, in the order in which a run writes them."""
