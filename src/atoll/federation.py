@@ -180,9 +180,7 @@ class Federation:
         self.target_round: int | None = None
         self.checkpoint = at_least("checkpoint", checkpoint, 0)
         self.keep = keep
-        self.session = Session(
-            runs, lambda: self.about(), lambda: self._identity, log=log, checkpoint=checkpoint, keep=keep
-        )
+        self.session = Session(runs, log=log, checkpoint=checkpoint, keep=keep)
         self.session.sound = self.state
         self.labels = {
             "method": type(self.method).__name__,
@@ -204,13 +202,16 @@ class Federation:
         Raises DivergedError where the model leaves the finite numbers; `federation.run()` then still has every round
         that was committed, and the last finite model. However it ends, a run folder has what is needed to go on.
         """
-        name, repeatable = self.labels["method"].lower(), bool(self.config)
-        with (
-            closing(self.engine),
-            self.session.written(
-                name, self.rounds, self._snapshot(), model=self._save_model, repeatable=repeatable
-            ),
-        ):
+        written = self.session.written(
+            self.about,
+            self._snapshot(),
+            name=self.labels["method"].lower(),
+            rounds=self.rounds,
+            identity=self._identity,
+            model=self._save_model,
+            repeatable=bool(self.config),
+        )
+        with closing(self.engine), written:
             self._call("on_start")
             for record in self.play():
                 self._call("on_round_end", record)
@@ -395,7 +396,7 @@ class Federation:
         Raises ConfigError where there is no such run or it is another federation's, RunError while a process
         writes it.
         """
-        found, events = self.session.resume(run, self._check_engine)
+        found, events = self.session.resume(run, self._identity, self._check_engine)
         name, workers = found.facts["engine"]
         self.engine.close()
         threads = workers if name == "batched" else self.workers or workers
@@ -456,7 +457,7 @@ class Federation:
     def events(self) -> list[Event]:
         """The run so far as events (`docs/runs.md`)."""
         judged = self.judge.clients
-        return self.session.events(record.to_event(judged) for record in self.history)
+        return self.session.events(self.about, (record.to_event(judged) for record in self.history))
 
     # --- what it says of itself -------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class Counter:
     def __init__(self, runs: Path | None, seed: int = 3, rounds: int = 12, pause: float = 0.0, **kept: Any):
         self.seed, self.rounds, self.pause = seed, rounds, pause
         self.number, self.total = 0, torch.zeros((), dtype=torch.int64)
-        self.session = Session(runs, self.opening, lambda: {"seed": seed}, checkpoint=4, **kept)
+        self.session = Session(runs, checkpoint=4, **kept)
 
     def opening(self) -> list[kinds.Written]:
         facts: dict[str, Any] = {"method": "counter", "seed": self.seed, "rounds": self.rounds}
@@ -46,13 +46,14 @@ class Counter:
         return Snapshot(self.number, {"state": Record({"total": self.total})})
 
     def resume(self) -> Counter:
-        found, _ = self.session.resume("last")
+        found, _ = self.session.resume("last", {"seed": self.seed})
         self.number, self.total = found.round, found.records["state"]["total"]
         return self
 
     def fit(self) -> Counter:
         save = lambda path: save_file({"total": self.total}, path)  # noqa: E731
-        with self.session.written("counter", self.rounds, self.snapshot(), model=save):
+        plan: dict[str, Any] = {"name": "counter", "rounds": self.rounds, "identity": {"seed": self.seed}}
+        with self.session.written(self.opening, self.snapshot(), **plan, model=save):
             while self.number < self.rounds:
                 time.sleep(self.pause)
                 self.number += 1
@@ -129,7 +130,7 @@ def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
 
     class Rising(Counter):
         def fit(self) -> Counter:
-            with self.session.written("rising", 4, self.snapshot()):
+            with self.session.written(self.opening, self.snapshot(), name="rising", rounds=4, identity={}):
                 for number in range(1, 5):
                     self.number = number
                     spread = dict.fromkeys(
@@ -159,7 +160,11 @@ def test_without_a_folder_events_are_heard_and_kept() -> None:
     made = Counter(None, rounds=3, log=[reader]).fit()
     assert reader.heard == ["start", "round", "round", "round", "result"]
     rounds = [kinds.Round(round=1, seconds=0.0)]
-    assert [each["event"] for each in made.session.events(rounds)] == ["start", "round", "result"]
+    assert [each["event"] for each in made.session.events(made.opening, rounds)] == [
+        "start",
+        "round",
+        "result",
+    ]
     assert not made.session.can_resume
 
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from msgspec import to_builtins
-
 from atoll.errors import ConfigError
 from atoll.measures import Figures
 from atoll.runs import about
@@ -37,9 +35,6 @@ class Session:
 
     Args:
         runs: the directory in which the run gets its folder; None keeps nothing on disk.
-        opening: gives the events that the run begins with, a `Start` first. Called when it is begun and somebody
-            listens. The session adds to the start what it knows by itself (`atoll.runs.about.begun`).
-        identity: gives what decides the run's bits, as plain values: only a run with the same goes on with it.
         log: who else is told of the events: names that `atoll.runs.sinks.make` knows, or readers.
         checkpoint: rounds between checkpoints; 0 only at the end.
         keep: which checkpoints stay: "last", "best", "every:50", "all", or several with commas.
@@ -54,8 +49,6 @@ class Session:
     def __init__(
         self,
         runs: str | Path | None,
-        opening: Callable[[], Sequence[kinds.Written]],
-        identity: Callable[[], Mapping[str, Any]],
         *,
         log: Sequence[str | Reader] = (),
         checkpoint: int = 10,
@@ -70,8 +63,8 @@ class Session:
         self.folder: RunFolder | None = None
         self.number = 0
         self.sound: Record | None = None
-        self._opening, self._identity = opening, identity
         self._keep = Keep.parse(keep)
+        self._identity: Mapping[str, Any] = {}
         self._recorder = Recorder(None, [])
         self._model: Callable[[Path], object] | None = None
         self._last: Snapshot | None = None  # what a checkpoint may be written of: the events know its round
@@ -94,12 +87,17 @@ class Session:
     # --- the beginning ----------------------------------------------------------------------------------------
 
     def resume(
-        self, run: str | Path = "last", check: Callable[[Mapping[str, Any]], object] | None = None
+        self,
+        run: str | Path,
+        identity: Mapping[str, Any],
+        check: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> tuple[Checkpoint, list[Event]]:
-        """Take up a run: its folder, its name in `runs`, or the last one there.
+        """Take up a run: its newest whole checkpoint, and its events up to that.
 
-        Returns its newest whole checkpoint, and its events up to that. `check` gets the facts of the snapshot in it,
-        and may refuse by raising.
+        Args:
+            run: its folder, its name in `runs`, or "last", the last one there.
+            identity: what decides a run's bits, as plain values: the same as when it was begun.
+            check: gets the facts of the snapshot, and may refuse the run by raising.
 
         Raises ConfigError where there is no such run or it is another one, RunError while a process writes it; then
         nothing has changed.
@@ -111,7 +109,7 @@ class Session:
             found = load_latest(folder.path, lambda *note: notes.append(note))
             if found is None:
                 raise ConfigError(f"{folder.path} has no checkpoint to go on from", hint="start a new run")
-            agree(self._identity(), found.facts["fingerprint"], str(folder.path))
+            agree(identity, found.facts["fingerprint"], str(folder.path))
             if check is not None:
                 check(found.facts)
             tidy(folder.path, found.round)
@@ -127,7 +125,7 @@ class Session:
         missing = found.round - sum(each["event"] == "round" for each in events)
         if missing > 0:
             notes.append(("events.jsonl", f"{missing} rounds are missing from the events"))
-        self.folder, self._notes = folder, notes
+        self.folder, self._notes, self._identity = folder, notes, identity
         self.number = self._saved = found.round
         self.sound = found.records.get("sound", found.records["state"])
         self._last, self._spent = None, found.facts["seconds"]
@@ -136,28 +134,33 @@ class Session:
     @contextmanager
     def written(
         self,
-        name: str,
-        rounds: int,
+        opening: Callable[[], Sequence[kinds.Written]],
         snapshot: Snapshot,
         *,
+        name: str,
+        rounds: int,
+        identity: Mapping[str, Any],
         model: Callable[[Path], object] | None = None,
         repeatable: bool = False,
     ) -> Iterator[None]:
         """Inside, the run is played and written down: begun, or gone on with; after an error it is put away.
 
         Args:
+            opening: gives the events that a run begins with, a `Start` first, to which the session adds what it knows
+                by itself (`atoll.runs.about.begun`). Called where the run is new and somebody listens.
+            snapshot: the run as it is now.
             name: what a new folder is called after.
             rounds: how many are planned.
-            snapshot: the run as it is now.
+            identity: what decides the run's bits, as plain values: only a run with the same goes on with it.
             model: writes the model to a file, at the end or where the run stopped; None where there is none.
             repeatable: whether `atoll run` can repeat it from its settings alone.
 
         Raises RunError where the folder cannot be written.
         """
         self._began = time.perf_counter()
-        self._model = model
+        self._identity, self._model = identity, model
         try:
-            self._begin(name, rounds, snapshot, repeatable)
+            self._begin(opening, snapshot, name, rounds, repeatable)
         except BaseException:
             self._recorder.close()
             raise
@@ -168,23 +171,31 @@ class Session:
                 self._put_away(error, snapshot)
             raise
         finally:
+            self._model = None  # it may hold on to all that was run
             self._recorder.close()
 
-    def _begin(self, name: str, rounds: int, snapshot: Snapshot, repeatable: bool) -> None:
-        fresh = self.folder is None
+    def _begin(
+        self,
+        opening: Callable[[], Sequence[kinds.Written]],
+        snapshot: Snapshot,
+        name: str,
+        rounds: int,
+        repeatable: bool,
+    ) -> None:
+        fresh, nowhere = self.folder is None, self.folder is None and self.runs is None
+        log = self.log if nowhere or "csv" in self.log else ["csv", *self.log]
+        readers = [make(each) if isinstance(each, str) else each for each in log]
         if self.runs is not None and self.folder is None:
             self.folder = RunFolder.create(self.runs, name)
         if self.folder is not None:
             self.folder.hold()
-        log = self.log if self.folder is None or "csv" in self.log else ["csv", *self.log]
-        readers = [make(each) if isinstance(each, str) else each for each in log]
         self._recorder = Recorder(self.folder, readers)
         self._recorder.open()
         if not fresh:
             self._recorder.recall()
             self.emit(kinds.Resume(round=snapshot.number, rounds=rounds, versions=versions()))
         elif self.folder is not None or readers:
-            events = self._opened()
+            events = self._opened(opening)
             if self.folder is not None and isinstance(events[0], kinds.Start):
                 self.folder.write("config.toml", _config(self.folder, events[0], repeatable))
             for event in events:
@@ -195,11 +206,11 @@ class Session:
         self.number, self._last, self._round = snapshot.number, snapshot, None
         self.save()
 
-    def _opened(self) -> list[kinds.Written]:
-        """The events that the run begins with."""
+    def _opened(self, opening: Callable[[], Sequence[kinds.Written]]) -> list[kinds.Written]:
+        """The events that the run begins with, complete."""
         return [
             about.begun(event, self.folder) if isinstance(event, kinds.Start) else event
-            for event in self._opening()
+            for event in opening()
         ]
 
     # --- what happens -----------------------------------------------------------------------------------------
@@ -246,12 +257,12 @@ class Session:
         now = self._last
         if self.folder is None or now is None or now.number == self._saved:
             return
-        evaluation = to_builtins(self._round.evaluation) if self._round and self._round.evaluation else None
+        evaluation = plain(self._round).get("evaluation") if self._round else None
         facts = {
             **now.facts,
             "seconds": self.seconds,
             "score": evaluation and Figures(evaluation, Figures.main(evaluation)).score,
-            "fingerprint": self._identity(),
+            "fingerprint": self._identity,
             "versions": versions(),
         }
         records = dict(now.records)
@@ -262,13 +273,19 @@ class Session:
         self.emit(kinds.Checkpoint(round=now.number, path=f"checkpoints/{path.name}"))
         prune(self.folder.path, self._keep)
 
-    def events(self, rounds: Iterable[kinds.Round] = ()) -> list[Event]:
-        """The run so far as events (`docs/runs.md`). A run without a folder keeps no rounds: it gives them."""
+    def events(
+        self, opening: Callable[[], Sequence[kinds.Written]], rounds: Iterable[kinds.Round] = ()
+    ) -> list[Event]:
+        """The run so far as events (`docs/runs.md`).
+
+        Without a folder, rounds are not kept: they come from `rounds`, and the beginning from `opening` where nobody
+        listened to it.
+        """
         if self.folder is not None:
             return self.folder.log().events
         kept = self._recorder.kept
         if not any(each["event"] == "start" for each in kept):  # nobody listened
-            kept = [*map(plain, self._opened()), *kept]
+            kept = [*map(plain, self._opened(opening)), *kept]
         ends = ("result", "error")
         return [
             *(each for each in kept if each["event"] not in ends),

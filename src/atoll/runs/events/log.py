@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import to_builtins
+from msgspec import UNSET, Struct
 
 from atoll.runs.events.kinds import Written
 
@@ -19,8 +19,18 @@ Event = dict[str, Any]
 
 
 def plain(event: Written) -> Event:
-    """An event in the form in which it is read, but that numbers which JSON lacks stay as they are."""
-    return to_builtins(event)  # type: ignore[no-any-return]
+    """An event in the form in which it is read, but that numbers which JSON lacks stay as they are.
+
+    Lists are shared and not copied: they may be as long as there are clients.
+    """
+    return {"event": event.__struct_config__.tag, **_plain(event)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Struct):
+        fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
+        return {name: _plain(each) for name, each in fields if each is not UNSET}
+    return {key: _plain(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def encode(event: Written | Mapping[str, Any]) -> bytes:

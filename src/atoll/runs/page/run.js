@@ -259,8 +259,8 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
       return this.told && this.told !== "finished" ? this.told : "unfinished";
     }
 
-    /** Whether the run says what it sent. */
-    get counted() { return this.rounds.some((round) => round.counted); }
+    /** Whether the run says what it sends, as far as one can tell. */
+    get counted() { return !this.last || this.rounds.some((round) => round.counted); }
     get lowIsGood() { return this.measure !== "accuracy"; }
     get title() { return [this.start.method, this.start.data].filter(Boolean).join(" on ") || this.name; }
     get last() { return this.rounds[this.rounds.length - 1] || null; }
