@@ -7,8 +7,8 @@ import json
 import pytest
 
 from atoll.errors import ConfigError
-from atoll.evaluation import Evaluation, Spread
 from atoll.measures import OF_MAIN, Figures, Target
+from atoll.rounds.evaluation import Evaluation, Spread
 from atoll.runs.story import Story
 
 VALUES = {0: 0.2, 1: 0.9, 2: 0.7, 3: 0.4}

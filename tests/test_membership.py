@@ -12,7 +12,7 @@ import atoll
 from atoll import Federation, models
 from atoll.data import FederatedData
 from atoll.errors import ConfigError
-from atoll.membership import Membership
+from atoll.rounds.membership import Membership
 from atoll.tensors import leaves as leaves_of
 
 

@@ -80,6 +80,7 @@ NAMES = [
     "RunError",
     "RunFolder",
     "Scaffold",
+    "Settings",
     "Spread",
     "Task",
     "Tensors",
@@ -94,11 +95,13 @@ NAMES = [
 ]
 
 PARAMETERS = {
-    "Federation": "model data method rounds cohort loss metrics seed engine workers device eval_every"
-    " eval_clients target public newcomers adapt joins leaves stragglers runs checkpoint keep log callbacks settings",
-    "Experiment": "data label client partition clients test validation public model loss method rounds cohort"
-    " newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine workers device runs"
-    " checkpoint keep log settings",
+    "Federation": "model data method loss metrics public channel log callbacks rounds cohort newcomers adapt joins"
+    " leaves seed stragglers target eval_every eval_clients engine workers device runs checkpoint keep settings",
+    "Settings": "rounds cohort newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine"
+    " workers device runs checkpoint keep",
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine"
+    " workers device runs checkpoint keep data label client partition clients test validation public model loss"
+    " method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each",

@@ -15,10 +15,10 @@ from atoll import spec
 from atoll.data import load
 from atoll.data.partition import parse_partition
 from atoll.errors import ConfigError
-from atoll.membership import Membership
 from atoll.methods.heterofl import HeteroFL
 from atoll.models import build
 from atoll.optimizers import schedule_factor
+from atoll.rounds.membership import Membership
 from atoll.runs.checkpoint import Keep
 from atoll.runs.readers import make
 from atoll.trials.points import parse_grid

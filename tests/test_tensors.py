@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 from atoll import seeds
-from atoll.memory import MemoryStore
+from atoll.rounds.memories import MemoryStore
 from atoll.tensors import Record, Tensors, map_leaves
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atoll import data, methods, models
+    from atoll.callbacks import Callback
     from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
     from atoll.errors import (
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
         MissingExtraError,
         RunError,
     )
-    from atoll.evaluation import Evaluation, Spread
     from atoll.experiment import Experiment, run
-    from atoll.federation import Callback, Federation
+    from atoll.federation import Federation
     from atoll.methods.distilled.feddf import FedDF
     from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
@@ -59,9 +59,12 @@ if TYPE_CHECKING:
     from atoll.methods.personal.pfedme import PFedMe
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
-    from atoll.results import Round, Run
+    from atoll.results import Run
+    from atoll.rounds.evaluation import Evaluation, Spread
+    from atoll.rounds.history import Round
     from atoll.runs.folder import RunFolder
     from atoll.runs.readers import Reader
+    from atoll.settings import Settings
     from atoll.task import Batch, Task
     from atoll.tensors import Record, Tensors
     from atoll.trials import compare, sweep
@@ -79,9 +82,12 @@ _HOMES = {
         "MissingExtraError",
         "RunError",
     ),
-    "evaluation": ("Evaluation", "Spread"),
+    "callbacks": ("Callback",),
+    "rounds.evaluation": ("Evaluation", "Spread"),
+    "rounds.history": ("Round",),
     "experiment": ("Experiment", "run"),
-    "federation": ("Callback", "Federation", "Round", "Run"),
+    "federation": ("Federation",),
+    "results": ("Run",),
     "contract": (
         "Change",
         "ClientData",
@@ -138,6 +144,7 @@ _HOMES = {
         "Scaffold",
     ),
     "task": ("Batch", "Task"),
+    "settings": ("Settings",),
     "runs.folder": ("RunFolder",),
     "runs.readers": ("Reader",),
     "tensors": ("Record", "Tensors"),
@@ -215,6 +222,7 @@ __all__ = [
     "RunError",
     "RunFolder",
     "Scaffold",
+    "Settings",
     "Spread",
     "Task",
     "Tensors",

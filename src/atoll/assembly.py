@@ -11,34 +11,69 @@ import torch
 from torch import nn
 
 from atoll import seeds
-from atoll.contract import Method
+from atoll.contract import Channel, Method, Population
 from atoll.data import FederatedData
+from atoll.engines import make
 from atoll.errors import ConfigError, suggest
 from atoll.methods import METHODS, get
+from atoll.rounds.cohort import Cohorts
+from atoll.rounds.judge import Judge
+from atoll.rounds.membership import Membership
+from atoll.rounds.play import Simulation
+from atoll.settings import Settings
 from atoll.task import Loss, Task
+from atoll.tensors import to_device
 
 __all__ = [
     "Model",
-    "architectures",
-    "at_least",
+    "assemble",
     "build_method",
-    "check_splits",
-    "cohort_size",
-    "device_named",
+    "hyperparameters",
 ]
 
 Model = nn.Module | Callable[[], nn.Module]
 
 
+def assemble(
+    model: Model | Sequence[Model],
+    data: FederatedData,
+    method: Method,
+    settings: Settings,
+    loss: str | Loss | None,
+    metrics: Mapping[str, Loss] | None,
+    channel: Channel | None,
+) -> Simulation:
+    """A federation that is ready for its first round."""
+    seed, device = settings.seed, device_named(settings.device)
+    membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
+    size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
+    tasks = architectures(model, data, method, seed, loss, metrics)
+    check_splits(method, data)
+    engine = make(settings.engine, tasks, data, device, settings.workers)
+    judge = Judge(tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt)
+    cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
+    public = None if data.public is None else data.public.inputs.to(device)
+    population = Population(len(data), tasks, data.example().inputs[:1], public, seed)
+    state = to_device(method.setup(tasks[0], population), device)
+    return Simulation(method, population, data, cohorts, engine, judge, state, channel=channel)
+
+
+def hyperparameters(method: Method | str | type[Method]) -> list[str]:
+    """The names of a method's settings.  Raises ConfigError for an unknown method."""
+    kind = get(method) if isinstance(method, str) else method if isinstance(method, type) else type(method)
+    return [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
+
+
 def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
     """A method from its name and settings, or a method with some settings changed.  Raises ConfigError."""
-    kind = get(method) if isinstance(method, str) else type(method)
-    known = [setting.name for setting in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    known = hyperparameters(method)
     for name in settings:
         if name not in known:
-            raise ConfigError(f"{kind.__name__} has no setting {name!r}", hint=suggest(name, known))
+            kind = get(method) if isinstance(method, str) else type(method)
+            hint = suggest(name, [*known, *Settings.kinds()])
+            raise ConfigError(f"{kind.__name__} has no setting {name!r}", hint=hint)
     if isinstance(method, str):
-        return kind(**settings)
+        return get(method)(**settings)
     return replace(method, **settings) if settings else method  # type: ignore[type-var]
 
 
@@ -85,13 +120,6 @@ def check_splits(method: Method, data: FederatedData) -> None:
             f"{type(method).__name__} looks at validation data, and the clients have none",
             hint="set validation=0.2, a share of each client's samples (or another setting of the method)",
         )
-
-
-def at_least(name: str, value: int, least: int) -> int:
-    """The value, if it is not below `least`."""
-    if value < least:
-        raise ConfigError(f"{name} = {value}, but it must be at least {least}")
-    return value
 
 
 def cohort_size(cohort: int | float | None, population: int) -> int:

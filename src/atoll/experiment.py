@@ -16,25 +16,25 @@ from msgspec import Meta
 
 from atoll import data as sources
 from atoll import methods, models
+from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
 from atoll.errors import AtollError, ConfigError, DataError, suggest
-from atoll.federation import Callback, Federation
+from atoll.federation import Federation
 from atoll.machine import warm_up
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import FREE
 from atoll.schema import convert, parse, toml_value
+from atoll.settings import Count, Place, Rounds, Settings, Share
 
 __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 
 T = TypeVar("T")
-Count = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(gt=0, lt=1)]
 _FILES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Settings):
     """A run in words and numbers: what `atoll run` reads, and what repeats it.
 
     `settings` holds the method's hyper-parameters, all of them; in a file and on the command line they stand
@@ -79,51 +79,8 @@ class Experiment:
         Meta(description="by default it follows from the labels"),
     ] = None
     method: Annotated[str, Meta(description="a method's name (`atoll methods`)")] = "fedavg"
-    rounds: Annotated[Count, Meta(description="rounds to play")] = 60
-    cohort: Annotated[
-        Count | Share | None, Meta(description="clients a round, a number or a share; by default at most 10")
-    ] = None
-    newcomers: Annotated[
-        Annotated[int, Meta(ge=0)] | Share,
-        Meta(description="clients (or a share) that never take part, and are judged apart"),
-    ] = 0
-    adapt: Annotated[
-        Annotated[int, Meta(ge=0)], Meta(description="rounds newcomers train before they are judged")
-    ] = 1
-    joins: Annotated[
-        str | None, Meta(description='clients that come later: "6@20" has six, or a share, join in round 20')
-    ] = None
-    leaves: Annotated[
-        str | None, Meta(description='clients that leave: "6@40" has six, or a share, gone from round 40 on')
-    ] = None
-    seed: Annotated[Annotated[int, Meta(ge=0)], Meta(description="everything random follows from it")] = 0
-    stragglers: Annotated[
-        Annotated[float, Meta(ge=0, le=1)],
-        Meta(description="share of a cohort that manages only some local epochs"),
-    ] = 0.0
-    target: Annotated[str | None, Meta(description='stop once reached, such as "accuracy:0.97"')] = None
-    eval_every: Annotated[
-        Annotated[int, Meta(ge=0)], Meta(description="rounds between evaluations; 0 only at the end")
-    ] = 1
-    eval_clients: Annotated[Count | None, Meta(description="judge at most so many clients")] = None
-    engine: Annotated[
-        Literal["auto", "batched", "processes", "loop"],
-        Meta(description="where clients' work runs; auto tries them"),
-    ] = "auto"
-    workers: Annotated[
-        Count | None, Meta(description="threads or processes of the engine; by default one a core")
-    ] = None
-    device: Annotated[str, Meta(description='"auto", "cpu", "cuda", "cuda:1" ...')] = "auto"
-    runs: Annotated[
-        str | None,
-        Meta(description="directory for run folders; auto: ATOLL_RUNS, or runs; none keeps nothing"),
-    ] = "auto"
-    checkpoint: Annotated[
-        Annotated[int, Meta(ge=0)], Meta(description="rounds between checkpoints; 0 only at the end")
-    ] = 10
-    keep: Annotated[
-        str, Meta(description='checkpoints that stay: "last", "best", "every:50", "all", with commas')
-    ] = "last, best"
+    rounds: Rounds = 60
+    runs: Place = "auto"
     log: Annotated[
         str | None, Meta(description='further readers of the events: "tensorboard", "mlflow", with commas')
     ] = None
@@ -171,12 +128,7 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, the method's settings among them, as they stand in a file."""
-        run = {
-            each.name: getattr(self, each.name)
-            for each in dataclasses.fields(self)
-            if each.name != "settings"
-        }
-        return {**run, **self.settings}
+        return {**{key: getattr(self, key) for key in run_settings()}, **self.settings}
 
     def to_toml(self) -> str:
         """Every key with its value, defaults included: a file that repeats the run."""
@@ -251,36 +203,21 @@ class Experiment:
 
         architectures = [partial(models.build, each.strip(), shape, outputs) for each in network.split("+")]
 
-        place = default_place() if self.runs == "auto" else self.runs
+        own = {key: value for key, value in Settings.to_dict(self).items() if key != "runs"}
         federation = Federation(
             architectures if len(architectures) > 1 else architectures[0],
             divided,
             self.method,
-            rounds=self.rounds,
-            cohort=self.cohort,
             loss=self.loss,
-            seed=self.seed,
-            engine=self.engine,
-            workers=self.workers,
-            device=self.device,
-            eval_every=self.eval_every,
-            eval_clients=self.eval_clients,
-            target=self.target,
-            newcomers=self.newcomers,
-            adapt=self.adapt,
-            joins=self.joins,
-            leaves=self.leaves,
-            stragglers=self.stragglers,
-            runs=place,
-            checkpoint=self.checkpoint,
-            keep=self.keep,
-            log=[each.strip() for each in (self.log or "").split(",") if each.strip()],
+            log=self.log or (),
             callbacks=callbacks,
+            runs=default_place() if self.runs == "auto" else self.runs,
+            **own,
             **self.settings,
         )
-        federation.config = self.to_dict()
+        federation.keeper.config = self.to_dict()
         partition = divided.partition if self.partition == "auto" else self.partition
-        federation.labels |= {
+        federation.keeper.labels |= {
             "method": self.method,
             "data": self.data,
             "partition": partition,
@@ -336,9 +273,11 @@ def prepare(
 
 
 def run_settings() -> dict[str, Any]:
-    """The keys of a run that are not its method's, with their annotated types."""
+    """The keys of a run that are not its method's, with their annotated types: what is run, and then how."""
     hints = get_type_hints(Experiment, include_extras=True)
-    return {each.name: hints[each.name] for each in dataclasses.fields(Experiment) if each.name != "settings"}
+    own = [each.name for each in dataclasses.fields(Experiment) if each.name != "settings"]
+    shared = Settings.kinds()
+    return {key: hints[key] for key in (*(key for key in own if key not in shared), *shared)}
 
 
 # --- reading ------------------------------------------------------------------------------------------------

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["OF_MAIN", "Figures", "Measured", "Target", "restored", "shortened"]
+__all__ = ["OF_MAIN", "Figures", "Measured", "Target"]
 
 _KINDS = ("clients", "personal", "newcomers")
 _OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
@@ -100,7 +98,8 @@ class Target:
         return target
 
     def __str__(self) -> str:
-        return f"{self.measure}:{self.value:g}"
+        short = f"{self.value:g}"
+        return f"{self.measure}:{short if float(short) == self.value else repr(self.value)}"
 
     def check(self, measures: Iterable[str], words: str = "this run does not measure") -> None:
         """Raise ConfigError unless it is of one of these measures, of the loss or in terms of the main measure."""
@@ -115,24 +114,6 @@ class Target:
             return False
         falls = (found.measure if self.measure in OF_MAIN else self.measure) == "loss"
         return value <= self.value if falls else value >= self.value
-
-
-# --- numbers with few digits ----------------------------------------------------------------------------------------
-
-
-def shortened(values: Sequence[float], digits: int = 5) -> list[float | None]:
-    """Values with so many significant digits, None where they are not finite."""
-    v = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(v)
-    known = np.where(finite, v, 0.0)
-    scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.maximum(np.abs(known), 1e-300))))
-    short = np.round(known * scale) / scale
-    return [x if ok else None for x, ok in zip(short.tolist(), finite.tolist(), strict=True)]
-
-
-def restored(values: Sequence[float | None]) -> list[float]:
-    """The inverse of `shortened`: NaN for None."""
-    return [float("nan") if v is None else v for v in values]
 
 
 def _number(value: Any) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,64 +13,12 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from atoll.evaluation import Evaluation
-from atoll.measures import restored, shortened
-from atoll.runs.events import Event, kinds
+from atoll.rounds.evaluation import Evaluation
+from atoll.rounds.history import Round
+from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder, writing
 
-__all__ = ["Round", "Run"]
-
-
-@dataclass(frozen=True)
-class Round:
-    """What happened in one round (counted from 1).
-
-    `cohort` took part; `dropped` were slower than the method accepts; `refused` maps clients whose replies could not
-    be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together. `clients` has
-    columns about the cohort, in its order, NaN where unknown: training `loss`, `samples` used, `norm` of the update,
-    `cosine` of the update to the mean one (both estimated for models of over 4,096 numbers), `start` and `end` of the
-    client's work in seconds since the round began.
-    """
-
-    number: int
-    cohort: Sequence[int]
-    dropped: Sequence[int] = ()
-    refused: Mapping[int, str] = field(default_factory=dict)
-    loss: float = float("nan")
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-    evaluation: Evaluation | None = None
-    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    def to_event(self, judged: Sequence[int]) -> kinds.Round:
-        """The round as it is written down (`docs/runs.md`); clients' measures come in the order of `judged`."""
-        found = self.evaluation
-        return kinds.Round(
-            round=self.number,
-            cohort=self.cohort,
-            dropped=self.dropped,
-            refused={str(client): reason for client, reason in self.refused.items()},
-            loss=self.loss,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            seconds=round(self.seconds, 6),
-            clients=kinds.Columns(**{name: shortened(column) for name, column in self.clients.items()}),
-            evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
-        )
-
-    @staticmethod
-    def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
-        """The round that an event tells of."""
-        number = float("nan") if event["loss"] is None else event["loss"]
-        refused = {int(client): reason for client, reason in event["refused"].items()}
-        found = event["evaluation"]
-        columns = {name: restored(column) for name, column in event["clients"].items()}
-        evaluation = None if found is None else Evaluation.of_event(found, judged)
-        return Round(
-            event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
-            event["bytes_down"], event["seconds"], evaluation, columns,
-        )  # fmt: skip
+__all__ = ["Run"]
 
 
 @dataclass
@@ -180,11 +128,11 @@ class Run:
         return figures.write(self.events(), Path(directory))
 
     def __str__(self) -> str:
-        from atoll.summary import result_text
+        from atoll.show.summary import result_text
 
         return result_text(self)
 
     def _repr_html_(self) -> str:
-        from atoll.summary import result_html
+        from atoll.show.summary import result_html
 
         return result_html(self)

@@ -10,8 +10,9 @@ from rich.console import Console
 
 import atoll
 from atoll.experiment import Experiment
-from atoll.summary import bytes_text, result_text, sparkline
-from atoll.table import LiveTable
+from atoll.show.summary import result_text, sparkline
+from atoll.show.table import LiveTable
+from atoll.words import bytes_text
 
 
 def test_bytes() -> None:
@@ -40,7 +41,7 @@ def test_the_live_table_shows_the_last_rounds(width: int) -> None:
     table = LiveTable(console)
     experiment = Experiment.read(rounds=12, clients=5, model="logistic", engine="loop", method="fedavg-ft")
     federation = experiment.build()
-    federation.log.append(table)
+    federation.keeper.session.log.append(table)
     federation.fit()
     console.file = last = io.StringIO()
     console.print(table._view())
@@ -57,7 +58,7 @@ def test_refused_and_dropped_clients_are_counted() -> None:
     table = LiveTable(screen()[0])
     table.rounds.append(atoll.Round(1, [1, 2, 3], dropped=[4], refused={2: "not finite"}, loss=math.nan))
     console, stream = screen()
-    from atoll.table import _rounds_table
+    from atoll.show.table import _rounds_table
 
     console.print(_rounds_table(list(table.rounds)))
     assert "2 (1 refused, 1 dropped)" in stream.getvalue()

@@ -17,8 +17,8 @@ from atoll.engines import Batched, Loop, Processes
 from atoll.engines.reading import reading
 from atoll.errors import ConfigError, EngineError
 from atoll.federation import Federation
-from atoll.memory import MemoryStore
 from atoll.methods import METHODS, FedAvg, FedProx, Scaffold
+from atoll.rounds.memories import MemoryStore
 from atoll.task import Task
 from atoll.tensors import Record, leaves
 

@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll.data
+from atoll.callbacks import Callback
 from atoll.contract import Plan, Population
 from atoll.data import FederatedData
 from atoll.engines.reading import reading
 from atoll.errors import ConfigError
-from atoll.federation import Callback, Federation
+from atoll.federation import Federation
 from atoll.methods import FedAvg, FedDF, FedMD, Local
 from atoll.methods.parts.outputs import cuts
-from atoll.results import Round, Run
+from atoll.results import Run
+from atoll.rounds.history import Round
 from atoll.seeds import rng
 from atoll.task import Task
 from atoll.tensors import Record, leaves

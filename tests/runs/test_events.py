@@ -12,7 +12,8 @@ import pytest
 from msgspec.structs import fields
 
 from atoll.errors import ConfigError
-from atoll.results import Round
+from atoll.facts import round_event
+from atoll.rounds.history import Round
 from atoll.runs import digest, report
 from atoll.runs.csvs import clients_csv, metrics_csv
 from atoll.runs.events import encode, kinds, plain, read, table
@@ -75,7 +76,7 @@ def test_a_run_of_the_version_before_is_read_by_every_reader(tmp_path: Path) -> 
     assert (entry.status, entry.round, entry.story.planned, entry.story.seed) == ("finished", 4, 4, 5)
     judged = next(each["judged"] for each in events if each["event"] == "partition")
     rounds = [Round.of_event(each, judged) for each in events if each["event"] == "round"]
-    assert [plain(each.to_event(judged)) | {"time": 0} for each in rounds] == [
+    assert [plain(round_event(each, judged)) | {"time": 0} for each in rounds] == [
         each | {"time": 0} for each in events if each["event"] == "round"
     ]
     last = rounds[-1].evaluation

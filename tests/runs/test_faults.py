@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from atoll.callbacks import Callback
 from atoll.errors import ConfigError, RunError
-from atoll.federation import Callback, Federation
-from atoll.results import Round
+from atoll.federation import Federation
+from atoll.rounds.history import Round
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import read
 from atoll.runs.folder import RunFolder
@@ -55,7 +56,7 @@ def part(place: Path, rounds: int = 3, **settings: object) -> RunFolder:
 
 def test_no_room_for_events(tmp_path: Path) -> None:
     def fill(federation: Federation) -> None:
-        descriptor = federation.session._recorder._file
+        descriptor = federation.keeper.session._recorder._file
         assert descriptor is not None
         os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)  # the kernel refuses every byte
 

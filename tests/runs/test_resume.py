@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import atoll
+from atoll.callbacks import Callback
 from atoll.codec import Form
 from atoll.errors import ConfigError
-from atoll.federation import Callback, Federation
+from atoll.federation import Federation
 from atoll.methods import METHODS
-from atoll.results import Round
+from atoll.rounds.history import Round
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import read
 from atoll.runs.folder import RunFolder

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 
 from atoll import seeds
 from atoll.errors import ConfigError
-from atoll.runs import report
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import kinds
 from atoll.runs.folder import RunFolder
 from atoll.runs.readers import Reader
+from atoll.runs.serve import Dash
 from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
 from atoll.tensors import Record
@@ -148,14 +148,49 @@ def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
     assert [number for number, _ in list_checkpoints(made.session.folder.path)] == [1, 4]
 
 
+class Hears(Reader):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def event(self, event: dict[str, Any]) -> None:
+        self.heard.append(event["event"])
+
+
+def test_the_last_state_that_was_evaluated_is_kept_beside_the_state(tmp_path: Path) -> None:
+    def at(number: int) -> Snapshot:
+        return Snapshot(number, {"state": Record({"total": torch.tensor(number)})})
+
+    def play(session: Session, numbers: range) -> None:
+        plan: dict[str, Any] = {"name": "counter", "rounds": 9, "identity": {"seed": 3}}
+        with session.written(Counter(None).opening, at(numbers[0] - 1), **plan):
+            for number in numbers:
+                judged = kinds.Evaluation(overall={"loss": 1.0}) if number in (2, 8) else None
+                session.commit(kinds.Round(round=number, seconds=0.0, evaluation=judged), at(number))
+
+    def resumed() -> tuple[Session, Mapping[str, Record]]:
+        session = Session(tmp_path, checkpoint=4)
+        return session, session.resume("last", {"seed": 3})[0].records
+
+    play(Session(tmp_path, checkpoint=4), range(1, 6))
+    session, records = resumed()
+    assert {name: int(record["total"]) for name, record in records.items()} == {"state": 4, "sound": 2}
+    assert session.sound is records["sound"]
+    play(session, range(5, 10))
+    session, records = resumed()
+    assert {name: int(record["total"]) for name, record in records.items()} == {"state": 8}
+    assert session.sound is records["state"]
+    assert session.folder is not None
+    session.folder.release()
+
+
+def test_whoever_hears_a_run_that_goes_on_is_told_how_it_began(tmp_path: Path) -> None:
+    Counter(tmp_path, rounds=4).fit()
+    reader = Hears()
+    Counter(tmp_path, rounds=5, log=[reader]).resume().fit()
+    assert reader.heard == ["start", "resume", "round", "checkpoint", "result"]
+
+
 def test_without_a_folder_events_are_heard_and_kept() -> None:
-    class Hears(Reader):
-        def __init__(self) -> None:
-            self.heard: list[str] = []
-
-        def event(self, event: dict[str, Any]) -> None:
-            self.heard.append(event["event"])
-
     reader = Hears()
     made = Counter(None, rounds=3, log=[reader]).fit()
     assert reader.heard == ["start", "round", "round", "round", "result"]
@@ -217,8 +252,6 @@ def test_the_page_shows_what_there_is(page: Page, tmp_path: Path) -> None:
 
 
 def test_the_live_page_shows_it_too(page: Page, tmp_path: Path) -> None:
-    from atoll.runs.serve import Dash
-
     Counter(tmp_path).fit()
     name = RunFolder.find("last", tmp_path).name
     with Dash(tmp_path) as live:
@@ -227,4 +260,3 @@ def test_the_live_page_shows_it_too(page: Page, tmp_path: Path) -> None:
         page.open(f"{live.url}#run={name}")
         page.until(lambda: page.text("#run-round") == "round 12 of 12")
         assert page.errors() == []
-    assert report.FILES.is_dir()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atoll.cli.run import build
-from atoll.summary import bytes_text, duration_text
+from atoll.words import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from atoll.cli.run import Wish
@@ -32,7 +32,7 @@ def rehearse(wish: Wish) -> None:
         federation.engine.close()
         if federation.folder is not None:
             federation.folder.release()
-    every = federation.eval_every
+    every = federation.settings.eval_every
     judged = max(1, left // every) if every else 1
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -50,7 +50,7 @@ def rehearse(wish: Wish) -> None:
     for name, text in rows:
         table.add_row(name, text)
     console = Console(highlight=False)
-    for key, value in federation.settings().items():
+    for key, value in federation.keeper.stated().items():
         console.print(f"{key} = {'none' if value is None else value}", markup=False, soft_wrap=True)
     console.print()
     console.print(table)

@@ -23,8 +23,8 @@ from atoll.experiment import prepare
 from atoll.federation import Federation
 from atoll.runs.events import encode
 from atoll.runs.events.kinds import Error
-from atoll.summary import result_view
-from atoll.table import Lines, LiveTable
+from atoll.show.summary import result_view
+from atoll.show.table import Lines, LiveTable
 
 __all__ = ["Wish", "command"]
 
@@ -52,9 +52,9 @@ def command(wish: Wish) -> None:
             _check_place(wish.save)
             federation = build(wish)
             if not wish.quiet:
-                federation.log.append(_display(console))
+                federation.keeper.session.log.append(_display(console))
             if wish.json:
-                federation.log.append(JsonLines())
+                federation.keeper.session.log.append(JsonLines())
             if wish.dash:
                 _show_page(wish, federation, open_things, console)
             run = federation.fit()
@@ -81,7 +81,7 @@ def build(wish: Wish) -> Federation:
 
 def _tell(error: BaseException, federation: Federation | None, wish: Wish, console: Console) -> None:
     """What was played before something went wrong, and how to go on."""
-    started = federation is not None and federation.begun_once
+    started = federation is not None and (federation.folder is not None or federation.history)
     if federation is not None and started and not isinstance(error, (ConfigError, OSError)):
         run = federation.run()
         if run.rounds:
@@ -101,7 +101,13 @@ def _tell(error: BaseException, federation: Federation | None, wish: Wish, conso
             f"{word} {f'after round {done}' if done else 'before the first round was over'}", file=sys.stderr
         )
     hopeless = isinstance(error, DivergedError)
-    if started and federation is not None and federation.folder and federation.can_resume and not hopeless:
+    if (
+        started
+        and federation is not None
+        and federation.folder
+        and federation.keeper.can_resume
+        and not hopeless
+    ):
         path = shlex.quote(str(federation.folder.path))
         print(f"go on with: atoll run --resume {path}", file=sys.stderr)
 
@@ -110,9 +116,9 @@ def _show_page(wish: Wish, federation: Federation, stack: contextlib.ExitStack, 
     """Start the live page, for as long as the run lasts."""
     from atoll.runs.serve import Dash
 
-    if federation.runs is None and federation.folder is None:
+    if federation.keeper.session.runs is None and federation.folder is None:
         raise ConfigError("--dash reads a run folder, and runs is none", hint="leave --set runs=none out")
-    place = federation.folder.path.parent if federation.folder is not None else federation.runs
+    place = federation.folder.path.parent if federation.folder is not None else federation.keeper.session.runs
     assert place is not None
     place.mkdir(parents=True, exist_ok=True)
     page = Dash(place)

@@ -16,7 +16,8 @@ from atoll.runs.events import Event
 from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
 from atoll.runs.story import Story
-from atoll.summary import bytes_text, duration_text, number_text, sparkline, value_text
+from atoll.show.summary import sparkline
+from atoll.words import bytes_text, duration_text, number_text, value_text
 
 __all__ = ["card", "line", "table"]
 

@@ -16,7 +16,7 @@ from atoll.data.catalogue import find_root
 from atoll.errors import DataError
 from atoll.experiment import Experiment, run_settings
 from atoll.schema import accepted, described
-from atoll.summary import bytes_text
+from atoll.words import bytes_text
 
 __all__ = ["describe_data", "get_data", "show_datasets", "show_method", "show_methods"]
 

@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from atoll.summary import duration_text, value_text
 from atoll.trials.sweeping import Sweep
 from atoll.trials.trial import Trial
+from atoll.words import duration_text, value_text
 
 __all__ = ["Board"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
+from atoll.digits import shortened
 from atoll.errors import AtollError, Terminated
-from atoll.measures import shortened
 from atoll.runs.events import kinds
 from atoll.runs.folder import RunFolder
-from atoll.runs.provenance import command, commit, versions
+from atoll.runs.provenance import command, commit, config_text, versions
 
-__all__ = ["COMPARED", "affinity", "begun", "checksum", "error", "partition"]
+__all__ = ["COMPARED", "affinity", "begun", "checksum", "error", "partition", "settings_file"]
 
 COMPARED = 64
 """Clients in an affinity matrix."""
@@ -35,6 +35,16 @@ def begun(start: kinds.Start, folder: RunFolder | None) -> kinds.Start:
         command=command(),
         commit=commit() if folder else None,
     )
+
+
+def settings_file(start: kinds.Start, repeatable: bool) -> bytes:
+    """The content of config.toml: the settings, and where the run came from.
+
+    Args:
+        repeatable: whether the settings alone repeat it; else it is marked as made in Python.
+    """
+    origin: dict[str, Any] = {"command": start.command, "commit": start.commit, **start.versions}
+    return config_text(start.run, start.config, origin | ({} if repeatable else {"custom": True})).encode()
 
 
 def partition(

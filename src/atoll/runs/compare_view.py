@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.runs.averages import Average, Compared
-from atoll.summary import bytes_text, duration_text, value_text
+from atoll.words import bytes_text, duration_text, value_text
 
 __all__ = ["COLOURS", "html", "text", "ticks", "titles", "view"]
 

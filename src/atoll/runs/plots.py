@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from atoll.runs.compare_view import COLOURS
 from atoll.runs.story import Story
-from atoll.summary import bytes_text
+from atoll.words import bytes_text
 
 __all__ = ["affinity", "distribution", "labels", "measure", "participation", "traffic"]
 

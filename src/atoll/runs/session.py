@@ -18,7 +18,7 @@ from atoll.runs import about
 from atoll.runs.checkpoint import Checkpoint, Keep, load_latest, prune, save, tidy
 from atoll.runs.events import Event, kinds, plain
 from atoll.runs.folder import RunFolder
-from atoll.runs.provenance import config_text, versions
+from atoll.runs.provenance import versions
 from atoll.runs.readers import Reader
 from atoll.runs.recorder import Recorder
 from atoll.runs.settings import agree
@@ -28,6 +28,8 @@ from atoll.runs.snapshot import Snapshot
 from atoll.tensors import Record
 
 __all__ = ["Session"]
+
+Opening = Callable[[], Sequence[kinds.Written]]
 
 
 class Session:
@@ -134,7 +136,7 @@ class Session:
     @contextmanager
     def written(
         self,
-        opening: Callable[[], Sequence[kinds.Written]],
+        opening: Opening,
         snapshot: Snapshot,
         *,
         name: str,
@@ -174,14 +176,7 @@ class Session:
             self._model = None  # it may hold on to all that was run
             self._recorder.close()
 
-    def _begin(
-        self,
-        opening: Callable[[], Sequence[kinds.Written]],
-        snapshot: Snapshot,
-        name: str,
-        rounds: int,
-        repeatable: bool,
-    ) -> None:
+    def _begin(self, opening: Opening, snapshot: Snapshot, name: str, rounds: int, repeatable: bool) -> None:
         fresh, nowhere = self.folder is None, self.folder is None and self.runs is None
         log = self.log if nowhere or "csv" in self.log else ["csv", *self.log]
         readers = [make(each) if isinstance(each, str) else each for each in log]
@@ -197,7 +192,7 @@ class Session:
         elif self.folder is not None or readers:
             events = self._opened(opening)
             if self.folder is not None and isinstance(events[0], kinds.Start):
-                self.folder.write("config.toml", _config(self.folder, events[0], repeatable))
+                self.folder.write("config.toml", about.settings_file(events[0], repeatable))
             for event in events:
                 self.emit(event)
         for note in self._notes:
@@ -206,7 +201,7 @@ class Session:
         self.number, self._last, self._round = snapshot.number, snapshot, None
         self.save()
 
-    def _opened(self, opening: Callable[[], Sequence[kinds.Written]]) -> list[kinds.Written]:
+    def _opened(self, opening: Opening) -> list[kinds.Written]:
         """The events that the run begins with, complete."""
         return [
             about.begun(event, self.folder) if isinstance(event, kinds.Start) else event
@@ -273,9 +268,7 @@ class Session:
         self.emit(kinds.Checkpoint(round=now.number, path=f"checkpoints/{path.name}"))
         prune(self.folder.path, self._keep)
 
-    def events(
-        self, opening: Callable[[], Sequence[kinds.Written]], rounds: Iterable[kinds.Round] = ()
-    ) -> list[Event]:
+    def events(self, opening: Opening, rounds: Iterable[kinds.Round] = ()) -> list[Event]:
         """The run so far as events (`docs/runs.md`).
 
         Without a folder, rounds are not kept: they come from `rounds`, and the beginning from `opening` where nobody
@@ -314,9 +307,3 @@ class Session:
             recorder.attempt("model.safetensors", lambda: model(folder.path / "model.safetensors"))
         recorder.attempt("events", lambda: self.emit(about.error(error, self.number)))
         recorder.attempt("export", recorder.export)
-
-
-def _config(folder: RunFolder, start: kinds.Start, repeatable: bool) -> bytes:
-    """The text of config.toml: the settings, and where the run came from."""
-    origin: dict[str, Any] = {"command": start.command, "commit": start.commit, **start.versions}
-    return config_text(folder.name, start.config, origin | ({} if repeatable else {"custom": True})).encode()

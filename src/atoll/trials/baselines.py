@@ -40,7 +40,7 @@ def beside(item: Federation | Experiment | Mapping[str, Any], method: str) -> Fe
             return None
         fields = methods.fields(methods.get(method))
         stated = (
-            {each.name: each.default for each in fields} if item.config else {}
+            {each.name: each.default for each in fields} if item.keeper.config else {}
         )  # by an experiment: all of them
         return item.replace(method=method, **{**stated, **_chosen(item.method, own)})
     if isinstance(item, Experiment):
@@ -64,7 +64,7 @@ def identity(run: Federation | Story, seed: int | None = None) -> str | None:
     if method not in BASELINES:
         return None
     if isinstance(run, Federation):
-        opening, partition = run.about()
+        opening, partition = run.keeper.opening()
         start, sizes = plain(opening), partition.sizes
     else:
         start, sizes = run.start, run.sizes

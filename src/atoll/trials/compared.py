@@ -19,9 +19,9 @@ from atoll.runs.compare import Comparison
 from atoll.runs.folder import RunFolder
 from atoll.runs.listing import resolve
 from atoll.runs.story import Story
-from atoll.summary import duration_text, value_text
 from atoll.trials.baselines import BASELINES, beside, identity
 from atoll.trials.points import fingerprint
+from atoll.words import duration_text, value_text
 
 __all__ = ["check_target", "compare"]
 
@@ -75,11 +75,11 @@ def compare(
             results.append(job)
             continue
         federation = job.make()
-        where = f"[{fresh.index(job) + 1}/{len(fresh)}] {federation.labels['method']}, seed {federation.seed}"
+        where = f"[{fresh.index(job) + 1}/{len(fresh)}] {federation.keeper.labels['method']}, seed {federation.seed}"
         try:
             run = federation.fit()
         except RunError as error:
-            failed.append(f"{federation.labels['method']}, seed {federation.seed}: {error.message}")
+            failed.append(f"{federation.keeper.labels['method']}, seed {federation.seed}: {error.message}")
             log.warning("%s is left out: %s", where, error.message)
             last = error
             continue

@@ -1,10 +1,15 @@
 """Judging models three ways: the global model on the global test set, the global model on each client's test data,
-and each client's own model on its test data. Sums are pooled over samples and divided once."""
+and each client's own model on its test data. Sums are pooled over samples and divided once.
+
+On a network clients judge themselves: "evaluate" and "personal" are programs that end in sums over their test data
+(`Judge.asked`). Where a simulation has all test data in one tensor, the global model passes over it once, for all
+clients together (`Judge.pooled`): the same figures, faster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,117 +19,21 @@ import torch
 from atoll import seeds
 from atoll.contract import Job, Memories, Method, Replies, Work
 from atoll.data import FederatedData, Samples
-from atoll.engines import Engine
+from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
-from atoll.measures import Figures, restored, shortened
-from atoll.membership import Membership
+from atoll.rounds.evaluation import Evaluation, Spread
+from atoll.rounds.membership import Membership
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Evaluation", "Judge", "Spread"]
+__all__ = ["Judge"]
 
 Measures = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+Sums = Mapping[int, tuple[int, Mapping[str, float]]]
+"""Client -> (samples, measure -> its sum over them)."""
+
 _ROWS = 2048
 _WORTH_THREADS = 1 << 26  # multiplications in a batch from which more threads pay
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How a measure is distributed over clients (each client counts once), and its `pooled` mean over samples."""
-
-    mean: float
-    std: float
-    min: float
-    p10: float
-    median: float
-    p90: float
-    max: float
-    pooled: float
-    clients: int
-
-    @staticmethod
-    def of(values: Sequence[float], weights: Sequence[float]) -> Spread:
-        v = np.asarray(values, dtype=np.float64)
-        low, p10, median, p90, high = (float(q) for q in np.percentile(v, [0, 10, 50, 90, 100]))
-        pooled = float(np.average(v, weights=weights))
-        return Spread(float(v.mean()), float(v.std()), low, p10, median, p90, high, pooled, len(v))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Measures of one round.
-
-    `overall` is the global model on the global test set, measure -> value. `clients` is the global model on each
-    client's test data and `personal` each client's own model there, measure -> Spread; `personal` is empty unless the
-    method personalises. `newcomers` is what clients that never took part in a round would use (see `Federation`).
-    `each` holds the clients' values behind `clients` and `personal`: kind -> measure -> client -> value.
-    """
-
-    overall: Mapping[str, float] = field(default_factory=dict)
-    clients: Mapping[str, Spread] = field(default_factory=dict)
-    personal: Mapping[str, Spread] = field(default_factory=dict)
-    newcomers: Mapping[str, Spread] = field(default_factory=dict)
-    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
-
-    @property
-    def measure(self) -> str:
-        """The measure to look at first: accuracy where there is one, else the loss."""
-        return Figures.main(vars(self))
-
-    @property
-    def own(self) -> Mapping[str, Spread]:
-        """How clients fare with the model they would use: the personal one, or the global one."""
-        return self.personal or self.clients
-
-    def value(self, name: str) -> float | None:
-        """A figure by name, such as "accuracy", "own" or "worst" (see `atoll.measures.Figures.value`), or None."""
-        return self._figures.value(name)
-
-    @property
-    def score(self) -> float | None:
-        """How good the models are that clients would use, or else the global one; the more the better."""
-        return self._figures.score
-
-    @property
-    def _figures(self) -> Figures:
-        return Figures(self.to_dict(), self.measure)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "overall": dict(self.overall),
-            "clients": {name: dict(vars(spread)) for name, spread in self.clients.items()},
-            "personal": {name: dict(vars(spread)) for name, spread in self.personal.items()},
-            "newcomers": {name: dict(vars(spread)) for name, spread in self.newcomers.items()},
-        }
-
-    def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
-        """As plain values, with each client's values as lists in the order of `judged` (`docs/runs.md`)."""
-        nan = float("nan")
-        each = {
-            kind: {
-                name: shortened([values.get(client, nan) for client in judged])
-                for name, values in found.items()
-            }
-            for kind, found in self.each.items()
-        }
-        return {**self.to_dict(), "each": each}
-
-    @staticmethod
-    def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Evaluation:
-        """The inverse of `to_event`, but for the digits that each client's values lost."""
-        each = {
-            kind: {
-                name: {k: v for k, v in zip(judged, restored(values), strict=True) if v == v}
-                for name, values in found.items()
-            }
-            for kind, found in event["each"].items()
-        }
-        overall = dict(zip(event["overall"], restored(list(event["overall"].values())), strict=True))
-        spreads = {
-            kind: {name: Spread(**spread) for name, spread in event.get(kind, {}).items()}
-            for kind in ("clients", "personal", "newcomers")
-        }
-        return Evaluation(overall, **spreads, each=each)
 
 
 class Judge:
@@ -169,10 +78,18 @@ class Judge:
         return self.data.samples(client, "test") is not None
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
+        """The evaluation of a state after this round; nothing is remembered of it."""
         there = [client for client in self.clients if self.membership.there(client, round)]
         params, buffers = method.model(state)
         with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
-            overall, clients, each = self._global(params, buffers, there)
+            test = self.data.test_set
+            measured = self.measures(params, buffers, test) if test is not None else {}
+            if self.data.pool("test") is None:
+                sums = self.asked(method, params, buffers, there, round)
+            else:
+                sums = self.pooled(params, buffers, there, measured)
+        overall = {name: float(values.mean()) for name, values in measured.items()}
+        clients, each = _spreads(sums)
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
         if method.personalised and there:
@@ -182,35 +99,38 @@ class Judge:
 
     # --- the global model -------------------------------------------------------------------------------------
 
-    def _global(
-        self, params: Tensors, buffers: Tensors, clients: Sequence[int]
-    ) -> tuple[dict[str, float], dict[str, Spread], dict[str, dict[int, float]]]:
+    def asked(
+        self, method: Method, params: Tensors, buffers: Tensors, clients: Sequence[int], round: int
+    ) -> Sums:
+        """What these clients answer who are sent a model to judge on their test data, with the program "evaluate"."""
+        work = Work(Record(params=params, buffers=buffers), program="evaluate", reduction="each")
+        job = Job(method, work, clients, round, self.seed)
+        _, outcomes = Loop(self.task, self.data, self.device).run(job, _Aside())
+        return {outcome.client: _totals(outcome.metrics) for outcome in outcomes}
+
+    def pooled(self, params: Tensors, buffers: Tensors, clients: Sequence[int], measured: Measures) -> Sums:
+        """The same, by one pass over the tensor that holds all clients' test data.
+
+        Args:
+            measured: the model's measures on the global test set, which may be that tensor itself.
+        """
         test, pool = self.data.test_set, self.data.pool("test")
-        rows = {k: self.data.rows(k, "test") for k in clients} if pool is not None else {}
-        same = test is not None and pool is not None and test.inputs is pool.inputs
-        overall = self.measures(params, buffers, test) if test is not None else {}
-        sums: dict[int, tuple[int, dict[str, float]]] = {}
-        if pool is not None and rows:
-            if same:
-                position, measured = np.arange(len(pool.inputs)), overall
-            else:
-                wanted = np.unique(np.concatenate([r for r in rows.values() if r is not None]))
-                position = np.zeros(len(pool.inputs), np.int64)
-                position[wanted] = np.arange(len(wanted))
-                where = torch.from_numpy(wanted)
-                measured = self.measures(params, buffers, Samples(pool.inputs[where], pool.targets[where]))
-            for k, own in rows.items():
-                if own is not None:
-                    at = position[own]
-                    sums[k] = len(own), {name: float(values[at].sum()) for name, values in measured.items()}
+        assert pool is not None
+        rows = {k: own for k in clients if (own := self.data.rows(k, "test")) is not None}
+        if not rows:
+            return {}
+        if test is not None and test.inputs is pool.inputs:
+            position = np.arange(len(pool.inputs))
         else:
-            for k in clients:
-                samples = self.data.samples(k, "test")
-                assert samples is not None
-                measured = self.measures(params, buffers, samples)
-                sums[k] = len(samples.inputs), {name: float(v.sum()) for name, v in measured.items()}
-        spreads, each = _spreads(sums)
-        return {name: float(values.mean()) for name, values in overall.items()}, spreads, each
+            wanted = np.unique(np.concatenate(list(rows.values())))
+            position = np.zeros(len(pool.inputs), np.int64)
+            position[wanted] = np.arange(len(wanted))
+            where = torch.from_numpy(wanted)
+            measured = self.measures(params, buffers, Samples(pool.inputs[where], pool.targets[where]))
+        return {
+            k: (len(own), {name: float(values[position[own]].sum()) for name, values in measured.items()})
+            for k, own in rows.items()
+        }
 
     def measures(self, params: Tensors, buffers: Tensors, samples: Samples) -> Measures:
         """Per-sample measures of a model, name -> [n]."""
@@ -234,11 +154,7 @@ class Judge:
         sent = method.broadcast(state, clients)
         job = Job(method, Work(sent.shared, sent.own, "personal"), clients, round, self.seed)
         _, outcomes = self.engine.run(job, _Aside(memories))
-        sums = {}
-        for outcome in outcomes:
-            totals = {name: value for name, value in outcome.metrics.items() if name != "count"}
-            sums[outcome.client] = int(outcome.metrics["count"]), totals
-        return _spreads(sums)
+        return _spreads({outcome.client: _totals(outcome.metrics) for outcome in outcomes})
 
     # --- newcomers --------------------------------------------------------------------------------------------
 
@@ -264,19 +180,26 @@ class Judge:
 class _Aside:
     """Memories beside those of the run: what is put here is found here, and nowhere else."""
 
-    def __init__(self, memories: Memories) -> None:
+    def __init__(self, memories: Memories | None = None) -> None:
         self.memories = memories
         self.new: dict[int, Record] = {}
 
     def get(self, client: int) -> Record | None:
-        return self.new[client] if client in self.new else self.memories.get(client)
+        if client in self.new:
+            return self.new[client]
+        return None if self.memories is None else self.memories.get(client)
 
     def put(self, client: int, memory: Record) -> None:
         self.new[client] = memory
 
 
+def _totals(metrics: Mapping[str, float]) -> tuple[int, dict[str, float]]:
+    """Samples, and the sums over them, of what a judging program pools."""
+    return int(metrics["count"]), {name: value for name, value in metrics.items() if name != "count"}
+
+
 def _spreads(
-    sums: Mapping[int, tuple[int, Mapping[str, float]]],
+    sums: Sums,
 ) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
     counted = {k: (n, totals) for k, (n, totals) in sums.items() if n > 0}
     if not counted:

@@ -20,11 +20,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from atoll.evaluation import Evaluation
-from atoll.results import Round
+from atoll.rounds.evaluation import Evaluation
+from atoll.rounds.history import Round
 from atoll.runs.events import Event
 from atoll.runs.readers import Reader
-from atoll.summary import bytes_text, number_text, value_text, worst
+from atoll.show.summary import worst
+from atoll.words import bytes_text, number_text, value_text
 
 __all__ = ["Lines", "LiveTable", "Screen"]
 

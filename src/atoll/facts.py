@@ -1,0 +1,127 @@
+"""What a federation hands over to be written down: plain facts about it, its rounds and its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from atoll.contract import Method
+from atoll.data import FederatedData
+from atoll.digits import shortened
+from atoll.rounds.cohort import Cohorts
+from atoll.rounds.history import Round
+from atoll.rounds.judge import Judge
+from atoll.rounds.outcomes import alike
+from atoll.rounds.play import Played
+from atoll.runs import about
+from atoll.runs.events import kinds
+from atoll.task import Task
+
+__all__ = ["affinity", "fields", "identity", "opening", "round_event"]
+
+
+def fields(method: Method) -> dict[str, Any]:
+    """A method's settings."""
+    return {each.name: getattr(method, each.name) for each in dataclasses.fields(method)}  # type: ignore[arg-type]
+
+
+def opening(
+    labels: Mapping[str, str],
+    config: Mapping[str, Any],
+    method: Method,
+    task: Task,
+    data: FederatedData,
+    cohorts: Cohorts,
+    judge: Judge,
+) -> tuple[kinds.Start, kinds.Partition]:
+    """The events that a run begins with (`docs/runs.md`); `config` are all its settings as plain values."""
+    here = cohorts.membership
+    start = kinds.Start(
+        method=labels["method"],
+        data=labels["data"],
+        partition=labels["partition"],
+        model=labels["model"],
+        seed=cohorts.seed,
+        rounds=config["rounds"],
+        cohort=cohorts.size,
+        clients=len(data),
+        parameters=sum(p.numel() for p in task.module.parameters()),
+        classes=data.classes,
+        measure="accuracy" if "accuracy" in task.metrics else "loss",
+        personalised=method.personalised,
+        target=config["target"],
+        device=str(judge.device),
+        engine=config["engine"],
+        config=config,
+    )
+    return start, about.partition(
+        names=data.names,
+        sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
+        judged=judge.clients,
+        joins=here.joins,
+        leaves=here.leaves,
+        report=data.report().to_dict(),
+    )
+
+
+def identity(
+    method: Method, tasks: Sequence[Task], data: FederatedData, cohorts: Cohorts, device: str
+) -> dict[str, Any]:
+    """What decides the bits of a round, as plain values."""
+    here = cohorts.membership
+    parts = [part for each in tasks for part in each.initial()]
+    form = [[name, list(t.shape), str(t.dtype)] for part in parts for name, t in part.items()]
+    params = sum(part.size() for part in parts[::2])
+    sizes = np.array([data.size(k) for k in range(len(data))] if data.pool() is not None else [])
+    found = {
+        "method": type(method).__name__,
+        **fields(method),
+        "seed": cohorts.seed,
+        "cohort": cohorts.size,
+        "stragglers": cohorts.stragglers,
+        "loss": tasks[0].loss_name,
+        "device": device,
+        "number of clients": len(data),
+        "model": f"{params:,} parameters, form {about.checksum(form):08x}",
+        "clients' sizes": about.checksum(sizes.astype(np.int64).tobytes()),
+    }
+    if here.newcomers:
+        found["newcomers"] = about.checksum(np.array(here.newcomers, np.int64).tobytes())
+    for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):
+        if schedule:
+            found[name] = about.checksum(sorted(schedule.items()))
+    if data.public is not None:
+        found["public data"] = about.checksum(data.public.inputs.cpu().numpy().tobytes())
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def affinity(method: Method, played: Played) -> list[kinds.Affinity]:
+    """What the method knows of how clients are related, or else how alike their last updates point."""
+    known = method.affinity(played.state)
+    of = "update cosine" if known is None else method.relation or "affinity"
+    found = alike(played.outcomes, about.COMPARED) if known is None else known
+    if found is None:
+        return []
+    clients, matrix = found
+    return [about.affinity(played.record.number, of, clients, matrix.double().cpu().numpy())]
+
+
+def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
+    """A round as it is written down (`docs/runs.md`); clients' measures come in the order of `judged`."""
+    found = record.evaluation
+    return kinds.Round(
+        round=record.number,
+        cohort=record.cohort,
+        dropped=record.dropped,
+        refused={str(client): reason for client, reason in record.refused.items()},
+        loss=record.loss,
+        bytes_up=record.bytes_up,
+        bytes_down=record.bytes_down,
+        seconds=round(record.seconds, 6),
+        clients=kinds.Columns(**{name: shortened(column) for name, column in record.clients.items()}),
+        evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
+    )

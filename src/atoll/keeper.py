@@ -1,0 +1,190 @@
+"""Writes a simulation down through a session, and takes it up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atoll import facts, spec
+from atoll.engines import make
+from atoll.errors import ConfigError
+from atoll.measures import Target
+from atoll.results import Run
+from atoll.rounds.cohort import Cohort
+from atoll.rounds.history import Round
+from atoll.rounds.play import Played, Simulation
+from atoll.runs.events import Event, kinds
+from atoll.runs.readers import Reader
+from atoll.runs.session import Session
+from atoll.runs.snapshot import Snapshot
+from atoll.settings import Settings
+from atoll.tensors import to_device
+
+__all__ = ["Keeper"]
+
+
+class Keeper:
+    """Hands the facts of a simulation's rounds to a session.
+
+    Args:
+        log: readers of the run's events, names or objects.
+
+    `labels` name the method, data, partition and model; `config` are further settings of what made the federation.
+    Raises ConfigError for a target that the run does not measure, and for readers that there are not.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        simulation: Simulation,
+        log: str | Sequence[str | Reader] = (),
+    ) -> None:
+        self.settings, self.simulation, self.tasks = settings, simulation, simulation.tasks
+        self.method, self.data = simulation.method, simulation.data
+        self.session = Session(
+            settings.runs,
+            log=spec.items(log, "log") if isinstance(log, str) else log,
+            checkpoint=settings.checkpoint,
+            keep=settings.keep,
+        )
+        self.labels = {
+            "method": type(self.method).__name__,
+            "data": self.data.dataset,
+            "partition": self.data.partition,
+            "model": type(self.tasks[0].module).__name__,
+        }
+        self.config: dict[str, Any] = {}
+        self.target = None if settings.target is None else Target.parse(settings.target)
+        if self.target is not None:
+            self.target.check(self.tasks[0].metrics)
+        self._told: tuple[str, int | None] | None = None  # the engine that the events know of
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def target_round(self) -> int | None:
+        """The first round that reached the target."""
+        if self.target is None:
+            return None
+        judged = ((each.number, each.evaluation) for each in self.simulation.history if each.evaluation)
+        return next((number for number, found in judged if self.target.reached(found)), None)
+
+    def run(self) -> Run:
+        """What the rounds played so far came to."""
+        now, labels, cpu = self.simulation, self.labels, torch.device("cpu")
+        params, buffers = (to_device(part, cpu) for part in self.method.model(now.state))
+        return Run(
+            labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
+            self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
+            self.events,
+        )  # fmt: skip
+
+    def written(self) -> AbstractContextManager[None]:
+        """Inside, the run is played and written down."""
+        return self.session.written(
+            self.opening,
+            self._snapshot(),
+            name=self.labels["method"].lower(),
+            rounds=self.settings.rounds,
+            identity=self._identity(),
+            model=lambda path: self.run().save(path),
+            repeatable=bool(self.config),
+        )
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the run folder has a checkpoint of the last round that counts."""
+        return self.session.can_resume and self.session.number == self.simulation.number
+
+    def stated(self) -> dict[str, Any]:
+        """Every setting that can be written as a value, the method's among them."""
+        own = {**self.settings.to_dict(), "cohort": self.simulation.cohorts.size}
+        return {"method": self.labels["method"], **own, **facts.fields(self.method), **self.config}
+
+    def events(self) -> list[Event]:
+        """The run so far."""
+        judged = self.simulation.judge.clients
+        rounds = (facts.round_event(each, judged) for each in self.simulation.history)
+        return self.session.events(self.opening, rounds)
+
+    def html(self, title: str) -> str:
+        """What the federation is, as a table."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(key)}</th>"
+            f"<td style='text-align:left'>{escape('none' if value is None else str(value))}</td></tr>"
+            for key, value in {**self.labels, **self.stated()}.items()
+        )
+        return f"<div><b>{escape(title)}</b><table>{rows}</table></div>"
+
+    def opening(self) -> tuple[kinds.Start, kinds.Partition]:
+        """The events that the run begins with."""
+        simulation, task = self.simulation, self.tasks[0]
+        return facts.opening(
+            self.labels, self.stated(), self.method, task, self.data, simulation.cohorts, simulation.judge
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        device = self.simulation.judge.device.type
+        return facts.identity(self.method, self.tasks, self.data, self.simulation.cohorts, device)
+
+    def _snapshot(self) -> Snapshot:
+        now = self.simulation
+        return Snapshot(now.number, {"state": now.state}, now.memories, {"engine": now.engine.settled()})
+
+    # --- what happens -----------------------------------------------------------------------------------------
+
+    def begun(self, cohort: Cohort) -> None:
+        """A round has begun."""
+        self.session.emit(kinds.Begin(round=self.simulation.number + 1, cohort=cohort.clients))
+
+    def committed(self, played: Played) -> None:
+        """A round counts; what the engine settled on is told where that is news."""
+        record, engine = played.record, self.simulation.engine
+        if self._told != (told := engine.settled()):
+            name, workers = self._told = told
+            text = engine.describe()
+            self.session.emit(kinds.Engine(round=record.number, name=name, workers=workers, text=text))
+        self.session.commit(
+            facts.round_event(record, self.simulation.judge.clients if record.evaluation is not None else []),
+            self._snapshot(),
+            last=record.number == self.settings.rounds or self.target_round is not None,
+            beside=lambda: facts.affinity(self.method, played),
+        )
+
+    def end(self) -> None:
+        """The run is over."""
+        run = self.run()
+        over: kinds.Reason = "rounds" if len(run.rounds) >= self.settings.rounds else "stopped"
+        reason = "target" if self.target_round is not None else over
+        self.session.end(kinds.Result(reason=reason, **run.to_dict()))
+
+    def resume(self, run: str | Path) -> None:
+        """Take up a run (see `Federation.resume`)."""
+        found, events = self.session.resume(run, self._identity(), self._check_engine)
+        name, workers = found.facts["engine"]
+        threads = workers if name == "batched" else self.settings.workers or workers
+        judged: list[int] = next((e["judged"] for e in events if e["event"] == "partition"), [])
+        device = self.simulation.judge.device
+        state, sound = to_device(found.records["state"], device), found.records.get("sound")
+        self.simulation.take_up(
+            [Round.of_event(each, judged) for each in events if each["event"] == "round"],
+            found.round,
+            state,
+            state if sound is None else to_device(sound, device),
+            make(name, self.tasks, self.data, device, threads),
+        )
+        found.restore(self.simulation.memories)
+
+    def _check_engine(self, known: Mapping[str, Any]) -> None:
+        """Refuse a run that another engine played."""
+        name, _ = known["engine"]
+        if self.settings.engine not in ("auto", name):
+            raise ConfigError(
+                f"the run was played by the engine {name}, not {self.settings.engine}",
+                hint="leave engine out: another one differs in the last bits",
+            )

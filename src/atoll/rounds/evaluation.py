@@ -1,0 +1,114 @@
+"""What judging came to: the global model on the global test set, the global model on each client's test data, and each
+client's own model on its test data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from atoll.digits import restored, shortened
+from atoll.measures import Figures
+
+__all__ = ["Evaluation", "Spread"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a measure is distributed over clients (each client counts once), and its `pooled` mean over samples."""
+
+    mean: float
+    std: float
+    min: float
+    p10: float
+    median: float
+    p90: float
+    max: float
+    pooled: float
+    clients: int
+
+    @staticmethod
+    def of(values: Sequence[float], weights: Sequence[float]) -> Spread:
+        v = np.asarray(values, dtype=np.float64)
+        low, p10, median, p90, high = (float(q) for q in np.percentile(v, [0, 10, 50, 90, 100]))
+        pooled = float(np.average(v, weights=weights))
+        return Spread(float(v.mean()), float(v.std()), low, p10, median, p90, high, pooled, len(v))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures of one round.
+
+    `overall` is the global model on the global test set, measure -> value. `clients` is the global model on each
+    client's test data and `personal` each client's own model there, measure -> Spread; `personal` is empty unless the
+    method personalises. `newcomers` is what clients that never took part in a round would use (see `Federation`).
+    `each` holds the clients' values behind `clients` and `personal`: kind -> measure -> client -> value.
+    """
+
+    overall: Mapping[str, float] = field(default_factory=dict)
+    clients: Mapping[str, Spread] = field(default_factory=dict)
+    personal: Mapping[str, Spread] = field(default_factory=dict)
+    newcomers: Mapping[str, Spread] = field(default_factory=dict)
+    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """The measure to look at first: accuracy where there is one, else the loss."""
+        return Figures.main(vars(self))
+
+    @property
+    def own(self) -> Mapping[str, Spread]:
+        """How clients fare with the model they would use: the personal one, or the global one."""
+        return self.personal or self.clients
+
+    def value(self, name: str) -> float | None:
+        """A figure by name, such as "accuracy", "own" or "worst" (see `atoll.measures.Figures.value`), or None."""
+        return self._figures.value(name)
+
+    @property
+    def score(self) -> float | None:
+        """How good the models are that clients would use, or else the global one; the more the better."""
+        return self._figures.score
+
+    @property
+    def _figures(self) -> Figures:
+        return Figures(self.to_dict(), self.measure)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "overall": dict(self.overall),
+            "clients": {name: dict(vars(spread)) for name, spread in self.clients.items()},
+            "personal": {name: dict(vars(spread)) for name, spread in self.personal.items()},
+            "newcomers": {name: dict(vars(spread)) for name, spread in self.newcomers.items()},
+        }
+
+    def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
+        """As plain values, with each client's values as lists in the order of `judged` (`docs/runs.md`)."""
+        nan = float("nan")
+        each = {
+            kind: {
+                name: shortened([values.get(client, nan) for client in judged])
+                for name, values in found.items()
+            }
+            for kind, found in self.each.items()
+        }
+        return {**self.to_dict(), "each": each}
+
+    @staticmethod
+    def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Evaluation:
+        """The inverse of `to_event`, but for the digits that each client's values lost."""
+        each = {
+            kind: {
+                name: {k: v for k, v in zip(judged, restored(values), strict=True) if v == v}
+                for name, values in found.items()
+            }
+            for kind, found in event["each"].items()
+        }
+        overall = dict(zip(event["overall"], restored(list(event["overall"].values())), strict=True))
+        spreads = {
+            kind: {name: Spread(**spread) for name, spread in event.get(kind, {}).items()}
+            for kind in ("clients", "personal", "newcomers")
+        }
+        return Evaluation(overall, **spreads, each=each)

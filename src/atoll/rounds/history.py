@@ -1,0 +1,48 @@
+"""What happened in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from atoll.digits import restored
+from atoll.rounds.evaluation import Evaluation
+
+__all__ = ["Round"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened in one round (counted from 1).
+
+    `cohort` took part; `dropped` were slower than the method accepts; `refused` maps clients whose replies could not
+    be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together. `clients` has
+    columns about the cohort, in its order, NaN where unknown: training `loss`, `samples` used, `norm` of the update,
+    `cosine` of the update to the mean one (both estimated for models of over 4,096 numbers), `start` and `end` of the
+    client's work in seconds since the round began.
+    """
+
+    number: int
+    cohort: Sequence[int]
+    dropped: Sequence[int] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    loss: float = float("nan")
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    evaluation: Evaluation | None = None
+    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @staticmethod
+    def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
+        """The round that an event of a run tells of (`docs/runs.md`); clients' measures come by `judged`."""
+        number = float("nan") if event["loss"] is None else event["loss"]
+        refused = {int(client): reason for client, reason in event["refused"].items()}
+        found = event["evaluation"]
+        columns = {name: restored(column) for name, column in event["clients"].items()}
+        evaluation = None if found is None else Evaluation.of_event(found, judged)
+        return Round(
+            event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
+            event["bytes_down"], event["seconds"], evaluation, columns,
+        )  # fmt: skip

@@ -1,0 +1,53 @@
+"""The model that one client would predict with, as a module."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from atoll.contract import Job, Memories, Method, Work
+from atoll.data import FederatedData
+from atoll.engines.client import Client
+from atoll.errors import ConfigError
+from atoll.machine import threads
+from atoll.task import Task
+from atoll.tensors import Record, to_device
+
+__all__ = ["personal_model"]
+
+
+def personal_model(
+    method: Method,
+    state: Record,
+    client: int,
+    task: Task,
+    data: FederatedData,
+    memories: Memories,
+    device: torch.device,
+    round: int,
+    seed: int,
+) -> nn.Module:
+    """What the client's program "personal" predicts with, fine-tuned if that is the method; on the CPU, in `eval` mode.
+
+    For methods without models of the client's own it is the global model. Where a method predicts otherwise than by
+    its model alone, this is the model. Raises ConfigError where the client's model is narrower than the module.
+    """
+    sent = method.broadcast(state, [client])
+    job = Job(method, Work(sent.shared, sent.own, "personal"), [client], round, seed)
+    memory = memories.get(client)
+    with threads(1):
+        local = Client(task, data, device).working(job.order(client), job.program, memory)
+    if "params" in local:
+        found = local.params, local.buffers
+    else:
+        received = to_device(job.work.received(client), device)
+        memory = job.program.remember(task, received) if memory is None else memory
+        found = method.personal(received, memory)
+    params, buffers = (part.map(lambda value: value.cpu()) for part in found)
+    whole = {**task.initial()[0], **task.initial()[1]}
+    if any(value.shape != whole[name].shape for name, value in {**params, **buffers}.items()):
+        raise ConfigError(
+            f"{type(method).__name__}: this client's model is narrower than {type(task.module).__name__}",
+            hint="take the global model, run().model",
+        )
+    return task.load(params, buffers).eval()

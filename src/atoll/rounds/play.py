@@ -1,0 +1,152 @@
+"""Rounds one after another, each with everybody's answer: what a simulation plays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from atoll.contract import Channel, Method, Outcome, Population
+from atoll.data import FederatedData
+from atoll.engines import Engine
+from atoll.rounds.cohort import Cohort, Cohorts
+from atoll.rounds.evaluation import Evaluation
+from atoll.rounds.history import Round
+from atoll.rounds.judge import Judge
+from atoll.rounds.memories import MemoryStore
+from atoll.rounds.outcomes import columns
+from atoll.rounds.personal import personal_model
+from atoll.rounds.round import ServerRound, diverged
+from atoll.task import architecture
+from atoll.tensors import Record
+
+__all__ = ["Played", "Simulation"]
+
+_HOPELESS = 1e4  # a mean cross entropy that guessing at random never comes near
+
+
+@dataclass(frozen=True)
+class Played:
+    """A round that was played and does not count yet: what happened, the state after it, what became of each reply."""
+
+    record: Round
+    state: Record
+    outcomes: Sequence[Outcome]
+
+
+class Simulation:
+    """The rounds of a simulated federation.
+
+    A round is played beside the present state, and counts once it is committed: whatever breaks it off leaves `state`
+    and the memories where they were.
+
+    Args:
+        state: the server's state before the first round.
+
+    `tasks` are the architectures of its clients. `number` is the last round that counts, `history` what happened in
+    all of them. `sound` is the last state that an evaluation found finite.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        population: Population,
+        data: FederatedData,
+        cohorts: Cohorts,
+        engine: Engine,
+        judge: Judge,
+        state: Record,
+        *,
+        channel: Channel | None = None,
+    ) -> None:
+        self.method, self.population, self.data = method, population, data
+        self.cohorts, self.engine, self.judge, self.channel = cohorts, engine, judge, channel
+        self.tasks = population.tasks
+        self.memories = MemoryStore()
+        self.state = self.sound = state
+        self.number = 0
+        self.history: list[Round] = []
+
+    def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
+        """Play the next round; `begun` is told who works in it. Nothing counts yet.
+
+        Raises DivergedError, RunError (see `ServerRound.settle`).
+        """
+        self.memories.rollback()
+        number, since = self.number + 1, time.perf_counter()
+        cohort = self.cohorts.enlist(number)
+        begun(cohort)
+        round = ServerRound(
+            self.method, self.population, self.state, cohort, number, self.cohorts.seed,
+            channel=self.channel, name=self.data.names.__getitem__,
+        )  # fmt: skip
+        while round.job is not None:
+            round.settle(*self.engine.run(round.job, self.memories))
+        seconds = time.perf_counter() - since
+        record = Round(
+            number, cohort.clients, cohort.dropped, round.refused, _loss(round.outcomes), round.bytes_up,
+            round.bytes_down, seconds, clients=columns(cohort.clients, round.outcomes, since),
+        )  # fmt: skip
+        return Played(record, round.state, round.outcomes)
+
+    def judged(self, played: Played) -> Played:
+        """The round with an evaluation of its state.
+
+        Raises DivergedError where the model has left the finite numbers; the state is the last sound one then.
+        """
+        evaluation = self.judge(self.method, played.state, self.memories, played.record.number)
+        problem = _problem(evaluation)
+        if problem is not None:
+            self.state = self.sound
+            raise diverged(played.record.number, problem)
+        return replace(played, record=replace(played.record, evaluation=evaluation))
+
+    def personal(self, client: int) -> nn.Module:
+        """The model that a client would predict with now (see `atoll.rounds.personal`)."""
+        task = self.tasks[architecture(client, len(self.tasks))]
+        return personal_model(
+            self.method, self.state, client, task, self.data, self.memories, self.judge.device, self.number,
+            self.cohorts.seed,
+        )  # fmt: skip
+
+    def take_up(
+        self, history: list[Round], number: int, state: Record, sound: Record, engine: Engine
+    ) -> None:
+        """Go on after a round that was played elsewhere, with the engine that gives its bits, without any memories."""
+        self.engine.close()
+        self.engine = self.judge.engine = engine
+        self.history, self.number, self.state, self.sound = history, number, state, sound
+        self.memories.close()
+
+    def commit(self, played: Played) -> None:
+        """From now on the round counts."""
+        self.state, self.number = played.state, played.record.number
+        self.memories.commit()
+        if played.record.evaluation is not None:
+            self.sound = played.state
+        self.history.append(played.record)
+
+
+def _problem(evaluation: Evaluation) -> str | None:
+    """Why an evaluated model must be called diverged, or None."""
+    for name, value in evaluation.overall.items():
+        if not np.isfinite(value):
+            return f"{name} on the test set is {value}"
+    loss = evaluation.overall.get("loss", 0.0)
+    if "accuracy" in evaluation.overall and loss > _HOPELESS:
+        return f"the loss on the test set is {loss:.3g}"
+    return None
+
+
+def _loss(outcomes: Sequence[Outcome]) -> float:
+    """Mean training loss over the samples of the accepted clients."""
+    pairs = [
+        (o.metrics["loss"], o.metrics["count"])
+        for o in outcomes
+        if o.refused is None and "loss" in o.metrics and o.metrics.get("count")
+    ]
+    total = sum(count for _, count in pairs)
+    return sum(loss for loss, _ in pairs) / total if total else float("nan")

@@ -1,0 +1,180 @@
+"""The server's half of one round, as a state machine without clock, disk, engine or display.
+
+    enlisted -> [enrol: ask new clients, welcome their answers] -> train: broadcast, reduce, update, refine -> over
+
+Each phase has a `job`, what its clients are asked. Answers come one by one in any order (`deliver`, then `close`), as
+from a network, or gathered and reduced by an engine (`settle`). Both ways give the same state, to the bit: replies are
+summed by the cohort's runs of clients, in their order, whoever is fastest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NoReturn
+
+import torch
+
+from atoll.contract import Answer, Channel, Gathering, Job, Method, Order, Outcome, Population, Reducer
+from atoll.errors import DivergedError, RunError
+from atoll.rounds.cohort import Cohort
+from atoll.tensors import Record
+
+__all__ = ["Phase", "ServerRound", "diverged"]
+
+Phase = Literal["enrol", "train", "over"]
+
+
+class ServerRound:
+    """One round from the server's side.
+
+    Args:
+        state: the server's state after the round before. It is never changed: `state` is the new one at the end.
+        cohort: who takes part.
+        number: the round's, from 1.
+        seed: the run's.
+        channel: what happens to replies on the way.
+        name: what a client is called in errors.
+
+    `phase` is "enrol" (only where the method asks new clients something first), "train" or "over"; `job` is what is
+    asked in it, None when over. `outcomes` are those of the training phase; bytes are of all phases and clients.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        population: Population,
+        state: Record,
+        cohort: Cohort,
+        number: int,
+        seed: int,
+        *,
+        channel: Channel | None = None,
+        name: Callable[[int], object] = str,
+    ) -> None:
+        self.method, self.population, self.number, self.seed = method, population, number, seed
+        self.cohort, self.channel, self._name = cohort, channel, name
+        self.state = method.leave(state, cohort.gone) if cohort.gone else state
+        self.bytes_up = self.bytes_down = 0
+        self.outcomes: list[Outcome] = []
+        self.phase: Phase = "over"
+        self.job: Job | None = None
+        self._gathering: Gathering | None = None
+        if cohort.clients:
+            asked = method.enrol(self.state, cohort.clients)
+            if asked is None:
+                self._train()
+            else:
+                new, work = asked
+                self._open(
+                    "enrol", Job(method, replace(work, reduction="each"), new, number, seed, cohort=len(new))
+                )
+
+    @property
+    def refused(self) -> dict[int, str]:
+        """Clients whose replies could not be used, and why."""
+        return _refused(self.outcomes)
+
+    def orders(self) -> list[Order]:
+        """What each client is asked in this phase, in the order of clients."""
+        return [] if self.job is None else [self.job.order(client) for client in self.job.clients]
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    def deliver(self, answer: Answer) -> Outcome:
+        """Take one client's answer; the outcome says whether it may be used.
+
+        Raises KeyError for a client that this phase does not ask, ValueError for one that has answered.
+        """
+        if self.job is None:
+            raise KeyError(f"round {self.number} is over")
+        self._gathering = self._gathering or Gathering(self.job)
+        return self._gathering.deliver(answer)
+
+    @property
+    def missing(self) -> list[int]:
+        """Clients that have not answered in this phase."""
+        if self.job is None:
+            return []
+        return list(self.job.clients) if self._gathering is None else self._gathering.missing
+
+    def close(self) -> None:
+        """End the phase with the answers that were delivered."""
+        assert self.job is not None, "the round is over"
+        self.settle(*(self._gathering or Gathering(self.job)).result())
+
+    def settle(self, reducer: Reducer, outcomes: Sequence[Outcome]) -> None:
+        """End the phase with what came of its job, gathered elsewhere.
+
+        Raises DivergedError where the model leaves the finite numbers, RunError where every reply was refused; the
+        state the round began with is then the last one that counts.
+        """
+        assert self.job is not None, "the round is over"
+        self.bytes_up += sum(outcome.nbytes for outcome in outcomes)
+        if self.phase == "enrol":
+            self._welcome(reducer, outcomes)
+            self._train()
+        else:
+            self._update(reducer, outcomes)
+            self._open("over", None)
+
+    # --- phases -----------------------------------------------------------------------------------------------
+
+    def _open(self, phase: Phase, job: Job | None) -> None:
+        self.phase, self.job, self._gathering = phase, job, None
+        if job is not None:
+            self.bytes_down += sum(job.work.nbytes(client) for client in job.clients)
+
+    def _welcome(self, reducer: Reducer, outcomes: Sequence[Outcome]) -> None:
+        """Take in what new clients answered; nobody may fail to."""
+        assert self.job is not None
+        replies, refused = reducer.result(), _refused(outcomes)
+        if replies is None or refused:
+            self._unusable(refused or dict.fromkeys(self.job.clients, "it has no weight"))
+        self.state = self.method.welcome(self.state, replies)
+
+    def _train(self) -> None:
+        clients = self.cohort.clients
+        work, expected = self.method.broadcast(self.state, clients), self.method.expects(self.state)
+        self._open(
+            "train",
+            Job(
+                self.method, work, clients, self.number, self.seed, expected, self.cohort.epochs,
+                cohort=len(clients), channel=self.channel,
+            ),
+        )  # fmt: skip
+
+    def _update(self, reducer: Reducer, outcomes: Sequence[Outcome]) -> None:
+        assert self.job is not None
+        self.outcomes = list(outcomes)
+        replies, refused = reducer.result(), self.refused
+        if replies is not None:
+            state = self.method.refine(self.method.update(self.state, replies), self.population)
+            params, _ = self.method.model(state)
+            if not all(bool(torch.isfinite(value).all()) for value in params.values()):
+                raise diverged(self.number, "the updated model has non-finite numbers")
+            self.state = state
+        elif refused and len(refused) == len(self.job.clients):
+            self._unusable(refused)
+
+    def _unusable(self, refused: Mapping[int, str]) -> NoReturn:
+        reasons = Counter(refused.values()).most_common(1)[0]
+        names = ", ".join(str(self._name(client)) for client in list(refused)[:5])
+        message = f"round {self.number}: all {len(refused)} replies were refused; the model stays as it was"
+        detail = f"clients {names}{' ...' if len(refused) > 5 else ''}: {reasons[0]}"
+        if any("finite" in reason for reason in refused.values()):
+            raise diverged(self.number, f"every client's update was refused ({detail})")
+        raise RunError(f"{message} ({detail})")
+
+
+def diverged(number: int, what: str) -> DivergedError:
+    """The error of a run whose model left the finite numbers."""
+    return DivergedError(
+        f"round {number}: the run diverged: {what}; the last finite model is kept",
+        hint="lower lr (or server_lr), or set clip",
+    )
+
+
+def _refused(outcomes: Sequence[Outcome]) -> dict[int, str]:
+    return {outcome.client: outcome.refused for outcome in outcomes if outcome.refused is not None}

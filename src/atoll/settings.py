@@ -1,0 +1,115 @@
+"""How a run is set, beside its model, data and method: one schema behind Python keywords, TOML files and `--set`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+from msgspec import Meta
+
+from atoll.measures import Target
+from atoll.schema import convert
+
+__all__ = ["Count", "Place", "Rounds", "Settings", "Share", "signature"]
+
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Schedule = str | dict[str | int, int] | None
+
+Rounds = Annotated[Count, Meta(description="rounds to play")]
+Place = Annotated[
+    str | None, Meta(description="directory for run folders; auto: ATOLL_RUNS, or runs; none keeps nothing")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is set. What each field means and takes is in its annotation (`atoll methods NAME` lists them).
+
+    Everything random follows from `seed`. `newcomers` take part in no round; every evaluation judges them apart, after
+    `adapt` rounds of their own with the server's state as it is then: how well what was learned serves clients that
+    were not there. Of those that leave, the server drops what it keeps (`Method.leave`); nobody is trained anew.
+    `joins` and `leaves` draw clients by the seed, or name them: ``{"north": 20}``. Stragglers manage some of their
+    local epochs, drawn uniformly; methods without `partial_work` drop them.
+    """
+
+    rounds: Rounds = 10
+    cohort: Annotated[
+        Count | Share | None, Meta(description="clients a round, a number or a share; by default at most 10")
+    ] = None
+    newcomers: Annotated[
+        Whole | Share, Meta(description="clients (or a share) that never take part, and are judged apart")
+    ] = 0
+    adapt: Annotated[Whole, Meta(description="rounds newcomers train before they are judged")] = 1
+    joins: Annotated[
+        Schedule, Meta(description='clients that come later: "6@20" has six, or a share, join in round 20')
+    ] = None
+    leaves: Annotated[
+        Schedule, Meta(description='clients that leave: "6@40" has six, or a share, gone from round 40 on')
+    ] = None
+    seed: Annotated[Whole, Meta(description="everything random follows from it")] = 0
+    stragglers: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(description="share of a cohort that manages only some local epochs"),
+    ] = 0.0
+    target: Annotated[str | None, Meta(description='stop once reached, such as "accuracy:0.97"')] = None
+    eval_every: Annotated[Whole, Meta(description="rounds between evaluations; 0 only at the end")] = 1
+    eval_clients: Annotated[Count | None, Meta(description="judge at most so many clients")] = None
+    engine: Annotated[
+        Literal["auto", "batched", "processes", "loop"],
+        Meta(description="where clients' work runs; auto tries them"),
+    ] = "auto"
+    workers: Annotated[
+        Count | None, Meta(description="threads or processes of the engine; by default one a core")
+    ] = None
+    device: Annotated[str, Meta(description='"auto", "cpu", "cuda", "cuda:1" ...')] = "auto"
+    runs: Place = None
+    checkpoint: Annotated[Whole, Meta(description="rounds between checkpoints; 0 only at the end")] = 10
+    keep: Annotated[
+        str, Meta(description='checkpoints that stay: "last", "best", "every:50", "all", with commas')
+    ] = "last, best"
+
+    @classmethod
+    def kinds(cls) -> dict[str, Any]:
+        """The annotated type of every field."""
+        hints = get_type_hints(Settings, include_extras=True)
+        return {each.name: hints[each.name] for each in dataclasses.fields(Settings)}
+
+    @staticmethod
+    def split(given: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
+        """The settings among these keywords, and the keywords that are none.  Raises ConfigError."""
+        known = Settings.kinds()
+        own = {
+            key: str(value) if isinstance(value, Target) else value
+            for key, value in given.items()
+            if key in known
+        }
+        return Settings.of(own), {key: value for key, value in given.items() if key not in known}
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Settings from values as Python has them.  Raises ConfigError, naming key, value and what it takes."""
+        kinds = cls.kinds()
+        return cls(**{key: convert(key, value, "", kinds[key]) for key, value in given.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields with their values."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(Settings)}
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function that takes settings as keywords, with all of them in it."""
+    known = inspect.signature(function)
+    *first, rest = known.parameters.values()
+    assert rest.kind is inspect.Parameter.VAR_KEYWORD
+    kinds = Settings.kinds()
+    keys = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=kinds[each.name])
+        for each in dataclasses.fields(Settings)
+        if each.name not in known.parameters
+    ]  # fmt: skip
+    return known.replace(parameters=[*first, *keys, rest])

@@ -1,0 +1,1 @@
+"""Text for a terminal: the live table, the summary of a run."""

@@ -1,0 +1,39 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["bytes_text", "duration_text", "number_text", "value_text"]
+
+
+def bytes_text(count: int) -> str:
+    """Bytes in powers of 1000: 812 B, 3.2 MB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"
+
+
+def duration_text(seconds: float) -> str:
+    """A length of time: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def number_text(value: float) -> str:
+    """Four digits, or a dash where it is not finite."""
+    return f"{value:.4g}" if math.isfinite(value) else "–"
+
+
+def value_text(name: str, value: float, digits: int = 1) -> str:
+    """A measure as people read it: accuracies in percent."""
+    if name == "accuracy" and math.isfinite(value):
+        return f"{100 * value:.{digits}f} %"
+    return number_text(value)
