@@ -50,7 +50,9 @@ def assemble(
     tasks = architectures(model, data, method, seed, loss, metrics)
     check_splits(method, data)
     engine = make(settings.engine, tasks, data, device, settings.workers)
-    judge = Judge(tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt)
+    judge = Judge(
+        tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, channel
+    )
     cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atoll.contract.around import Around
 from atoll.contract.change import Change
 from atoll.contract.gather import Gathering, outcome
 from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work
@@ -12,6 +13,7 @@ from atoll.contract.screen import misshapen, screen
 
 __all__ = [
     "Answer",
+    "Around",
     "Change",
     "Channel",
     "ClientData",

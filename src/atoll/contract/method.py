@@ -40,6 +40,10 @@ class Program(ABC):
         """What a client remembers before its first round (a record of tensors; empty: the method has no memory)."""
         return Record()
 
+    def recall(self, task: Task, received: Record, stored: Record | None) -> Record:
+        """What `begin` is given as memory, from what is stored of the client; None before its first round."""
+        return self.remember(task, received) if stored is None else stored
+
     @abstractmethod
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         """The client's working state at the start of its round."""

@@ -8,10 +8,12 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from atoll.contract.around import Around
+from atoll.contract.change import Change
 from atoll.contract.messages import Reply, Work
 from atoll.contract.method import Method, Program
 from atoll.contract.reduce import Reducer
-from atoll.tensors import Record
+from atoll.tensors import Record, Tensors
 
 __all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome"]
 
@@ -27,13 +29,15 @@ class Memories(Protocol):
 class Channel(Protocol):
     """What happens to updates on their way from client to server.
 
-    The client half wraps the programs that clients run: it is pure and written for one client like they are, so every
-    engine has it for free, and it may keep a memory of its own beside the program's. The server half wraps the
-    reducer that takes the replies.
+    The client half is put around the programs that clients run (see `Around`), and may have a memory of its own beside
+    theirs. The server half is put around the reducer that takes the replies.
     """
 
-    def program(self, name: str, inner: Program) -> Program:
-        """The program of that name with the client half around it. All programs are asked for: each gets the memory."""
+    def program(self, name: str, inner: Program, change: Change | None) -> Around:
+        """The program of that name with the client half around it; a plain `Around` where there is nothing to do.
+
+        Programs must be hashable and equal where they do the same (frozen dataclasses), for steps to be captured once.
+        """
         ...
 
     def reducer(self, work: Work, inner: Reducer) -> Reducer:
@@ -110,12 +114,20 @@ class Job:
     def program(self) -> Program:
         """What the clients run."""
         inner = self.method.program(self.work.program)
-        return inner if self.channel is None else self.channel.program(self.work.program, inner)
+        if self.channel is None:
+            return inner
+        return self.channel.program(self.work.program, inner, self.method.change)
 
     def reducer(self) -> Reducer:
         """A new reducer for the replies."""
         inner = self.method.reducer(self.work)
         return inner if self.channel is None else self.channel.reducer(self.work, inner)
+
+    def changed(self, values: Record, received: Record, memory: Record) -> Tensors | None:
+        """How far a client's model moved, from its reply and what it was given; None where the method does not say."""
+        if self.method.change is None:
+            return None
+        return self.method.change.of(values, received, memory if self.channel is None else memory.method)
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

@@ -187,11 +187,13 @@ class _Group:
 
     def memory(self, received: Record, dims: Any) -> tuple[Record, Any]:
         known = [self.memories.get(client) for client in self.clients]
-        for at, record in enumerate(known):
-            if record is None:
-                mine = pick(received, dims, at)
-                known[at] = self.program.remember(self.task, mine)
-        stacked = self.stack([record for record in known if record is not None])
+        alike = not self.job.work.own
+        stacked = self.stack(
+            [
+                self.program.recall(self.task, received if alike else pick(received, dims, at), each)
+                for at, each in enumerate(known)
+            ]
+        )
         return stacked, own_dims(stacked)
 
     def stack(self, records: list[Record]) -> Record:
@@ -348,8 +350,7 @@ class _Group:
         first = map_leaves(lambda v: v[0], reply.values)
         wrong = misshapen(first, self.job.form(self.clients[0]))
         bytes_each = nbytes(first)
-        change = self.job.method.change
-        changed = None if wrong or change is None else change.of(reply.values, received, memory)
+        changed = None if wrong else self.job.changed(reply.values, received, memory)
         probes = None if changed is None else probe(changed, self.job.cohort, stacked=True)
         ended = time.perf_counter()
         outcomes, accepted = [], []

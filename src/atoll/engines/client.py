@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from atoll.contract import Answer, Change, ClientData, Order, Program
+from atoll.contract import Answer, ClientData, Order, Program
 from atoll.data import FederatedData
 from atoll.engines.probe import probe
 from atoll.engines.reading import client_data, of_stage, step_keys, the_order, whole_keys
 from atoll.errors import AtollError, RunError
 from atoll.task import Batch, Task
-from atoll.tensors import Record, to_device
+from atoll.tensors import Record, Tensors, to_device
 
 __all__ = ["Client", "failed", "located"]
 
@@ -29,13 +31,14 @@ class Client:
         order: Order,
         program: Program,
         memory: Record | None,
-        change: Change | None = None,
+        changed: Callable[[Record, Record, Record], Tensors | None] | None = None,
         cohort: int = 1,
     ) -> tuple[Answer, Record]:
         """The answer to an order, and what the client remembers.
 
-        `memory` is what it remembered, None before its first round. With `change` the answer has a probe, for a cohort
-        of so many. Raises RunError (or what AtollError the program raised) that names client, round and stage.
+        `memory` is what is stored of it, None before its first round. With `changed` (see `Job.changed`) the answer has
+        a probe, for a cohort of so many. Raises RunError (or what AtollError the program raised) that names client,
+        round and stage.
         """
         received, memory, data = self._given(order, program, memory)
         local = self._trained(order, program, received, memory, data)
@@ -45,8 +48,8 @@ class Client:
                 local,
                 of_stage(data, whole_keys(order, [order.client], "finish")[0].to(self.device)),
             )
-        changed = None if change is None else change.of(reply.values, received, memory)
-        return Answer(order.client, reply, None if changed is None else probe(changed, cohort)), after
+        moved = None if changed is None else changed(reply.values, received, memory)
+        return Answer(order.client, reply, None if moved is None else probe(moved, cohort)), after
 
     @torch.no_grad()
     def working(self, order: Order, program: Program, memory: Record | None) -> Record:
@@ -59,7 +62,8 @@ class Client:
     ) -> tuple[Record, Record, ClientData]:
         received = to_device(order.received, self.device)
         with located(self.data, order, "remember"):
-            held = program.remember(self.task, received) if memory is None else to_device(memory, self.device)
+            stored = None if memory is None else to_device(memory, self.device)
+            held = program.recall(self.task, received, stored)
         return received, held, client_data(self.data, order, program, self.device)
 
     def _trained(

@@ -254,7 +254,7 @@ def _performed(
         for client in order.clients:
             begun = time.perf_counter()
             answer, memory = runner.answer(
-                job.order(client), program, memories.get(client), job.method.change, job.cohort
+                job.order(client), program, memories.get(client), job.changed, job.cohort
             )
             found = outcome(answer, job, begun, time.perf_counter())
             outcomes.append(found)

@@ -33,12 +33,12 @@ class Loop(Engine):
         self.client = client or Client(task, data, device)
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
-        gathering, program, change = Gathering(job), job.program, job.method.change
+        gathering, program = Gathering(job), job.program
         with threads(1):
             for client in job.clients:
                 begun = time.perf_counter()
                 answer, memory = self.client.answer(
-                    job.order(client), program, memories.get(client), change, job.cohort
+                    job.order(client), program, memories.get(client), job.changed, job.cohort
                 )
                 found = gathering.deliver(answer, begun, time.perf_counter())
                 if memory and not found.refused:

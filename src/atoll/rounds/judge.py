@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from atoll import seeds
-from atoll.contract import Job, Memories, Method, Replies, Work
+from atoll.contract import Channel, Job, Memories, Method, Replies, Work
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
@@ -54,9 +54,10 @@ class Judge:
         limit: int | None,
         membership: Membership,
         adapt: int = 1,
+        channel: Channel | None = None,
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
-        self.limit, self.adapt, self.membership = limit, adapt, membership
+        self.limit, self.adapt, self.membership, self.channel = limit, adapt, membership, channel
         self.newcomers = [client for client in membership.newcomers if self._tested(client)]
 
     @cached_property
@@ -152,7 +153,9 @@ class Judge:
     ) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
         """These clients run the method's "personal" program, which ends in sums over their test data."""
         sent = method.broadcast(state, clients)
-        job = Job(method, Work(sent.shared, sent.own, "personal"), clients, round, self.seed)
+        job = Job(
+            method, Work(sent.shared, sent.own, "personal"), clients, round, self.seed, channel=self.channel
+        )
         _, outcomes = self.engine.run(job, _Aside(memories))
         return _spreads({outcome.client: _totals(outcome.metrics) for outcome in outcomes})
 
@@ -163,7 +166,9 @@ class Judge:
         clients, aside = self.newcomers, _Aside(memories)
 
         def played(work: Work, expected: Record, clients: Sequence[int], number: int) -> Replies | None:
-            job = Job(method, work, clients, number, self.seed, expected, cohort=len(clients))
+            job = Job(
+                method, work, clients, number, self.seed, expected, cohort=len(clients), channel=self.channel
+            )
             return self.engine.run(job, aside)[0].result()
 
         asked = method.enrol(state, clients)

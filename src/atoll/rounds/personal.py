@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from atoll.contract import Job, Memories, Method, Work
+from atoll.contract import Channel, Job, Memories, Method, Work
 from atoll.data import FederatedData
 from atoll.engines.client import Client
 from atoll.errors import ConfigError
@@ -26,6 +26,7 @@ def personal_model(
     device: torch.device,
     round: int,
     seed: int,
+    channel: Channel | None = None,
 ) -> nn.Module:
     """What the client's program "personal" predicts with, fine-tuned if that is the method; on the CPU, in `eval` mode.
 
@@ -33,16 +34,17 @@ def personal_model(
     its model alone, this is the model. Raises ConfigError where the client's model is narrower than the module.
     """
     sent = method.broadcast(state, [client])
-    job = Job(method, Work(sent.shared, sent.own, "personal"), [client], round, seed)
+    job = Job(method, Work(sent.shared, sent.own, "personal"), [client], round, seed, channel=channel)
     memory = memories.get(client)
     with threads(1):
         local = Client(task, data, device).working(job.order(client), job.program, memory)
+    local = local if channel is None else local.inner
     if "params" in local:
         found = local.params, local.buffers
     else:
         received = to_device(job.work.received(client), device)
-        memory = job.program.remember(task, received) if memory is None else memory
-        found = method.personal(received, memory)
+        held = job.program.recall(task, received, memory)
+        found = method.personal(received, held if channel is None else held.method)
     params, buffers = (part.map(lambda value: value.cpu()) for part in found)
     whole = {**task.initial()[0], **task.initial()[1]}
     if any(value.shape != whole[name].shape for name, value in {**params, **buffers}.items()):

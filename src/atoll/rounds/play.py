@@ -109,7 +109,7 @@ class Simulation:
         task = self.tasks[architecture(client, len(self.tasks))]
         return personal_model(
             self.method, self.state, client, task, self.data, self.memories, self.judge.device, self.number,
-            self.cohorts.seed,
+            self.cohorts.seed, self.channel,
         )  # fmt: skip
 
     def take_up(

@@ -67,9 +67,8 @@ class ServerRound:
                 self._train()
             else:
                 new, work = asked
-                self._open(
-                    "enrol", Job(method, replace(work, reduction="each"), new, number, seed, cohort=len(new))
-                )
+                work = replace(work, reduction="each")
+                self._open("enrol", Job(method, work, new, number, seed, cohort=len(new), channel=channel))
 
     @property
     def refused(self) -> dict[int, str]:
