@@ -6,16 +6,15 @@ import logging
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
+from atoll.cli.explain import explain
 from atoll.cli.runs import log, ls, rm, show
 from atoll.cli.sweep import sweep
-from atoll.errors import AtollError
 
 __all__ = ["app", "main"]
 
@@ -51,20 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
         if level == "DEBUG":
             traceback.print_exception(error)
         sys.exit(code)
-
-
-def explain(error: BaseException) -> tuple[str, str | None, int]:
-    """What to say about an error, what to advise, and the exit code."""
-    if isinstance(error, AtollError):
-        return error.message, error.hint, error.exit_code
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    lines = str(error).strip().splitlines() or [""]
-    return (
-        f"{type(error).__name__}: {lines[0]:.300}{where}",
-        "ATOLL_LOG_LEVEL=debug shows where it came from",
-        1,
-    )
 
 
 def _version(asked: bool) -> None:

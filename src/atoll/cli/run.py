@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from atoll.cli.events import JsonLines
-from atoll.cli.main import explain
+from atoll.cli.explain import explain
 from atoll.errors import ConfigError, DivergedError, Terminated
 from atoll.experiment import prepare
 from atoll.federation import Federation

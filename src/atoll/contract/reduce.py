@@ -178,11 +178,10 @@ class Mean(Total):
             rule = self.rule(name)
             if rule == "max":
                 found[name] = map_leaves(torch.maximum, held, more[name])
+            elif rule == "sum":
+                found[name] = map_leaves(lambda t, v: t.add_(_wide(v)), held, more[name])
             else:
-                share = weight if rule == "mean" else 1.0
-                found[name] = map_leaves(
-                    lambda t, v, share=share: t.add_(_wide(v), alpha=share), held, more[name]
-                )
+                found[name] = map_leaves(lambda t, v: t.add_(_wide(v), alpha=weight), held, more[name])
         return Record(found)
 
     def add_stacked(self, clients: Sequence[int], replies: Reply) -> None:

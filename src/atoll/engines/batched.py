@@ -168,7 +168,7 @@ class _Group:
 
     def _where(self) -> str:
         """Whose work is being done, for errors."""
-        names = [str(self.engine.data.names[client]) for client in self.clients[:3]]
+        names = [str(self.engine.data.names[client]) for client in sorted(self.clients)[:3]]
         more = f" and {len(self.clients) - 3} more" if len(self.clients) > 3 else ""
         some = "client" if len(self.clients) == 1 else "clients"
         return f"round {self.job.round}, {some} {', '.join(names)}{more}, {self.stage}"

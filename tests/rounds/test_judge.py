@@ -1,0 +1,72 @@
+"""Judging as a program that clients run, and the pass over all test data at once: the same figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import atoll
+import atoll.data
+from atoll.federation import Federation
+
+
+def clients(regression: bool = False, tested: int = 7) -> dict[str, Any]:
+    rng = np.random.default_rng(2)
+    made = {}
+    for k, n in enumerate((9, 15, 20, 4)):
+        x = rng.normal(size=(n + tested * (k + 1), 6)).astype(np.float32)
+        y = x[:, 0].astype(np.float32) if regression else rng.integers(0, 3, len(x))
+        made[f"c{k}"] = {"train": (x[:n], y[:n]), "test": (x[n:], y[n:])}
+    return made
+
+
+@pytest.mark.parametrize("regression", [False, True])
+@pytest.mark.parametrize("method", ["fedavg", "fedper", "fedamp"])
+def test_the_pooled_pass_is_what_clients_answer_who_judge_themselves(method: str, regression: bool) -> None:
+    data = atoll.data.from_clients(clients(regression), **({} if regression else {"classes": 3}))
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 1 if regression else 3))
+    if regression:
+        model = nn.Sequential(model, nn.Flatten(0))
+    fed = Federation(model, data, method, rounds=2, batch_size=4, device="cpu", engine="loop")
+    fed.round()
+    judge, (params, buffers) = fed.judge, fed.method.model(fed.state)
+    assert data.pool("test") is not None and judge.clients == [0, 1, 2, 3]
+    measured = {} if data.test_set is None else judge.measures(params, buffers, data.test_set)
+    pooled = judge.pooled(params, buffers, judge.clients, measured)
+    asked = judge.asked(fed.method, params, buffers, judge.clients, fed.number)
+    assert pooled.keys() == asked.keys() == {0, 1, 2, 3}
+    for client, (count, sums) in pooled.items():
+        assert asked[client][0] == count
+        assert asked[client][1].keys() == sums.keys()
+        for name, value in sums.items():
+            assert asked[client][1][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_population_made_on_demand_judges_itself() -> None:
+    held = list(clients().values())
+    whole = {str(k): each for k, each in enumerate(held)}
+    lazy = atoll.data.from_function(
+        lambda k: held[k], clients=4, classes=3, size=lambda k: len(held[k]["train"][0])
+    )
+    found = []
+    for data in (atoll.data.from_clients(whole, classes=3), lazy):
+        torch.manual_seed(0)
+        fed = Federation(nn.Linear(6, 3), data, "fedavg", rounds=1, batch_size=4, device="cpu", engine="loop")
+        found.append(fed.evaluate())
+    for name, spread in found[0].clients.items():
+        assert found[1].clients[name].mean == pytest.approx(spread.mean, rel=1e-5)
+    assert found[0].each["clients"]["loss"].keys() == found[1].each["clients"]["loss"].keys()
+
+
+def test_judging_leaves_no_trace() -> None:
+    data = atoll.data.from_clients(clients(), classes=3)
+    fed = Federation(nn.Linear(6, 3), data, "ditto", rounds=2, batch_size=4, device="cpu", engine="loop")
+    fed.round()
+    known = {k: fed.memories.get(k) for k in fed.memories.clients()}
+    first, second = fed.evaluate(), fed.evaluate()
+    assert first == second
+    assert {k: fed.memories.get(k) for k in fed.memories.clients()} == known
