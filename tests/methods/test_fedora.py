@@ -63,7 +63,7 @@ def test_the_walk_is_the_closed_form(alpha: float) -> None:
     weights, neighbours = graph(36)
     matrix = closed_form(weights, neighbours, alpha)
     torch.testing.assert_close(matrix.sum(1), torch.ones(36, dtype=torch.float64))
-    assert float(matrix.min()) >= 0
+    assert float(matrix.min()) >= -1e-12  # the inverse, of which some processors round a zero below zero
     assert float(matrix.diagonal().min()) >= 1 - alpha - 1e-6
     models = torch.randn(36, 50, dtype=torch.float64)
     everyone = torch.arange(36)
