@@ -143,11 +143,14 @@ def test_signals_end_a_run_in_order(sent: int, code: int, word: str, engine: str
     running = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
-    assert running.stdout is not None
-    while '"event":"round"' not in (line := running.stdout.readline()):
-        assert line
-    running.send_signal(sent)
-    out, err = running.communicate(timeout=60)
+    try:
+        assert running.stdout is not None
+        while '"event":"round"' not in (line := running.stdout.readline()):
+            assert line
+        running.send_signal(sent)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()  # or it would play on
     assert running.returncode == code, err
     assert f"{word} after round" in err
     assert "Traceback" not in err

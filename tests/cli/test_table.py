@@ -35,14 +35,26 @@ def screen(width: int = 100) -> tuple[Console, io.StringIO]:
     return Console(file=stream, force_terminal=True, width=width, height=40, color_system=None), stream
 
 
-@pytest.mark.parametrize("width", [60, 100, 160])
-def test_the_live_table_shows_the_last_rounds(width: int) -> None:
-    console, stream = screen(width)
-    table = LiveTable(console)
+WIDTHS = (60, 100, 160)
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[int, tuple[Console, io.StringIO, LiveTable]]:
+    """One run, watched at several widths."""
+    screens = {width: screen(width) for width in WIDTHS}
+    tables = {width: LiveTable(console) for width, (console, _) in screens.items()}
     experiment = Experiment.read(rounds=12, clients=5, model="logistic", engine="loop", method="fedavg-ft")
     federation = experiment.build()
-    federation.keeper.session.log.append(table)
+    federation.keeper.session.log.extend(tables.values())
     federation.fit()
+    return {width: (*screens[width], tables[width]) for width in WIDTHS}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_live_table_shows_the_last_rounds(
+    width: int, shown: dict[int, tuple[Console, io.StringIO, LiveTable]]
+) -> None:
+    console, stream, table = shown[width]
     console.file = last = io.StringIO()
     console.print(table._view())
     text = last.getvalue()

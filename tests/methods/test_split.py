@@ -147,9 +147,16 @@ def test_everything_private_is_local_training_to_the_bit(method: Any, solver: di
     assert same(Record(zip(("params", "buffers"), ours.method.model(ours.state), strict=True)), theirs.state)
 
 
-@pytest.mark.parametrize("engine", ["batched", "processes"])
-@pytest.mark.parametrize("everywhere", [0, 2])
-@pytest.mark.parametrize("method", [FedPer, LGFedAvg])
+@pytest.mark.parametrize(
+    ("method", "everywhere", "engine"),
+    [
+        pytest.param(method, everywhere, engine, marks=marks)
+        for method in (FedPer, LGFedAvg)
+        for everywhere in (0, 2)
+        for engine in ("batched", "processes")
+        for marks in [pytest.mark.slow if method is LGFedAvg and engine == "processes" else ()]
+    ],
+)
 def test_the_ends_run_in_every_engine(method: Any, everywhere: int, engine: str) -> None:
     federation = fitted(engine, method(lr=0.05, batch_size=4, head_layers=everywhere), plain)
     plays_fedavg = (everywhere == 0) == (method is FedPer)
@@ -578,11 +585,24 @@ VARIANTS = [
 ]
 
 
+VARIED = (FedRep, FedBABU)
+"""Batched, `VARIANTS` ask more of these than the methods of `KINDS` do, which are for the long run."""
+
+
 @pytest.mark.parametrize(
     ("method", "engine"),
     [
-        *((method, "batched") for method in [*KINDS.values(), *VARIANTS]),
-        *((method, "processes") for method in KINDS.values()),
+        *(
+            pytest.param(method, "batched", marks=pytest.mark.slow if isinstance(method, VARIED) else ())
+            for method in KINDS.values()
+        ),
+        *((method, "batched") for method in VARIANTS),
+        *(
+            pytest.param(
+                method, "processes", marks=() if isinstance(method, (FedBN, FedRep)) else pytest.mark.slow
+            )
+            for method in KINDS.values()
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{type(value).__name__}-{value.optimizer}",
 )

@@ -15,17 +15,27 @@ import pytest
 from atoll.runs.folder import RunFolder
 from tests.runs.test_resume import ENGINES, federation
 
+FEW = (("fedavg", "loop"), ("scaffold", "loop"), ("scaffold", "batched"), ("fedadam", "processes"))
+"""Each engine, each method, and memories in two of the engines; the rest is for the long run."""
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedadam"])
+
+@pytest.mark.parametrize(
+    ("method", "engine"),
+    [
+        pytest.param(method, engine, marks=() if (method, engine) in FEW else pytest.mark.slow)
+        for method in ("fedavg", "scaffold", "fedadam")
+        for engine in ENGINES
+    ],
+)
 def test_killed_at_random_moments(method: str, engine: str, tmp_path: Path) -> None:
     """Runs that are killed again and again, at random moments of rounds and checkpoints, lose nothing."""
     plan: dict[str, Any] = {
         "rounds": 20,
         "checkpoint": 1,
         "keep": "last",
-        "workers": 1,
-    }  # a fork has no OpenMP threads
+        "workers": 1,  # a fork has no OpenMP threads
+        "equal": True,  # one form of step to capture, in every child
+    }
     whole = federation(method, engine, runs=tmp_path / "whole", **plan).fit()
     assert whole.folder is not None
     want = (whole.folder.path / "model.safetensors").read_bytes()

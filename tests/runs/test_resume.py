@@ -71,6 +71,8 @@ def federation(
     batch = {} if method == "fedsgd" else {"batch_size": 4}
     steps: dict[str, Any] = {"distill_steps": 4} if method == "feddf" else {}
     steps |= {"steps": 6} if method.startswith("pfedhn") else {}  # of their default, 50
+    steps |= {"finetune_epochs": 1} if method == "fedbabu" else {}  # of 5
+    steps |= {"head_epochs": 2} if method == "fedrep" else {}  # of 10
     return Federation(Net, data(EQUAL) if equal else data(), method, **batch, **steps, **settings)
 
 
@@ -96,8 +98,19 @@ def everything(federation: Federation) -> dict[str, bytes]:
     return found
 
 
+FEW = {
+    "batched": (
+        "fedavg", "scaffold", "fedavg-ft", "fedbn", "feddf", "fedma", "fedmd", "fedora", "heterofl", "ifca",
+        "pfedhn-pc",
+    ),
+    "processes": ("fedavg", "scaffold", "fedora"),
+}  # fmt: skip
+"""Methods that span the contract: means and single replies; nothing, a control variate, buffers and outputs
+remembered; steps of "personal"; `enrol`, `refine` and `adapt`; own payloads and forms; a state that changes its form;
+what `begin` reads. The loop plays every method, and the long run (`slow`) all of them in both engines."""
+
 PAIRS = [
-    (method, engine)
+    pytest.param(method, engine, marks=() if method in FEW.get(engine, METHODS) else pytest.mark.slow)
     for method in sorted(METHODS)
     for engine in ENGINES
     if engine != "processes"
