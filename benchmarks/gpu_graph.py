@@ -42,7 +42,7 @@ def captured_step(work: Workload, cohort: int, setting: Setting) -> tuple[Step, 
     received = pytree.tree_map(there, method.broadcast(state, range(cohort)).shared)
     count = torch.tensor(float(work.samples), device=device)
     with torch.no_grad():
-        local = method.begin(task, received, atoll.Record(), atoll.ClientData(count))
+        local = method.begin(task, received, atoll.Record(), atoll.ClientData(count, torch.tensor(0)))
 
     def step(local: atoll.Record, batch: list[Tensor]) -> atoll.Record:
         inputs, targets, key = batch

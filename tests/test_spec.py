@@ -20,7 +20,7 @@ from atoll.models import build
 from atoll.optimizers import schedule_factor
 from atoll.rounds.membership import Membership
 from atoll.runs.checkpoint import Keep
-from atoll.runs.readers import make
+from atoll.runs.sinks import make
 from atoll.trials.points import parse_grid
 from atoll.trials.shared import Shared
 

@@ -22,6 +22,7 @@ from atoll.federation import Federation
 from atoll.methods import FedAvg, FedDF, FedMD, Local
 from atoll.methods.parts.outputs import cuts
 from atoll.results import Run
+from atoll.rounds.cohort import Cohort, Cohorts
 from atoll.rounds.history import Round
 from atoll.seeds import rng
 from atoll.task import Task
@@ -210,7 +211,7 @@ def test_without_distillation_each_architecture_is_averaged_apart(monkeypatch: p
     for at, model in enumerate((small, large)):
         mine = [k for k in range(5) if k % 2 == at]
         alone = Federation(model, data(), FedAvg(**PLAN), rounds=2, cohort=5, engine="loop", device="cpu")
-        monkeypatch.setattr(alone, "enlist", lambda _, mine=mine: (mine, {}, []))
+        monkeypatch.setattr(Cohorts, "enlist", lambda self, number, mine=mine: Cohort(mine))
         alone.fit()
         close(
             federation.state.students[str(at)], Record(params=alone.state.params, buffers=alone.state.buffers)

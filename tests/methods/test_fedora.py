@@ -296,7 +296,7 @@ def test_who_comes_late_starts_from_the_mean_of_its_neighbours_models() -> None:
     fed = federation(Fedora(lr=0.3, batch_size=7, top_k=3, temperature=4.0), groups(), joins={6: 5})
     for _ in range(4):
         fed.round()
-    models = {int(k): model["weight"].numpy() for k, model in dict.items(fed.state.models)}
+    models = {int(k): model["weight"].numpy() for k, model in fed.state.models.items()}
     assert sorted(models) == [0, 1, 2, 3, 4, 5, 7]
     inputs = fed.data.samples(6).inputs  # type: ignore[union-attr]
     order = fed.state.near.ids.tolist()
