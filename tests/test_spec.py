@@ -51,9 +51,9 @@ def joining(text: str) -> dict[int, int]:
 def reader(text: str) -> Any:
     """Which reader, and where it writes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("atoll.runs.csvs.Csv", lambda: "csv")
-        patch.setattr("atoll.runs.loggers.TensorBoard", lambda where: ("tensorboard", where))
-        patch.setattr("atoll.runs.mlflows.MLflow", lambda where: ("mlflow", where))
+        patch.setattr("atoll.runs.sinks.Csv", lambda: "csv")
+        patch.setattr("atoll.runs.sinks.TensorBoard", lambda where: ("tensorboard", where))
+        patch.setattr("atoll.runs.sinks.MLflow", lambda where: ("mlflow", where))
         return make(text)
 
 

@@ -22,6 +22,8 @@ from atoll.methods.personal.relatedness import (
     walk,
 )
 from atoll.methods.personal.sketches import basis
+from atoll.rounds.cohort import Cohort
+from atoll.rounds.round import ServerRound
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, leaves
 
@@ -315,7 +317,11 @@ def test_who_comes_late_starts_from_the_mean_of_its_neighbours_models() -> None:
         offered["weight"], mean(sketch, part / part.norm(dim=1, keepdim=True)), atol=1e-5
     )
     others = {k: fed.memories.get(k).params["weight"].clone() for k in models}  # type: ignore[union-attr]
-    state = fed._enrol(fed.state, [6], 5)[0]
+    now = fed.simulation
+    asked = ServerRound(now.method, now.population, now.state, Cohort([6]), 5, fed.seed)
+    assert asked.job is not None
+    asked.settle(*fed.engine.run(asked.job, fed.memories))
+    state = asked.state
     order = state.near.ids.tolist()
     start = fed.method.broadcast(state, [6]).own[6].params["weight"]
     np.testing.assert_allclose(
