@@ -251,7 +251,7 @@ def one_exchange(setting: Mapping[str, Any], start: str, match: bool) -> float:
         experiment = atoll.Experiment.read(**{**QUIET, **setting, "method": "pfnm", "start": start})
         federation = experiment.build()
         if not match:
-            federation.method = Unmatched(**experiment.settings)
+            federation = federation.replace(method=Unmatched(**experiment.settings))
         run = federation.fit()
     assert run.accuracy is not None
     return 100 * run.accuracy

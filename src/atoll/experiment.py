@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from msgspec import Meta
 
 from atoll import data as sources
-from atoll import methods, models
+from atoll import methods, models, spec
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
 from atoll.errors import AtollError, ConfigError, DataError, suggest
@@ -114,10 +114,8 @@ class Experiment(Settings):
         """
         given: dict[str, tuple[Any, str]] = {}
         for text in sets:
-            key, equals, value = text.partition("=")
-            if not equals or not key.strip():
-                raise ConfigError(f"--set {text!r} is not KEY=VALUE", hint="for example --set lr=0.05")
-            given[key.strip()] = (value.strip(), f"(--set {text})")
+            key, value = spec.assignment(text, "--set")
+            given[key] = (value, f"(--set {text})")
         given |= {key: (value, "") for key, value in overrides.items()}
         if file is not None:
             content = parse(Path(file))
@@ -181,7 +179,7 @@ class Experiment(Settings):
                 f"{folder.path} was made in Python, with its own model or data",
                 hint="go on in Python: Federation(...).resume(path).fit()",
             )
-        for key in [text.partition("=")[0].strip() for text in sets] + list(overrides):
+        for key in [spec.assignment(text, "--set")[0] for text in sets] + list(overrides):
             if key in known and key not in FREE:
                 raise ConfigError(
                     f"{key} cannot change when a run is resumed", hint=f"what may change: {', '.join(FREE)}"
@@ -201,7 +199,9 @@ class Experiment(Settings):
         tokens = self.model == "auto" and not example.inputs.is_floating_point()
         network = "lstm" if tokens else self.model
 
-        architectures = [partial(models.build, each.strip(), shape, outputs) for each in network.split("+")]
+        architectures = [
+            partial(models.build, each, shape, outputs) for each in spec.chain(network, "model", "+")
+        ]
 
         own = {key: value for key, value in Settings.to_dict(self).items() if key != "runs"}
         federation = Federation(
@@ -231,7 +231,7 @@ class Experiment(Settings):
         if partition == "auto":
             natural = dataset.natural is not None and self.clients is None
             partition = "natural" if natural else "iid" if dataset.classes is None else "dirichlet:0.3"
-        if self.clients is None and partition.partition(":")[0] not in ("natural", "by"):
+        if self.clients is None and spec.parse(partition, "partition").name not in ("natural", "by"):
             return partition, max(2, min(30, dataset.train.count // 20))
         return partition, self.clients
 

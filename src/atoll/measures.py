@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from atoll import spec
 from atoll.errors import ConfigError, suggest
 
 __all__ = ["OF_MAIN", "Figures", "Measured", "Target"]
@@ -78,6 +78,9 @@ class Measured(Protocol):
         """A figure by name (see `Figures.value`)."""
 
 
+_VALUE = spec.number("value")
+
+
 @dataclass(frozen=True)
 class Target:
     """A value to be reached: of a measure ("accuracy", "loss" ...), or of another figure (see `Figures.value`)."""
@@ -88,14 +91,11 @@ class Target:
     @staticmethod
     def parse(text: str, measure: str | None = None) -> Target:
         """Read "accuracy:0.97", or "0.97" of the main measure where that is given.  Raises ConfigError."""
-        name, _, value = text.rpartition(":")
-        try:
-            target = Target(name.strip() or measure or "", float(value))
-        except ValueError:
-            target = Target("", math.nan)
-        if not target.measure or not math.isfinite(target.value):
-            raise ConfigError(f"target {text!r} is not MEASURE:VALUE", hint="for example accuracy:0.97")
-        return target
+        if measure is not None and ":" not in text:
+            return Target(
+                measure, _VALUE.read(text.strip(), f"target {text!r}", "write a number, or MEASURE:VALUE")
+            )
+        return Target(*spec.pair(text, "target", ":", spec.word("measure"), _VALUE))
 
     def __str__(self) -> str:
         short = f"{self.value:g}"

@@ -171,7 +171,7 @@ def test_two_sweeps_at_once_are_one_too_many(atoll: Atoll, tmp_path: Path) -> No
         (["--grid", "lr"], ["is not KEY=VALUE,VALUE"]),
         (["--grid", 'model=["mlp:64"'], ["is not an array"]),
         (["--target", "speed:3"], ["do not measure 'speed'"]),
-        (["--target", "fast"], ["not MEASURE:VALUE"]),
+        (["--target", "fast"], ["value = 'fast' is not a number"]),
         (["--set", "rounds=none"], ["rounds cannot be 'none'"]),
         (["no-such-file.toml"], ["cannot read no-such-file.toml"]),
     ],

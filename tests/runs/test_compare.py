@@ -398,7 +398,7 @@ def test_csv_has_every_figure() -> None:
         ([], None, "no runs"),
         ([[]], None, "run 1 has not begun"),
         ([told("a", [0.1]), told("b", [1.0], measure="loss")], None, "no measure in common"),
-        ([told("a", [0.1])], "accuracy:high", "not MEASURE:VALUE"),
+        ([told("a", [0.1])], "accuracy:high", "value = 'high' is not a number"),
         ([told("a", [0.1])], "f1:0.5", "no run measures 'f1'"),
     ],
 )

@@ -59,7 +59,7 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
 }
 
 
-def build(text: str, shape: Sequence[int], classes: int) -> nn.Module:
+def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Module:
     """The model that `text` names, for samples of `shape` and this many classes (or outputs).
 
     "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], else "mlp". "mlp:128,64"
@@ -67,7 +67,8 @@ def build(text: str, shape: Sequence[int], classes: int) -> nn.Module:
     "lenet-bn" and so on have BatchNorm between the layers. "lstm" reads integer tokens; its vocabulary is `classes`.
     Raises ConfigError for anything else.
     """
-    return _made(spec.parse(text, "model"), tuple(shape), classes)
+    call = spec.parse(text, "model") if isinstance(text, str) else text
+    return _made(call, tuple(shape), classes)
 
 
 def _made(call: spec.Call, shape: Shape, classes: int) -> nn.Module:
