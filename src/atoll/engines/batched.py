@@ -23,7 +23,7 @@ from atoll.data import FederatedData, Samples
 from atoll.engines.client import failed
 from atoll.engines.engine import Engine
 from atoll.engines.probe import probe
-from atoll.engines.reading import Reading, of_stage, step_keys, the_order, whole, whole_keys
+from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys, the_order, whole, whole_keys
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
 from atoll.machine import cores, threads
@@ -263,12 +263,7 @@ class _Group:
         if self.program.plan().batch_size is None:
             width = padded_width(width)
         pool, rows = self.engine.pool(self.clients, "train")
-        index = np.zeros((total, size, width), np.int64)
-        mask = np.zeros((total, size, width), np.float32)
-        for at, (order, own) in enumerate(zip(self.orders, rows, strict=True)):
-            steps, b = order.index.shape
-            index[:steps, at, :b] = own[order.index]
-            mask[:steps, at, :b] = order.mask
+        index, mask = stacked(self.orders, rows, width)
         full = mask.min(axis=(1, 2)) > 0
         where = torch.from_numpy(index).to(self.device).flatten(1).unbind()
         masks = torch.from_numpy(mask).to(self.device).unbind()
@@ -277,9 +272,7 @@ class _Group:
         def batch(t: int, first: int, last: int) -> list[Tensor]:
             all_of_them = last - first == size
             at = where[t] if all_of_them else where[t][first * width : last * width]
-            inputs, targets = pool.inputs.index_select(0, at), pool.targets.index_select(0, at)
-            inputs = inputs.view(last - first, width, *inputs.shape[1:])
-            targets = targets.view(last - first, width, *targets.shape[1:])
+            inputs, targets = (part.view(last - first, width, *part.shape[1:]) for part in gather(pool, at))
             if full[t]:
                 return [inputs, targets, keys[t]]
             return [inputs, targets, keys[t][first:last], masks[t][first:last]]

@@ -9,7 +9,7 @@ import torch
 from atoll.contract import Answer, ClientData, Order, Program
 from atoll.data import FederatedData
 from atoll.engines.probe import probe
-from atoll.engines.reading import client_data, of_stage, step_keys, the_order, whole_keys
+from atoll.engines.reading import client_data, gather, of_stage, step_keys, the_order, whole_keys
 from atoll.errors import AtollError, RunError
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, to_device
@@ -82,8 +82,8 @@ class Client:
         train = self.data.samples(client) if len(read.index) else None
         for index, mask, key in zip(read.index, read.mask, keys, strict=True):
             assert train is not None
-            rows = torch.from_numpy(index[mask > 0])
-            batch = Batch(train.inputs[rows], train.targets[rows], torch.ones(len(rows)), key)
+            inputs, targets = gather(train, torch.from_numpy(index[mask > 0]))
+            batch = Batch(inputs, targets, torch.ones(len(inputs)), key)
             local = program.step(self.task, local, to_device(batch, self.device))
         return local
 

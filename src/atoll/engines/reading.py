@@ -15,7 +15,18 @@ from atoll.contract import ClientData, Job, Order, Plan, Program
 from atoll.data import FederatedData, Samples
 from atoll.task import Batch, Task
 
-__all__ = ["Reading", "client_data", "of_stage", "reading", "step_keys", "the_order", "whole", "whole_keys"]
+__all__ = [
+    "Reading",
+    "client_data",
+    "gather",
+    "of_stage",
+    "reading",
+    "stacked",
+    "step_keys",
+    "the_order",
+    "whole",
+    "whole_keys",
+]
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,28 @@ def the_order(order: Order, plan: Plan, task: Task, samples: int) -> Reading:
     rng = seeds.rng(order.seed, "order", order.round, order.client)
     found = reading(plan, samples, rng, epochs=order.epochs, merge_last=task.normalises)
     return found if order.limit is None else Reading(found.index[: order.limit], found.mask[: order.limit])
+
+
+def stacked(
+    readings: Sequence[Reading], rows: Sequence[np.ndarray[Any, Any]], width: int
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.float32]]]:
+    """The readings of clients side by side: `index` [steps, clients, width] into samples that are joined, `mask` alike.
+
+    `rows` say where each client's samples are among the joined ones. Shorter readings are padded with mask 0.
+    """
+    steps = max((len(each.index) for each in readings), default=0)
+    index = np.zeros((steps, len(readings), width), np.int64)
+    mask = np.zeros((steps, len(readings), width), np.float32)
+    for at, (read, own) in enumerate(zip(readings, rows, strict=True)):
+        count, b = read.index.shape
+        index[:count, at, :b] = own[read.index]
+        mask[:count, at, :b] = read.mask
+    return index, mask
+
+
+def gather(samples: Samples, index: Tensor) -> list[Tensor]:
+    """Inputs and targets of the samples at `index` [n]."""
+    return [samples.inputs.index_select(0, index), samples.targets.index_select(0, index)]
 
 
 def step_keys(job: Job | Order, clients: Sequence[int], steps: int) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from atoll.contract import Order, Program
 from atoll.engines.capture import Captured
 from atoll.engines.client import Client
-from atoll.engines.reading import step_keys, the_order
+from atoll.engines.reading import gather, stacked, step_keys, the_order
 from atoll.engines.steps import Steps, padded_width
 from atoll.tensors import Record
 
@@ -38,15 +39,12 @@ class Sequential(Client):
         width = padded_width(width if size is None else max(width, size))
         train = self.data.samples(client)
         assert train is not None
-        index = torch.zeros(count, width, dtype=torch.int64)
-        mask = torch.zeros(count, width)
-        index[:, : read.index.shape[1]] = torch.from_numpy(read.index)
-        mask[:, : read.mask.shape[1]] = torch.from_numpy(read.mask)
-        rows = self.data.rows(client)
-        pool = self.data.pool()
+        rows, pool = self.data.rows(client), self.data.pool()
         if rows is not None and pool is not None:
             train = pool
-            index = torch.from_numpy(rows)[index]
+        else:
+            rows = np.arange(len(train.inputs))
+        index, mask = (torch.from_numpy(each).squeeze(1) for each in stacked([read], [rows], width))
         full = mask.all(1).tolist()
         each = zip(
             index.unbind(), step_keys(order, [client], count)[0].unbind(), mask.unbind(), full, strict=True
@@ -55,7 +53,7 @@ class Sequential(Client):
         owned: set[int] | None = None
         captured: dict[bool, Captured] = {}
         for at, key, real, whole in each:
-            batch = [train.inputs.index_select(0, at), train.targets.index_select(0, at), key]
+            batch = [*gather(train, at), key]
             if not whole:
                 batch.append(real)
             step = captured.get(whole)
