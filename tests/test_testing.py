@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -351,7 +356,7 @@ class Addressed(FedAvg):
 
     def gradient(self, task: Task, local: Record, batch: Batch) -> tuple[Tensors, Record]:
         gradient, local = super().gradient(task, local, batch)
-        noise = seeds.normal(seeds.fold(batch.key, 9), ())
+        noise = seeds.normal(seeds.fold(batch.key, 1000), ())
         return gradient * (1 + 0.1 * noise * local.scale), local
 
 
@@ -485,3 +490,86 @@ def test_a_finding_in_another_program_says_which() -> None:
 
 def test_a_method_may_be_replaced_by_settings() -> None:
     assert found(replace(FedAvg(), steps=3, batch_size=4)).ok
+
+
+# --- the page that teaches it ---------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+
+
+def blocks() -> list[str]:
+    """The programs on the page, in order."""
+    return re.findall(r"<!-- run by [^>]* -->\n```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
+def defined(source: str) -> dict[str, Any]:
+    module = ModuleType("page")  # dataclasses look their module up
+    sys.modules["page"] = module
+    exec(source, vars(module))
+    return vars(module)
+
+
+def test_the_worked_example_is_a_method_that_is_right_and_keeps_the_papers_formula() -> None:
+    kind = defined(blocks()[0])["FedExP"]
+    assert len(blocks()[0].splitlines()) < 60
+    state = Record(params=Tensors(w=torch.tensor([1.0, 1.0])), buffers=Tensors(), round=0)
+    state = state.replace(before=state.params)
+    updates = [torch.tensor([3.0, 0.0]), torch.tensor([-1.0, 2.0])]  # of clients with 1 and 3 samples
+    reducer = kind(eps=0.5).reducer(Work(Record()))
+    for client, (update, weight) in enumerate(zip(updates, (1.0, 3.0), strict=True)):
+        values = Record(
+            update=Tensors(w=update), square=update.dot(update), buffers=Tensors(), counters=Tensors()
+        )
+        reducer.add(client, Reply(values, torch.tensor(weight), Record()))
+    new = kind(eps=0.5).update(state, reducer.result())
+    eta = (0.25 * 9 + 0.75 * 5) / (2 * (1.5**2 + 0.5))  # of the mean update (0, 1.5)
+    torch.testing.assert_close(new.params["w"], torch.tensor([1.0, 1.0 + 1.5 * eta]))
+    torch.testing.assert_close(kind().model(new)[0]["w"], torch.tensor([1.0, 1.0 + 0.75 * eta]))
+    large = kind(eps=1e9).update(state, reducer.result())
+    torch.testing.assert_close(large.params["w"], torch.tensor([1.0, 2.5]))  # never less than FedAvg's step
+
+
+def test_the_worked_example_runs_as_it_stands_and_draws_its_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra plots")
+    (tmp_path / "own.py").write_text(blocks()[0])
+    done = subprocess.run(
+        [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "FedExP: all is well" in done.stdout
+    accuracy = {
+        name: float(value) for name, value in re.findall(r"^ (Fed\S+) .*?2 +([\d.]+) ±", done.stdout, re.M)
+    }
+    assert accuracy["FedExP"] > accuracy["FedAvg"] + 3
+    for line in re.findall(r"^ Fed.*±.*$", PAGE.read_text("utf-8"), re.M):
+        assert line.split()[0] in accuracy
+    assert (tmp_path / "figures" / "comparison-accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_seams_on_the_page_do_what_they_say() -> None:
+    clip, median = defined(blocks()[1])["Clip"], defined(blocks()[2])["MedianFedAvg"]
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, n)) for n in (9, 4, 7)]
+    moved = {}
+    for engine in ("loop", "batched"):
+        federation = atoll.Federation(
+            lambda: nn.Linear(4, 3), data, FedAvg(lr=1.0), rounds=1, engine=engine, device="cpu", eval_every=0,
+            channel=clip(FedAvg.change, 0.05),
+        )  # fmt: skip
+        start = federation.state.params
+        federation.round()
+        moved[engine] = float((federation.state.params - start).norm())
+    assert 0.01 < moved["loop"] <= 0.05 + 1e-6
+    assert moved["batched"] == pytest.approx(moved["loop"], rel=1e-4)
+    assert check(median(), engines=["batched"], rounds=2).ok
+    reducer = median().reducer(Work(Record()))
+    for client, value in enumerate((1.0, 2.0, 900.0)):
+        reducer.add(client, Reply(Record(w=torch.tensor([value])), torch.tensor(1.0), Record()))
+    assert float(reducer.result().mean.w) == 2.0
+
+
+def test_the_page_lists_every_finding() -> None:
+    text = PAGE.read_text("utf-8")
+    for name, kept in CHECKS.items():
+        assert f"| `{name}` | {kept} |" in text

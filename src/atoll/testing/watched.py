@@ -126,7 +126,7 @@ def global_draw(notes: Notes, where: str, before: Mapping[str, Any]) -> None:
         notes.wrong(
             "draws",
             f"{where} draws from {whose} global random state",
-            "draw from an address: seeds.normal(seeds.fold(batch.key, 1), shape) on clients, "
+            "draw from an address: seeds.normal(seeds.fold(batch.key, 1000), shape) on clients, "
             "seeds.rng(population.seed, ...) on the server",
         )
 
