@@ -22,7 +22,6 @@ from atoll.rounds.membership import Membership
 from atoll.rounds.play import Simulation
 from atoll.settings import Settings
 from atoll.task import Loss, Task
-from atoll.tensors import to_device
 
 __all__ = [
     "Model",
@@ -56,7 +55,7 @@ def assemble(
     cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed)
-    state = to_device(method.setup(tasks[0], population), device)
+    state = method.on_device(method.setup(tasks[0], population), device)
     return Simulation(method, population, data, cohorts, engine, judge, state, channel=channel)
 
 

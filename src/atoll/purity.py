@@ -2,12 +2,14 @@
 
 Three kinds of call are not pure as they stand: random ones (dropout and the like), which take their numbers from a
 counter-based stream here; BatchNorm, which must not see the padded rows of a batch and whose new statistics become
-values; and recurrent layers, whose kernels cannot be batched over weights and get a plain form where they have to be.
+values; and recurrent layers, whose kernels cannot be batched over weights, nor on a GPU differentiated in a function
+transform, and get a plain form where they have to be.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from atoll import seeds
 from atoll.errors import EngineError
@@ -24,7 +27,7 @@ from atoll.errors import EngineError
 if TYPE_CHECKING:
     from atoll.task import Batch
 
-__all__ = ["Pure", "as_batched"]
+__all__ = ["Pure", "as_batched", "unpacked"]
 
 _batched: ContextVar[bool] = ContextVar("atoll_batched", default=False)
 
@@ -37,6 +40,22 @@ def as_batched() -> Iterator[None]:
         yield
     finally:
         _batched.reset(token)
+
+
+@contextmanager
+def unpacked(layers: Sequence[nn.RNNBase]) -> Iterator[None]:
+    """Inside, these layers leave their weights where they are.
+
+    On a GPU they would pack what they are given into one storage: tensors inside a function transform have none, and
+    those of a state are not theirs to move.
+    """
+    for layer in layers:
+        layer.__dict__["flatten_parameters"] = lambda: None
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["flatten_parameters"]
 
 
 class Pure(TorchFunctionMode):
@@ -65,8 +84,13 @@ class Pure(TorchFunctionMode):
         if replacement is not None:
             return replacement(self, func, *args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name in _RECURRENT and (_batched.get() or (self.batch is not None and _drops(args))):
-            return _recurrent(self, name, *args)
+        if name in _RECURRENT:
+            if _batched.get() or (self.batch is not None and _drops(args)) or _without_storage(args):
+                return _recurrent(self, name, *args)
+            if args[0].is_cuda:
+                with warnings.catch_warnings():  # torch's advice is to pack the weights
+                    warnings.filterwarnings("ignore", "RNN module weights are not part")
+                    return func(*args, **kwargs)
         if name in _UNSUPPORTED:
             raise EngineError(
                 f"the model calls torch.{name}, which draws from the global random state",
@@ -282,6 +306,15 @@ def _drops(args: Any) -> bool:
     return len(args) == 9 and args[4] > 1 and args[5] > 0 and bool(args[6])
 
 
+def _without_storage(args: Any) -> bool:
+    """Whether a GPU's kernel is asked to look into the storage of tensors inside a function transform."""
+    return args[0].device.type != "cpu" and any(
+        torch._C._functorch.is_functorch_wrapped_tensor(value)
+        for value in pytree.tree_leaves(args)
+        if isinstance(value, Tensor)
+    )
+
+
 def _cell(
     kind: str, gates: Tensor, hidden: Tensor, state: Tensor, w: Tensor, b: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -304,7 +337,7 @@ def _recurrent(pure: Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
     """The padded form of torch's lstm, gru and rnn kernels: (input, hx, weights, has_biases, layers, ...)."""
     if isinstance(args[3], (list, tuple)):
         raise EngineError(
-            "packed sequences cannot be batched over clients",
+            "packed sequences cannot be batched over clients, nor trained on a GPU",
             hint='pad the sequences, or use engine="processes"',
         )
     input, hx, weights, has_biases, layers, dropout, train, bidirectional, batch_first = args[:9]
@@ -313,7 +346,10 @@ def _recurrent(pure: Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
     directions = 2 if bidirectional else 1
     width = len(weights) // (layers * directions)
     if width not in (2, 4):
-        raise EngineError("LSTM projections cannot be batched over clients", hint='use engine="processes"')
+        raise EngineError(
+            "LSTM projections cannot be batched over clients, nor trained on a GPU",
+            hint='use engine="processes"',
+        )
     last_hidden: list[Tensor] = []
     last_cells: list[Tensor] = []
     for layer in range(layers):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from atoll.errors import ConfigError
-from atoll.purity import Pure
+from atoll.purity import Pure, unpacked
 from atoll.tensors import Record, Tensors
 
 __all__ = ["Batch", "Loss", "Task", "architecture"]
@@ -68,7 +68,8 @@ class Task:
         self.normalises = any(
             isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
         )
-        self.recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+        self._layers = [layer for layer in self.module.modules() if isinstance(layer, nn.RNNBase)]
+        self.recurrent = bool(self._layers)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
 
     # --- the module's state -------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Task:
         """Outputs and new buffers. With `batch` the module is in training mode, else in evaluation mode."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
-        with Pure(batch) as pure:
+        with Pure(batch) as pure, unpacked(self._layers):
             outputs = functional_call(self.module, state, (inputs,))
         return outputs, Tensors({name: pure.moved.get(id(state[name]), state[name]) for name in buffers})
 

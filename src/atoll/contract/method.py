@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from atoll.contract.change import Change
 from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work
 from atoll.contract.reduce import Each, Mean, Reducer, Replies, Rule
 from atoll.task import Batch, Task
-from atoll.tensors import Record
+from atoll.tensors import Record, to_device
 
 __all__ = ["Evaluate", "Method", "Program"]
 
@@ -81,7 +82,17 @@ class Method(Program):
     mixed: ClassVar[bool] = False
     """Whether clients may have models of different architectures (`Population.tasks`)."""
 
+    host: ClassVar[tuple[str, ...]] = ()
+    """Fields of the state that stay in main memory whatever the device: what the server reads number by number."""
+
     # ---- server half -----------------------------------------------------------------------------------------
+
+    def on_device(self, state: Record, device: torch.device) -> Record:
+        """A state where a run on this device keeps it: there, but for the fields in `host`."""
+        main = torch.device("cpu")
+        return Record(
+            {name: to_device(value, main if name in self.host else device) for name, value in state.items()}
+        )
 
     @abstractmethod
     def setup(self, task: Task, population: Population) -> Record:

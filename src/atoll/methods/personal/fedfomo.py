@@ -48,6 +48,7 @@ class FedFomo(Peers):
     decay: float = 0.05
 
     relation: ClassVar[str] = "help by others' models"
+    host: ClassVar[tuple[str, ...]] = ("liking",)
     paper: ClassVar[str] = "Zhang et al. 2021 (ICLR)"
     cost: ClassVar[str] = "1 model up, M = 5 down; M + 1 validation passes; 1 remembered"
 

@@ -83,6 +83,7 @@ class Fedora(FedAvg):
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     change: ClassVar[Change | None] = Change("params", since="params", where="memory")
     relation: ClassVar[str] = "likeness of sketches"
+    host: ClassVar[tuple[str, ...]] = ("near",)
     paper: ClassVar[str] = "Wu et al. 2023 (KDD)"
     cost: ClassVar[str] = "1 model up, 1 down; once a sketch up; 2 validation passes; 1 remembered"
 
@@ -132,7 +133,7 @@ class Fedora(FedAvg):
 
     def welcome(self, state: Record, replies: Replies) -> Record:
         """Place new clients by their sketches."""
-        sketches = torch.stack([reply.values.sketch.cpu() for reply in replies.each])
+        sketches = torch.stack([reply.values.sketch for reply in replies.each]).cpu()
         return state.replace(near=placed(state.near, replies.clients, sketches, self.top_k))
 
     def leave(self, state: Record, clients: Sequence[int]) -> Record:
@@ -183,7 +184,7 @@ class Fedora(FedAvg):
             raise ConfigError("no client has trained yet", hint="play some rounds first")
         rows = self.sketch.rows(inputs, self._projection(state))
         known = truncated(state.near.sketches, rows.shape[1])
-        return self._mixture(state, likeness(basis(rows, self.rank).unsqueeze(0), known)[0])
+        return self._mixture(state, likeness(basis(rows, self.rank).cpu().unsqueeze(0), known)[0])
 
     def _mixture(self, state: Record, values: Tensor) -> Model:
         """The models of the clients most like someone outside, mixed; `values` [n] by position."""
@@ -227,7 +228,7 @@ class Fedora(FedAvg):
             if client in moved:
                 row = moved[client]
             elif at is not None and float(weights[at].sum()) > 0:
-                row = weights[at].to(flat.dtype) @ flat[neighbours[at]]
+                row = weights[at].to(flat) @ flat[neighbours[at]]
             else:
                 row = flat.mean(0)
             result[client] = self._unflat(row, floats, all_models, state)
@@ -287,7 +288,7 @@ def _mean(values: Tensor) -> Tensor:
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
     if not values.is_floating_point():
         return values.amax(0)
-    mixed: Tensor = torch.tensordot(weights.to(values.dtype), values, dims=1)
+    mixed: Tensor = torch.tensordot(weights.to(values), values, dims=1)
     return mixed
 
 

@@ -49,6 +49,7 @@ class IFCA(FedAvg):
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     relation: ClassVar[str] = "same cluster"
+    host: ClassVar[tuple[str, ...]] = ("groups",)
     paper: ClassVar[str] = "Ghosh et al. 2020, Algorithm 1"
     cost: ClassVar[str] = "1 model up, one a cluster down; a training pass for each"
 

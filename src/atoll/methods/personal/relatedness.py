@@ -1,7 +1,8 @@
 """Who is like whom, from small sketches of clients' data; and passing models along the likeness.
 
 Sketches are orthonormal bases [D, q]. Relations are kept sparse: for each of n clients its k nearest, by position, and
-their weights. Nothing here is n x n but the closed form, which is for small n and for tests.
+their weights. Nothing here is n x n but the closed form, which is for small n and for tests. All of it is on the CPU,
+where models are found by their clients; only the models themselves may be elsewhere.
 """
 
 from __future__ import annotations
@@ -108,11 +109,10 @@ def propagate(weights: Tensor, neighbours: Tensor, alpha: float, models: Tensor,
     Either the walk is taken by the rows of P, some at a time, or by the numbers of the models, whichever are fewer.
     """
     if len(wanted) > models.shape[1]:
+        weights, neighbours, wanted = (t.to(models.device) for t in (weights, neighbours, wanted))
         parts = torch.split(models, 64, dim=1)
         return torch.cat([_along(weights, neighbours, alpha, part)[wanted] for part in parts], dim=1)
-    found = [
-        walk(weights, neighbours, alpha, some).to(models.dtype) @ models for some in torch.split(wanted, 512)
-    ]
+    found = [walk(weights, neighbours, alpha, some).to(models) @ models for some in torch.split(wanted, 512)]
     return torch.cat(found)
 
 
