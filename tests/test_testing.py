@@ -48,7 +48,7 @@ def wrong(method: Method, *engines: str, **settings: Any) -> dict[str, str]:
         Ditto(),
         Fedora(),
         FedMD(),
-        PFedHN(steps=4),
+        PFedHN(steps=2),
         CFL(),
         FedBN(),
         HeteroFL(),
@@ -526,6 +526,7 @@ def test_the_worked_example_is_a_method_that_is_right_and_keeps_the_papers_formu
     torch.testing.assert_close(large.params["w"], torch.tensor([1.0, 2.5]))  # never less than FedAvg's step
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs_as_it_stands_and_draws_its_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra plots")
     (tmp_path / "own.py").write_text(blocks()[0])
