@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -48,7 +48,7 @@ def wrong(method: Method, *engines: str, **settings: Any) -> dict[str, str]:
         Ditto(),
         Fedora(),
         FedMD(),
-        PFedHN(steps=4),
+        PFedHN(steps=2),
         CFL(),
         FedBN(),
         HeteroFL(),
@@ -277,8 +277,9 @@ class NoSince(FedAvg):
 
 def test_change() -> None:
     assert "change names the field 'delta', and no reply has it" in wrong(NoChange())["change"]
-    assert "'model'" in wrong(NoSince())["change"]
-    assert list(wrong(NoSince())) == ["change"]
+    problems = wrong(NoSince())
+    assert list(problems) == ["change"]
+    assert "cannot be taken: KeyError: 'model'" in problems["change"]
 
 
 class OtherMemory(FedAvg):
@@ -488,10 +489,6 @@ def test_a_finding_in_another_program_says_which() -> None:
     assert re.search(r'program "personal", begin changes \S+0\.weight in place', wrong(Spoiling())["values"])
 
 
-def test_a_method_may_be_replaced_by_settings() -> None:
-    assert found(replace(FedAvg(), steps=3, batch_size=4)).ok
-
-
 # --- the page that teaches it ---------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
@@ -529,6 +526,7 @@ def test_the_worked_example_is_a_method_that_is_right_and_keeps_the_papers_formu
     torch.testing.assert_close(large.params["w"], torch.tensor([1.0, 2.5]))  # never less than FedAvg's step
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs_as_it_stands_and_draws_its_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra plots")
     (tmp_path / "own.py").write_text(blocks()[0])
