@@ -553,7 +553,7 @@ def test_the_seams_on_the_page_do_what_they_say() -> None:
     for engine in ("loop", "batched"):
         federation = atoll.Federation(
             lambda: nn.Linear(4, 3), data, FedAvg(lr=1.0), rounds=1, engine=engine, device="cpu", eval_every=0,
-            channel=clip(FedAvg.change, 0.05),
+            channel=clip(0.05),
         )  # fmt: skip
         start = federation.state.params
         federation.round()

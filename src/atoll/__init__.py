@@ -151,7 +151,7 @@ _HOMES = {
     "trials": ("compare", "sweep"),
 }
 _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = ("data", "methods", "models")
+_ROOMS = ("data", "methods", "models", "testing")
 
 __all__ = [
     "APFL",

@@ -4,7 +4,8 @@
 
 Each phase has a `job`, what its clients are asked. Answers come one by one in any order (`deliver`, then `close`), as
 from a network, or gathered and reduced by an engine (`settle`). Both ways give the same state, to the bit: replies are
-summed by the cohort's runs of clients, in their order, whoever is fastest.
+summed by the cohort's runs of clients, in their order, whoever is fastest. (Clients of several architectures are summed
+by architecture in a simulation: there the last bits differ.)
 """
 
 from __future__ import annotations
