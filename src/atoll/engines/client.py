@@ -75,12 +75,15 @@ class Client:
         client = order.client
         read = the_order(order, program.plan(), self.task, self.data.size(client))
         keys = step_keys(order, [client], len(read.index))[0]
-        train = self.data.samples(client) if len(read.index) else None
-        for index, mask, key in zip(read.index, read.mask, keys, strict=True):
-            assert train is not None
-            rows = torch.from_numpy(index[mask > 0])
-            batch = Batch(train.inputs[rows], train.targets[rows], torch.ones(len(rows)), key)
-            local = program.step(self.task, local, to_device(batch, self.device))
+        if not len(read.index):
+            return local
+        train = self.data.samples(client)
+        assert train is not None
+        train, keys = to_device((train, keys), self.device)  # once, and not batch by batch
+        rows = torch.from_numpy(read.index[read.mask > 0]).to(self.device)
+        for at, key in zip(torch.split(rows, (read.mask > 0).sum(1).tolist()), keys, strict=True):
+            mask = torch.ones(len(at), device=self.device)
+            local = program.step(self.task, local, Batch(train.inputs[at], train.targets[at], mask, key))
         return local
 
 
