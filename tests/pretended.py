@@ -34,10 +34,11 @@ class There(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> There:
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
-            dtype=inner.dtype, device=DEVICE,
-        )  # fmt: skip
+        with torch.inference_mode(False):  # a slice of a usual tensor is one, in inference mode too
+            made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(),
+                dtype=inner.dtype, device=DEVICE,
+            )  # fmt: skip
         made.inner = inner
         return made  # type: ignore[no-any-return]
 

@@ -59,6 +59,7 @@ class Auto(Engine):
 
     def _choose(self, job: Job) -> tuple[Engine, str]:
         batched = Batched(self.task, self.data, self.device, workers=self.workers)
+        batched.resident = self.resident
         if self.device.type != "cpu":
             together, problem = self._time_batched(batched, job, None)
             if together is not None:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from atoll.contract import ClientData, Job, Memories, Outcome, Reducer, Reply, misshapen, screen
 from atoll.data import FederatedData, Samples
 from atoll.engines.client import failed
+from atoll.engines.devices import Room, stack
 from atoll.engines.engine import Engine
 from atoll.engines.probe import probe
 from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys, the_order, whole, whole_keys
@@ -61,7 +62,7 @@ class Batched(Engine):
         self.threads = workers or cores()
         self.steps = Steps(task)
         self.spread: dict[Any, Any] = {}  # which leaves of a working state differ between clients
-        self._pools: dict[int, tuple[Samples, Samples]] = {}  # by identity: splits may share a pool
+        self.room = Room(device)
 
     def describe(self) -> str:
         where = (
@@ -83,37 +84,50 @@ class Batched(Engine):
             the_order(job.order(c), plan, self.task, n) for c, n in zip(job.clients, sizes, strict=True)
         ]
         by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
-        width = self.width or self._fitting(job, max(sizes, default=1))
+        need = self._need(job, max(sizes, default=1))
         with threads(self.threads), torch.no_grad(), as_batched():
             for alike in _alike(job, by_steps):
-                for start in range(0, len(alike), width):
-                    at = alike[start : start + width]
-                    clients = [job.clients[i] for i in at]
-                    outcomes += _Group(self, job, clients, [orders[i] for i in at], memories).run(reducer)
+                while alike:
+                    width = min(self.width or len(alike), self.room.width(need))
+                    found = self._together(job, alike[:width], orders, memories, reducer)
+                    if found is None:  # here all that the group held is gone
+                        self.room.halve(min(width, len(alike)))
+                    else:
+                        outcomes, alike = outcomes + found, alike[width:]
         outcomes.sort(key=lambda outcome: outcome.client)
         return reducer, outcomes
 
-    def _fitting(self, job: Job, samples: int) -> int:
-        """How many clients a group may have: their states fit a budget of memory."""
+    def _together(
+        self, job: Job, at: list[int], orders: list[Reading], memories: Memories, reducer: Reducer
+    ) -> list[Outcome] | None:
+        """Run the job's clients at these positions as one group; None where the device has no memory for so many."""
+        group = _Group(self, job, [job.clients[i] for i in at], [orders[i] for i in at], memories)
+        try:
+            part, outcomes = group.run()
+        except torch.cuda.OutOfMemoryError as error:
+            if len(at) > 1:
+                return None
+            raise EngineError(
+                f"{group.where()}: the work of a single client does not fit the memory of {self.device}",
+                hint='lower batch_size, or use device="cpu"',
+            ) from error
+        if part is not None:
+            reducer.merge(part)
+        return outcomes
+
+    def _need(self, job: Job, samples: int) -> int:
+        """Bytes that the state of one client of a group takes, about."""
         model = max((job.work.nbytes(client) for client in job.clients[:4]), default=0)
         example = self.data.example().inputs
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
-        need = 4 * model + 16 * rows * example[0].numel() * example.element_size()
-        if self.device.type == "cuda":
-            budget = torch.cuda.mem_get_info(self.device)[0] // 2
-        else:
-            budget = 1 << 30
-        return max(1, int(budget // max(need, 1)))
+        return 4 * model + 16 * rows * example[0].numel() * example.element_size()
 
     def pool(self, clients: Sequence[int], split: str) -> tuple[Samples, list[np.ndarray[Any, Any]]]:
         """Tensors on the device that hold these clients' samples, and the rows of each client in them."""
         pool = self.data.pool(split)
         if pool is not None:
-            known = self._pools.get(id(pool.inputs))
-            if known is None:
-                known = self._pools[id(pool.inputs)] = (pool, Samples(*(t.to(self.device) for t in pool)))
             own = [self.data.rows(client, split) for client in clients]
-            return known[1], [r if r is not None else np.zeros(0, np.int64) for r in own]
+            return self.resident(pool), [r if r is not None else np.zeros(0, np.int64) for r in own]
         found = [self.data.samples(client, split) for client in clients]
         parts = [s for s in found if s is not None and len(s.inputs)]
         rows, start = [], 0
@@ -141,7 +155,8 @@ class _Group:
         self.task, self.program, self.device = engine.task, job.program, engine.device
         self.stage = "begin"
 
-    def run(self, reducer: Reducer) -> list[Outcome]:
+    def run(self) -> tuple[Reducer | None, list[Outcome]]:
+        """The replies of the group, reduced (None: none can be used), and what became of each."""
         begun = time.perf_counter()
         try:
             received, received_dims = self.received()
@@ -155,18 +170,20 @@ class _Group:
             finish = vmap(lambda a, d: self.program.finish(self.task, a, d), in_dims=(local_dims, data_dims))
             keys = whole_keys(self.job, self.clients, "finish").to(self.device)
             reply, after = finish(local, of_stage(data, keys))
+        except torch.cuda.OutOfMemoryError:
+            raise
         except AtollError as error:
-            raise failed(self._where(), error) from error
+            raise failed(self.where(), error) from error
         except RuntimeError as error:
             raise EngineError(
-                f"{self._where()}: these clients cannot be batched: {str(error).splitlines()[0]}",
+                f"{self.where()}: these clients cannot be batched: {str(error).splitlines()[0]}",
                 hint='engine="processes" or engine="loop" run any model',
             ) from error
         except Exception as error:
-            raise failed(self._where(), error) from error
-        return self.settle(reply, after, reducer, begun, received, memory)
+            raise failed(self.where(), error) from error
+        return self.settle(reply, after, begun, received, memory)
 
-    def _where(self) -> str:
+    def where(self) -> str:
         """Whose work is being done, for errors."""
         names = [str(self.engine.data.names[client]) for client in sorted(self.clients)[:3]]
         more = f" and {len(self.clients) - 3} more" if len(self.clients) > 3 else ""
@@ -180,7 +197,7 @@ class _Group:
         dims = map_leaves(lambda _: _SHARED, shared)
         own = [self.job.work.own.get(client) for client in self.clients]
         if any(record is not None for record in own):
-            stacked = self.stack([record or Record() for record in own])
+            stacked = stack([record or Record() for record in own], self.device)
             shared = shared.replace(**stacked)
             dims = dims.replace(**own_dims(stacked))
         return shared, dims
@@ -188,23 +205,12 @@ class _Group:
     def memory(self, received: Record, dims: Any) -> tuple[Record, Any]:
         known = [self.memories.get(client) for client in self.clients]
         alike = not self.job.work.own
-        stacked = self.stack(
-            [
-                self.program.recall(self.task, received if alike else pick(received, dims, at), each)
-                for at, each in enumerate(known)
-            ]
-        )
-        return stacked, own_dims(stacked)
-
-    def stack(self, records: list[Record]) -> Record:
-        def join(*values: Any) -> Any:
-            if not isinstance(values[0], Tensor):
-                return torch.tensor(values, device=self.device)
-            return torch.stack([value.to(self.device) for value in values])
-
-        stacked = map_leaves(join, records[0], *records[1:])
-        assert isinstance(stacked, Record)
-        return stacked
+        recalled = [
+            self.program.recall(self.task, received if alike else pick(received, dims, at), each)
+            for at, each in enumerate(known)
+        ]
+        held = stack(recalled, self.device)
+        return held, own_dims(held)
 
     def data(self) -> tuple[ClientData, Any]:
         count = torch.tensor([float(self.engine.data.size(c)) for c in self.clients], device=self.device)
@@ -228,7 +234,8 @@ class _Group:
         data = ClientData(count, keys, **splits)
         dims = own_dims(data)
         if "public" in self.program.reads:
-            public = whole(self.engine.data.public, keys, self.device)
+            known = self.engine.data.public
+            public = whole(known and self.engine.resident(known), keys, self.device)
             data = data._replace(public=public)
             dims = dims._replace(public=public and Batch(_SHARED, _SHARED, _SHARED, _OWN))  # type: ignore[arg-type]
         return data, dims
@@ -329,9 +336,9 @@ class _Group:
     # --- what comes back --------------------------------------------------------------------------------------
 
     def settle(
-        self, reply: Reply, after: Record, reducer: Reducer, begun: float, received: Record, memory: Record
-    ) -> list[Outcome]:
-        """Screen all replies together, and give the sound ones to the reducer as one stack."""
+        self, reply: Reply, after: Record, begun: float, received: Record, memory: Record
+    ) -> tuple[Reducer | None, list[Outcome]]:
+        """Screen all replies together, and give the sound ones to a reducer as one stack."""
         size = len(self.clients)
         sound = torch.isfinite(reply.weight) & (reply.weight >= 0)
         for value in leaves(reply.values):
@@ -353,19 +360,26 @@ class _Group:
                 reason = screen(self.pick(reply, at), self.job.form(client))
             if reason is None:
                 accepted.append(at)
-                if after:
-                    self.memories.put(client, map_leaves(lambda v, at=at: v[at].clone(), after))
             sums = {name: values[at] for name, values in metrics.items()}
             sample = None if probes is None or reason else probes[at]
             outcomes.append(Outcome(client, weights[at], sums, bytes_each, reason, begun, ended, sample))
-        if accepted:
-            if len(accepted) < size:
-                keep = torch.tensor(accepted, device=self.device)
-                reply = map_leaves(lambda v: v[keep], reply)
-            part = self.job.reducer()
-            part.add_stacked([self.clients[at] for at in accepted], reply)
-            reducer.merge(part)
-        return outcomes
+        if not accepted:
+            return None, outcomes
+        if len(accepted) < size:
+            keep = torch.tensor(accepted, device=self.device)
+            reply = map_leaves(lambda v: v[keep], reply)
+        part = self.job.reducer()
+        part.add_stacked([self.clients[at] for at in accepted], reply)
+        if after:  # put at the end: until here a lack of memory makes the group start again
+            self.remembered(to_device(after, torch.device("cpu")), accepted)
+        return part, outcomes
+
+    def remembered(self, after: Record, accepted: list[int]) -> None:
+        """Store memories, stacked in main memory: one copy of each leaf has brought them there for all clients."""
+        for at in (
+            accepted
+        ):  # as tensors of their own: views would keep all of the stack while one of them is in use
+            self.memories.put(self.clients[at], map_leaves(lambda v, at=at: v[at].clone(), after))
 
     @staticmethod
     def pick(reply: Reply, at: int) -> Reply:

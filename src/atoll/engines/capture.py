@@ -73,7 +73,7 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
             shapes = FakeTensorMode(allow_fallback_kernels=True)  # or there is a new one for every operation
             with tracing(TracingContext(shapes)):
                 module = make_fx(torch.func.functionalize(flat, remove="mutations"))(*leaves, *extra)
-    except AtollError:
+    except (AtollError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         raise EngineError(

@@ -79,12 +79,16 @@ class Client:
         client = order.client
         read = the_order(order, program.plan(), self.task, self.data.size(client))
         keys = step_keys(order, [client], len(read.index))[0]
-        train = self.data.samples(client) if len(read.index) else None
-        for index, mask, key in zip(read.index, read.mask, keys, strict=True):
-            assert train is not None
-            inputs, targets = gather(train, torch.from_numpy(index[mask > 0]))
-            batch = Batch(inputs, targets, torch.ones(len(inputs)), key)
-            local = program.step(self.task, local, to_device(batch, self.device))
+        if not len(read.index):
+            return local
+        train = self.data.samples(client)
+        assert train is not None
+        train, keys = to_device((train, keys), self.device)  # once, and not batch by batch
+        rows = torch.from_numpy(read.index[read.mask > 0]).to(self.device)
+        for at, key in zip(torch.split(rows, (read.mask > 0).sum(1).tolist()), keys, strict=True):
+            inputs, targets = gather(train, at)
+            batch = Batch(inputs, targets, torch.ones(len(at), device=self.device), key)
+            local = program.step(self.task, local, batch)
         return local
 
 

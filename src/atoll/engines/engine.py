@@ -9,6 +9,7 @@ import torch
 
 from atoll.contract import Job, Memories, Outcome, Reducer
 from atoll.data import FederatedData
+from atoll.engines.devices import Resident
 from atoll.task import Task
 
 __all__ = ["Engine"]
@@ -23,6 +24,8 @@ class Engine(ABC):
         self.task = task
         self.data = data
         self.device = device
+        self.resident = Resident(device)
+        """Samples on the device, for whoever needs them there."""
 
     @abstractmethod
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:

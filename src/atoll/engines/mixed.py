@@ -27,6 +27,7 @@ class Mixed(Engine):
     def __init__(self, tasks: Sequence[Task], make: Callable[[Task, str | None, int | None], Engine]) -> None:
         first = make(tasks[0], None, None)
         super().__init__(first.task, first.data, first.device)
+        self.resident = first.resident
         self.tasks, self.make = tasks, make
         self.engines = [first]
         self.chosen = first.settled()
@@ -61,4 +62,6 @@ class Mixed(Engine):
                 engine.close()
             self.chosen = self.settled()
             self.engines[1:] = [self.make(task, *self.chosen) for task in self.tasks[1:]]
+            for engine in self.engines[1:]:
+                engine.resident = self.resident
         return self.engines[number]

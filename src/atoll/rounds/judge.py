@@ -84,7 +84,9 @@ class Judge:
         params, buffers = method.model(state)
         with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
             test = self.data.test_set
-            measured = self.measures(params, buffers, test) if test is not None else {}
+            measured = (
+                {} if test is None else self.measures(params, buffers, self.engine.resident.within(test))
+            )
             if self.data.pool("test") is None:
                 sums = self.asked(method, params, buffers, there, round)
             else:
@@ -126,8 +128,9 @@ class Judge:
             wanted = np.unique(np.concatenate(list(rows.values())))
             position = np.zeros(len(pool.inputs), np.int64)
             position[wanted] = np.arange(len(wanted))
-            where = torch.from_numpy(wanted)
-            measured = self.measures(params, buffers, Samples(pool.inputs[where], pool.targets[where]))
+            where, here = torch.from_numpy(wanted), self.engine.resident.within(pool)
+            few = Samples(*(part[where.to(part.device)] for part in here))
+            measured = self.measures(params, buffers, few)
         return {
             k: (len(own), {name: float(values[position[own]].sum()) for name, values in measured.items()})
             for k, own in rows.items()
@@ -143,8 +146,13 @@ class Judge:
                 inputs = samples.inputs[start : start + _ROWS].to(self.device)
                 targets = samples.targets[start : start + _ROWS].to(self.device)
                 for name, values in self.task.measure(params, buffers, inputs, targets).items():
-                    parts.setdefault(name, []).append(values.cpu().numpy())
-        return {name: np.concatenate(values).astype(np.float64) for name, values in parts.items()}
+                    parts.setdefault(name, []).append(values.double())
+            if not parts:
+                return {}
+            each = (
+                torch.stack([torch.cat(values) for values in parts.values()]).cpu().numpy()
+            )  # one copy back
+        return dict(zip(parts, each, strict=True))
 
     # --- personal models --------------------------------------------------------------------------------------
 

@@ -152,7 +152,8 @@ class ServerRound:
         if replies is not None:
             state = self.method.refine(self.method.update(self.state, replies), self.population)
             params, _ = self.method.model(state)
-            if not all(bool(torch.isfinite(value).all()) for value in params.values()):
+            finite = [torch.isfinite(value).all() for value in params.values()]
+            if not bool(torch.stack(finite).all()):  # one answer to wait for, however many parameters
                 raise diverged(self.number, "the updated model has non-finite numbers")
             self.state = state
         elif refused and len(refused) == len(self.job.clients):
