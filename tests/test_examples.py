@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import atoll
+from tests.forked import fork
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HAR = Path(os.environ.get("ATOLL_DATA", "absent")) / "har"
@@ -19,20 +21,33 @@ HAR = Path(os.environ.get("ATOLL_DATA", "absent")) / "har"
 pytest.importorskip("matplotlib", reason="pictures need the extra plots")
 
 
-def start(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+def start(name: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """The program's exit code, output and errors."""
+    program = str(EXAMPLES / f"{name}.py")
+
+    def play() -> None:
+        with (
+            mock.patch("sys.argv", [program, *arguments]),
+            mock.patch("sys.path", [str(EXAMPLES), *sys.path]),
+        ):
+            runpy.run_path(program, run_name="__main__")
+
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        ended = os.waitpid(fork(play, out.fileno(), err.fileno(), env), 0)[1]
+        out.seek(0)
+        err.seek(0)
+        return os.waitstatus_to_exitcode(ended), out.read(), err.read()
 
 
 def output(name: str, out: Path, *arguments: str) -> str:
     """What the example prints; it must succeed and end in its picture."""
-    done = start(name, "--out", str(out), *arguments)
-    assert done.returncode == 0, done.stderr
+    code, text, err = start(name, "--out", str(out), *arguments)
+    assert code == 0, err
     picture = out / f"{name}.png"
-    assert done.stdout.strip().endswith(str(picture))
+    assert text.strip().endswith(str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    return done.stdout
+    return text
 
 
 @pytest.mark.skipif(not HAR.exists(), reason="ATOLL_DATA has no har")
@@ -44,12 +59,11 @@ def test_personalised_har_prints_every_method_beside_local(tmp_path: Path) -> No
 
 
 def test_personalised_har_without_data_says_where_it_looked(tmp_path: Path) -> None:
-    done = start(
-        "personalised_har", "--out", str(tmp_path), ATOLL_DATA=str(tmp_path), ATOLL_HOME=str(tmp_path)
-    )
-    assert done.returncode == 2
-    assert "ATOLL_DATA" in done.stderr
-    assert "Traceback" not in done.stderr
+    place = str(tmp_path)
+    code, _, err = start("personalised_har", "--out", place, ATOLL_DATA=place, ATOLL_HOME=place)
+    assert code == 2
+    assert "ATOLL_DATA" in err
+    assert "Traceback" not in err
 
 
 def test_hospitals_prints_gains_and_advice(tmp_path: Path) -> None:

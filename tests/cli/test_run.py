@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
-import subprocess
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from atoll.cli import main
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.folder import RunFolder
+from tests.forked import fork
 
-from .conftest import COMMAND, Atoll, environment
+from .conftest import Atoll, environment
 
 SMALL = ("--set", "rounds=3", "--set", "engine=loop", "--set", "clients=5", "--set", "model=logistic")
 RESULT = {
@@ -109,10 +112,10 @@ def test_personal_models_have_a_row(atoll: Atoll) -> None:
 # --- runs that end early ------------------------------------------------------------------------------------
 
 
-def test_divergence_ends_with_6_and_keeps_a_model(process: Atoll, tmp_path: Path) -> None:
+def test_divergence_ends_with_6_and_keeps_a_model(atoll: Atoll, tmp_path: Path) -> None:
     place = tmp_path / "model.safetensors"
     small = ("--set", "rounds=5", "--set", "engine=loop", "--set", "clients=5")
-    done = process("run", "--json", "-q", "--set", "lr=1e30", "--save", str(place), *small)
+    done = atoll("run", "--json", "-q", "--set", "lr=1e30", "--save", str(place), *small)
     assert done.code == 6
     assert "diverged" in done.err
     assert "the last finite model is kept" in done.err
@@ -140,18 +143,25 @@ def test_signals_end_a_run_in_order(sent: int, code: int, word: str, engine: str
         "--set",
         f"engine={engine}",
     ]
-    running = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+    ours, theirs = os.pipe()
+    said = tmp_path / "stderr.txt"
+    with open(said, "wb") as errors:
+        running = fork(lambda: main(arguments), theirs, errors.fileno(), environment())
+    os.close(theirs)
+    late = Timer(60, os.kill, (running, signal.SIGKILL))
+    late.start()
     try:
-        assert running.stdout is not None
-        while '"event":"round"' not in (line := running.stdout.readline()):
-            assert line
-        running.send_signal(sent)
-        out, err = running.communicate(timeout=60)
+        with open(ours) as lines:
+            while '"event":"round"' not in (line := lines.readline()):
+                assert line
+            os.kill(running, sent)
+            out = lines.read()
     finally:
-        running.kill()  # or it would play on
-    assert running.returncode == code, err
+        late.cancel()
+        os.kill(running, signal.SIGKILL)  # or it would play on; one that has ended does not mind
+        ended = os.waitstatus_to_exitcode(os.waitpid(running, 0)[1])
+    err = said.read_text()
+    assert ended == code, err
     assert f"{word} after round" in err
     assert "Traceback" not in err
     last = events(out)[-1]

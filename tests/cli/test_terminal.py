@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 
 import pytest
 
-from .conftest import COMMAND, environment
+from atoll.cli import main
+from tests.forked import fork
+
+from .conftest import environment
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are for POSIX systems")
 
@@ -22,13 +24,8 @@ def watch(**variables: str) -> str:
     """What appears on a terminal that runs a short `atoll run`."""
     env = {name: value for name, value in environment().items() if name not in ("CI", "NO_COLOR")}
     ours, theirs = pty.openpty()
-    running = subprocess.Popen(
-        [*COMMAND, "run", *SHORT],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env={**env, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **variables},
-    )
+    env |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **variables}
+    running = fork(lambda: main(["run", *SHORT]), theirs, theirs, env)
     os.close(theirs)
     seen = b""
     while True:
@@ -40,7 +37,7 @@ def watch(**variables: str) -> str:
             break
         seen += part
     os.close(ours)
-    assert running.wait(timeout=60) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(running, 0)[1]) == 0
     return seen.decode(errors="replace")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -39,6 +40,7 @@ class Before(Callback):
             self.action(federation)  # type: ignore[operator]
 
 
+@functools.cache
 def whole() -> dict[str, bytes]:
     fed = federation()
     fed.fit()
