@@ -99,6 +99,32 @@ def test_no_room_for_a_checkpoint(tmp_path: Path) -> None:
     assert everything(again) == everything(undisturbed)
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut after the rename finds every file whole, and the rename itself is written through."""
+    told: list[int | str] = []
+    sync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        told.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        told.append(Path(target).name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    folder = part(tmp_path, method="scaffold", rounds=2)
+    [(_, path)] = list_checkpoints(folder.path)
+    at = told.index(path.name)
+    files = {file.name: file.stat().st_ino for file in path.iterdir()}
+    assert files.keys() >= {"checkpoint.json", "state.safetensors"} and len(files) > 2  # memories too
+    assert set(files.values()) <= set(told[:at])
+    assert path.parent.stat().st_ino in told[at:]
+
+
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
