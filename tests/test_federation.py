@@ -235,6 +235,19 @@ def test_cohorts_are_distinct_nonempty_and_shared_between_methods() -> None:
     assert {k for cohort in drawn for k in cohort} == set(range(30))
 
 
+def test_cohorts_and_slow_clients_follow_the_seed() -> None:
+    def drawn(seed: int, **settings: Any) -> list[Any]:
+        settings = {"cohort": 10, "rounds": 3, "seed": seed, **settings}
+        fed = federation(population=data(sizes=(5,) * 30), **settings)
+        return [[record.cohort, record.dropped] for record in fed.fit().rounds]
+
+    assert drawn(1, stragglers=0.3) == drawn(1, stragglers=0.3)
+    whole = [drawn(seed) for seed in (1, 2)]
+    assert all(one != other for one, other in zip(*whole, strict=True))
+    slow = [[dropped for _, dropped in drawn(seed, cohort=30, stragglers=0.3)] for seed in (1, 2)]
+    assert all(one != other for one, other in zip(*slow, strict=True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spoiled(FedAvg):
     """Some clients send rubbish."""
