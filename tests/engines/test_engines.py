@@ -18,7 +18,7 @@ from atoll.engines import Batched, Loop, Processes
 from atoll.engines.reading import reading
 from atoll.errors import ConfigError, EngineError
 from atoll.federation import Federation
-from atoll.methods import METHODS, FedAvg, FedProx, Scaffold
+from atoll.methods import METHODS, FedAvg, FedProx, Local, Scaffold
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.memories import MemoryStore
 from atoll.task import Task
@@ -299,6 +299,34 @@ def test_seeds_differ_and_clients_draw_differently() -> None:
     other = trained("loop", model, data, FedAvg(batch_size=4), seed=2).params.flat()
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
+def test_clients_and_rounds_draw_differently_on_the_same_sample(engine: str) -> None:
+    sample = np.ones((1, 6), np.float32), np.zeros(1, np.int64)
+    data = atoll.data.from_clients({name: {"train": sample, "test": sample} for name in "ab"}, classes=3)
+    method = Local(lr=0.5, batch_size=1)
+
+    def moved(model: str) -> list[Tensor]:
+        """What each of two clients learns in each of two rounds."""
+        federation = Federation(
+            MODELS[model][0], data, method, rounds=2, cohort=2, engine=engine, eval_every=0, workers=1
+        )
+        models = [federation.state.params.flat()] * 2
+        found = []
+        for _ in range(2):
+            federation.round()
+            memories = [federation.memories.get(k) for k in range(2)]
+            assert memories[0] is not None and memories[1] is not None
+            now = [memory.params.flat() for memory in memories if memory is not None]
+            found += [b - a for a, b in zip(models, now, strict=True)]
+            models = now
+        federation.engine.close()
+        return [move != 0 for move in found]
+
+    a1, b1, a2, b2 = moved("dropout")  # units that were dropped have not moved
+    assert not torch.equal(a1, b1) and not torch.equal(a1, a2) and not torch.equal(b1, b2)
+    assert torch.equal(*moved("mlp")[:2])
 
 
 def test_a_group_may_be_cut_into_smaller_ones() -> None:
