@@ -39,7 +39,7 @@ class Mixed(Engine):
         return self.engines[0].settled()
 
     def close(self) -> None:
-        for engine in self.engines:
+        for engine in reversed(self.engines):  # workers that were forked later hold the lines of those before them
             engine.close()
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
@@ -58,7 +58,7 @@ class Mixed(Engine):
         if number == 0:
             return self.engines[0]
         if len(self.engines) == 1 or self.chosen != self.settled():
-            for engine in self.engines[1:]:
+            for engine in reversed(self.engines[1:]):
                 engine.close()
             self.chosen = self.settled()
             self.engines[1:] = [self.make(task, *self.chosen) for task in self.tasks[1:]]
