@@ -39,7 +39,9 @@ class Mixed(Engine):
         return self.engines[0].settled()
 
     def close(self) -> None:
-        for engine in reversed(self.engines):  # workers that were forked later hold the lines of those before them
+        for engine in reversed(
+            self.engines
+        ):  # workers that were forked later hold the lines of those before them
             engine.close()
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
