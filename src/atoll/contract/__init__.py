@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.contract.around import Around
+from atoll.contract.around import Around, Through
 from atoll.contract.change import Change
 from atoll.contract.gather import Gathering, outcome
 from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work
@@ -34,6 +34,7 @@ __all__ = [
     "Replies",
     "Reply",
     "Rule",
+    "Through",
     "Total",
     "Work",
     "chunks",

@@ -12,11 +12,39 @@ from atoll.contract.method import Program
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 
-__all__ = ["Around"]
+__all__ = ["Around", "Through"]
+
+
+class Through(Program):
+    """Hands everything on to the program `inner`; subclasses do something beside it."""
+
+    inner: Program
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.inner.reads
+
+    def plan(self) -> Plan:
+        return self.inner.plan()
+
+    def remember(self, task: Task, received: Record) -> Record:
+        return self.inner.remember(task, received)
+
+    def recall(self, task: Task, received: Record, stored: Record | None) -> Record:
+        return self.inner.recall(task, received, stored)
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        return self.inner.begin(task, received, memory, data)
+
+    def step(self, task: Task, local: Record, batch: Batch) -> Record:
+        return self.inner.step(task, local, batch)
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        return self.inner.finish(task, local, data)
 
 
 @dataclass(frozen=True)
-class Around(Program):
+class Around(Through):
     """Runs a program, and does something to the values of its reply.
 
     By itself it changes nothing and only keeps the two memories apart: what a client remembers is then
@@ -49,13 +77,6 @@ class Around(Program):
         return values, own
 
     # --- the program around -----------------------------------------------------------------------------------
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.inner.reads
-
-    def plan(self) -> Plan:
-        return self.inner.plan()
 
     def remember(self, task: Task, received: Record) -> Record:
         return self.recall(task, received, None)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from atoll.contract import ClientData, Plan, Program, Reply
+from atoll.contract import ClientData, Program, Reply, Through
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 from atoll.testing.compared import copied, differs, reformed
@@ -43,7 +43,7 @@ class _Seen(ClientData):
     public = property(lambda self: self._look("public"))
 
 
-class Watched(Program):
+class Watched(Through):
     """Does what the program does, and notes what it must not do: change what it is given, draw from global states,
     look at splits that it does not declare, or give its working state another form."""
 
@@ -52,15 +52,12 @@ class Watched(Program):
         self._steps = 0
         self.name = "" if name == "train" else f'program "{name}", '
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.inner.reads
-
-    def plan(self) -> Plan:
-        return self.inner.plan()
-
     def remember(self, task: Task, received: Record) -> Record:
         return self._call("remember", lambda: self.inner.remember(task, received), {"received": received})
+
+    def recall(self, task: Task, received: Record, stored: Record | None) -> Record:
+        given = {"received": received, "memory": stored}
+        return self._call("recall", lambda: self.inner.recall(task, received, stored), given)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         given = {"received": received, "memory": memory, "data": data}
@@ -131,21 +128,11 @@ def global_draw(notes: Notes, where: str, before: Mapping[str, Any]) -> None:
         )
 
 
-class Padded(Program):
+class Padded(Through):
     """Does what the program does on batches and whole splits with further rows in them, of mask 0."""
 
     def __init__(self, inner: Program) -> None:
         self.inner = inner
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.inner.reads
-
-    def plan(self) -> Plan:
-        return self.inner.plan()
-
-    def remember(self, task: Task, received: Record) -> Record:
-        return self.inner.remember(task, received)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         return self.inner.begin(task, received, memory, _padded_data(data))
