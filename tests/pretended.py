@@ -1,8 +1,9 @@
 """A pretended accelerator: tensors that say they live on another device, and are computed on the CPU.
 
-Inside `Pretended`, device "meta" behaves as CUDA does where that can be told without one: tensors of two devices do not
-meet in an operation (but for numbers in elementwise ones, and indices), have no storage to be looked at, and are copied
-where somebody asks. Values are those of the CPU to the bit. What crosses, and what makes the host wait, is counted.
+Inside `Pretended`, device "meta" behaves as CUDA does where that can be told without one: tensors asked for by that name
+say that they are on its first device, which compares unequal to the name alone; tensors of two devices do not meet in
+an operation (but for numbers in elementwise ones, and indices), have no storage to be looked at, and are copied where
+somebody asks. Values are those of the CPU to the bit. What crosses, and what makes the host wait, is counted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 aten = torch.ops.aten
-DEVICE = torch.device("meta")
+DEVICE = torch.device("meta", 0)
 
 _ACROSS = {aten._to_copy.default, aten.copy_.default}
 _INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}

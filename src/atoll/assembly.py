@@ -140,14 +140,15 @@ def cohort_size(cohort: int | float | None, population: int) -> int:
 
 
 def device_named(name: str) -> torch.device:
-    """The device of that name, if it can be used; "auto" takes a GPU where there is one."""
+    """The device of that name, if it can be used; "auto" takes a GPU where there is one.
+
+    It is the device that tensors say they are on: "cuda" becomes "cuda:0", the only one that compares equal to it.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}", hint="try auto or cpu"
         ) from None
-    return device
