@@ -1,9 +1,9 @@
 """A pretended accelerator: tensors that say they live on another device, and are computed on the CPU.
 
-Inside `Pretended`, device "meta" behaves as CUDA does where that can be told without one: tensors asked for by that name
-say that they are on its first device, which compares unequal to the name alone; tensors of two devices do not meet in
-an operation (but for numbers in elementwise ones, and indices), have no storage to be looked at, and are copied where
-somebody asks. Values are those of the CPU to the bit. What crosses, and what makes the host wait, is counted.
+Inside `Pretended`, device "meta" behaves as CUDA does where that can be told without one: tensors asked for by that
+name say that they are on its first device, which compares unequal to the name alone; tensors of two devices do not meet
+in an operation (but for numbers in elementwise ones, and indices), have no storage to be looked at, and are copied
+where somebody asks. Values are those of the CPU to the bit. What crosses, and what makes the host wait, is counted.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ different sizes need to be captured.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from atoll.engines.devices import Room, stack
 from atoll.engines.engine import Engine
 from atoll.engines.probe import probe
 from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys, the_order, whole, whole_keys
+from atoll.engines.replay import Play, Replays, Step, in_turn
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
 from atoll.machine import cores, threads
@@ -33,8 +35,6 @@ from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, nbytes, to_device
 
 __all__ = ["Batched"]
-
-Step = Callable[[list[Any], list[Tensor]], list[Any]]
 
 _SHARED = None
 _OWN = 0
@@ -63,6 +63,7 @@ class Batched(Engine):
         self.steps = Steps(task)
         self.spread: dict[Any, Any] = {}  # which leaves of a working state differ between clients
         self.room = Room(device)
+        self.replays = Replays(device) if device.type == "cuda" else None
 
     def describe(self) -> str:
         where = (
@@ -91,7 +92,8 @@ class Batched(Engine):
                     width = min(self.width or len(alike), self.room.width(need))
                     found = self._together(job, alike[:width], orders, memories, reducer)
                     if found is None:  # here all that the group held is gone
-                        self.room.halve(min(width, len(alike)))
+                        if not (self.replays and self.replays.forget()):
+                            self.room.halve(min(width, len(alike)))
                     else:
                         outcomes, alike = outcomes + found, alike[width:]
         outcomes.sort(key=lambda outcome: outcome.client)
@@ -105,7 +107,7 @@ class Batched(Engine):
         try:
             part, outcomes = group.run()
         except torch.cuda.OutOfMemoryError as error:
-            if len(at) > 1:
+            if len(at) > 1 or (self.replays and self.replays.recorded):
                 return None
             raise EngineError(
                 f"{group.where()}: the work of a single client does not fit the memory of {self.device}",
@@ -296,42 +298,44 @@ class _Group:
         axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
         dims = pytree.tree_unflatten(axes, spec)
 
-        captured: dict[tuple[int, int], Step] = {}
-
-        def step(values: list[Any], batch: list[Tensor]) -> list[Any]:
-            kind = len(batch[0]), len(batch)
-            known = captured.get(kind)
-            if known is None:
-                known = captured[kind] = self.capture(pytree.tree_unflatten(values, spec), dims, batch)
-            return known(values, batch)
-
-        for t in range(total):
-            active = sum(count > t for count in counts) if counts[-1] <= t else size
-            if active == size:
-                values = step(values, batch(t, 0, size))
-                continue
+        known: dict[tuple[int, bool], Play] = {}
+        for begin, end, active in stretches(counts, full):
             first = 0
-            for part in powers(active):
+            for part in [size] if active == size else powers(active):
                 window = slice(first, first + part)
-                views = [v[window] if a == 0 else v for v, a in zip(values, axes, strict=True)]
-                new = step(views, batch(t, first, first + part))
+                views = [
+                    v[window] if a == 0 and part < size else v for v, a in zip(values, axes, strict=True)
+                ]
+                play = known.get((part, full[begin]))
+                if play is None:
+                    state, example = pytree.tree_unflatten(views, spec), batch(begin, first, first + part)
+                    play = known[part, full[begin]] = self.playing(state, dims, changed, example)
+                new = play(views, (batch(t, first, first + part) for t in range(begin, end)))
                 for i in changed:
-                    if new[i] is not views[i]:
+                    if part == size:
+                        values[i] = new[i]
+                    elif new[i] is not views[i]:
                         values[i][window] = new[i]
                 first += part
         return pytree.tree_unflatten(values, spec), dims
 
-    def capture(self, local: Record, dims: Any, batch: list[Tensor]) -> Step:
-        function = vmap(self.engine.steps.step(self.program), in_dims=(dims, 0), out_dims=dims)
-        if (
-            self.task.recurrent
-        ):  # unrolled in time, a graph of thousands of operations: longer to trace than to run
+    def playing(self, local: Record, dims: Any, changed: set[int], batch: list[Tensor]) -> Play:
+        """What takes a step for each of some batches, from states and with batches of these forms."""
+        steps = self.engine.steps
+        key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))
+
+        def step() -> Step:
+            function = vmap(steps.step(self.program), in_dims=(dims, 0), out_dims=dims)
+            if not self.task.recurrent:
+                return steps.find(key, function, local, batch)
+            # Unrolled in time, a graph of thousands of operations: longer to trace than to run.
             spec = pytree.tree_structure(local)
             return lambda values, batch: pytree.tree_leaves(
                 function(pytree.tree_unflatten(values, spec), batch)
             )
-        key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))
-        return self.engine.steps.find(key, function, local, batch)
+
+        replays = self.engine.replays
+        return replays.find(key, step, changed) if replays else in_turn(step())
 
     # --- what comes back --------------------------------------------------------------------------------------
 
@@ -418,6 +422,20 @@ def pick_shared(tree: Any, dims: Any) -> Any:
 def _differs(leaf: Any) -> bool:
     """Whether a value inside `vmap` is one of each client."""
     return isinstance(leaf, Tensor) and torch._C._functorch.is_batchedtensor(leaf)
+
+
+def stretches(counts: Sequence[int], full: Sequence[bool]) -> list[tuple[int, int, int]]:
+    """Runs of steps that are alike: (first, one past the last, clients that are not done yet).
+
+    `counts` are the clients' steps, falling; `full` says of each step whether all batches of all clients are full.
+    """
+    active = (np.asarray(counts) > np.arange(len(full))[:, None]).sum(1).tolist()
+    found, start = [], 0
+    for (count, _), run in groupby(zip(active, full, strict=True)):
+        end = start + sum(1 for _ in run)
+        found.append((start, end, count))
+        start = end
+    return found
 
 
 def powers(count: int) -> list[int]:
