@@ -107,6 +107,12 @@ def test_streams_have_addresses() -> None:
         assert not np.array_equal(draw, seeds.rng(*other).integers(0, 1 << 60, 4))
 
 
+@pytest.mark.parametrize("seed", [0, 7, -3, 1 << 40])
+def test_addresses_of_many_clients_are_those_of_each(seed: int) -> None:
+    clients = [0, 1, 5, 1 << 20, 5]
+    assert seeds.addresses(seed, "step", 3, clients) == [seeds.address(seed, "step", 3, c) for c in clients]
+
+
 def test_tensor_streams_look_uniform_and_normal() -> None:
     key = torch.tensor(seeds.address(0, "test"))
     u = seeds.uniform(key, (200, 500))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["address", "fold", "normal", "rng", "scoped", "uniform"]
+__all__ = ["address", "addresses", "fold", "normal", "rng", "scoped", "uniform"]
 
 _MASK64 = (1 << 64) - 1
 
@@ -35,6 +35,20 @@ def rng(seed: int, purpose: str, round: int = 0, client: int = 0) -> np.random.G
 def address(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
     """A 63-bit number for an address, to seed a `torch.Generator` or to start a tensor stream."""
     return int(rng(seed, purpose, round, client).integers(0, 1 << 63))
+
+
+def addresses(seed: int, purpose: str, round: int, clients: Sequence[int]) -> list[int]:
+    """The `address` of each of many clients, from one bit generator that is moved from stream to stream."""
+    bits = np.random.Philox(key=np.array([seed & _MASK64, _word(purpose)], dtype=np.uint64))
+    start = bits.state
+    counter = start["state"]["counter"]
+    counter[3] = round & _MASK64
+    found = []
+    for client in clients:
+        counter[2] = client & _MASK64
+        bits.state = start
+        found.append(int(bits.random_raw()) >> 1)
+    return found
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -96,3 +96,8 @@ class Work:
     def nbytes(self, client: int) -> int:
         """Bytes that this client downloads."""
         return nbytes(self.received(client))
+
+    def nbytes_of(self, clients: Sequence[int]) -> int:
+        """Bytes that these clients download together."""
+        alike = nbytes(self.shared)
+        return sum(self.nbytes(client) if client in self.own else alike for client in clients)

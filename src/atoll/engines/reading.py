@@ -104,13 +104,13 @@ def gather(samples: Samples, index: Tensor) -> list[Tensor]:
 
 def step_keys(job: Job | Order, clients: Sequence[int], steps: int) -> Tensor:
     """Random streams of the steps of clients: int64 [clients, steps]."""
-    own = torch.tensor([seeds.address(job.seed, "step", job.round, client) for client in clients])
+    own = torch.tensor(seeds.addresses(job.seed, "step", job.round, clients))
     return seeds.fold(own.unsqueeze(1), torch.arange(steps).unsqueeze(0))
 
 
 def whole_keys(job: Job | Order, clients: Sequence[int], stage: str) -> Tensor:
     """Random streams of "begin" or "finish" of clients: int64 [clients]."""
-    return torch.tensor([seeds.address(job.seed, stage, job.round, client) for client in clients])
+    return torch.tensor(seeds.addresses(job.seed, stage, job.round, clients))
 
 
 def whole(samples: Samples | None, key: Tensor, device: torch.device) -> Batch | None:

@@ -124,7 +124,7 @@ class ServerRound:
     def _open(self, phase: Phase, job: Job | None) -> None:
         self.phase, self.job, self._gathering = phase, job, None
         if job is not None:
-            self.bytes_down += sum(job.work.nbytes(client) for client in job.clients)
+            self.bytes_down += job.work.nbytes_of(job.clients)
 
     def _welcome(self, reducer: Reducer, outcomes: Sequence[Outcome]) -> None:
         """Take in what new clients answered; nobody may fail to."""
