@@ -61,7 +61,7 @@ def store(path: Path, facts: Json, outcomes: Sequence[Outcome], seconds: float) 
 
 def all_parts(setting: Setting) -> list[Part]:
     """Every part. Graphs come last: one that cannot be recorded may leave the device unusable."""
-    return [gpu_agree.part(setting), *gpu_parts.parts(setting), gpu_graph.part(setting)]
+    return [*gpu_agree.parts(setting), *gpu_parts.parts(setting), gpu_graph.part(setting)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

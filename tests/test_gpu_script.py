@@ -44,7 +44,17 @@ def test_dry_run_reports_every_part(tmp_path: Path) -> None:
     assert {"device_name", "torch", "cuda", "date", "python", "tf32", "budget", "seconds"} <= told.keys()
     assert (told["device"], told["quick"], told["cuda"]) == ("cpu", True, torch.version.cuda)
     parts = {part["name"]: part for part in told["parts"]}
-    assert list(parts) == ["agree", "workloads", "cohorts", "convolutions", "eager", "tf32", "graph"]
+    assert list(parts) == [
+        "agree",
+        "methods",
+        "resume",
+        "workloads",
+        "cohorts",
+        "convolutions",
+        "eager",
+        "tf32",
+        "graph",
+    ]
     for part in parts.values():
         assert {"title", "status", "peak_mib", "rows"} <= part.keys()
         assert part["title"] in done.stdout
@@ -52,7 +62,11 @@ def test_dry_run_reports_every_part(tmp_path: Path) -> None:
     assert {name for name, part in parts.items() if part["status"] != "ok"} == {"tf32"}
     assert {row["status"] for row in parts["tf32"]["rows"]} == {"needs CUDA"}
     assert {row["graph ms"] for row in parts["graph"]["rows"]} == {"needs CUDA"}
-    assert all(0 < row["batched cpu"] <= row["tolerance"] for row in parts["agree"]["rows"])
+    assert all(
+        0 < row["batched cpu"] <= row["tolerance"]
+        for name in ("agree", "methods")
+        for row in parts[name]["rows"]
+    )
     timed = [row for name in ("workloads", "cohorts", "convolutions", "eager") for row in parts[name]["rows"]]
     assert all(row["s a round"] > 0 and row["steps/s"] > 0 for row in timed)
 
@@ -66,7 +80,7 @@ def test_an_unknown_part_and_a_missing_device_are_told(
     out = tmp_path / "gpu.json"
     with pytest.raises(SystemExit):
         gpu.main(["--device", "cpu", "--quick", "--only", "agree,speed", "--out", str(out)])
-    assert "no part speed; there are agree, workloads" in capsys.readouterr().err
+    assert "no part speed; there are agree, methods, resume" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main(["--out", str(out)]) == 2
     error = capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class Replays:
         """`work`, which reads and writes fixed memory only, as a CUDA graph. It is done once, to set up libraries."""
         with torch.cuda.device(self.device):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            now, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            now, aside = torch.cuda.current_stream(), _aside(self.device)
             aside.wait_stream(now)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.stream(aside):
@@ -141,6 +142,12 @@ class Replays:
                 graph.capture_end()
             now.wait_stream(aside)
         return graph.replay
+
+
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which graphs are recorded: one, since libraries keep a workspace for each that they have seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _address(leaf: Tensor) -> int:
