@@ -12,7 +12,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.tensors import Tensors
 
-__all__ = ["COORDINATES", "drift", "probe"]
+__all__ = ["COORDINATES", "drift", "likeness", "probe"]
 
 COORDINATES = 4096
 _MOST = 1 << 22  # numbers that one round's probes may take in all
@@ -51,11 +51,22 @@ def _coordinates(sizes: tuple[int, ...], most: int) -> list[tuple[Tensor | None,
     return chosen
 
 
-def drift(probes: Sequence[Tensor], weights: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """(norms [K], cosines to the weighted mean [K], cosines between clients [K, K]) from K probes, in float64."""
+def drift(probes: Sequence[Tensor], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(norms [K], cosines to the weighted mean [K]) from K probes, in float64."""
     each = torch.stack(list(probes)).double()
     share = torch.tensor(weights, dtype=torch.float64)
     mean = (share / share.sum().clamp(min=1e-300)) @ each
+    norms, unit = _directions(each)
+    return norms, unit @ (mean / mean.norm().clamp(min=1e-300))
+
+
+def likeness(probes: Sequence[Tensor]) -> Tensor:
+    """Cosines between the changes of clients [K, K] from K probes, in float64."""
+    _, unit = _directions(torch.stack(list(probes)).double())
+    return unit @ unit.T
+
+
+def _directions(each: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms [K] of the rows [K, s], and the rows divided by them."""
     norms = each.norm(dim=1)
-    unit = each / norms.clamp(min=1e-300).unsqueeze(1)
-    return norms, unit @ (mean / mean.norm().clamp(min=1e-300)), unit @ unit.T
+    return norms, each / norms.clamp(min=1e-300).unsqueeze(1)

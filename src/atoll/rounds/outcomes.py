@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from atoll.contract import Outcome
-from atoll.engines.probe import drift
+from atoll.engines.probe import drift, likeness
 
 __all__ = ["alike", "columns"]
 
@@ -28,7 +28,7 @@ def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) ->
     ]
     seen = _probed([o for o in rows if o is not None])
     if seen:
-        norms, cosines, _ = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
+        norms, cosines = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
         norm = dict(zip((o.client for o in seen), norms.tolist(), strict=True))
         cosine = dict(zip((o.client for o in seen), cosines.tolist(), strict=True))
         found["norm"] = [norm.get(client, nan) for client in cohort]
@@ -41,8 +41,7 @@ def alike(outcomes: Sequence[Outcome], most: int) -> tuple[list[int], Tensor] | 
     seen = _probed(outcomes)[:most]
     if len(seen) < 2:
         return None
-    _, _, matrix = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
-    return [o.client for o in seen], matrix
+    return [o.client for o in seen], likeness([o.probe for o in seen if o.probe is not None])
 
 
 def _probed(outcomes: Sequence[Outcome]) -> list[Outcome]:
