@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "assemble",
     "build_method",
+    "changed",
     "hyperparameters",
 ]
 
@@ -104,6 +105,15 @@ def architectures(
         task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)
+
+
+def changed(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a federation was given, with changes; settings that are unknown to a new method are dropped."""
+    settings = given["settings"]
+    if "method" in changes:
+        known = {*hyperparameters(changes["method"]), *Settings.kinds()}
+        settings = {name: value for name, value in settings.items() if name in known}
+    return {**{name: value for name, value in given.items() if name != "settings"}, **settings, **changes}
 
 
 def check_splits(method: Method, data: FederatedData) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.assembly import Model, assemble, build_method, hyperparameters
+from atoll.assembly import Model, assemble, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData, as_federated
@@ -66,15 +66,14 @@ class Federation:
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.settings, own = Settings.split(settings)
-        self.data: FederatedData = data if isinstance(data, FederatedData) else as_federated(data)
+        self.data: FederatedData = as_federated(data)
         if public is not None:
             self.data = self.data.publish(public)
         self.method = build_method(method, own)
         self.simulation = assemble(model, self.data, self.method, self.settings, loss, metrics, channel)
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge
-        self.task = self.tasks[0]
         self.membership, self.cohort = self.simulation.cohorts.membership, self.simulation.cohorts.size
-        self.rounds, self.seed = self.settings.rounds, self.settings.seed
+        self.task, self.rounds, self.seed = self.tasks[0], self.settings.rounds, self.settings.seed
         self.keeper = Keeper(self.settings, self.simulation, log)
         self.hooks = Hooks(callbacks, self.keeper.session.problem)
         self._stopping = False
@@ -116,8 +115,8 @@ class Federation:
     def fit(self) -> Run:
         """Play all rounds that remain, or stop at the target.
 
-        Raises DivergedError where the model leaves the finite numbers; `federation.run()` then still has every round
-        that was committed, and the last finite model. However it ends, a run folder has what is needed to go on.
+        Raises DivergedError where the model leaves the finite numbers; `run()` then still has every committed round and
+        the last finite model. However it ends, a run folder has what is needed to go on.
         """
         with closing(self.engine), self.keeper.written():
             self.hooks.call("on_start", self)
@@ -154,10 +153,9 @@ class Federation:
     def resume(self, run: str | Path = "last") -> Federation:
         """Go on with a run of this same federation: its folder, its name in `runs`, or the last one there.
 
-        Takes over the state, the memories and the rounds of its newest whole checkpoint; `fit` then plays what
-        remains, and the result is the undisturbed run's to the bit. `rounds`, `target`, `eval_every` and
-        `eval_clients` may differ from the run's. Raises ConfigError where there is no such run or it is another
-        federation's, RunError while a process writes it.
+        Takes over state, memories and rounds of its newest whole checkpoint; `fit` then plays what remains, and the
+        result is the undisturbed run's to the bit. `rounds`, `target`, `eval_every` and `eval_clients` may differ.
+        Raises ConfigError where there is no such run or it is another federation's, RunError while it is written.
         """
         self.keeper.resume(run)
         return self
@@ -169,9 +167,9 @@ class Federation:
     def personal(self, client: int | str) -> nn.Module:
         """The model that this client (a position, or a name) would predict with now, fine-tuned if that is the method.
 
-        For methods without models of the client's own it is the global model. Where a method predicts otherwise than
-        by its model alone (`knn-per`, `fedproto`), this is the model. Raises ConfigError for an unknown client, and for
-        methods whose clients have narrower models than the module (`heterofl`).
+        For methods without models of clients' own it is the global model; where a method predicts otherwise than by its
+        model alone (`knn-per`, `fedproto`), that model. Raises ConfigError for an unknown client or one whose model is
+        narrower than the module (`heterofl`).
         """
         return self.simulation.personal(self.data.position(client))
 
@@ -185,20 +183,13 @@ class Federation:
 
     def replace(self, **changes: Any) -> Federation:
         """A federation like this one with other settings, such as ``seed=1`` or ``method="scaffold"``."""
-        given = {**self._given, **self._given["settings"]}
-        del given["settings"]
-        if "method" in changes:  # settings of the one before that the new one does not know are dropped
-            known = {*hyperparameters(changes["method"]), *Settings.kinds()}
-            lost = self._given["settings"].keys() - known
-            given = {name: value for name, value in given.items() if name not in lost}
-        made = Federation(**{**given, **changes})
+        made = Federation(**changed(self._given, changes))
         own = {"method": made.keeper.labels["method"]} if "method" in changes else {}
         made.keeper.labels = {**self.keeper.labels, **own}
         return made
 
     def __repr__(self) -> str:
-        labels = self.keeper.labels
-        played = f"{self.number} of {self.rounds} rounds"
+        labels, played = self.keeper.labels, f"{self.number} of {self.rounds} rounds"
         return f"<Federation {labels['method']} on {labels['data']}, {labels['partition']}: {played}>"
 
     def _repr_html_(self) -> str:

@@ -50,7 +50,7 @@ def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
+        time.sleep(0.2)  # asking reads all events, and the runs need the processor
 
 
 def underway(place: Path) -> bool:
