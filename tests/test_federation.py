@@ -16,10 +16,10 @@ import atoll.data
 from atoll import models
 from atoll.callbacks import Callback
 from atoll.contract import ClientData, Mean, Population, Reply, Rule
-from atoll.errors import ConfigError, DivergedError
+from atoll.errors import ConfigError, DivergedError, RunError
 from atoll.federation import Federation
 from atoll.measures import Target
-from atoll.methods import FedAdam, FedAvg, FedSGD, Local
+from atoll.methods import FedAdam, FedAvg, FedSGD, Local, Scaffold
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.history import Round
 from atoll.task import Batch, Task
@@ -343,6 +343,36 @@ def test_tied_weights_travel_once_and_stay_tied() -> None:
 
 
 # --- the loop itself ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breaks(Scaffold):
+    """Fails once, at the last client of the second round."""
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> Any:
+        if float(data.count) == 4 and len(broken) == 1:
+            broken.append(2)
+            raise RuntimeError("the machine was switched off")
+        if float(data.count) == 4:
+            broken.append(1)
+        return super().finish(task, local, data)
+
+
+broken: list[int] = []
+
+
+def test_a_round_that_broke_off_leaves_nothing_behind() -> None:
+    broken.clear()
+    running = federation(method=Breaks(batch_size=4), cohort=3)
+    whole = federation(method=Scaffold(batch_size=4), cohort=3)
+    running.round()
+    with pytest.raises(RunError, match="round 2, client site2, finish: RuntimeError: the machine"):
+        running.round()
+    assert running.number == 1
+    running.round()
+    whole.round(), whole.round()
+    for mine, other in zip(leaves(running.state), leaves(whole.state), strict=True):
+        assert torch.equal(mine, other) if isinstance(mine, Tensor) else mine == other
 
 
 def test_learning_rates_follow_the_round() -> None:

@@ -87,7 +87,7 @@ def _same(one: Any, other: Any) -> None:
 def swap(state: list[Any], batch: list[Tensor]) -> list[Any]:
     """Old leaves in each other's places, one written over, one that stays."""
     a, b, c, d = state
-    return [b, a + batch[0], c.add_(a), d]
+    return [b, a, c.add_(a) + batch[0], d]
 
 
 @pytest.mark.parametrize("plain", [0, 1, 3, 9])
