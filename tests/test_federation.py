@@ -242,6 +242,7 @@ def test_cohorts_and_slow_clients_follow_the_seed() -> None:
         return [[record.cohort, record.dropped] for record in fed.fit().rounds]
 
     assert drawn(1, stragglers=0.3) == drawn(1, stragglers=0.3)
+    assert all(len(d) == 3 and len(c) == 7 and not {*c} & {*d} for c, d in drawn(1, stragglers=0.3))
     whole = [drawn(seed) for seed in (1, 2)]
     assert all(one != other for one, other in zip(*whole, strict=True))
     slow = [[dropped for _, dropped in drawn(seed, cohort=30, stragglers=0.3)] for seed in (1, 2)]
@@ -343,6 +344,41 @@ def test_tied_weights_travel_once_and_stay_tied() -> None:
 
 
 # --- the loop itself ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explodes(FedAvg):
+    """Its fourth model is finite, and nothing that is computed with it."""
+
+    def update(self, state: Record, replies: Any) -> Record:
+        state = super().update(state, replies)
+        return (
+            state.replace(params=state.params.map(lambda v: v * 0 + 3e38)) if int(state.round) == 4 else state
+        )
+
+
+def test_a_model_that_cannot_be_judged_gives_way_to_the_last_that_could() -> None:
+    running = federation(method=Explodes(batch_size=4), rounds=6, eval_every=2)
+    played, states = running.play(), []
+    with pytest.raises(DivergedError, match="round 4"):
+        for _ in played:
+            states.append(running.state)
+    assert len(states) == 3 and running.state is states[1]
+
+
+def test_what_is_sent_to_a_client_alone_is_counted() -> None:
+    running = federation(method="pfedhn", steps=2, cohort=2)
+    before = running.state
+    record = running.round()
+    work = running.method.broadcast(before, record.cohort)
+    assert work.own and record.bytes_down == sum(work.nbytes(client) for client in record.cohort) > 0
+
+
+def test_another_method_takes_the_settings_that_it_knows() -> None:
+    given = Federation(linear, data(), "fedprox", mu=0.5, lr=0.3, rounds=2, engine="loop", device="cpu")
+    other = given.replace(method="fedavg")
+    assert isinstance(other.method, FedAvg) and (other.method.lr, other.rounds) == (0.3, 2)
+    assert given.replace(seed=3).method == given.method
 
 
 @dataclass(frozen=True, kw_only=True)
