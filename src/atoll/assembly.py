@@ -56,7 +56,8 @@ def assemble(
     cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed)
-    state = method.on_device(method.setup(tasks[0], population), device)
+    with seeds.scoped(seed, "setup"):
+        state = method.on_device(method.setup(tasks[0], population), device)
     return Simulation(method, population, data, cohorts, engine, judge, state, channel=channel)
 
 
@@ -101,8 +102,8 @@ def architectures(
     for each in models:
         with seeds.scoped(seed):
             module = each if isinstance(each, nn.Module) else each()
-        task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
-        task.check(example.inputs[:1], example.targets[:1], data.classes)
+            task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
+            task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)
 

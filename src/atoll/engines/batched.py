@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from torch.utils import _pytree as pytree
 
 from atoll.contract import ClientData, Job, Memories, Outcome, Reducer, Reply, misshapen, screen
 from atoll.data import FederatedData, Samples
+from atoll.draws import STREAMS, untouched
+from atoll.engines import stages
 from atoll.engines.client import failed
 from atoll.engines.devices import Room, stack
 from atoll.engines.engine import Engine
@@ -155,11 +158,16 @@ class _Group:
             memories,
         )
         self.task, self.program, self.device = engine.task, job.program, engine.device
-        self.stage = "begin"
 
     def run(self) -> tuple[Reducer | None, list[Outcome]]:
         """The replies of the group, reduced (None: none can be used), and what became of each."""
         begun = time.perf_counter()
+        found = untouched(self.work, self.where)
+        return self.settle(*found[:2], begun, *found[2:])
+
+    def work(self) -> tuple[Reply, Record, Record, Record]:
+        """The replies, what is remembered after, and what was received and remembered before, all stacked."""
+        self.stage = "begin"
         try:
             received, received_dims = self.received()
             memory, memory_dims = self.memory(received, received_dims)
@@ -169,7 +177,7 @@ class _Group:
             self.stage = "step"
             local, local_dims = self.train(local, local_dims)
             self.stage = "finish"
-            finish = vmap(lambda a, d: self.program.finish(self.task, a, d), in_dims=(local_dims, data_dims))
+            finish = vmap(partial(stages.finish, self.program, self.task), in_dims=(local_dims, data_dims))
             keys = whole_keys(self.job, self.clients, "finish").to(self.device)
             reply, after = finish(local, of_stage(data, keys))
         except torch.cuda.OutOfMemoryError:
@@ -177,13 +185,17 @@ class _Group:
         except AtollError as error:
             raise failed(self.where(), error) from error
         except RuntimeError as error:
+            if "random operation" in str(error):  # what vmap says of a draw that nothing has intercepted
+                raise EngineError(
+                    f"{self.where()}: a call in it draws from the global random state", hint=STREAMS
+                ) from error
             raise EngineError(
                 f"{self.where()}: these clients cannot be batched: {str(error).splitlines()[0]}",
                 hint='engine="processes" or engine="loop" run any model',
             ) from error
         except Exception as error:
             raise failed(self.where(), error) from error
-        return self.settle(reply, after, begun, received, memory)
+        return reply, after, received, memory
 
     def where(self) -> str:
         """Whose work is being done, for errors."""
@@ -208,7 +220,7 @@ class _Group:
         known = [self.memories.get(client) for client in self.clients]
         alike = not self.job.work.own
         recalled = [
-            self.program.recall(self.task, received if alike else pick(received, dims, at), each)
+            stages.recall(self.program, self.task, received if alike else pick(received, dims, at), each)
             for at, each in enumerate(known)
         ]
         held = stack(recalled, self.device)
@@ -252,7 +264,7 @@ class _Group:
         seen: list[Any] = []
 
         def begin(*arguments: Any) -> Record:
-            local = self.program.begin(self.task, *arguments)
+            local = stages.begin(self.program, self.task, *arguments)
             if known is None:
                 seen.append(pytree.tree_map(lambda leaf: _OWN if _differs(leaf) else _SHARED, local))
             return local
