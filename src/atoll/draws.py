@@ -1,9 +1,9 @@
-"""Draws of user code, from streams that have an address: what a method, a model or a loss asks torch's random functions.
+"""Draws of user code from streams that have an address: what methods, models and losses ask of random functions.
 
 On the server everything runs once, in one process: there the global generators themselves are set to an address and
 put back (`atoll.seeds.scoped`). A client's work runs in any engine, captured or batched over clients, and a global
-generator has no place in it. So the calls are intercepted (`Drawn`), and take their numbers from the client's stream; what
-cannot be intercepted moves a global state, and is refused (`untouched`).
+generator has no place in it. So the calls are intercepted (`Drawn`), and take their numbers from the client's stream;
+what cannot be intercepted moves a global state, and is refused (`untouched`).
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _normal(drawn: Drawn, mean: Any, std: Any = 1.0, size: Any = None, **kwargs:
     parts = [part for part in (mean, std) if isinstance(part, Tensor)]
     if not parts:
         return _made(mean + std * seeds.normal(drawn.key("normal"), size, _float(kwargs)), kwargs)
-    shape = torch.broadcast_shapes(*(part.shape for part in parts))
+    shape = torch.broadcast_shapes(*(part.shape for part in parts))  # type: ignore[no-untyped-call]
     return mean + std * seeds.normal(drawn.key("normal"), shape, parts[0].dtype)  # type: ignore[no-any-return]
 
 

@@ -60,7 +60,7 @@ def scoped(seed: int, purpose: str = "init", round: int = 0) -> Iterator[None]:
     it runs once and in one process.
     """
     start = address(seed, purpose, round)
-    cuda = torch.cuda.is_initialized()
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     devices = torch.cuda.get_rng_state_all() if cuda else []
     torch.default_generator.manual_seed(

@@ -54,7 +54,7 @@ class Client:
         changed: Callable[[Record, Record, Record], Tensors | None] | None,
         cohort: int,
     ) -> tuple[Answer, Record]:
-        received, memory, data = self._given(order, program, memory)
+        received, memory, data = self.given(order, program, memory)
         local = self._trained(order, program, received, memory, data)
         with located(self.data, order, "finish"):
             reply, after = stages.finish(
@@ -69,12 +69,13 @@ class Client:
     @torch.no_grad()
     def working(self, order: Order, program: Program, memory: Record | None) -> Record:
         """The client's working state after all its steps, where an answer is not wanted."""
-        received, memory, data = self._given(order, program, memory)
+        received, memory, data = self.given(order, program, memory)
         return self._trained(order, program, received, memory, data)
 
-    def _given(
+    def given(
         self, order: Order, program: Program, memory: Record | None
     ) -> tuple[Record, Record, ClientData]:
+        """What a client begins with: what it received, what it remembers, its data."""
         received = to_device(order.received, self.device)
         with located(self.data, order, "remember"):
             stored = None if memory is None else to_device(memory, self.device)

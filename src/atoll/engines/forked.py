@@ -44,6 +44,7 @@ class _Setting(msgspec.Struct, tag=True):
     shared: Header
     epochs: dict[int, int]
     cohort: int
+    padded: bool
 
 
 class _Run(msgspec.Struct, tag=True):
@@ -92,7 +93,7 @@ class Processes(Pool):
         super().__init__(task, data, device, Forked(task, data, self.workers))
 
     def describe(self) -> str:
-        return f"{self.name}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"{self.name}, {self.workers} worker{'s' if self.workers > 1 else ''}{self.unpadded}"
 
     def settled(self) -> tuple[str, int | None]:
         return self.name, self.workers
@@ -111,12 +112,19 @@ class Forked(Crew):
         self.shared = Arena()
         self._for: tuple[Method, Channel | None] | None = None
 
-    def open(self, job: Job) -> None:
+    def open(self, job: Job, padded: bool) -> None:
         self._hire(job)
         work = job.work
         shared = self.shared.write(Record(shared=work.shared, expected=job.expected))
         setting = _Setting(
-            job.round, job.seed, work.program, work.reduction, shared, dict(job.epochs), job.cohort
+            job.round,
+            job.seed,
+            work.program,
+            work.reduction,
+            shared,
+            dict(job.epochs),
+            job.cohort,
+            padded,
         )
         for number, worker in enumerate(self.workers):
             with self._lost(number):
@@ -230,6 +238,7 @@ def _serve(
                 setting, both = order, crew.shared.read(order.shared)
                 continue
             assert setting is not None
+            runner.padded = setting.padded
             own = _owned(slots[order.slot].read(order.own))
             work = Work(
                 both.shared, _of_clients(own.own), setting.program, setting.reduction,  # type: ignore[arg-type]
