@@ -90,6 +90,8 @@ class Pure(Drawn):
                 with warnings.catch_warnings():  # torch's advice is to pack the weights
                     warnings.filterwarnings("ignore", "RNN module weights are not part")
                     return func(*args, **kwargs)
+        if name == "_pack_padded_sequence" and self.batch is not None:
+            return _pack(*args)
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -238,17 +240,39 @@ _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
 def _drops(args: Any) -> bool:
-    """Whether a recurrent call drops units between its layers (padded form: dropout and train are at 5 and 6)."""
-    return len(args) == 9 and args[4] > 1 and args[5] > 0 and bool(args[6])
+    """Whether a recurrent call drops units between its layers."""
+    layers, p, train = args[5:8] if _packed(args) else args[4:7]
+    return layers > 1 and p > 0 and bool(train)
+
+
+def _packed(args: Any) -> bool:
+    """Whether a recurrent call has the form (data, batch_sizes, hx, weights, ...), not (input, hx, weights, ...)."""
+    return isinstance(args[3], (list, tuple))
 
 
 def _without_storage(args: Any) -> bool:
-    """Whether a GPU's kernel is asked to look into the storage of tensors inside a function transform."""
-    return args[0].device.type != "cpu" and any(
+    """Whether a kernel is asked to look into the storage of tensors inside a function transform.
+
+    Those of a GPU do, and on the CPU those of packed sequences.
+    """
+    return (args[0].device.type != "cpu" or _packed(args)) and any(
         torch._C._functorch.is_functorch_wrapped_tensor(value)
         for value in pytree.tree_leaves(args)
         if isinstance(value, Tensor)
     )
+
+
+def _pack(input: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """Torch's packing of padded sequences, longest first, as (data, batch_sizes); its kernel has no pure gradient."""
+    if _batched.get():
+        raise EngineError(
+            "packed sequences cannot be batched over clients",
+            hint='pad the sequences, or use engine="processes" or "loop"',
+        )
+    rows = input if batch_first else input.transpose(0, 1)
+    sizes = (torch.arange(int(lengths.max())).unsqueeze(1) < lengths.cpu()).sum(1)
+    at = [k * rows.shape[1] + t for t, going in enumerate(sizes.tolist()) for k in range(going)]
+    return rows.flatten(0, 1).index_select(0, torch.tensor(at, device=input.device)), sizes
 
 
 def _cell(
@@ -270,13 +294,18 @@ def _cell(
 
 
 def _recurrent(pure: Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
-    """The padded form of torch's lstm, gru and rnn kernels: (input, hx, weights, has_biases, layers, ...)."""
-    if isinstance(args[3], (list, tuple)):
-        raise EngineError(
-            "packed sequences cannot be batched over clients, nor trained on a GPU",
-            hint='pad the sequences, or use engine="processes"',
-        )
-    input, hx, weights, has_biases, layers, p, train, bidirectional, batch_first = args[:9]
+    """Torch's lstm, gru and rnn kernels in both forms: padded, (input, hx, weights, ...), and packed.
+
+    Packed sequences lie step by step, the longest first: `batch_sizes` says how many still go on at each step. Those
+    that are over keep their state.
+    """
+    sizes: list[int] | None = None
+    if _packed(args):
+        sizes = args[1].tolist()
+        input, _, hx, weights, has_biases, layers, p, train, bidirectional = args[:9]
+        batch_first = False
+    else:
+        input, hx, weights, has_biases, layers, p, train, bidirectional, batch_first = args[:9]
     hidden, cells = (hx[0], hx[1]) if kind == "lstm" else (hx, hx)
     steps = input.transpose(0, 1) if batch_first else input
     directions = 2 if bidirectional else 1
@@ -298,14 +327,24 @@ def _recurrent(pure: Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
             gates = gates if b_input is None else gates + b_input
             h, c = hidden[at], cells[at]
             line: list[Tensor] = []
-            for t in range(gates.shape[0]) if direction == 0 else reversed(range(gates.shape[0])):
-                h, c = _cell(kind, gates[t], h, c, own[1], b_hidden)
-                line.append(h)
-            outputs.append(torch.stack(line if direction == 0 else line[::-1]))
+            parts = gates.unbind() if sizes is None else gates.split(sizes)
+            for part in parts if direction == 0 else parts[::-1]:
+                if len(part) == len(h):
+                    h, c = _cell(kind, part, h, c, own[1], b_hidden)
+                    line.append(h)
+                    continue
+                few = len(part)
+                new, cell = _cell(kind, part, h[:few], c[:few], own[1], b_hidden)
+                h, c = torch.cat([new, h[few:]]), torch.cat([cell, c[few:]])
+                line.append(new)
+            join = torch.stack if sizes is None else torch.cat
+            outputs.append(join(line if direction == 0 else line[::-1]))
             last_hidden.append(h)
             last_cells.append(c)
         steps = torch.cat(outputs, -1)
-        if p > 0 and train and layer + 1 < layers:  # streams go by sample
+        if p > 0 and train and layer + 1 < layers and sizes is not None:
+            steps = dropout(pure, steps, p)
+        elif p > 0 and train and layer + 1 < layers:  # streams go by sample
             steps = dropout(pure, steps.transpose(0, 1), p).transpose(0, 1)
     output = steps.transpose(0, 1) if batch_first else steps
     if kind == "lstm":

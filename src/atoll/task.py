@@ -7,6 +7,7 @@ and recurrent layers need help to be pure, and get it from `atoll.purity`, whate
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -145,11 +146,14 @@ class Task:
         values = function(outputs, targets)
         if values.ndim == 0 or values.shape[0] != targets.shape[0]:
             raise ConfigError(
-                f"{getattr(function, '__name__', 'the loss')} returned shape {tuple(values.shape)} "
-                f"for {targets.shape[0]} samples",
+                f"{Task._name(function)} returned shape {tuple(values.shape)} for {targets.shape[0]} samples",
                 hint="return one value per sample (reduction='none'); Atoll takes the means",
             )
         return values.reshape(values.shape[0], -1).mean(1) if values.ndim > 1 else values
+
+    @staticmethod
+    def _name(function: Loss) -> str:
+        return getattr(function, "__name__", "the loss")
 
     def check(self, inputs: Tensor, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
@@ -183,7 +187,33 @@ class Task:
                 hint="give the last layer as many outputs as a target has numbers",
             )
         with torch.no_grad():
+            self._check_rows(params, buffers, inputs, targets)
             self.measure(params, buffers, inputs, targets)
+
+    def _check_rows(self, params: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> None:
+        """Refuse losses and measures that broadcast: outputs [n, 1] beside targets [n] are [n, n] to torch.
+
+        Two samples tell: what one comes to must not depend on the other, where the shapes invite that.
+        """
+        inputs, targets = torch.cat([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
+        outputs = self.predict(params, buffers, inputs)[0]
+        if outputs.shape == targets.shape or outputs.numel() != targets.numel():
+            return
+        changed, moved = targets.clone(), outputs.clone()
+        far = targets[1] + 1e3 if targets.is_floating_point() else (targets[1] == 0).to(targets.dtype)
+        changed[1], moved[1] = far, outputs[1] + 1e3
+        for function in (self.loss_function, *self.metrics.values()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own word on it
+                one, other = (
+                    self._per_sample(function, o, t)[0] for o, t in ((outputs, targets), (moved, changed))
+                )
+            if not torch.equal(one.nan_to_num(), other.nan_to_num()):
+                raise ConfigError(
+                    f"{self._name(function)} compares every output with every target: outputs of shape "
+                    f"{tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} broadcast",
+                    hint="give both one shape: targets [n, 1], or a model that ends in nn.Flatten(0)",
+                )
 
 
 # --- losses and metrics, per sample ---------------------------------------------------------------------------------
