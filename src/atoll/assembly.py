@@ -21,7 +21,7 @@ from atoll.rounds.judge import Judge
 from atoll.rounds.membership import Membership
 from atoll.rounds.play import Simulation
 from atoll.settings import Settings
-from atoll.task import Loss, Task
+from atoll.task import Loss, Task, ready
 
 __all__ = [
     "Model",
@@ -102,6 +102,7 @@ def architectures(
     for each in models:
         with seeds.scoped(seed):
             module = each if isinstance(each, nn.Module) else each()
+            module = ready(module, example.inputs[:1])
             task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
             task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.errors import ConfigError
 from atoll.purity import Pure, unpacked
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Batch", "Loss", "Task", "architecture"]
+__all__ = ["Batch", "Loss", "Task", "architecture", "ready"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,6 +29,36 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def architecture(client: int, count: int) -> int:
     """Which of `count` architectures a client has: they come in turns."""
     return client % count
+
+
+def ready(module: nn.Module, inputs: Tensor) -> nn.Module:
+    """The module; where layers are lazy, a copy whose parameters have the shapes that these inputs give them.
+
+    Raises ConfigError where the module cannot read them.
+    """
+    if not any(is_lazy(part) for part in [*module.parameters(), *module.buffers()]):
+        return module
+    blank = {  # buffers without a shape cannot be copied
+        id(part): UninitializedBuffer(device=part.device, dtype=part.dtype)  # type: ignore[call-arg]
+        for part in module.buffers()
+        if is_lazy(part)
+    }
+    training = module.training
+    module = copy.deepcopy(module, blank).eval()
+    try:
+        with torch.no_grad():
+            module(inputs)
+    except Exception as error:
+        raise _unreadable(inputs, error) from error
+    return module.train(training)
+
+
+def _unreadable(inputs: Tensor, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the model cannot read the data: inputs of shape {tuple(inputs.shape[1:])} a sample gave "
+        f"{type(error).__name__}: {error}",
+        hint="choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])",
+    )
 
 
 class Batch(NamedTuple):
@@ -158,16 +189,11 @@ class Task:
     def check(self, inputs: Tensor, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
         params, buffers = self.initial()
-        shape = tuple(inputs.shape[1:])
         try:
             with torch.no_grad():
                 outputs, _ = self.predict(params, buffers, inputs)
         except Exception as error:
-            raise ConfigError(
-                f"the model cannot read the data: inputs of shape {shape} a sample gave "
-                f"{type(error).__name__}: {error}",
-                hint="choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])",
-            ) from error
+            raise _unreadable(inputs, error) from error
         if self.loss_name == "cross_entropy":
             if targets.is_floating_point():
                 raise ConfigError(
