@@ -49,7 +49,7 @@ def assemble(
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
     check_splits(method, data)
-    engine = make(settings.engine, tasks, data, device, settings.workers)
+    engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
     judge = Judge(
         tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, channel
     )

@@ -26,6 +26,7 @@ from atoll.data import FederatedData
 from atoll.engines.arena import Arena
 from atoll.engines.pool import AHEAD, Crew, Done, Pool
 from atoll.engines.sequential import Sequential
+from atoll.engines.steps import Steps
 from atoll.errors import AtollError, EngineError, RunError
 from atoll.machine import cores
 from atoll.task import Task
@@ -90,7 +91,9 @@ class Processes(Pool):
         if not hasattr(os, "fork") or sys.platform == "darwin":
             raise EngineError("this system cannot fork safely", hint='use engine="batched" or "loop"')
         self.workers = workers or cores()
-        super().__init__(task, data, device, Forked(task, data, self.workers))
+        self.steps = Steps(task)
+        """Captured steps that workers are born with."""
+        super().__init__(task, data, device, Forked(task, data, self.workers, self.steps))
 
     def describe(self) -> str:
         return f"{self.name}, {self.workers} worker{'s' if self.workers > 1 else ''}{self.unpadded}"
@@ -106,8 +109,8 @@ class Processes(Pool):
 class Forked(Crew):
     """Forked processes; hired when the first round comes, and anew for another method."""
 
-    def __init__(self, task: Task, data: FederatedData, size: int) -> None:
-        self.task, self.data, self.size = task, data, size
+    def __init__(self, task: Task, data: FederatedData, size: int, steps: Steps) -> None:
+        self.task, self.data, self.size, self.steps = task, data, size, steps
         self.workers: list[_Worker] = []
         self.shared = Arena()
         self._for: tuple[Method, Channel | None] | None = None
@@ -230,6 +233,7 @@ def _serve(
         other.close()
     torch.set_num_threads(1)
     runner = Sequential(crew.task, crew.data, torch.device("cpu"))
+    runner.steps = crew.steps
     setting, both = None, Record()
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
         while True:
