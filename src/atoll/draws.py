@@ -294,25 +294,34 @@ def touched(before: Mapping[str, Any]) -> str | None:
     return "Python's" if before["Python's"] != now["Python's"] else None
 
 
-def untouched(work: Callable[[], T], where: Callable[[], str], *, again: bool = True) -> T:
+def untouched(
+    work: Callable[[], T], where: Callable[[], str], *, again: bool = True, whole: bool = True
+) -> T:
     """What `work` gives, where it draws from no global random state.
 
     Args:
         where: whose work it is, for errors.
         again: whether it may be done twice. Something else in this process may have drawn meanwhile, in a thread, and
             only what draws a second time is refused.
+        whole: whether all states are looked at; else torch's, which takes no time.
 
     Raises EngineError, and puts the states back.
     """
+    if not whole:
+        held = torch.get_rng_state()
+        found = work()
+        if torch.equal(held, torch.get_rng_state()):
+            return found
+        torch.set_rng_state(held)
+        return untouched(work, where, again=False)
     before = states()
     found = work()
     whose = touched(before)
     if whose is None:
         return found
     torch.set_rng_state(before["torch's"])
-    if whose != "torch's":
-        np.random.set_state(before["NumPy's"])  # noqa: NPY002
-        random.setstate(before["Python's"])
+    np.random.set_state(before["NumPy's"])  # noqa: NPY002
+    random.setstate(before["Python's"])
     if again:
         return untouched(work, where, again=False)
     raise EngineError(
