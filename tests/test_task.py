@@ -197,3 +197,66 @@ def test_models_without_anything_to_train_are_refused() -> None:
         p.requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable"):
         Task(model).initial()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "shapes"), [((1,), (), r"\(2, 1\).*\(2,\)"), ((), (1,), r"\(2,\).*\(2, 1\)")]
+)
+def test_losses_that_broadcast_are_refused(
+    outputs: tuple[int, ...], targets: tuple[int, ...], shapes: str
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 1), *([] if outputs else [nn.Flatten(0)]))
+    inputs, wanted = torch.randn(1, 3), torch.randn(1, *targets)
+    for loss in (
+        nn.HuberLoss(reduction="none"),
+        nn.MSELoss(reduction="none"),
+        lambda o, t: (o - t).square().reshape(len(t), -1).mean(1),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"compares every output with every target: .*{shapes}"
+        ) as caught:
+            Task(model, loss).check(inputs, wanted, None)
+        assert "nn.Flatten(0)" in str(caught.value.hint)
+
+    def off(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().reshape(len(targets), -1).amax(1)
+
+    with pytest.raises(ConfigError, match="off compares"):
+        Task(model, "mse", {"off": off}).check(inputs, wanted, None)
+    Task(model, lambda o, t: (o.flatten() - t.flatten()).square()).check(inputs, wanted, None)
+    Task(model, "mse").check(inputs, wanted, None)
+    Task(model, nn.HuberLoss(reduction="none")).check(inputs, wanted.reshape(1, *outputs), None)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_packed_sequences_train_as_torch_trains_them(kind: type[nn.RNNBase]) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.layer = kind(3, 4, num_layers=2, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            lengths = (x[:, :, 0] != 0).sum(1)
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.first(x), lengths, batch_first=True, enforce_sorted=False
+            )
+            outputs, hidden = self.layer(packed)
+            last = (hidden[0] if kind is nn.LSTM else hidden).movedim(0, 1).flatten(1)
+            assert isinstance(last, Tensor)
+            return self.head(last) + outputs.data.mean()  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    module = Packed()
+    task = Task(module)
+    x = torch.randn(5, 6, 3)
+    for row, length in enumerate((6, 2, 4, 2, 1)):
+        x[row, length:] = 0
+    params, buffers = task.initial()
+    gradient, loss, _ = task.gradient(params, buffers, batch(x))
+    wanted = nn.functional.cross_entropy(module(x), torch.arange(5) % 3)
+    wanted.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(loss, wanted.detach())
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)

@@ -21,7 +21,7 @@ from atoll.rounds.judge import Judge
 from atoll.rounds.membership import Membership
 from atoll.rounds.play import Simulation
 from atoll.settings import Settings
-from atoll.task import Loss, Task
+from atoll.task import Loss, Task, ready
 
 __all__ = [
     "Model",
@@ -49,14 +49,15 @@ def assemble(
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
     check_splits(method, data)
-    engine = make(settings.engine, tasks, data, device, settings.workers)
+    engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
     judge = Judge(
         tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, channel
     )
     cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed)
-    state = method.on_device(method.setup(tasks[0], population), device)
+    with seeds.scoped(seed, "setup"):
+        state = method.on_device(method.setup(tasks[0], population), device)
     return Simulation(method, population, data, cohorts, engine, judge, state, channel=channel)
 
 
@@ -101,8 +102,9 @@ def architectures(
     for each in models:
         with seeds.scoped(seed):
             module = each if isinstance(each, nn.Module) else each()
-        task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
-        task.check(example.inputs[:1], example.targets[:1], data.classes)
+            module = ready(module, example.inputs[:1])
+            task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
+            task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)
 

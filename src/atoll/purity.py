@@ -1,9 +1,9 @@
 """Making any `nn.Module` a pure function of one client's tensors, by interception of the calls inside its forward.
 
-Three kinds of call are not pure as they stand: random ones (dropout and the like), which take their numbers from a
-counter-based stream here; BatchNorm, which must not see the padded rows of a batch and whose new statistics become
-values; and recurrent layers, whose kernels cannot be batched over weights, nor on a GPU differentiated in a function
-transform, and get a plain form where they have to be.
+Three kinds of call are not pure as they stand: random ones (dropout and the like), which take their numbers from the
+client's stream (`atoll.draws`); BatchNorm, which must not see the padded rows of a batch and whose new statistics
+become values; and recurrent layers, whose kernels cannot be batched over weights, nor on a GPU differentiated in a
+function transform, and get a plain form where they have to be.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from atoll import seeds
+from atoll.draws import Drawn, dropout
 from atoll.errors import EngineError
 
 if TYPE_CHECKING:
@@ -58,23 +58,22 @@ def unpacked(layers: Sequence[nn.RNNBase]) -> Iterator[None]:
             del layer.__dict__["flatten_parameters"]
 
 
-class Pure(TorchFunctionMode):
+class Pure(Drawn):
     """Replaces the calls inside a module that are not pure functions of one client's tensors."""
 
     def __init__(self, batch: Batch | None) -> None:
-        super().__init__()
+        super().__init__(None if batch is None else batch.key, "the model")
         self.batch = batch
-        self.draws = 0
         self.moved: dict[int, Tensor] = {}  # a buffer's id -> its new value
 
     def key(self, name: str) -> Tensor:
-        if self.batch is None:
+        if self.stream is None:
             raise EngineError(
                 f"the model calls {name} in evaluation mode",
                 hint="draw random numbers only while self.training is true",
             )
         self.draws += 1
-        return seeds.fold(self.batch.key, self.draws)
+        return seeds.fold(self.stream, self.draws)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -91,57 +90,9 @@ class Pure(TorchFunctionMode):
                 with warnings.catch_warnings():  # torch's advice is to pack the weights
                     warnings.filterwarnings("ignore", "RNN module weights are not part")
                     return func(*args, **kwargs)
-        if name in _UNSUPPORTED:
-            raise EngineError(
-                f"the model calls torch.{name}, which draws from the global random state",
-                hint="use nn.Dropout, torch.rand_like, torch.randn_like or torch.bernoulli",
-            )
-        return func(*args, **kwargs)
-
-
-def _dropout(
-    pure: Pure, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    if not training or p == 0.0:
-        return input
-    if p == 1.0:
-        return torch.zeros_like(input)
-    keep = (seeds.uniform(pure.key("dropout"), input.shape, input.dtype) >= p).to(input.dtype)
-    return input * keep * (1.0 / (1.0 - p))
-
-
-def _channel_dropout(
-    pure: Pure, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    if not training or p == 0.0:
-        return input
-    shape = tuple(input.shape[:2]) + (1,) * (input.ndim - 2)
-    keep = (seeds.uniform(pure.key("dropout"), shape, input.dtype) >= p).to(input.dtype)
-    return input * keep * (1.0 / (1.0 - p))
-
-
-def _alpha_dropout(
-    pure: Pure, func: Any, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
-) -> Tensor:
-    """Klambauer 2017, section 3: dropped units take the negative saturation value, then mean and variance are kept."""
-    if not training or p == 0.0:
-        return input
-    low = -1.7580993408473766
-    scale = 1.0 / math.sqrt((1 - p) * (1 + p * low * low))
-    keep = (seeds.uniform(pure.key("alpha_dropout"), input.shape, input.dtype) >= p).to(input.dtype)
-    return (input * keep + low * (1 - keep)) * scale - scale * low * p
-
-
-def _rand_like(pure: Pure, func: Any, input: Tensor, **_: Any) -> Tensor:
-    return seeds.uniform(pure.key("rand_like"), input.shape, input.dtype)
-
-
-def _randn_like(pure: Pure, func: Any, input: Tensor, **_: Any) -> Tensor:
-    return seeds.normal(pure.key("randn_like"), input.shape, input.dtype)
-
-
-def _bernoulli(pure: Pure, func: Any, input: Tensor, **_: Any) -> Tensor:
-    return (seeds.uniform(pure.key("bernoulli"), input.shape, input.dtype) < input).to(input.dtype)
+        if name == "_pack_padded_sequence" and self.batch is not None:
+            return _pack(*args)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _batch_norm(
@@ -204,7 +155,7 @@ def _attention(
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    return _dropout(pure, func, torch.softmax(scores, -1), p) @ value
+    return dropout(pure, torch.softmax(scores, -1), p) @ value
 
 
 def _multi_head(
@@ -257,7 +208,7 @@ def _multi_head(
                 else part
             )
     weight = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + bias, -1)
-    mixed = (_dropout(pure, func, weight, dropout_p) @ v).permute(2, 0, 1, 3).flatten(2)
+    mixed = (dropout(pure, weight, dropout_p) @ v).permute(2, 0, 1, 3).flatten(2)
     output = F.linear(mixed, out_proj_weight, out_proj_bias)
     if not kwargs.get("need_weights", True):
         return output, None
@@ -276,24 +227,11 @@ def _conv2d(pure: Pure, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> 
 
 _Replacement = Callable[..., Any]
 _REPLACED: dict[Any, _Replacement] = {
-    F.dropout: _dropout,
-    torch.dropout: _dropout,
-    F.dropout1d: _channel_dropout,
-    F.dropout2d: _channel_dropout,
-    F.dropout3d: _channel_dropout,
-    torch.feature_dropout: _channel_dropout,
-    F.alpha_dropout: _alpha_dropout,
-    torch.rand_like: _rand_like,
-    torch.randn_like: _randn_like,
-    torch.bernoulli: _bernoulli,
     F.batch_norm: _batch_norm,
     F.scaled_dot_product_attention: _attention,
     torch.conv2d: _conv2d,
     F.multi_head_attention_forward: _multi_head,
 }
-_UNSUPPORTED = {"rand", "randn", "randint", "randint_like", "randperm", "multinomial", "normal", "rrelu"}
-_UNSUPPORTED |= {"bernoulli_", "normal_", "uniform_", "exponential_", "random_", "gumbel_softmax"}
-_UNSUPPORTED |= {"feature_alpha_dropout", "fractional_max_pool2d", "fractional_max_pool3d"}
 
 
 # --- recurrent layers in plain operations ---------------------------------------------------------------------------
@@ -302,17 +240,39 @@ _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
 def _drops(args: Any) -> bool:
-    """Whether a recurrent call drops units between its layers (padded form: dropout and train are at 5 and 6)."""
-    return len(args) == 9 and args[4] > 1 and args[5] > 0 and bool(args[6])
+    """Whether a recurrent call drops units between its layers."""
+    layers, p, train = args[5:8] if _packed(args) else args[4:7]
+    return layers > 1 and p > 0 and bool(train)
+
+
+def _packed(args: Any) -> bool:
+    """Whether a recurrent call has the form (data, batch_sizes, hx, weights, ...), not (input, hx, weights, ...)."""
+    return isinstance(args[3], (list, tuple))
 
 
 def _without_storage(args: Any) -> bool:
-    """Whether a GPU's kernel is asked to look into the storage of tensors inside a function transform."""
-    return args[0].device.type != "cpu" and any(
+    """Whether a kernel is asked to look into the storage of tensors inside a function transform.
+
+    Those of a GPU do, and on the CPU those of packed sequences.
+    """
+    return (args[0].device.type != "cpu" or _packed(args)) and any(
         torch._C._functorch.is_functorch_wrapped_tensor(value)
         for value in pytree.tree_leaves(args)
         if isinstance(value, Tensor)
     )
+
+
+def _pack(input: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """Torch's packing of padded sequences, longest first, as (data, batch_sizes); its kernel has no pure gradient."""
+    if _batched.get():
+        raise EngineError(
+            "packed sequences cannot be batched over clients",
+            hint='pad the sequences, or use engine="processes" or "loop"',
+        )
+    rows = input if batch_first else input.transpose(0, 1)
+    sizes = (torch.arange(int(lengths.max())).unsqueeze(1) < lengths.cpu()).sum(1)
+    at = [k * rows.shape[1] + t for t, going in enumerate(sizes.tolist()) for k in range(going)]
+    return rows.flatten(0, 1).index_select(0, torch.tensor(at, device=input.device)), sizes
 
 
 def _cell(
@@ -334,13 +294,18 @@ def _cell(
 
 
 def _recurrent(pure: Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
-    """The padded form of torch's lstm, gru and rnn kernels: (input, hx, weights, has_biases, layers, ...)."""
-    if isinstance(args[3], (list, tuple)):
-        raise EngineError(
-            "packed sequences cannot be batched over clients, nor trained on a GPU",
-            hint='pad the sequences, or use engine="processes"',
-        )
-    input, hx, weights, has_biases, layers, dropout, train, bidirectional, batch_first = args[:9]
+    """Torch's lstm, gru and rnn kernels in both forms: padded, (input, hx, weights, ...), and packed.
+
+    Packed sequences lie step by step, the longest first: `batch_sizes` says how many still go on at each step. Those
+    that are over keep their state.
+    """
+    sizes: list[int] | None = None
+    if _packed(args):
+        sizes = args[1].tolist()
+        input, _, hx, weights, has_biases, layers, p, train, bidirectional = args[:9]
+        batch_first = False
+    else:
+        input, hx, weights, has_biases, layers, p, train, bidirectional, batch_first = args[:9]
     hidden, cells = (hx[0], hx[1]) if kind == "lstm" else (hx, hx)
     steps = input.transpose(0, 1) if batch_first else input
     directions = 2 if bidirectional else 1
@@ -362,17 +327,25 @@ def _recurrent(pure: Pure, kind: str, *args: Any) -> tuple[Tensor, ...]:
             gates = gates if b_input is None else gates + b_input
             h, c = hidden[at], cells[at]
             line: list[Tensor] = []
-            for t in range(gates.shape[0]) if direction == 0 else reversed(range(gates.shape[0])):
-                h, c = _cell(kind, gates[t], h, c, own[1], b_hidden)
-                line.append(h)
-            outputs.append(torch.stack(line if direction == 0 else line[::-1]))
+            parts = gates.unbind() if sizes is None else gates.split(sizes)
+            for part in parts if direction == 0 else parts[::-1]:
+                if len(part) == len(h):
+                    h, c = _cell(kind, part, h, c, own[1], b_hidden)
+                    line.append(h)
+                    continue
+                few = len(part)
+                new, cell = _cell(kind, part, h[:few], c[:few], own[1], b_hidden)
+                h, c = torch.cat([new, h[few:]]), torch.cat([cell, c[few:]])
+                line.append(new)
+            join = torch.stack if sizes is None else torch.cat
+            outputs.append(join(line if direction == 0 else line[::-1]))
             last_hidden.append(h)
             last_cells.append(c)
         steps = torch.cat(outputs, -1)
-        if dropout > 0 and train and layer + 1 < layers:
-            steps = _dropout(pure, None, steps.transpose(0, 1), dropout).transpose(
-                0, 1
-            )  # streams go by sample
+        if p > 0 and train and layer + 1 < layers and sizes is not None:
+            steps = dropout(pure, steps, p)
+        elif p > 0 and train and layer + 1 < layers:  # streams go by sample
+            steps = dropout(pure, steps.transpose(0, 1), p).transpose(0, 1)
     output = steps.transpose(0, 1) if batch_first else steps
     if kind == "lstm":
         return output, torch.stack(last_hidden), torch.stack(last_cells)

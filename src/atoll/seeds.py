@@ -8,6 +8,7 @@ out in a loop, under `vmap` and on another machine, however the work was cut up.
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,11 +53,31 @@ def addresses(seed: int, purpose: str, round: int, clients: Sequence[int]) -> li
 
 
 @contextmanager
-def scoped(seed: int, purpose: str = "init") -> Iterator[None]:
-    """Seed torch's global generator inside the block and restore it afterwards (for `nn.Module` initialisers)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(address(seed, purpose))
+def scoped(seed: int, purpose: str = "init", round: int = 0) -> Iterator[None]:
+    """Start the global generators of torch, NumPy and Python at an address, and put them back afterwards.
+
+    For code that draws from them whatever one says (`nn.Module` initialisers, the server halves of user methods), where
+    it runs once and in one process.
+    """
+    start = address(seed, purpose, round)
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    devices = torch.cuda.get_rng_state_all() if cuda else []
+    torch.default_generator.manual_seed(
+        start
+    )  # torch.manual_seed asks for every kind of device: it takes longer
+    np.random.seed(start % (1 << 32))  # noqa: NPY002
+    random.seed(start)
+    if cuda:
+        torch.cuda.manual_seed_all(start)
+    try:
         yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        random.setstate(before[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(devices)
 
 
 # --- tensor streams -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ and recurrent layers need help to be pure, and get it from `atoll.purity`, whate
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -14,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.errors import ConfigError
 from atoll.purity import Pure, unpacked
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Batch", "Loss", "Task", "architecture"]
+__all__ = ["Batch", "Loss", "Task", "architecture", "ready"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,6 +29,36 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def architecture(client: int, count: int) -> int:
     """Which of `count` architectures a client has: they come in turns."""
     return client % count
+
+
+def ready(module: nn.Module, inputs: Tensor) -> nn.Module:
+    """The module; where layers are lazy, a copy whose parameters have the shapes that these inputs give them.
+
+    Raises ConfigError where the module cannot read them.
+    """
+    if not any(is_lazy(part) for part in [*module.parameters(), *module.buffers()]):
+        return module
+    blank = {  # buffers without a shape cannot be copied
+        id(part): UninitializedBuffer(device=part.device, dtype=part.dtype)  # type: ignore[call-arg]
+        for part in module.buffers()
+        if is_lazy(part)
+    }
+    training = module.training
+    module = copy.deepcopy(module, blank).eval()
+    try:
+        with torch.no_grad():
+            module(inputs)
+    except Exception as error:
+        raise _unreadable(inputs, error) from error
+    return module.train(training)
+
+
+def _unreadable(inputs: Tensor, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the model cannot read the data: inputs of shape {tuple(inputs.shape[1:])} a sample gave "
+        f"{type(error).__name__}: {error}",
+        hint="choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])",
+    )
 
 
 class Batch(NamedTuple):
@@ -145,25 +177,23 @@ class Task:
         values = function(outputs, targets)
         if values.ndim == 0 or values.shape[0] != targets.shape[0]:
             raise ConfigError(
-                f"{getattr(function, '__name__', 'the loss')} returned shape {tuple(values.shape)} "
-                f"for {targets.shape[0]} samples",
+                f"{Task._name(function)} returned shape {tuple(values.shape)} for {targets.shape[0]} samples",
                 hint="return one value per sample (reduction='none'); Atoll takes the means",
             )
         return values.reshape(values.shape[0], -1).mean(1) if values.ndim > 1 else values
 
+    @staticmethod
+    def _name(function: Loss) -> str:
+        return getattr(function, "__name__", "the loss")
+
     def check(self, inputs: Tensor, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
         params, buffers = self.initial()
-        shape = tuple(inputs.shape[1:])
         try:
             with torch.no_grad():
                 outputs, _ = self.predict(params, buffers, inputs)
         except Exception as error:
-            raise ConfigError(
-                f"the model cannot read the data: inputs of shape {shape} a sample gave "
-                f"{type(error).__name__}: {error}",
-                hint="choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])",
-            ) from error
+            raise _unreadable(inputs, error) from error
         if self.loss_name == "cross_entropy":
             if targets.is_floating_point():
                 raise ConfigError(
@@ -183,7 +213,33 @@ class Task:
                 hint="give the last layer as many outputs as a target has numbers",
             )
         with torch.no_grad():
+            self._check_rows(params, buffers, inputs, targets)
             self.measure(params, buffers, inputs, targets)
+
+    def _check_rows(self, params: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> None:
+        """Refuse losses and measures that broadcast: outputs [n, 1] beside targets [n] are [n, n] to torch.
+
+        Two samples tell: what one comes to must not depend on the other, where the shapes invite that.
+        """
+        inputs, targets = torch.cat([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
+        outputs = self.predict(params, buffers, inputs)[0]
+        if outputs.shape == targets.shape or outputs.numel() != targets.numel():
+            return
+        changed, moved = targets.clone(), outputs.clone()
+        far = targets[1] + 1e3 if targets.is_floating_point() else (targets[1] == 0).to(targets.dtype)
+        changed[1], moved[1] = far, outputs[1] + 1e3
+        for function in (self.loss_function, *self.metrics.values()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own word on it
+                one, other = (
+                    self._per_sample(function, o, t)[0] for o, t in ((outputs, targets), (moved, changed))
+                )
+            if not torch.equal(one.nan_to_num(), other.nan_to_num()):
+                raise ConfigError(
+                    f"{self._name(function)} compares every output with every target: outputs of shape "
+                    f"{tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} broadcast",
+                    hint="give both one shape: targets [n, 1], or a model that ends in nn.Flatten(0)",
+                )
 
 
 # --- losses and metrics, per sample ---------------------------------------------------------------------------------

@@ -375,7 +375,7 @@ def test_random_calls_that_cannot_be_pure_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.line(x + torch.randn(6) * float(self.training))
 
-    with pytest.raises((EngineError, ConfigError), match="random state"):
+    with pytest.raises((EngineError, ConfigError), match="calls randn in evaluation mode"):
         trained("loop", Noise, clients(), FedAvg(batch_size=4))
 
 

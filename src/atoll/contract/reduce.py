@@ -17,7 +17,7 @@ from torch import Tensor
 
 from atoll.contract.messages import Reply
 from atoll.errors import RunError
-from atoll.tensors import Record, map_leaves, named_tensors
+from atoll.tensors import Record, leaves, map_leaves, named_tensors
 
 __all__ = ["Each", "Mean", "Reducer", "Replies", "Rule", "Total", "chunks"]
 
@@ -137,7 +137,8 @@ class Total(Reducer):
 class Mean(Total):
     """Each field of the replies by its rule; the mean by weight where none is declared.
 
-    Sums are at least float32. A mean of integers is refused: counters must be declared.
+    Sums are at least float32; what comes out has the type that came in. A mean of integers is refused: counters must
+    be declared.
 
     Args:
         rules: field -> rule, for the fields that are not averaged.
@@ -146,12 +147,15 @@ class Mean(Total):
     def __init__(self, rules: Mapping[str, Rule] | None = None) -> None:
         super().__init__()
         self.rules = rules or {}
+        self.narrow = Record()
+        """An empty tensor of the type of each leaf, where some are summed in a wider one."""
 
     def rule(self, name: str) -> Rule:
         return self.rules.get(name, "mean")
 
     def contribution(self, reply: Reply) -> Record:
         weight = float(reply.weight)
+        self.narrow = _narrow(reply.values)
         return Record(
             {
                 name: map_leaves(lambda v: _wide(v) * weight, self._floats(name, value))
@@ -186,6 +190,7 @@ class Mean(Total):
 
     def add_stacked(self, clients: Sequence[int], replies: Reply) -> None:
         weights = replies.weight
+        self.narrow = _narrow(replies.values)
         found = {}
         for name, value in replies.values.items():
             rule = self.rule(name)
@@ -198,13 +203,26 @@ class Mean(Total):
         self._count(clients, float(sum(weights.tolist())))
         self._plus(Record(found))
 
+    def merge(self, part: Self) -> None:
+        self.narrow = self.narrow or part.narrow
+        super().merge(part)
+
+    def held(self) -> Record:
+        held = super().held()
+        return held.replace(narrow=self.narrow) if self.narrow else held
+
+    def take(self, held: Record) -> None:
+        self.narrow = self.narrow or held.get("narrow", Record())
+        super().take(held)
+
     def finish(self, total: Record) -> Record:
-        return Record(
+        found = Record(
             {
                 name: map_leaves(lambda t: t / self.weight, value) if self.rule(name) == "mean" else value
                 for name, value in total.items()
             }
         )
+        return map_leaves(lambda t, kind: t.to(kind.dtype), found, self.narrow) if self.narrow else found
 
     @staticmethod
     def _floats(name: str, value: object) -> object:
@@ -260,8 +278,18 @@ def chunks(count: int, most: int = 64) -> Iterator[range]:
         yield range(start, min(start + length, count))
 
 
+_HALVES = (torch.float16, torch.bfloat16)
+
+
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.dtype in _HALVES else tensor
+
+
+def _narrow(values: Record) -> Record:
+    """An empty tensor of the type of each leaf; nothing where all types are wide."""
+    if all(leaf.dtype not in _HALVES for leaf in leaves(values)):
+        return Record()
+    return map_leaves(lambda v: v.new_empty(0), values)  # type: ignore[no-any-return]
 
 
 def _weighed(weights: Tensor, values: Tensor) -> Tensor:

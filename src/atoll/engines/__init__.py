@@ -36,14 +36,18 @@ def make(
     data: FederatedData,
     device: torch.device,
     workers: int | None = None,
+    rounds: int = 1,
 ) -> Engine:
     """The engine of that name for clients of these architectures.
 
-    `workers` are threads (batched) or processes; by default one a core.
+    Args:
+        workers: threads (batched) or processes; by default one a core.
+        rounds: how many the run has, for `auto`, which spends no more on its choice than they are worth.
     """
     if len(tasks) > 1:
         return Mixed(
-            tasks, lambda task, kind, count: make(kind or name, [task], data, device, count or workers)
+            tasks,
+            lambda task, kind, count: make(kind or name, [task], data, device, count or workers, rounds),
         )
     (task,) = tasks
     if name == "loop":
@@ -53,5 +57,5 @@ def make(
     if name == "processes":
         return Processes(task, data, device, workers=workers)
     if name == "auto":
-        return Auto(task, data, device, workers=workers)
+        return Auto(task, data, device, workers=workers, rounds=rounds)
     raise ConfigError(f"unknown engine {name!r}", hint=suggest(name, ENGINES))

@@ -9,7 +9,8 @@ different sizes need to be captured.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from torch.utils import _pytree as pytree
 
 from atoll.contract import ClientData, Job, Memories, Outcome, Reducer, Reply, misshapen, screen
 from atoll.data import FederatedData, Samples
+from atoll.draws import STREAMS, untouched
+from atoll.engines import stages
 from atoll.engines.client import failed
 from atoll.engines.devices import Room, stack
 from atoll.engines.engine import Engine
@@ -71,7 +74,7 @@ class Batched(Engine):
             if self.device.type != "cpu"
             else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         )
-        return f"{self.name}, {where}"
+        return f"{self.name}, {where}{self.unpadded}"
 
     def settled(self) -> tuple[str, int | None]:
         return self.name, self.threads
@@ -87,10 +90,11 @@ class Batched(Engine):
         by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
         need = self._need(job, max(sizes, default=1))
         with threads(self.threads), torch.no_grad(), as_batched():
-            for alike in _alike(job, by_steps):
+            padded = not self.padding.seen(job, memories)
+            for alike in self._alike(job, by_steps, padded):
                 while alike:
                     width = min(self.width or len(alike), self.room.width(need))
-                    found = self._together(job, alike[:width], orders, memories, reducer)
+                    found = self._together(job, alike[:width], orders, memories, reducer, padded)
                     if found is None:  # here all that the group held is gone
                         if not (self.replays and self.replays.forget()):
                             self.room.halve(min(width, len(alike)))
@@ -100,10 +104,16 @@ class Batched(Engine):
         return reducer, outcomes
 
     def _together(
-        self, job: Job, at: list[int], orders: list[Reading], memories: Memories, reducer: Reducer
+        self,
+        job: Job,
+        at: list[int],
+        orders: list[Reading],
+        memories: Memories,
+        reducer: Reducer,
+        padded: bool,
     ) -> list[Outcome] | None:
         """Run the job's clients at these positions as one group; None where the device has no memory for so many."""
-        group = _Group(self, job, [job.clients[i] for i in at], [orders[i] for i in at], memories)
+        group = _Group(self, job, [job.clients[i] for i in at], [orders[i] for i in at], memories, padded)
         try:
             part, outcomes = group.run()
         except torch.cuda.OutOfMemoryError as error:
@@ -123,6 +133,23 @@ class Batched(Engine):
         example = self.data.example().inputs
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
         return 4 * model + 16 * rows * example[0].numel() * example.element_size()
+
+    def _alike(self, job: Job, order: Sequence[int], padded: bool) -> list[list[int]]:
+        """Positions in the job, in this order, by what clients are sent: only payloads of one form can be stacked.
+
+        Where nothing may be padded, also by how many samples the splits have that the program looks at.
+        """
+        whole = [] if padded else [split for split in job.program.reads if split != "public"]
+        if not job.work.own and not whole:
+            return [list(order)]
+        groups: dict[Any, list[int]] = {}
+        for at in order:
+            client = job.clients[at]
+            sizes = [
+                0 if (s := self.data.samples(client, split)) is None else len(s.targets) for split in whole
+            ]
+            groups.setdefault((form(job.work.own.get(client)), *sizes), []).append(at)
+        return list(groups.values())
 
     def pool(self, clients: Sequence[int], split: str) -> tuple[Samples, list[np.ndarray[Any, Any]]]:
         """Tensors on the device that hold these clients' samples, and the rows of each client in them."""
@@ -145,21 +172,27 @@ class _Group:
     """Some clients of a round, run together from begin to finish."""
 
     def __init__(
-        self, engine: Batched, job: Job, clients: list[int], orders: list[Reading], memories: Memories
+        self,
+        engine: Batched,
+        job: Job,
+        clients: list[int],
+        orders: list[Reading],
+        memories: Memories,
+        padded: bool,
     ) -> None:
-        self.engine, self.job, self.clients, self.orders, self.memories = (
-            engine,
-            job,
-            clients,
-            orders,
-            memories,
-        )
+        self.engine, self.job, self.clients, self.orders = engine, job, clients, orders
+        self.memories, self.padded = memories, padded
         self.task, self.program, self.device = engine.task, job.program, engine.device
-        self.stage = "begin"
 
     def run(self) -> tuple[Reducer | None, list[Outcome]]:
         """The replies of the group, reduced (None: none can be used), and what became of each."""
         begun = time.perf_counter()
+        found = untouched(self.work, self.where)
+        return self.settle(*found[:2], begun, *found[2:])
+
+    def work(self) -> tuple[Reply, Record, Record, Record]:
+        """The replies, what is remembered after, and what was received and remembered before, all stacked."""
+        self.stage = "begin"
         try:
             received, received_dims = self.received()
             memory, memory_dims = self.memory(received, received_dims)
@@ -169,7 +202,7 @@ class _Group:
             self.stage = "step"
             local, local_dims = self.train(local, local_dims)
             self.stage = "finish"
-            finish = vmap(lambda a, d: self.program.finish(self.task, a, d), in_dims=(local_dims, data_dims))
+            finish = vmap(partial(stages.finish, self.program, self.task), in_dims=(local_dims, data_dims))
             keys = whole_keys(self.job, self.clients, "finish").to(self.device)
             reply, after = finish(local, of_stage(data, keys))
         except torch.cuda.OutOfMemoryError:
@@ -177,13 +210,17 @@ class _Group:
         except AtollError as error:
             raise failed(self.where(), error) from error
         except RuntimeError as error:
+            if "random operation" in str(error):  # what vmap says of a draw that nothing has intercepted
+                raise EngineError(
+                    f"{self.where()}: a call in it draws from the global random state", hint=STREAMS
+                ) from error
             raise EngineError(
                 f"{self.where()}: these clients cannot be batched: {str(error).splitlines()[0]}",
                 hint='engine="processes" or engine="loop" run any model',
             ) from error
         except Exception as error:
             raise failed(self.where(), error) from error
-        return self.settle(reply, after, begun, received, memory)
+        return reply, after, received, memory
 
     def where(self) -> str:
         """Whose work is being done, for errors."""
@@ -191,6 +228,10 @@ class _Group:
         more = f" and {len(self.clients) - 3} more" if len(self.clients) > 3 else ""
         some = "client" if len(self.clients) == 1 else "clients"
         return f"round {self.job.round}, {some} {', '.join(names)}{more}, {self.stage}"
+
+    def width(self, rows: int) -> int:
+        """How many rows so many are filled up to."""
+        return padded_width(rows) if self.padded else rows
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -208,7 +249,7 @@ class _Group:
         known = [self.memories.get(client) for client in self.clients]
         alike = not self.job.work.own
         recalled = [
-            self.program.recall(self.task, received if alike else pick(received, dims, at), each)
+            stages.recall(self.program, self.task, received if alike else pick(received, dims, at), each)
             for at, each in enumerate(known)
         ]
         held = stack(recalled, self.device)
@@ -220,7 +261,7 @@ class _Group:
         splits: dict[str, Batch] = {}
         for split in (split for split in self.program.reads if split != "public"):
             pool, rows = self.engine.pool(self.clients, split)
-            width = padded_width(max(1, max(len(r) for r in rows)))
+            width = self.width(max(1, max(len(r) for r in rows)))
             index = np.zeros((len(rows), width), np.int64)
             mask = np.zeros((len(rows), width), np.float32)
             for at, own in enumerate(rows):
@@ -252,7 +293,7 @@ class _Group:
         seen: list[Any] = []
 
         def begin(*arguments: Any) -> Record:
-            local = self.program.begin(self.task, *arguments)
+            local = stages.begin(self.program, self.task, *arguments)
             if known is None:
                 seen.append(pytree.tree_map(lambda leaf: _OWN if _differs(leaf) else _SHARED, local))
             return local
@@ -270,7 +311,7 @@ class _Group:
         size, total = len(self.clients), counts[0]
         width = max(order.index.shape[1] for order in self.orders)
         if self.program.plan().batch_size is None:
-            width = padded_width(width)
+            width = self.width(width)
         pool, rows = self.engine.pool(self.clients, "train")
         index, mask = stacked(self.orders, rows, width)
         full = mask.min(axis=(1, 2)) > 0
@@ -298,6 +339,9 @@ class _Group:
         axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
         dims = pytree.tree_unflatten(axes, spec)
 
+        if not self.padded:
+            values = self.uneven(values, axes, spec, changed, mask, batch)
+            return pytree.tree_unflatten(values, spec), dims
         known: dict[tuple[int, bool], Play] = {}
         for begin, end, active in stretches(counts, full):
             first = 0
@@ -318,6 +362,44 @@ class _Group:
                         values[i][window] = new[i]
                 first += part
         return pytree.tree_unflatten(values, spec), dims
+
+    def uneven(
+        self,
+        values: list[Any],
+        axes: list[int | None],
+        spec: Any,
+        changed: set[int],
+        mask: np.ndarray[Any, np.dtype[np.float32]],
+        batch: Callable[[int, int, int], list[Tensor]],
+    ) -> list[Any]:
+        """All steps without a padded row: clients whose batches have as many samples take a step together.
+
+        Full batches, nearly all of them, have a captured step; the others are taken as written.
+        """
+        dims = pytree.tree_unflatten(axes, spec)
+        size, most = len(self.clients), self.program.plan().batch_size
+        plainly = vmap(self.engine.steps.step(self.program), in_dims=(dims, 0), out_dims=dims)
+        known: dict[int, Play] = {}
+        for t, samples in enumerate(mask.sum(2).astype(np.int64)):
+            inputs, targets, keys, *_ = batch(t, 0, size)
+            for rows in sorted(set(samples.tolist()) - {0}):
+                there = np.flatnonzero(samples == rows)
+                parts = [len(there)] if rows != most or len(there) == size else powers(len(there))
+                for own in np.split(there, np.cumsum(parts)[:-1]):
+                    at = torch.from_numpy(own).to(self.device)
+                    own_values = [v[at] if a == _OWN else v for v, a in zip(values, axes, strict=True)]
+                    short = [inputs[at, :rows], targets[at, :rows], keys[at]]
+                    state = pytree.tree_unflatten(own_values, spec)
+                    if rows != most:
+                        new = pytree.tree_leaves(plainly(state, short))
+                    else:
+                        play = known.get(len(own))
+                        if play is None:
+                            play = known[len(own)] = self.playing(state, dims, changed, short)
+                        new = play(own_values, [short])
+                    for i in changed:
+                        values[i][at] = new[i]
+        return values
 
     def playing(self, local: Record, dims: Any, changed: set[int], batch: list[Tensor]) -> Play:
         """What takes a step for each of some batches, from states and with batches of these forms."""
@@ -388,16 +470,6 @@ class _Group:
     @staticmethod
     def pick(reply: Reply, at: int) -> Reply:
         return map_leaves(lambda v: v[at], reply)  # type: ignore[no-any-return]
-
-
-def _alike(job: Job, order: Sequence[int]) -> list[list[int]]:
-    """Positions in the job, in this order, by what clients are sent: only payloads of one form can be stacked."""
-    if not job.work.own:
-        return [list(order)]
-    groups: dict[Any, list[int]] = {}
-    for at in order:
-        groups.setdefault(form(job.work.own.get(job.clients[at])), []).append(at)
-    return list(groups.values())
 
 
 def own_dims(tree: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from atoll.draws import STREAMS, untouched
 from atoll.engines.graph import aten, dtype_of, is_call, shape_of
 from atoll.engines.inplace import write_in_place
 from atoll.errors import AtollError, EngineError
@@ -59,9 +60,8 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     count = len(leaves)
 
     def flat(*values: Any) -> list[Any]:
-        new = function(
-            pytree.tree_unflatten(values[:count], spec), pytree.tree_unflatten(values[count:], extra_spec)
-        )
+        given = pytree.tree_unflatten(values[:count], spec), pytree.tree_unflatten(values[count:], extra_spec)
+        new = untouched(lambda: function(*given), lambda: "tracing it", again=False)  # once, then never again
         out, out_spec = pytree.tree_flatten(new)
         if out_spec != spec:
             raise EngineError("step returned a working state of another form than it was given")
@@ -76,11 +76,19 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     except (AtollError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
+        if "random operation" in str(error):  # what vmap says of a draw that nothing has intercepted
+            raise EngineError("a call in it draws from the global random state", hint=STREAMS) from error
         raise EngineError(
             f"the client program cannot be captured: {type(error).__name__}: {str(error).splitlines()[0]}",
             hint='a model that branches on the values of tensors runs with engine="loop"',
         ) from error
     graph = module.graph
+    drawn = {str(node.target) for node in graph.nodes if _RANDOM in getattr(node.target, "tags", ())}
+    if drawn:
+        raise EngineError(
+            f"the client program calls {', '.join(sorted(drawn))}, which draws from the global random state",
+            hint=STREAMS,
+        )
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     _simplify(graph)
     _hoist(module)
@@ -166,7 +174,7 @@ def _hoist(module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             constant.add(node)
             env[node] = getattr(module, str(node.target))
-        elif node.op == "call_function" and _RANDOM not in getattr(node.target, "tags", ()):
+        elif node.op == "call_function":
             if node.target in _SHAPE_ONLY:
                 value = node.meta["val"]
                 fake = torch.empty(value.shape, dtype=value.dtype, device=value.device)

@@ -8,6 +8,8 @@ import torch
 
 from atoll.contract import Answer, ClientData, Order, Program
 from atoll.data import FederatedData
+from atoll.draws import untouched
+from atoll.engines import stages
 from atoll.engines.probe import probe
 from atoll.engines.reading import client_data, gather, of_stage, step_keys, the_order, whole_keys
 from atoll.errors import AtollError, RunError
@@ -24,8 +26,8 @@ class Client:
         self.task = task
         self.data = data
         self.device = device
+        self._last: tuple[Program, int] | None = None
 
-    @torch.no_grad()
     def answer(
         self,
         order: Order,
@@ -38,12 +40,29 @@ class Client:
 
         `memory` is what is stored of it, None before its first round. With `changed` (see `Job.changed`) the answer has
         a probe, for a cohort of so many. Raises RunError (or what AtollError the program raised) that names client,
-        round and stage.
+        round and stage, EngineError where a client's work draws from a global random state.
         """
-        received, memory, data = self._given(order, program, memory)
+        first, self._last = self._last != (program, order.round), (program, order.round)
+        return untouched(
+            lambda: self._answer(order, program, memory, changed, cohort),
+            lambda: _whose(self.data, order),
+            whole=first,  # it takes a while for small clients; the others run the same program
+        )
+
+    @torch.no_grad()
+    def _answer(
+        self,
+        order: Order,
+        program: Program,
+        memory: Record | None,
+        changed: Callable[[Record, Record, Record], Tensors | None] | None,
+        cohort: int,
+    ) -> tuple[Answer, Record]:
+        received, memory, data = self.given(order, program, memory)
         local = self._trained(order, program, received, memory, data)
         with located(self.data, order, "finish"):
-            reply, after = program.finish(
+            reply, after = stages.finish(
+                program,
                 self.task,
                 local,
                 of_stage(data, whole_keys(order, [order.client], "finish")[0].to(self.device)),
@@ -54,23 +73,24 @@ class Client:
     @torch.no_grad()
     def working(self, order: Order, program: Program, memory: Record | None) -> Record:
         """The client's working state after all its steps, where an answer is not wanted."""
-        received, memory, data = self._given(order, program, memory)
+        received, memory, data = self.given(order, program, memory)
         return self._trained(order, program, received, memory, data)
 
-    def _given(
+    def given(
         self, order: Order, program: Program, memory: Record | None
     ) -> tuple[Record, Record, ClientData]:
+        """What a client begins with: what it received, what it remembers, its data."""
         received = to_device(order.received, self.device)
         with located(self.data, order, "remember"):
             stored = None if memory is None else to_device(memory, self.device)
-            held = program.recall(self.task, received, stored)
+            held = stages.recall(program, self.task, received, stored)
         return received, held, client_data(self.data, order, program, self.device)
 
     def _trained(
         self, order: Order, program: Program, received: Record, memory: Record, data: ClientData
     ) -> Record:
         with located(self.data, order, "begin"):
-            local = program.begin(self.task, received, memory, data)
+            local = stages.begin(program, self.task, received, memory, data)
         with located(self.data, order, "step"):
             return self.train(order, program, local)
 
@@ -88,7 +108,7 @@ class Client:
         for at, key in zip(torch.split(rows, (read.mask > 0).sum(1).tolist()), keys, strict=True):
             inputs, targets = gather(train, at)
             batch = Batch(inputs, targets, torch.ones(len(at), device=self.device), key)
-            local = program.step(self.task, local, batch)
+            local = stages.step(program, self.task, local, batch)
         return local
 
 
@@ -106,8 +126,12 @@ class located:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, Exception):
-            who = f"client {self.data.names[self.order.client]!s}"
-            raise failed(f"round {self.order.round}, {who}, {self.stage}", error) from error
+            raise failed(f"{_whose(self.data, self.order)}, {self.stage}", error) from error
+
+
+def _whose(data: FederatedData, order: Order) -> str:
+    """Whose work an order asks for, for errors."""
+    return f"round {order.round}, client {data.names[order.client]!s}"
 
 
 def failed(where: str, error: Exception) -> AtollError:

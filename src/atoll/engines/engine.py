@@ -10,6 +10,7 @@ import torch
 from atoll.contract import Job, Memories, Outcome, Reducer
 from atoll.data import FederatedData
 from atoll.engines.devices import Resident
+from atoll.engines.padding import Padding
 from atoll.task import Task
 
 __all__ = ["Engine"]
@@ -26,6 +27,8 @@ class Engine(ABC):
         self.device = device
         self.resident = Resident(device)
         """Samples on the device, for whoever needs them there."""
+        self.padding = Padding(task, data, device)
+        """Which programs must not be given padded rows."""
 
     @abstractmethod
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
@@ -37,6 +40,15 @@ class Engine(ABC):
     def describe(self) -> str:
         """The engine and how it is set, in a few words."""
         return self.name
+
+    @property
+    def unpadded(self) -> str:
+        """What to say of an engine that has stopped padding."""
+        return (
+            "; batches are not padded, since the model or the loss looks across their rows"
+            if self.padding
+            else ""
+        )
 
     def settled(self) -> tuple[str, int | None]:
         """(name, workers) of the engine that gives the same bits again."""

@@ -26,6 +26,7 @@ from atoll.data import FederatedData
 from atoll.engines.arena import Arena
 from atoll.engines.pool import AHEAD, Crew, Done, Pool
 from atoll.engines.sequential import Sequential
+from atoll.engines.steps import Steps
 from atoll.errors import AtollError, EngineError, RunError
 from atoll.machine import cores
 from atoll.task import Task
@@ -44,6 +45,7 @@ class _Setting(msgspec.Struct, tag=True):
     shared: Header
     epochs: dict[int, int]
     cohort: int
+    padded: bool
 
 
 class _Run(msgspec.Struct, tag=True):
@@ -89,10 +91,12 @@ class Processes(Pool):
         if not hasattr(os, "fork") or sys.platform == "darwin":
             raise EngineError("this system cannot fork safely", hint='use engine="batched" or "loop"')
         self.workers = workers or cores()
-        super().__init__(task, data, device, Forked(task, data, self.workers))
+        self.steps = Steps(task)
+        """Captured steps that workers are born with."""
+        super().__init__(task, data, device, Forked(task, data, self.workers, self.steps))
 
     def describe(self) -> str:
-        return f"{self.name}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"{self.name}, {self.workers} worker{'s' if self.workers > 1 else ''}{self.unpadded}"
 
     def settled(self) -> tuple[str, int | None]:
         return self.name, self.workers
@@ -105,18 +109,25 @@ class Processes(Pool):
 class Forked(Crew):
     """Forked processes; hired when the first round comes, and anew for another method."""
 
-    def __init__(self, task: Task, data: FederatedData, size: int) -> None:
-        self.task, self.data, self.size = task, data, size
+    def __init__(self, task: Task, data: FederatedData, size: int, steps: Steps) -> None:
+        self.task, self.data, self.size, self.steps = task, data, size, steps
         self.workers: list[_Worker] = []
         self.shared = Arena()
         self._for: tuple[Method, Channel | None] | None = None
 
-    def open(self, job: Job) -> None:
+    def open(self, job: Job, padded: bool) -> None:
         self._hire(job)
         work = job.work
         shared = self.shared.write(Record(shared=work.shared, expected=job.expected))
         setting = _Setting(
-            job.round, job.seed, work.program, work.reduction, shared, dict(job.epochs), job.cohort
+            job.round,
+            job.seed,
+            work.program,
+            work.reduction,
+            shared,
+            dict(job.epochs),
+            job.cohort,
+            padded,
         )
         for number, worker in enumerate(self.workers):
             with self._lost(number):
@@ -222,6 +233,7 @@ def _serve(
         other.close()
     torch.set_num_threads(1)
     runner = Sequential(crew.task, crew.data, torch.device("cpu"))
+    runner.steps = crew.steps
     setting, both = None, Record()
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
         while True:
@@ -230,6 +242,7 @@ def _serve(
                 setting, both = order, crew.shared.read(order.shared)
                 continue
             assert setting is not None
+            runner.padded = setting.padded
             own = _owned(slots[order.slot].read(order.own))
             work = Work(
                 both.shared, _of_clients(own.own), setting.program, setting.reduction,  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import torch
 from atoll.contract import Job, Memories, Outcome, Reducer, chunks
 from atoll.data import FederatedData
 from atoll.engines.engine import Engine
+from atoll.machine import threads
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -43,8 +44,8 @@ class Crew(ABC):
     """How many there are."""
 
     @abstractmethod
-    def open(self, job: Job) -> None:
-        """Tell all workers about the round; hire them first where need be."""
+    def open(self, job: Job, padded: bool) -> None:
+        """Tell all workers about the round, and whether batches may be padded; hire them first where need be."""
 
     @abstractmethod
     def give(self, worker: int, run: int, clients: Sequence[int], job: Job, memories: Memories) -> None:
@@ -78,7 +79,9 @@ class Pool(Engine):
                 number, clients = todo.popleft()
                 self.crew.give(worker, number, clients, job, memories)
 
-        self.crew.open(job)
+        with threads(1):
+            padded = not self.padding.seen(job, memories)
+        self.crew.open(job, padded)
         for _ in range(AHEAD):
             for worker in range(self.crew.size):
                 give(worker)

@@ -9,10 +9,11 @@ import torch
 from torch.utils import _pytree as pytree
 
 from atoll.contract import Order, Program
+from atoll.engines import stages
 from atoll.engines.capture import Captured
 from atoll.engines.client import Client
 from atoll.engines.reading import gather, stacked, step_keys, the_order
-from atoll.engines.steps import Steps, padded_width
+from atoll.engines.steps import Steps, padded_width, whole_batch
 from atoll.tensors import Record
 
 __all__ = ["Sequential"]
@@ -24,6 +25,8 @@ class Sequential(Client):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.steps = Steps(self.task)
+        self.padded = True
+        """Whether short batches are filled up with rows of mask 0, and captured; else they are taken as written."""
 
     def train(self, order: Order, program: Program, local: Record) -> Record:
         if (
@@ -53,6 +56,11 @@ class Sequential(Client):
         owned: set[int] | None = None
         captured: dict[bool, Captured] = {}
         for at, key, real, whole in each:
+            if not whole and not self.padded:
+                now = pytree.tree_unflatten(leaves, spec)
+                few = whole_batch([*gather(train, at[real > 0]), key])
+                leaves, owned = pytree.tree_leaves(stages.step(program, self.task, now, few)), None
+                continue
             batch = [*gather(train, at), key]
             if not whole:
                 batch.append(real)

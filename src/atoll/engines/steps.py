@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from atoll.contract import Program
+from atoll.engines import stages
 from atoll.engines.capture import Captured, capture
 from atoll.task import Batch, Task
 from atoll.tensors import Record
@@ -40,7 +41,7 @@ class Steps:
 
     def step(self, program: Program) -> Callable[[Any, Any], Any]:
         """The step as a function of (working state, batch as a list)."""
-        return lambda local, batch: program.step(self.task, local, whole_batch(batch))
+        return lambda local, batch: stages.step(program, self.task, local, whole_batch(batch))
 
     def changed(self, program: Program, local: Record, batch: list[Tensor]) -> set[int]:
         """Which leaves of the working state a step replaces, found by taking one."""

@@ -80,6 +80,10 @@ class Judge:
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
         """The evaluation of a state after this round; nothing is remembered of it."""
+        with seeds.scoped(self.seed, "judge", round):
+            return self._judged(method, state, memories, round)
+
+    def _judged(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
         there = [client for client in self.clients if self.membership.there(client, round)]
         params, buffers = method.model(state)
         with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):

@@ -7,6 +7,7 @@ from torch import nn
 
 from atoll.contract import Channel, Job, Memories, Method, Work
 from atoll.data import FederatedData
+from atoll.engines import stages
 from atoll.engines.client import Client
 from atoll.errors import ConfigError
 from atoll.machine import threads
@@ -43,7 +44,7 @@ def personal_model(
         found = local.params, local.buffers
     else:
         received = to_device(job.work.received(client), device)
-        held = job.program.recall(task, received, memory)
+        held = stages.recall(job.program, task, received, memory)
         found = method.personal(received, held if channel is None else held.method)
     params, buffers = (part.map(lambda value: value.cpu()) for part in found)
     whole = {**task.initial()[0], **task.initial()[1]}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from atoll import seeds
 from atoll.contract import Channel, Method, Outcome, Population
 from atoll.data import FederatedData
 from atoll.engines import Engine
@@ -107,10 +108,11 @@ class Simulation:
     def personal(self, client: int) -> nn.Module:
         """The model that a client would predict with now (see `atoll.rounds.personal`)."""
         task = self.tasks[architecture(client, len(self.tasks))]
-        return personal_model(
-            self.method, self.state, client, task, self.data, self.memories, self.judge.device, self.number,
-            self.cohorts.seed, self.channel,
-        )  # fmt: skip
+        with seeds.scoped(self.cohorts.seed, "personal", self.number):
+            return personal_model(
+                self.method, self.state, client, task, self.data, self.memories, self.judge.device, self.number,
+                self.cohorts.seed, self.channel,
+            )  # fmt: skip
 
     def take_up(
         self, history: list[Round], number: int, state: Record, sound: Record, engine: Engine

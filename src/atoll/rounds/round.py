@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 
 import torch
 
+from atoll import seeds
 from atoll.contract import Answer, Channel, Gathering, Job, Method, Order, Outcome, Population, Reducer
 from atoll.errors import DivergedError, RunError
 from atoll.rounds.cohort import Cohort
@@ -56,12 +57,19 @@ class ServerRound:
     ) -> None:
         self.method, self.population, self.number, self.seed = method, population, number, seed
         self.cohort, self.channel, self._name = cohort, channel, name
-        self.state = method.leave(state, cohort.gone) if cohort.gone else state
+        self.state = state
         self.bytes_up = self.bytes_down = 0
         self.outcomes: list[Outcome] = []
         self.phase: Phase = "over"
         self.job: Job | None = None
         self._gathering: Gathering | None = None
+        with seeds.scoped(seed, "open", number):
+            self._begin()
+
+    def _begin(self) -> None:
+        method, cohort, number, seed = self.method, self.cohort, self.number, self.seed
+        if cohort.gone:
+            self.state = method.leave(self.state, cohort.gone)
         if cohort.clients:
             asked = method.enrol(self.state, cohort.clients)
             if asked is None:
@@ -69,7 +77,9 @@ class ServerRound:
             else:
                 new, work = asked
                 work = replace(work, reduction="each")
-                self._open("enrol", Job(method, work, new, number, seed, cohort=len(new), channel=channel))
+                self._open(
+                    "enrol", Job(method, work, new, number, seed, cohort=len(new), channel=self.channel)
+                )
 
     @property
     def refused(self) -> dict[int, str]:
@@ -112,12 +122,13 @@ class ServerRound:
         """
         assert self.job is not None, "the round is over"
         self.bytes_up += sum(outcome.nbytes for outcome in outcomes)
-        if self.phase == "enrol":
-            self._welcome(reducer, outcomes)
-            self._train()
-        else:
-            self._update(reducer, outcomes)
-            self._open("over", None)
+        with seeds.scoped(self.seed, f"settle {self.phase}", self.number):
+            if self.phase == "enrol":
+                self._welcome(reducer, outcomes)
+                self._train()
+            else:
+                self._update(reducer, outcomes)
+                self._open("over", None)
 
     # --- phases -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,28 +13,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from atoll import seeds
+from atoll.draws import states, touched
 
 __all__ = ["Draw", "recorded", "states", "touched"]
 
 Draw = tuple[Any, ...]
 """Where a number came from: which stream, and its address."""
-
-
-def states() -> Mapping[str, Any]:
-    """The global random states, by whose they are."""
-    return {
-        "torch's": torch.get_rng_state(),
-        "NumPy's": np.random.get_state()[1].tobytes(),  # type: ignore[index]  # noqa: NPY002
-        "Python's": random.getstate(),
-    }
-
-
-def touched(before: Mapping[str, Any]) -> str | None:
-    """Whose global state has changed since, or None."""
-    now = states()
-    if not torch.equal(before["torch's"], now["torch's"]):
-        return "torch's"
-    return next((whose for whose in ("NumPy's", "Python's") if before[whose] != now[whose]), None)
 
 
 @contextmanager
