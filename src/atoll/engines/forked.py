@@ -115,9 +115,8 @@ class Forked(Crew):
         self._hire(job)
         work = job.work
         shared = self.shared.write(Record(shared=work.shared, expected=job.expected))
-        setting = _Setting(
-            job.round, job.seed, work.program, work.reduction, shared, dict(job.epochs), job.cohort
-        )
+        epochs = {k: passes for k in job.clients if (passes := job.passes(k)) is not None}
+        setting = _Setting(job.round, job.seed, work.program, work.reduction, shared, epochs, job.cohort)
         for number, worker in enumerate(self.workers):
             with self._lost(number):
                 worker.line.send_bytes(_encode(setting))
