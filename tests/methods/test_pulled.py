@@ -691,7 +691,11 @@ def test_who_predicts_with_a_model_of_their_own(name: str) -> None:
         (FedALA, {"share": 0.0}, "share"),
         (FedALA, {"ala_lr": 0.0}, "ala_lr"),
         (FedALA, {"ala_passes": -1}, "ala_passes"),
-        (FedALA, {"ala_passes": 3, "first_passes": 2}, "first_passes = 2, but it must be at least ala_passes"),
+        (
+            FedALA,
+            {"ala_passes": 3, "first_passes": 2},
+            "first_passes = 2, but it must be at least ala_passes",
+        ),
         (FedALA, {"steps": 5}, "steps"),
         (FedPHP, {"mu": 1.1}, "mu"),
         (FedPHP, {"lam": 1.0}, "lam"),

@@ -493,14 +493,14 @@ def test_the_head_of_fedbabu_is_the_initial_one_for_ever(solver: dict[str, Any])
 @pytest.mark.parametrize("part", ["all", "head", "body"])
 def test_fedbabu_predicts_after_fine_tuning_that_part(part: str) -> None:
     clients = blobs(8, 12, tested=10)
-    method = FedBABU(**PLAN, finetune_epochs=3, finetune=part, momentum=0.9)  # type: ignore[arg-type]
+    method = FedBABU(**PLAN, finetune_epochs=3, finetune_lr=0.05, finetune=part, momentum=0.9)  # type: ignore[arg-type]
     played = Played(method, network(), clients).rounds(2)
     before = copy.deepcopy(played.state)
     module = played.task.load(*method.model(played.state))
     chosen: list[nn.Parameter] = []
     for at, name in ((0, "body"), (2, "head")):
         chosen += module[at].parameters() if part in ("all", name) else []  # type: ignore[index]
-    solver = torch.optim.SGD(chosen, lr=0.2, momentum=0.9)
+    solver = torch.optim.SGD(chosen, lr=0.05, momentum=0.9)
     client = clients[1]
     assert client.test is not None
     for at in [0, 4, 8] * 3:

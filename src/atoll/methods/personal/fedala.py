@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from atoll import seeds
 from atoll.contract import ClientData, Plan, Population, Program, Replies, Reply, Work
@@ -184,7 +183,11 @@ class Aggregated(Program):
         return self.method.remember(task, received)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        local = Record(params=received.params) if not self.method.ala_passes else self.method.taken(received, memory)
+        local = (
+            Record(params=received.params)
+            if not self.method.ala_passes
+            else self.method.taken(received, memory)
+        )
         return local.replace(buffers=received.buffers, memory=memory)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
