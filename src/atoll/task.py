@@ -7,6 +7,7 @@ and recurrent layers need help to be pure, and get it from `atoll.purity`, whate
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from atoll.errors import ConfigError
-from atoll.purity import Pure, unpacked
+from atoll.purity import Pure, Used, unpacked
 from atoll.tensors import Record, Tensors
 
 __all__ = ["Batch", "Loss", "Task", "architecture"]
@@ -71,6 +72,8 @@ class Task:
         self._layers = [layer for layer in self.module.modules() if isinstance(layer, nn.RNNBase)]
         self.recurrent = bool(self._layers)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        self.used: dict[str, int] = {}
+        """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
 
     # --- the module's state -------------------------------------------------------------------------------------
 
@@ -151,13 +154,26 @@ class Task:
             )
         return values.reshape(values.shape[0], -1).mean(1) if values.ndim > 1 else values
 
+    @torch.no_grad()
+    def follow(self, inputs: Tensor) -> Tensor:
+        """The outputs for a few samples, while it is noted in which order the forward uses the module's tensors.
+
+        Before that, `used` is empty, and layers come in the order in which they are defined.
+        """
+        params, buffers = self.initial()
+        counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
+        shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
+        with Used({**params, **buffers}) as seen:
+            outputs, _ = self.predict(params, buffers, inputs)
+        self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
+        return outputs
+
     def check(self, inputs: Tensor, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
         params, buffers = self.initial()
         shape = tuple(inputs.shape[1:])
         try:
-            with torch.no_grad():
-                outputs, _ = self.predict(params, buffers, inputs)
+            outputs = self.follow(inputs)
         except Exception as error:
             raise ConfigError(
                 f"the model cannot read the data: inputs of shape {shape} a sample gave "

@@ -416,7 +416,7 @@ def test_fedala_takes_lower_layers_as_they_are_and_predicts_better_where_clients
     task = network()
     run, shared = (Played(m(**PLAN), task, [first, swapped]).rounds(8) for m in (FedALA, FedAvg))
     assert set(run.memories[0].last) == {"2.weight", "2.bias"}
-    assert set(top(run.state.params, 2)) == set(run.state.params)
+    assert set(top(task, run.state.params, 2)) == set(run.state.params)
     params, weights = run.method.taken(run.state, run.memories[0])["params"], run.memories[0].weights  # type: ignore[attr-defined]
     assert torch.equal(params["0.weight"], run.state.params["0.weight"])
     assert not torch.equal(params["2.weight"], run.state.params["2.weight"])

@@ -12,6 +12,8 @@ from atoll import seeds
 from atoll.contract import ClientData, Plan, Population, Program, Replies, Reply, Work
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.parts.settings import require
+from atoll.methods.parts.shared import head, trainable
+from atoll.methods.parts.shared import layers as every
 from atoll.methods.personal.fedrep import batches, chosen
 from atoll.optimizers import clip_by_norm
 from atoll.task import Batch, Task
@@ -36,7 +38,7 @@ class FedALA(FedAvg):
     is learnt. A straggler learns a first.
 
     Args:
-        layers: how many of the top layers are aggregated so, counted in modules that have parameters of their own.
+        layers: how many of the top layers are aggregated so, counted from the output (see `FedPer`).
         share: the part of each batch on which a client learns a, drawn anew every time.
         ala_lr: step size for a.
         ala_passes: passes for a over the client's data, in batches, every round.
@@ -107,7 +109,7 @@ class FedALA(FedAvg):
         return Plan(self.ala_passes + self.epochs, None, self.batch_size)
 
     def remember(self, task: Task, received: Record) -> Record:
-        last = top(received.params, self.layers)
+        last = top(task, received.params, self.layers)
         return Record(last=last, weights=last.map(torch.ones_like))
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
@@ -121,7 +123,7 @@ class FedALA(FedAvg):
 
     def taken(self, received: Record, memory: Record) -> Record:
         """The model with u in its top layers, and what a changes of it: {params, theirs, gap, weights}."""
-        theirs = top(received.params, self.layers)
+        theirs = memory.last.map_names(lambda name, _: received.params[name])
         gap, weights = theirs - memory.last, memory.weights
         params = Tensors({**received.params, **between(theirs, gap, weights)})
         return Record(params=params, theirs=theirs, gap=gap, weights=weights)
@@ -163,7 +165,8 @@ class FedALA(FedAvg):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = super().finish(task, local, data)
         weights = local.weights if self.ala_passes else memory.weights
-        return reply, memory.replace(last=top(local.params, self.layers), weights=weights)
+        last = memory.last.map_names(lambda name, _: local.params[name])
+        return reply, memory.replace(last=last, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -201,10 +204,10 @@ class Aggregated(Program):
         return Reply(Record(), totals.count, totals), local.memory
 
 
-def top(params: Tensors, layers: int) -> Tensors:
-    """The tensors of the last modules (so many of them) that have parameters of their own."""
-    owners = list(dict.fromkeys(name.rpartition(".")[0] for name in params))[-layers:]
-    return Tensors({name: value for name, value in params.items() if name.rpartition(".")[0] in owners})
+def top(task: Task, params: Tensors, layers: int) -> Tensors:
+    """The parameters of so many layers that the forward uses last, or of all."""
+    names = head(task, min(layers, len(trainable(task, every(task)))))
+    return Tensors({name: value for name, value in params.items() if name in names})
 
 
 def between(theirs: Tensors, gap: Tensors, weights: Tensors) -> Tensors:

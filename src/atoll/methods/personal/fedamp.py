@@ -94,7 +94,7 @@ class FedAMP(Messages):
     this is local training, to the bit. Clients predict with w_k.
 
     Args:
-        alpha: step size of message passing; lowered for a client whose own weight in u_k would fall below `self_weight`.
+        alpha: step size of message passing; lowered where a client's own weight in u_k would fall below `self_weight`.
         self_weight: the least weight of the client's own model in u_k. The paper asks for an alpha that is small
             enough for u_k to be a convex combination, which an own weight of 0 also is.
         lam: strength of the pull towards u_k. lam / alpha_k counts as 1 / lr at most, where one step ends at u_k.
