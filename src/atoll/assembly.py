@@ -51,6 +51,8 @@ def assemble(
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
+    for task in tasks:
+        task.hold(device)
     check_splits(method, data)
     engine = make(settings.engine, tasks, data, device, settings.workers)
     judge = Judge(

@@ -48,8 +48,9 @@ class Task:
             (outputs, targets) -> per-sample losses of shape [b].
         metrics: extra per-sample measures, name -> function(outputs, targets) -> [b]; their means are reported.
 
-    Trainable parameters are `params`. Everything else in the module's state, buffers and frozen parameters, is
-    `buffers`. A tensor shared by two layers appears once, under its first name, and stays shared.
+    Trainable parameters are `params`, the module's buffers `buffers`. Parameters that are not trained
+    (requires_grad=False) are in neither: they are the same everywhere, so that nobody sends or remembers them. A tensor
+    shared by two layers appears once, under its first name, and stays shared.
     """
 
     def __init__(
@@ -72,6 +73,11 @@ class Task:
         self._layers = [layer for layer in self.module.modules() if isinstance(layer, nn.RNNBase)]
         self.recurrent = bool(self._layers)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        self.frozen = Tensors(
+            {name: p.detach().clone() for name, p in self.module.named_parameters() if not p.requires_grad}
+        )
+        """Parameters that are not trained, in main memory."""
+        self._held = {torch.device("cpu"): self.frozen}
         self.used: dict[str, int] = {}
         """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
 
@@ -79,17 +85,22 @@ class Task:
 
     def initial(self) -> tuple[Tensors, Tensors]:
         """The module's own (params, buffers), copied."""
-        params = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        params = dict(self.module.named_parameters())
         buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
-        trainable = Tensors({name: params.pop(name) for name in self._trainable})
+        trainable = Tensors({name: params[name].detach().clone() for name in self._trainable})
         if not trainable:
             raise ConfigError("the model has no trainable parameter", hint="is requires_grad off everywhere?")
-        return trainable, Tensors({**params, **buffers})
+        return trainable, Tensors(buffers)
+
+    def hold(self, device: torch.device) -> None:
+        """Keep frozen parameters on this device, too, for work that is done there."""
+        if device not in self._held:
+            self._held[device] = self.frozen.map(lambda value: value.to(device))
 
     def load(self, params: Tensors, buffers: Tensors) -> nn.Module:
         """A fresh module with this state, for use outside Atoll."""
         module = copy.deepcopy(self.module)
-        state = {**params, **buffers}
+        state = {**self.frozen, **params, **buffers}
         with torch.no_grad():
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 tensor.copy_(state[name])
@@ -103,6 +114,9 @@ class Task:
         """Outputs and new buffers. With `batch` the module is in training mode, else in evaluation mode."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
+        if self.frozen:
+            device = next(iter(params.values())).device
+            state |= self._held.get(device) or self.frozen.map(lambda value: value.to(device))
         with Pure(batch) as pure, unpacked(self._layers):
             outputs = functional_call(self.module, state, (inputs,))
         return outputs, Tensors({name: pure.moved.get(id(state[name]), state[name]) for name in buffers})
@@ -163,7 +177,7 @@ class Task:
         params, buffers = self.initial()
         counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
         shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
-        with Used({**params, **buffers}) as seen:
+        with Used({**self.frozen, **params, **buffers}) as seen:
             outputs, _ = self.predict(params, buffers, inputs)
         self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
         return outputs
