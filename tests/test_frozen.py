@@ -27,7 +27,7 @@ def adapted(base: float = 1.0) -> nn.Module:
     return model
 
 
-def three(engine: str, method: Any = "fedavg", **settings: Any) -> Federation:
+def three(engine: str, method: Any = "fedavg", model: Any = adapted, **settings: Any) -> Federation:
     generator = torch.Generator().manual_seed(1)
     made = {
         f"c{k}": (torch.randn(n, 6, generator=generator), torch.arange(n) % 3)
@@ -35,7 +35,7 @@ def three(engine: str, method: Any = "fedavg", **settings: Any) -> Federation:
     }
     data = atoll.data.from_clients(made, classes=3, test=0.25)
     kept = {"rounds": 3, "engine": engine, "device": "cpu", "batch_size": 4, "lr": 0.1, **settings}
-    return Federation(adapted, data, method, **kept)
+    return Federation(model, data, method, **kept)
 
 
 @pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
@@ -78,7 +78,7 @@ def bottleneck() -> nn.Module:
 
 @pytest.mark.parametrize("method", ["heterofl", "fedma"])
 def test_methods_that_cut_or_match_units_leave_frozen_layers_whole(method: str) -> None:
-    federation = three("loop", method, rounds=2).replace(model=bottleneck)
+    federation = three("loop", method, bottleneck, rounds=2)
     run = federation.fit()
     assert torch.equal(run.model.state_dict()["2.weight"], federation.task.frozen["2.weight"])
     assert not torch.equal(run.model.state_dict()["3.weight"], federation.task.initial()[0]["3.weight"])
