@@ -20,7 +20,7 @@ from atoll.errors import ConfigError
 from atoll.purity import Pure, Used, unpacked
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Batch", "Loss", "Task", "architecture"]
+__all__ = ["LOSSES", "Batch", "Loss", "Task", "architecture"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -59,11 +59,11 @@ class Task:
         loss: str | Loss = "cross_entropy",
         metrics: Mapping[str, Loss] | None = None,
     ) -> None:
-        if isinstance(loss, str) and loss not in _LOSSES:
-            raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(_LOSSES)}, or a function")
+        if isinstance(loss, str) and loss not in LOSSES:
+            raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(LOSSES)}, or a function")
         self.module = copy.deepcopy(module).cpu()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
-        self.loss_function: Loss = _LOSSES[loss] if isinstance(loss, str) else loss
+        self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
         self.metrics: dict[str, Loss] = dict(metrics or {})
         if self.loss_name in ("cross_entropy", "bce"):
             self.metrics.setdefault("accuracy", _ACCURACIES[self.loss_name])
@@ -273,5 +273,5 @@ def _l1(outputs: Tensor, targets: Tensor) -> Tensor:
     return (predicted - wanted).abs().mean(1)
 
 
-_LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
+LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
 _ACCURACIES: dict[str, Loss] = {"cross_entropy": _accuracy, "bce": _binary_accuracy}
