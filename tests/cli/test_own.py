@@ -89,26 +89,15 @@ def test_model_method_loss_and_metrics_of_ones_own(code: str) -> None:
 
 
 def test_the_command_line_and_a_file_name_code(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("exp.toml").write_text(
-        f'model = "{code}:Net"\nmethod = "{code}:Halved"\nshare = 0.3\nrounds = 1\nclients = 3\n'
-    )
-    main_ok(
-        [
-            "run",
-            "exp.toml",
-            "--json",
-            "--set",
-            f"metrics={code}:top3",
-            "--set",
-            "runs=none",
-            "--set",
-            "engine=loop",
-        ]
-    )
+    lines = [f'model = "{code}:Net"', f'method = "{code}:Halved"', "share = 0.3", "rounds = 1", "clients = 3"]
+    Path("exp.toml").write_text("\n".join(lines))
+    sets = [f"metrics={code}:top3", "runs=none", "engine=loop"]
+    main_ok(["run", "exp.toml", "--json", *(part for text in sets for part in ("--set", text))])
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[0]["config"]["share"] == 0.3 and events[0]["method"] == "Halved"
     main_ok(["methods", f"{code}:Halved"])
-    assert "of the step" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "settings of Halved" in shown and "share" in shown
 
 
 def main_ok(arguments: list[str]) -> None:

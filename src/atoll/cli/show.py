@@ -61,7 +61,7 @@ def show_method(name: str) -> None:
     hints = get_type_hints(kind)
     console = _console()
     console.print(doc, markup=False)
-    table = _table(f"settings of {name}", "takes", "default", "meaning")
+    table = _table(f"settings of {own.short(name)}", "takes", "default", "meaning")
     for each in methods.fields(kind):
         table.add_row(
             each.name, accepted(each.name, hints[each.name]), _shown(each.name, each.default), each.help

@@ -114,7 +114,7 @@ def _own(name: str) -> nn.Module:
 
 
 def _made(call: spec.Call, shape: Shape, classes: int) -> nn.Module:
-    if call.name not in MODELS and own.named(name := f"{call.name}:{call.given}"):
+    if call.given is not None and call.name not in MODELS and own.named(name := f"{call.name}:{call.given}"):
         return _own(name)
     if call.name.endswith("-bn"):
         plain = replace(call, name=call.name.removesuffix("-bn"))
