@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import atoll.data
 from atoll import models
+from atoll.assembly import cohort_size
 from atoll.callbacks import Callback
 from atoll.contract import ClientData, Mean, Population, Reply, Rule
 from atoll.errors import ConfigError, DivergedError, RunError
@@ -150,10 +151,10 @@ def test_frozen_parameters_stay_equal_to_the_bit() -> None:
     model = Counting()
     model.body[0].weight.requires_grad_(False)  # type: ignore[union-attr]
     fed = federation(model, data(sizes=(9, 17, 5)))
-    before = fed.state.buffers["body.0.weight"].clone()
     for _ in range(3):
         fed.round()
-    assert torch.equal(before, fed.state.buffers["body.0.weight"])
+    body = fed.task.load(*fed.method.model(fed.state)).body
+    assert torch.equal(model.body[0].weight, body[0].weight)  # type: ignore[union-attr,index]
 
 
 # --- ownership and purity (4, 12, 13, 21) ---
@@ -233,6 +234,11 @@ def test_cohorts_are_distinct_nonempty_and_shared_between_methods() -> None:
     drawn = [ten.simulation.cohorts.enlist(number).clients for number in range(1, 60)]
     assert all(len(set(cohort)) == 10 and cohort == sorted(cohort) for cohort in drawn)
     assert {k for cohort in drawn for k in cohort} == set(range(30))
+
+
+@pytest.mark.parametrize(("population", "size"), [(4, 4), (20, 20), (21, 10), (1000, 10)])
+def test_where_nothing_is_said_everybody_takes_part_if_they_are_few(population: int, size: int) -> None:
+    assert cohort_size(None, population) == size
 
 
 def test_cohorts_and_slow_clients_follow_the_seed() -> None:

@@ -33,6 +33,9 @@ __all__ = [
 
 Model = nn.Module | Callable[[], nn.Module]
 
+FEW = 20
+"""So many clients take part in every round, all of them, where nothing is said."""
+
 
 def assemble(
     model: Model | Sequence[Model],
@@ -48,6 +51,8 @@ def assemble(
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
+    for task in tasks:
+        task.hold(device)
     check_splits(method, data)
     engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
     judge = Judge(
@@ -136,9 +141,9 @@ def check_splits(method: Method, data: FederatedData) -> None:
 
 
 def cohort_size(cohort: int | float | None, population: int) -> int:
-    """Clients a round, from a number, a share, or nothing."""
+    """Clients a round, from a number, a share, or nothing: then everybody where there are at most 20, else 10."""
     if cohort is None:
-        return min(10, population)
+        return population if population <= FEW else 10
     if isinstance(cohort, float) and 0 < cohort < 1:
         return max(1, round(cohort * population))
     if cohort < 1 or int(cohort) != cohort:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from msgspec import Meta
 
 from atoll import data as sources
-from atoll import methods, models, spec
+from atoll import methods, models, own, spec
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
 from atoll.errors import AtollError, ConfigError, DataError, suggest
@@ -26,6 +26,7 @@ from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import FREE
 from atoll.schema import convert, parse, toml_value
 from atoll.settings import Count, Place, Rounds, Settings, Share
+from atoll.task import LOSSES
 
 __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 
@@ -70,15 +71,22 @@ class Experiment(Settings):
     model: Annotated[
         str,
         Meta(
-            description='"auto", "mlp:128,64", "2nn", "cnn", "lenet", "logistic" ...; "cnn + mlp:64" gives'
-            " clients different ones, in turns"
+            description='"auto", "mlp:128,64", "cnn" ... (`atoll models`), or your own, module:Name;'
+            ' "cnn + mlp:64" gives clients different ones, in turns'
         ),
     ] = "auto"
     loss: Annotated[
-        Literal["cross_entropy", "bce", "mse", "l1"] | None,
-        Meta(description="by default it follows from the labels"),
+        str | None,
+        Meta(
+            description="cross_entropy, bce, mse, l1 or module:function; by default it follows from the labels"
+        ),
     ] = None
-    method: Annotated[str, Meta(description="a method's name (`atoll methods`)")] = "fedavg"
+    metrics: Annotated[
+        str | None, Meta(description="further measures of your own: module:function, with commas")
+    ] = None
+    method: Annotated[
+        str, Meta(description="a method's name (`atoll methods`), or your own class: module:Name")
+    ] = "fedavg"
     rounds: Rounds = 60
     runs: Place = "auto"
     log: Annotated[
@@ -92,8 +100,16 @@ class Experiment(Settings):
         except ConfigError as error:
             hint = error.hint or f"atoll methods {self.method} lists its settings"
             raise ConfigError(error.message, hint=hint) from None
-        own = {each.name: getattr(method, each.name) for each in dataclasses.fields(method)}  # type: ignore[arg-type]
-        object.__setattr__(self, "settings", own)
+        values = {each.name: getattr(method, each.name) for each in dataclasses.fields(method)}  # type: ignore[arg-type]
+        object.__setattr__(self, "settings", values)
+        if self.loss is not None and self.loss not in LOSSES and not own.named(self.loss):
+            known = f"known: {', '.join(LOSSES)}, or a function of your own, module:function"
+            raise ConfigError(f"unknown loss {self.loss!r}", hint=known)
+        if self.metrics is not None and len(own.named(self.metrics)) != self.metrics.count(",") + 1:
+            raise ConfigError(
+                f"metrics = {self.metrics!r}, but it names functions of your own",
+                hint="module:function, with commas between several",
+            )
         for key in ("label", "client"):
             if getattr(self, key) is not None and not self.from_file:
                 raise ConfigError(
@@ -103,11 +119,16 @@ class Experiment(Settings):
     # --- the three doors ------------------------------------------------------------------------------------
 
     @staticmethod
-    def read(file: str | Path | None = None, sets: Sequence[str] = (), **overrides: Any) -> Experiment:
+    def read(
+        file: str | Path | None = None, sets: Sequence[str] = (), *, foreign: bool = False, **overrides: Any
+    ) -> Experiment:
         """An experiment from a TOML file, then ``key=value`` texts, then keywords; the later ones win.
 
         A table named after a method (``[ditto]``) holds settings for it alone; they count only where it is the method,
         and before those at the top of the file.
+
+        Code of the user's own (``model = "nets:Small"``) is imported; of a `foreign` file, as one that a run has
+        written, only what texts or keywords name as well.
 
         Raises ConfigError for a file that is not TOML, an unknown key, or a value of the wrong type or out of
         range, and says where it stands.
@@ -122,6 +143,12 @@ class Experiment(Settings):
             method = given["method"][0] if "method" in given else content.get("method", Experiment.method)
             content = for_method(content, str(method).strip())
             given = {**{key: (value, f"({file})") for key, value in content.items()}, **given}
+            foreign = foreign or "about" in content
+        for key in own.KEYS:
+            value, where = given.get(key, (None, ""))
+            for name in own.named(value):
+                if not foreign or where != f"({file})":
+                    own.admit(name, key)
         return _build(given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,12 +206,14 @@ class Experiment(Settings):
                 f"{folder.path} was made in Python, with its own model or data",
                 hint="go on in Python: Federation(...).resume(path).fit()",
             )
-        for key in [spec.assignment(text, "--set")[0] for text in sets] + list(overrides):
-            if key in known and key not in FREE:
+        changes = {**dict(spec.assignment(text, "--set") for text in sets), **overrides}
+        for key, value in changes.items():
+            repeated = key in own.KEYS and own.named(value) and known.get(key) == value
+            if key in known and key not in FREE and not repeated:
                 raise ConfigError(
                     f"{key} cannot change when a run is resumed", hint=f"what may change: {', '.join(FREE)}"
                 )
-        return Experiment.read(folder.path / "config.toml", sets, **overrides)
+        return Experiment.read(folder.path / "config.toml", sets, foreign=True, **overrides)
 
     def build(self, callbacks: Sequence[Callback] = ()) -> Federation:
         """Load and divide the data, and set up everything.
@@ -203,22 +232,24 @@ class Experiment(Settings):
             partial(models.build, each, shape, outputs) for each in spec.chain(network, "model", "+")
         ]
 
-        own = {key: value for key, value in Settings.to_dict(self).items() if key != "runs"}
+        conduct = {key: value for key, value in Settings.to_dict(self).items() if key != "runs"}
+        names = own.named(self.metrics)
         federation = Federation(
             architectures if len(architectures) > 1 else architectures[0],
             divided,
             self.method,
-            loss=self.loss,
+            loss=own.found(self.loss, "loss") if self.loss and own.named(self.loss) else self.loss,
+            metrics={own.short(name): own.found(name, "metrics") for name in names},
             log=self.log or (),
             callbacks=callbacks,
             runs=default_place() if self.runs == "auto" else self.runs,
-            **own,
+            **conduct,
             **self.settings,
         )
         federation.keeper.config = self.to_dict()
         partition = divided.partition if self.partition == "auto" else self.partition
         federation.keeper.labels |= {
-            "method": self.method,
+            "method": own.short(self.method),
             "data": self.data,
             "partition": partition,
             "model": self.model,
@@ -301,7 +332,7 @@ def _build(given: dict[str, tuple[Any, str]]) -> Experiment:
         name = convert("method", *given["method"], kinds["method"])
     method = _located(lambda: methods.get(name), given.get("method", ("", ""))[1])
     hints = get_type_hints(method)
-    own = {each.name: hints[each.name] for each in dataclasses.fields(method)}  # type: ignore[arg-type]
+    takes = {each.name: hints[each.name] for each in dataclasses.fields(method)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     about = given.pop("about", ({}, ""))[0] if isinstance(given.get("about", ("",))[0], dict) else {}
@@ -316,10 +347,10 @@ def _build(given: dict[str, tuple[Any, str]]) -> Experiment:
             raise ConfigError(f"{key} is a table {where}".rstrip(), hint=hint)
         if key in kinds:
             values[key] = convert(key, value, where, kinds[key])
-        elif key in own:
-            settings[key] = convert(key, value, where, own[key])
+        elif key in takes:
+            settings[key] = convert(key, value, where, takes[key])
         else:
-            raise _unknown(key, where, name, [*kinds, *own])
+            raise _unknown(key, where, name, [*kinds, *takes])
     return Experiment(**values, settings=settings)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from atoll.contract import Method
 from atoll.data import FederatedData
@@ -89,6 +90,13 @@ def identity(
         "model": f"{params:,} parameters, form {about.checksum(form):08x}",
         "clients' sizes": about.checksum(sizes.astype(np.int64).tobytes()),
     }
+    frozen = [
+        value.cpu().contiguous().reshape(-1).view(torch.uint8)
+        for each in tasks
+        for value in each.frozen.values()
+    ]
+    if frozen:
+        found["frozen parameters"] = about.checksum(torch.cat(frozen).numpy().tobytes())
     if here.newcomers:
         found["newcomers"] = about.checksum(np.array(here.newcomers, np.int64).tobytes())
     for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from atoll import seeds
@@ -27,7 +28,7 @@ from atoll.errors import EngineError
 if TYPE_CHECKING:
     from atoll.task import Batch
 
-__all__ = ["Pure", "as_batched", "unpacked"]
+__all__ = ["Pure", "Used", "as_batched", "unpacked"]
 
 _batched: ContextVar[bool] = ContextVar("atoll_batched", default=False)
 
@@ -56,6 +57,28 @@ def unpacked(layers: Sequence[nn.RNNBase]) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.__dict__["flatten_parameters"]
+
+
+class Used(TorchFunctionMode):
+    """Notes when a module uses the tensors of a state: `first` and `last`, name -> number of the call of torch."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names = {id(tensor): name for name, tensor in state.items()}
+        self.calls = 0
+        self.first: dict[str, int] = {}
+        self.last: dict[str, int] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.calls += 1
+        for value in pytree.tree_leaves((args, kwargs)):
+            name = self._names.get(id(value))
+            if name is not None:
+                self.first.setdefault(name, self.calls)
+                self.last[name] = self.calls
+        return func(*args, **(kwargs or {}))
 
 
 class Pure(Drawn):

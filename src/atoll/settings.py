@@ -39,7 +39,10 @@ class Settings:
 
     rounds: Rounds = 10
     cohort: Annotated[
-        Count | Share | None, Meta(description="clients a round, a number or a share; by default at most 10")
+        Count | Share | None,
+        Meta(
+            description="clients a round, a number or a share; by default all where there are at most 20, else 10"
+        ),
     ] = None
     newcomers: Annotated[
         Whole | Share, Meta(description="clients (or a share) that never take part, and are judged apart")

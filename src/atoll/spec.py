@@ -16,7 +16,7 @@ from atoll.errors import ConfigError, suggest
 
 __all__ = [
     "Call", "Parameter", "amount", "assignment", "chain", "flag", "items", "many", "number", "pair", "pairs", "parse",
-    "rest", "unknown", "values", "whole", "word",
+    "rest", "unknown", "usage", "values", "whole", "word",
 ]  # fmt: skip
 
 
@@ -142,7 +142,7 @@ class Call:
         if self.name not in known:
             raise unknown(self.what, self.name, known, self.text)
         parameters = known[self.name]
-        place, hint = f"{self.what} {self.text!r}", f"write {_usage(self.name, parameters)}"
+        place, hint = f"{self.what} {self.text!r}", f"write {usage(self.name, parameters)}"
         found: dict[str, Any] = {}
         for parameter, text in self._arguments(parameters, place, hint):
             if parameter.name in found and not parameter.many:
@@ -211,7 +211,7 @@ def unknown(what: str, name: str, known: Iterable[str], text: str = "") -> Confi
     return ConfigError(f"unknown {what} {name!r}{where}", hint=suggest(name, known))
 
 
-def _usage(name: str, parameters: Sequence[Parameter]) -> str:
+def usage(name: str, parameters: Sequence[Parameter]) -> str:
     """How to write a call, such as ``dirichlet:ALPHA[,MIN_SIZE]``."""
     words = [(each.name.upper() + ",..." * each.many, each.optional) for each in parameters]
     needed = ",".join(each for each, optional in words if not optional)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -18,10 +19,10 @@ from torch.func import functional_call, grad_and_value
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.errors import ConfigError
-from atoll.purity import Pure, unpacked
+from atoll.purity import Pure, Used, unpacked
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Batch", "Loss", "Task", "architecture", "ready"]
+__all__ = ["LOSSES", "Batch", "Loss", "Task", "architecture", "ready"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,8 +80,9 @@ class Task:
             (outputs, targets) -> per-sample losses of shape [b].
         metrics: extra per-sample measures, name -> function(outputs, targets) -> [b]; their means are reported.
 
-    Trainable parameters are `params`. Everything else in the module's state, buffers and frozen parameters, is
-    `buffers`. A tensor shared by two layers appears once, under its first name, and stays shared.
+    Trainable parameters are `params`, the module's buffers `buffers`. Parameters that are not trained
+    (requires_grad=False) are in neither: they are the same everywhere, so that nobody sends or remembers them. A tensor
+    shared by two layers appears once, under its first name, and stays shared.
     """
 
     def __init__(
@@ -89,11 +91,11 @@ class Task:
         loss: str | Loss = "cross_entropy",
         metrics: Mapping[str, Loss] | None = None,
     ) -> None:
-        if isinstance(loss, str) and loss not in _LOSSES:
-            raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(_LOSSES)}, or a function")
+        if isinstance(loss, str) and loss not in LOSSES:
+            raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(LOSSES)}, or a function")
         self.module = copy.deepcopy(module).cpu()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
-        self.loss_function: Loss = _LOSSES[loss] if isinstance(loss, str) else loss
+        self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
         self.metrics: dict[str, Loss] = dict(metrics or {})
         if self.loss_name in ("cross_entropy", "bce"):
             self.metrics.setdefault("accuracy", _ACCURACIES[self.loss_name])
@@ -103,22 +105,34 @@ class Task:
         self._layers = [layer for layer in self.module.modules() if isinstance(layer, nn.RNNBase)]
         self.recurrent = bool(self._layers)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        self.frozen = Tensors(
+            {name: p.detach().clone() for name, p in self.module.named_parameters() if not p.requires_grad}
+        )
+        """Parameters that are not trained, in main memory."""
+        self._held = {torch.device("cpu"): self.frozen}
+        self.used: dict[str, int] = {}
+        """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
 
     # --- the module's state -------------------------------------------------------------------------------------
 
     def initial(self) -> tuple[Tensors, Tensors]:
         """The module's own (params, buffers), copied."""
-        params = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        params = dict(self.module.named_parameters())
         buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
-        trainable = Tensors({name: params.pop(name) for name in self._trainable})
+        trainable = Tensors({name: params[name].detach().clone() for name in self._trainable})
         if not trainable:
             raise ConfigError("the model has no trainable parameter", hint="is requires_grad off everywhere?")
-        return trainable, Tensors({**params, **buffers})
+        return trainable, Tensors(buffers)
+
+    def hold(self, device: torch.device) -> None:
+        """Keep frozen parameters on this device, too, for work that is done there."""
+        if device not in self._held:
+            self._held[device] = self.frozen.map(lambda value: value.to(device))
 
     def load(self, params: Tensors, buffers: Tensors) -> nn.Module:
         """A fresh module with this state, for use outside Atoll."""
         module = copy.deepcopy(self.module)
-        state = {**params, **buffers}
+        state = {**self.frozen, **params, **buffers}
         with torch.no_grad():
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 tensor.copy_(state[name])
@@ -132,6 +146,9 @@ class Task:
         """Outputs and new buffers. With `batch` the module is in training mode, else in evaluation mode."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
+        if self.frozen:
+            device = next(iter(params.values())).device
+            state |= self._held.get(device) or self.frozen.map(lambda value: value.to(device))
         with Pure(batch) as pure, unpacked(self._layers):
             outputs = functional_call(self.module, state, (inputs,))
         return outputs, Tensors({name: pure.moved.get(id(state[name]), state[name]) for name in buffers})
@@ -186,12 +203,25 @@ class Task:
     def _name(function: Loss) -> str:
         return getattr(function, "__name__", "the loss")
 
+    @torch.no_grad()
+    def follow(self, inputs: Tensor) -> Tensor:
+        """The outputs for a few samples, while it is noted in which order the forward uses the module's tensors.
+
+        Before that, `used` is empty, and layers come in the order in which they are defined.
+        """
+        params, buffers = self.initial()
+        counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
+        shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
+        with Used({**self.frozen, **params, **buffers}) as seen:
+            outputs, _ = self.predict(params, buffers, inputs)
+        self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
+        return outputs
+
     def check(self, inputs: Tensor, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
         params, buffers = self.initial()
         try:
-            with torch.no_grad():
-                outputs, _ = self.predict(params, buffers, inputs)
+            outputs = self.follow(inputs)
         except Exception as error:
             raise _unreadable(inputs, error) from error
         if self.loss_name == "cross_entropy":
@@ -299,5 +329,5 @@ def _l1(outputs: Tensor, targets: Tensor) -> Tensor:
     return (predicted - wanted).abs().mean(1)
 
 
-_LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
+LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
 _ACCURACIES: dict[str, Loss] = {"cross_entropy": _accuracy, "bce": _binary_accuracy}

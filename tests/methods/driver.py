@@ -68,7 +68,8 @@ class Played:
         work = self.method.broadcast(self.state, list(chosen))
         reduction = self.method.reducer(work)
         for k in chosen:
-            reply, memory = self.client(k, self.method, work.received(k), (epochs or {}).get(k))
+            passes = (epochs or {}).get(k, self.method.plan().epochs) + work.passes.get(k, 0)
+            reply, memory = self.client(k, self.method, work.received(k), passes)
             assert screen(reply, self.method.expects(self.state)) is None
             self.sent[k] = reply
             if memory:
@@ -86,8 +87,9 @@ class Played:
 
     def personal(self, k: int) -> Record:
         """What the client's "personal" program measures, as means."""
-        received = self.method.broadcast(self.state, [k]).received(k)
-        metrics = self.client(k, self.method.program("personal"), received)[0].metrics
+        work, program = self.method.broadcast(self.state, [k]), self.method.program("personal")
+        passes = program.plan().epochs + work.passes.get(k, 0)
+        metrics = self.client(k, program, work.received(k), passes)[0].metrics
         return Record({name: float(value / metrics["count"]) for name, value in metrics.items()})
 
     @property

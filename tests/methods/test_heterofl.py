@@ -252,6 +252,18 @@ def test_a_client_receives_and_sends_its_sub_model_and_no_more() -> None:
         assert work.nbytes(k) == model + 4 * (1 + 1 + 3)  # the learning rate, the scale, the classes
 
 
+@pytest.mark.parametrize(
+    ("rates", "normalised", "warned"),
+    [("1,0.0625", False, True), ("1,0.0625", True, False), ("1", False, False)],
+)
+def test_narrow_rates_without_normalisation_are_warned_of(
+    rates: str, normalised: bool, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    HeteroFL(rates=rates).setup(network(normalised), Population(2))
+    assert caplog.text.count("at rate 0.0625 what a layer gives is made 16 times as large") == warned
+    assert ("atoll.models.with_batchnorm" in caplog.text) == warned
+
+
 def test_rates_take_turns_or_are_drawn_anew() -> None:
     state = Record(round=0)
     fixed = HeteroFL(rates="1,0.5, 0.25")

@@ -336,7 +336,7 @@ def test_private_layers_never_travel_and_are_remembered() -> None:
 
 
 def test_one_layer_must_be_left_to_the_hypernetwork() -> None:
-    assert len(PFedHNPC(private_layers=1).private(network().initial()[0])) == 2
+    assert len(PFedHNPC(private_layers=1).private(network())) == 2
     with pytest.raises(ConfigError, match="private_layers = 2, but the model has 2 layers"):
         PFedHNPC(private_layers=2).setup(network(), Population(3))
 

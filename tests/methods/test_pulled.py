@@ -346,44 +346,60 @@ def test_the_parts_of_a_batch_share_no_sample_and_padding_changes_nothing(parts:
 
 
 def fedala_by_hand(
-    ala_lr: float, ala_steps: int, chain: bool = True
+    ala_lr: float, passes: int, first: int, chain: bool = True
 ) -> tuple[float, list[float], list[float]]:
     w, last, a = 0.0, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
 
-    def take(k: int) -> tuple[float, float]:
+    def take(k: int, number: int) -> tuple[float, float]:
         share = a[k]
-        for _ in range(ala_steps):
+        for _ in range((first if number == 1 else passes) * 2):  # two batches a pass
             g = slope(k, last[k] + (w - last[k]) * share)
             share = min(1.0, max(0.0, share - ala_lr * g * ((w - last[k]) if chain else 1.0)))
         return last[k] + (w - last[k]) * share, share
 
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         ends = []
         for k in range(3):
-            x, a[k] = take(k)
+            x, a[k] = take(k, number)
             for _ in range(STEPS):
                 x -= LR / 8 * slope(k, x)
             ends.append(x)
         last, w = ends, mean(ends)
-    return w, [take(k)[0] for k in range(3)], a
+    return w, [take(k, ROUNDS)[0] for k in range(3)], a
 
 
 def test_fedala_is_its_formula() -> None:
-    run = played(FedALA(**{**FLAT, "lr": LR / 8}, ala_lr=0.25, ala_steps=2, share=1.0))
-    w, predicted, shares = fedala_by_hand(0.25, 2)
+    """A pass in batches a round, more of them in the second round."""
+    setting: dict[str, Any] = {**FLAT, "lr": LR / 8, "ala_lr": 0.1, "share": 1.0}
+    run = played(FedALA(**setting, first_passes=3))
+    w, predicted, shares = fedala_by_hand(0.1, 1, 3)
     assert float(run.params) == pytest.approx(w, rel=1e-9)
     assert [float(run.memories[k].weights.flat()) for k in range(3)] == pytest.approx(shares, rel=1e-9)
     assert any(0 < share < 1 for share in shares)
     for k, (a, b) in enumerate(CURVES):
         assert run.personal(k).loss == pytest.approx(a / 2 * (predicted[k] - b) ** 2, rel=1e-6)
-    wrong, _, _ = fedala_by_hand(0.25, 2, chain=False)
-    assert abs(float(run.params) - wrong) > 1e-4
+    for wrong in (fedala_by_hand(0.1, 1, 3, chain=False), fedala_by_hand(0.1, 1, 1)):
+        assert abs(float(run.params) - wrong[0]) > 1e-4
+
+
+def test_the_second_round_of_a_client_of_fedala_is_its_own_second() -> None:
+    """Of whoever is late, leaves, or is only judged, too: the server counts how often each has taken part."""
+    method = FedALA(**PLAN, first_passes=4)
+    run = Played(method, network(), blobs(8, 12, 5))
+    for cohort in ([0, 1], [0, 2], [0, 1, 2]):
+        asked = method.broadcast(run.state, [0, 1, 2])
+        run.round(cohort)
+    assert asked.passes == {1: 3, 2: 3}
+    assert [float(asked.own[k].passes) for k in range(3)] == [1.0, 4.0, 4.0]
+    assert method.broadcast(run.state, [0, 1, 2]).passes == {}
+    gone = method.leave(run.state, [1])
+    assert gone.met.tolist() == [2, 0, 2] and run.state.met.tolist() == [2, 2, 2]
 
 
 def test_fedala_without_steps_and_in_its_first_round_is_federated_averaging() -> None:
     clients, task = blobs(8, 12), network(normalised=True)
     shared = Played(FedAvg(**PLAN), task, clients)
-    none = Played(FedALA(**PLAN, ala_steps=0), task, clients)
+    none = Played(FedALA(**PLAN, ala_passes=0), task, clients)
     some = Played(FedALA(**PLAN), task, clients)
     for rounds in (1, 2, 3):
         for each in (shared, none, some):
@@ -400,11 +416,8 @@ def test_fedala_takes_lower_layers_as_they_are_and_predicts_better_where_clients
     task = network()
     run, shared = (Played(m(**PLAN), task, [first, swapped]).rounds(8) for m in (FedALA, FedAvg))
     assert set(run.memories[0].last) == {"2.weight", "2.bias"}
-    assert set(top(run.state.params, 2)) == set(run.state.params)
-    local = run.method.broadcast(run.state, [0]).received(0)
-    params, weights = run.method.aggregate(  # type: ignore[attr-defined]
-        task, local, run.memories[0], Record(train=whole(first.inputs, first.targets))
-    )
+    assert set(top(task, run.state.params, 2)) == set(run.state.params)
+    params, weights = run.method.taken(run.state, run.memories[0])["params"], run.memories[0].weights  # type: ignore[attr-defined]
     assert torch.equal(params["0.weight"], run.state.params["0.weight"])
     assert not torch.equal(params["2.weight"], run.state.params["2.weight"])
     assert float(weights.flat().min()) >= 0 and float(weights.flat().max()) <= 1
@@ -677,7 +690,13 @@ def test_who_predicts_with_a_model_of_their_own(name: str) -> None:
         (FedALA, {"layers": 0}, "layers"),
         (FedALA, {"share": 0.0}, "share"),
         (FedALA, {"ala_lr": 0.0}, "ala_lr"),
-        (FedALA, {"ala_steps": -1}, "ala_steps"),
+        (FedALA, {"ala_passes": -1}, "ala_passes"),
+        (
+            FedALA,
+            {"ala_passes": 3, "first_passes": 2},
+            "first_passes = 2, but it must be at least ala_passes",
+        ),
+        (FedALA, {"steps": 5}, "steps"),
         (FedPHP, {"mu": 1.1}, "mu"),
         (FedPHP, {"lam": 1.0}, "lam"),
         (FedPHP, {"horizon": 0}, "horizon"),

@@ -100,6 +100,7 @@ def test_the_list_of_methods_has_a_line_on_each() -> None:
         (FedDyn, {"alpha": 0.0}, "alpha"),
         (QFedAvg, {"q": -1.0}, "q = -1.0"),
         (FineTune, {"finetune_epochs": 0}, "finetune_epochs"),
+        (FineTune, {"finetune_lr": 0.0}, "finetune_lr = 0.0, but it must be above 0"),
     ],
 )
 def test_settings_outside_their_range_are_refused(method: Any, settings: dict[str, Any], words: str) -> None:

@@ -125,7 +125,7 @@ def test_fedfomo_alone_in_its_population_or_unsure_is_local_training() -> None:
 
 
 def fedamp_by_hand(
-    rounds: int, alpha: float, lam: float, sigma: float, median: bool, inert: bool = False
+    rounds: int, alpha: float, lam: float, sigma: float, median: bool, least: float, inert: bool = False
 ) -> list[float]:
     """The algorithm box on quadratics of one number."""
     curves = list(CURVES)
@@ -140,7 +140,7 @@ def fedamp_by_hand(
                 attention = [
                     math.exp(-x / unit / sigma) / sigma if j != k else 0.0 for j, x in enumerate(square[k])
                 ]
-                step = min(alpha, 1 / sum(attention))
+                step = min(alpha, (1 - least) / sum(attention))
                 target[k] = (1 - step * sum(attention)) * w[k]
                 target[k] += step * sum(a * other for a, other in zip(attention, w, strict=True))
                 pull[k] = 0.0 if inert else min(lam / step, 1 / FULL["lr"])
@@ -159,22 +159,24 @@ def fedamp_by_hand(
     [
         ({"alpha": 0.4, "lam": 0.5, "sigma": 0.5}, True),
         ({"alpha": 0.4, "lam": 0.5, "sigma": 3.0, "scale": "absolute"}, False),
-        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "scale": "absolute"}, False),  # capped
+        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "scale": "absolute", "self_weight": 0.0}, False),  # capped
+        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "scale": "absolute"}, False),
     ],
 )
 def test_fedamp_on_quadratics_is_the_algorithm_box(settings: dict[str, Any], median: bool) -> None:
     played = Played(FedAMP(**FULL, **settings), line(), disagreeing()).rounds(6)
     alpha, lam, sigma = (settings[name] for name in ("alpha", "lam", "sigma"))
-    wanted = fedamp_by_hand(6, alpha, lam, sigma, median)
+    least = settings.get("self_weight", 0.5)
+    wanted = fedamp_by_hand(6, alpha, lam, sigma, median, least)
     got = [own(played, k) for k in range(3)]
     assert got == pytest.approx(wanted, rel=1e-6)
-    inert = fedamp_by_hand(6, alpha, lam, sigma, median, inert=True)
+    inert = fedamp_by_hand(6, alpha, lam, sigma, median, least, inert=True)
     assert max(abs(g - w) for g, w in zip(got, inert, strict=True)) > 0.02  # a pull without gradient fails
 
 
 def test_the_own_weight_is_never_negative() -> None:
     """However large alpha, u_k lies between the models."""
-    played = Played(FedAMP(**FULL, alpha=1e4, sigma=1.0), line(), disagreeing()).rounds(2)
+    played = Played(FedAMP(**FULL, alpha=1e4, sigma=1.0, self_weight=0), line(), disagreeing()).rounds(2)
     models = [own(played, k) for k in range(3)]
     work = played.method.broadcast(played.state, [0, 1, 2])
     for k in range(3):
@@ -182,6 +184,16 @@ def test_the_own_weight_is_never_negative() -> None:
         assert min(models) <= cloud <= max(models)
         others = [m for j, m in enumerate(models) if j != k]
         assert min(others) - 1e-9 <= cloud <= max(others) + 1e-9  # own weight 0
+
+
+def test_the_own_model_has_half_the_weight_however_many_others_there_are() -> None:
+    """Attention is a sum over the others: with a step size alone, many of them would leave nothing of one's own."""
+    for count, least in ((3, 0.9), (400, 0.5)):
+        rows = torch.randn(count, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        messages, step = FedAMP().weights(Record(), rows, rows, torch.eye(count, dtype=torch.bool))
+        own = 1 - messages.sum(1)
+        assert float(own.min()) == pytest.approx(least, abs=0.1) and float(own.min()) >= 0.5 - 1e-12
+        assert float(step.max()) <= 0.1
 
 
 def test_absent_clients_keep_the_model_they_showed_last() -> None:

@@ -19,8 +19,9 @@ from atoll.engines.capture import capture
 from atoll.engines.reading import reading
 from atoll.errors import ConfigError
 from atoll.federation import Federation
-from atoll.methods import FedAvg, FedBABU, FedBN, FedPer, FedRep, LGFedAvg, Local
+from atoll.methods import FedAvg, FedBABU, FedBN, FedPer, FedRep, LGFedAvg, Local, PFedHNPC
 from atoll.methods.parts.shared import PartlyShared, head, layers
+from atoll.methods.personal.fedala import top
 from atoll.methods.personal.fedrep import batches
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, leaves
@@ -92,7 +93,7 @@ def test_layers_are_the_modules_that_own_tensors_in_the_order_of_definition() ->
         {f"plain.{name}" for name in statistics},
         {"out.bias", *(f"out.parametrizations.weight.original{at}" for at in (0, 1))},
     ]
-    assert set.union(*found) == everything(Task(Mixed())).keys()
+    assert set.union(*found) == everything(Task(Mixed())).keys() | Task(Mixed()).frozen.keys()
 
 
 def test_the_head_counts_trainable_layers_from_the_output() -> None:
@@ -114,6 +115,62 @@ def test_all_layers_of_a_model_reach_to_its_input() -> None:
     """A constant before the first trainable layer is of the head if all layers are."""
     task = Task(nn.Sequential(nn.BatchNorm1d(6, affine=False), nn.Linear(6, 3)))
     assert head(task, 1) == everything(task).keys()
+
+
+class HeadFirst(nn.Module):
+    """Defined from the output to the input; the head's weights are read without a call of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 3)
+        self.spare = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(8)
+        self.body = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.tanh(self.norm(self.body(x))), self.out.weight, self.out.bias)
+
+
+def test_the_head_is_what_the_forward_uses_last() -> None:
+    task = Task(HeadFirst())
+    task.follow(torch.zeros(2, 6))
+    out = {"out.weight", "out.bias"}
+    assert head(task, 1) == out
+    assert {"norm.weight", "norm.running_mean"} < head(task, 2) and "body.weight" not in head(task, 2)
+    assert layers(task)[0][0] == "spare.weight"  # never used
+    assert top(task, task.initial()[0], 1).keys() == out
+    assert set(PFedHNPC(private_layers=2).private(task)) == out | {"norm.weight", "norm.bias"}
+
+
+@pytest.mark.parametrize("method", [FedPer(), FedRep(), FedBABU(), LGFedAvg()])
+def test_a_federation_shows_its_model_some_data_before_it_looks_for_the_head(method: Any) -> None:
+    x, y = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
+    data = atoll.data.from_clients({"a": (x, y), "b": (x, y)}, classes=3)
+    federation = Federation(HeadFirst, data, method, device="cpu")
+    assert ("body.weight" in method.private(federation.task)) == isinstance(method, LGFedAvg)
+    assert ("out.weight" in federation.state.params) == isinstance(method, LGFedAvg)
+
+
+def test_the_order_of_use_is_that_of_tensors_whatever_calls_them() -> None:
+    """Attention reads its output projection without calling it; a cell is used again and again; weights are tied."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decode = nn.Linear(4, 7)
+            self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.read = nn.LSTM(4, 4, batch_first=True)
+            self.embed = nn.Embedding(7, 4)
+            self.decode.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, _ = self.read(self.embed(x))
+            return self.decode(self.attend(h, h, h)[0][:, -1])  # type: ignore[no-any-return]
+
+    task = Task(Net())
+    task.follow(torch.zeros(2, 5, dtype=torch.int64))
+    owners = [names[0].split(".")[0] for names in layers(task)]
+    assert owners == ["read", "attend", "attend", "decode"]
 
 
 # --- the ends of the scale are FedAvg and Local -------------------------------------------------------------
@@ -493,14 +550,14 @@ def test_the_head_of_fedbabu_is_the_initial_one_for_ever(solver: dict[str, Any])
 @pytest.mark.parametrize("part", ["all", "head", "body"])
 def test_fedbabu_predicts_after_fine_tuning_that_part(part: str) -> None:
     clients = blobs(8, 12, tested=10)
-    method = FedBABU(**PLAN, finetune_epochs=3, finetune=part, momentum=0.9)  # type: ignore[arg-type]
+    method = FedBABU(**PLAN, finetune_epochs=3, finetune_lr=0.05, finetune=part, momentum=0.9)  # type: ignore[arg-type]
     played = Played(method, network(), clients).rounds(2)
     before = copy.deepcopy(played.state)
     module = played.task.load(*method.model(played.state))
     chosen: list[nn.Parameter] = []
     for at, name in ((0, "body"), (2, "head")):
         chosen += module[at].parameters() if part in ("all", name) else []  # type: ignore[index]
-    solver = torch.optim.SGD(chosen, lr=0.2, momentum=0.9)
+    solver = torch.optim.SGD(chosen, lr=0.05, momentum=0.9)
     client = clients[1]
     assert client.test is not None
     for at in [0, 4, 8] * 3:

@@ -115,12 +115,30 @@ def run(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="A method, to see all of its settings.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A method, or your own as module:Name, to see all of its settings.")
+    ] = None,
 ) -> None:
     """List the federated methods, or the settings of one."""
     from atoll.cli.show import show_method, show_methods
 
     show_methods() if name is None else show_method(name)
+
+
+@app.command()
+def models() -> None:
+    """List the networks that go by a name, and what each may be set to."""
+    from atoll.cli.show import show_models
+
+    show_models()
+
+
+@app.command()
+def partitions() -> None:
+    """List the ways to divide data among clients, and what each may be set to."""
+    from atoll.cli.show import show_partitions
+
+    show_partitions()
 
 
 @app.command()

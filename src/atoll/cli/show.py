@@ -11,14 +11,22 @@ from rich.console import Console
 from rich.table import Table
 
 from atoll import data as sources
-from atoll import methods
+from atoll import methods, models, own
 from atoll.data.catalogue import find_root
 from atoll.errors import DataError
 from atoll.experiment import Experiment, run_settings
 from atoll.schema import accepted, described
 from atoll.words import bytes_text
 
-__all__ = ["describe_data", "get_data", "show_datasets", "show_method", "show_methods"]
+__all__ = [
+    "describe_data",
+    "get_data",
+    "show_datasets",
+    "show_method",
+    "show_methods",
+    "show_models",
+    "show_partitions",
+]
 
 
 def _console() -> Console:
@@ -45,13 +53,15 @@ def show_methods() -> None:
 
 
 def show_method(name: str) -> None:
-    """One method: what it is, and every setting it takes."""
+    """One method, also one of the user's own: what it is, and every setting it takes."""
+    for code in own.named(name):
+        own.admit(code, "method")
     kind = methods.get(name)
     doc = (kind.__doc__ or "").partition("\n\n    Args:")[0]
     hints = get_type_hints(kind)
     console = _console()
     console.print(doc, markup=False)
-    table = _table(f"settings of {name}", "takes", "default", "meaning")
+    table = _table(f"settings of {own.short(name)}", "takes", "default", "meaning")
     for each in methods.fields(kind):
         table.add_row(
             each.name, accepted(each.name, hints[each.name]), _shown(each.name, each.default), each.help
@@ -68,6 +78,18 @@ def _shown(key: str, value: Any) -> str:
     if value is None:
         return "full" if key == "batch_size" else "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+def show_models() -> None:
+    """The reference networks, a line each, with what their text may set."""
+    table = _table("model", "what it is")
+    for usage, line in models.describe():
+        table.add_row(usage, line)
+    note = "With -bn behind the name, BatchNorm stands between the layers. A module of your own: model=module:Name"
+    _console().print(table, note, sep="", markup=False)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -97,6 +119,15 @@ def readable(entry: sources.Entry) -> bool:
         return entry.embedded or find_root(entry) is not None
     except DataError:
         return False
+
+
+def show_partitions() -> None:
+    """The ways to divide, a line each, with what their text may set."""
+    table = _table("partition", "what clients get")
+    for usage, line in sources.partitions():
+        table.add_row(usage, line)
+    note = "A single +permuted:GROUPS may follow. atoll data describe NAME --partition TEXT shows what comes of one"
+    _console().print(table, note, sep="", markup=False)
 
 
 def describe_data(name: str, given: dict[str, Any]) -> None:

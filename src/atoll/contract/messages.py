@@ -90,6 +90,9 @@ class Work:
     forms: Mapping[int, Record] = field(default_factory=dict)
     """The form that replies of these clients must have, where it is not what the method expects of all."""
 
+    passes: Mapping[int, int] = field(default_factory=dict)
+    """Passes over their data that these clients make beyond what the program plans."""
+
     def received(self, client: int) -> Record:
         return self.shared.replace(**self.own[client]) if client in self.own else self.shared
 

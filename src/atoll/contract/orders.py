@@ -137,8 +137,13 @@ class Job:
         """What one of the clients is asked."""
         work = self.work
         return Order(
-            client, self.round, self.seed, work.program, work.received(client), self.epochs.get(client), self.limit
+            client, self.round, self.seed, work.program, work.received(client), self.passes(client), self.limit
         )  # fmt: skip
+
+    def passes(self, client: int) -> int | None:
+        """A client's local epochs, where they are not what the program plans."""
+        epochs, more = self.epochs.get(client), self.work.passes.get(client, 0)
+        return (self.program.plan().epochs if epochs is None else epochs) + more if more else epochs
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from .partition import (
     Sizes,
     parse_partition,
     partition_names,
+    partitions,
 )
 from .report import PartitionReport
 from .samples import Samples
@@ -83,5 +84,6 @@ __all__ = [
     "load_leaf",
     "parse_partition",
     "partition_names",
+    "partitions",
     "synthetic",
 ]

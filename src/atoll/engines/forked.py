@@ -125,7 +125,7 @@ class Forked(Crew):
             work.program,
             work.reduction,
             shared,
-            dict(job.epochs),
+            {k: passes for k in job.clients if (passes := job.passes(k)) is not None},
             job.cohort,
             padded,
         )

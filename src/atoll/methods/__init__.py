@@ -7,6 +7,7 @@ import inspect
 import re
 from typing import Any, NamedTuple
 
+from atoll import own
 from atoll.contract import Method
 from atoll.errors import ConfigError, suggest
 from atoll.methods.distilled import FedDF, FedMD
@@ -159,7 +160,16 @@ class Description(NamedTuple):
 
 
 def get(name: str) -> type[Method]:
-    """The method of that name.  Raises ConfigError, with the nearest names, if there is none."""
+    """The method of that name, or the user's own (see `atoll.own`).  Raises ConfigError, with the nearest names."""
+    if name not in METHODS and own.named(name):
+        kind: type[Method] = own.found(name, "method")
+        sound = isinstance(kind, type) and issubclass(kind, Method) and dataclasses.is_dataclass(kind)
+        if not sound:
+            raise ConfigError(
+                f"method = {name!r} is no method",
+                hint="name a subclass of atoll.Method (or of another method) that is a frozen dataclass",
+            )
+        return kind
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}", hint=suggest(name, METHODS))
     return METHODS[name]

@@ -26,13 +26,16 @@ class FineTune(FedAvg):
 
     The global model is that of FedAvg, to the bit. The fine-tuned one is made anew from the latest global
     model whenever it is asked for, and forgotten: nothing is kept between rounds. Fine-tuning knows no schedule: its
-    rate is `lr`, also where that of the rounds has run out. A plain baseline, and a strong one.
+    rate stays, also where that of the rounds has run out. A plain baseline, and a strong one.
 
     Args:
         finetune_epochs: local epochs before a client predicts.
+        finetune_lr: learning rate of them; none means lr. Where single clients end far below the others, a few steps
+            were too large: try a fifth of lr.
     """
 
     finetune_epochs: int = 1
+    finetune_lr: float | None = None
 
     paper: ClassVar[str] = "baseline; Yu et al. 2020"
     cost: ClassVar[str] = "1 model up, 1 down; more training to predict"
@@ -40,9 +43,10 @@ class FineTune(FedAvg):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "finetune_epochs", self.finetune_epochs >= 1, "must be at least 1")
+        require(self, "finetune_lr", self.finetune_lr is None or self.finetune_lr > 0, "must be above 0")
 
     def programs(self) -> Mapping[str, Program]:
-        return {"personal": Tuned(self, self.finetune_epochs)}
+        return {"personal": Tuned(self, self.finetune_epochs, self.finetune_lr or self.lr)}
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Tuned(Program):
 
     method: FedAvg
     epochs: int
+    lr: float
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -64,7 +69,7 @@ class Tuned(Program):
         return self.method.begin(task, received, memory, data)
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
-        rate = torch.full_like(received.lr, self.method.lr)  # which knows no schedule
+        rate = torch.full_like(received.lr, self.lr)  # which knows no schedule
         return self.start(task, received.replace(lr=rate), memory, data)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:

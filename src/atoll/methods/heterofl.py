@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
 __all__ = ["HeteroFL"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,8 @@ class HeteroFL(FedAvg):
     Traps: the paper takes the plain mean of those that have a coordinate; here it is weighted by samples as in FedAvg,
     the same where clients have equally many. A logit set to 0, as in the authors' code, still stands in the softmax
     with exp(0) and only gets no gradient. Averaging sub-models padded with zeros shrinks the units that few clients
-    have. A sub-model predicts as it was trained, divided and masked: it is another function without. BatchNorm trains
+    have. A sub-model predicts as it was trained, divided and masked: it is another function without. Without a
+    normalisation behind the divided layers gradients of narrow sub-models explode (`with_batchnorm`). BatchNorm trains
     on the statistics of the batch, as in the paper, which then estimates those for predictions anew, by a pass of the
     whole model over all clients' data (static BatchNorm). Here buffers are kept for each rate, running statistics of
     sub-models of other widths being incomparable, and averaged over the clients of that rate: no client has to run a
@@ -99,6 +103,13 @@ class HeteroFL(FedAvg):
                 f"{type(task.module).__name__} has no hidden units that a sub-model could leave out",
                 hint='choose a model with hidden layers, or rates = "1"',
             )
+        if min(self.levels) < 1 and not task.normalises:
+            log.warning(
+                "HeteroFL: at rate %g what a layer gives is made %g times as large, and %s has no normalisation "
+                "behind its layers, as the paper's models have: training may diverge. Take BatchNorm "
+                '(model = "mlp-bn" or "lenet-bn", atoll.models.with_batchnorm), or a lower lr',
+                min(self.levels), 1 / min(self.levels), type(task.module).__name__,
+            )  # fmt: skip
         models = {r: _narrowed(groups, state.params, state.buffers, r) for r in set(self.levels)}
         _try(task, models[1.0], models[min(self.levels)], population.example, min(self.levels))
         ends = {

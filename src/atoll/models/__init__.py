@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from atoll import spec
+from atoll import own, spec
+from atoll.errors import ConfigError
 from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
 from atoll.models.normalised import with_batchnorm
@@ -20,6 +22,7 @@ __all__ = [
     "build",
     "cnn",
     "conv1d",
+    "describe",
     "lenet",
     "logistic",
     "lstm",
@@ -59,19 +62,60 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
 }
 
 
+_LINES = {
+    "auto": "by the shape: lenet for images, conv1d for [channels, time], lstm for tokens, else an mlp of 128 units",
+    "logistic": "one linear layer",
+    "mlp": "hidden layers of these widths (128), ReLU between them",
+    "2nn": "two hidden layers of 200 units (McMahan et al. 2017)",
+    "cnn": "two convolutions of 5 x 5 and a hidden layer (McMahan et al. 2017)",
+    "lenet": "two convolutions and three linear layers, for images from 16 x 16",
+    "vgg": "convolutions of 3 x 3; WIDTH channels in the first, which all others are multiples of",
+    "conv1d": "convolutions over time, for [channels, time]",
+    "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
+}
+
+
+def describe() -> list[tuple[str, str]]:
+    """How each model is written, and what it is."""
+    return [(spec.usage(name, _SETTINGS.get(name, ())), line) for name, line in _LINES.items()]
+
+
 def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Module:
     """The model that `text` names, for samples of `shape` and this many classes (or outputs).
 
     "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], else "mlp". "mlp:128,64"
     names the hidden widths, "vgg:8" the channels of the first layer, which all others are multiples of. "mlp-bn:64",
     "lenet-bn" and so on have BatchNorm between the layers. "lstm" reads integer tokens; its vocabulary is `classes`.
+    "package.module:Name" is a module of the user's own, or makes one without arguments (see `atoll.own`).
     Raises ConfigError for anything else.
     """
     call = spec.parse(text, "model") if isinstance(text, str) else text
     return _made(call, tuple(shape), classes)
 
 
+def _own(name: str) -> nn.Module:
+    """The module that a name of the user's own stands for, or what it makes without arguments."""
+    found = own.found(name, "model")
+    if isinstance(found, nn.Module):
+        return found
+    try:
+        inspect.signature(found).bind()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model = {name!r} cannot be made: {error}",
+            hint="name a module, or a class or function that makes one without arguments",
+        ) from error
+    module = found()
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"model = {name!r} makes a {type(module).__name__}", hint="let it make an nn.Module"
+        )
+    return module
+
+
 def _made(call: spec.Call, shape: Shape, classes: int) -> nn.Module:
+    if call.given is not None and call.name not in MODELS and own.named(name := f"{call.name}:{call.given}"):
+        return _own(name)
     if call.name.endswith("-bn"):
         plain = replace(call, name=call.name.removesuffix("-bn"))
         return with_batchnorm(_made(plain, shape, classes))

@@ -166,7 +166,12 @@ class Judge:
         """These clients run the method's "personal" program, which ends in sums over their test data."""
         sent = method.broadcast(state, clients)
         job = Job(
-            method, Work(sent.shared, sent.own, "personal"), clients, round, self.seed, channel=self.channel
+            method,
+            Work(sent.shared, sent.own, "personal", passes=sent.passes),
+            clients,
+            round,
+            self.seed,
+            channel=self.channel,
         )
         _, outcomes = self.engine.run(job, _Aside(memories))
         return _spreads({outcome.client: _totals(outcome.metrics) for outcome in outcomes})

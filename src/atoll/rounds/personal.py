@@ -35,7 +35,14 @@ def personal_model(
     its model alone, this is the model. Raises ConfigError where the client's model is narrower than the module.
     """
     sent = method.broadcast(state, [client])
-    job = Job(method, Work(sent.shared, sent.own, "personal"), [client], round, seed, channel=channel)
+    job = Job(
+        method,
+        Work(sent.shared, sent.own, "personal", passes=sent.passes),
+        [client],
+        round,
+        seed,
+        channel=channel,
+    )
     memory = memories.get(client)
     with threads(1):
         local = Client(task, data, device).working(job.order(client), job.program, memory)

@@ -162,7 +162,7 @@ class ByHand:
         if not judge or not self.method.personalised:
             return
         sent = self.method.broadcast(self.state, judge)
-        work = Work(sent.shared, sent.own, "personal")
+        work = Work(sent.shared, sent.own, "personal", passes=sent.passes)
         job = Job(self.method, work, judge, self.number, self.federation.seed)
         for client in judge:
             self._ask(job.order(client), job.program, self.memories.get(client))

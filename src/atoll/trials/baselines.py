@@ -9,6 +9,7 @@ from typing import Any
 
 from atoll import methods
 from atoll.contract import Method
+from atoll.errors import ConfigError
 from atoll.experiment import Experiment, run_settings
 from atoll.federation import Federation
 from atoll.runs.events import plain
@@ -25,8 +26,10 @@ _OF_CONFIG = frozenset({"stragglers", "newcomers", "adapt", "joins", "leaves"})
 
 def known(method: str) -> frozenset[str]:
     """The settings that a method has; none if there is no such method."""
-    kind = methods.METHODS.get(method)
-    return frozenset(setting.name for setting in methods.fields(kind)) if kind is not None else frozenset()
+    try:
+        return frozenset(setting.name for setting in methods.fields(methods.get(method)))
+    except ConfigError:
+        return frozenset()
 
 
 def beside(item: Federation | Experiment | Mapping[str, Any], method: str) -> Federation | Experiment | None:

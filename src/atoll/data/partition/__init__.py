@@ -4,7 +4,7 @@ from .explicit import Indices, Matrix
 from .feature import LabelPermutation, Noise, Rotated, rotate
 from .label import Dirichlet, DirichletClient, ExtendedDirichlet, Pathological, Shards
 from .natural import By, ByTime, Continuous
-from .parse import parse_partition, partition_names
+from .parse import parse_partition, partition_names, partitions
 from .quantity import IID, LogNormal, PowerLaw, QuantityDirichlet, Sizes
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "Sizes",
     "parse_partition",
     "partition_names",
+    "partitions",
     "rotate",
 ]

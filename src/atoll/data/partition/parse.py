@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import TYPE_CHECKING
 
 from atoll import spec
@@ -17,7 +18,7 @@ from .quantity import IID, LogNormal, PowerLaw, QuantityDirichlet, Sizes
 if TYPE_CHECKING:
     from atoll.data.dataset import Dataset
 
-__all__ = ["PartitionLike", "parse_partition", "partition_names", "resolve"]
+__all__ = ["PartitionLike", "parse_partition", "partition_names", "partitions", "resolve"]
 
 PartitionLike = Partitioner | str
 
@@ -54,6 +55,15 @@ _HEADS = {
     By.code: (spec.word("column"), *_parameters(By)[1:]),
     "natural": _parameters(By)[1:],
 }
+
+
+def partitions() -> list[tuple[str, str]]:
+    """How each partition is written, and the first line of what its class says of itself."""
+    return [
+        (spec.usage(name, _HEADS[name]), (inspect.getdoc(rule) or "").split("\n")[0])
+        for name, rule in partition_names().items()
+        if name in _HEADS
+    ]
 
 
 def parse_partition(text: str, clients: int | None = None) -> Partitioner:

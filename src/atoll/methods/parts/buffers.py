@@ -1,7 +1,7 @@
 """Buffers as they travel: how far floating-point ones moved, counters as they are.
 
-What a server has of a buffer stays equal to the bit where nothing moved (frozen parameters travel as buffers), and
-counters (BatchNorm's number of batches) never pass through floating point: replies declare that the maximum counts.
+What a server has of a buffer stays equal to the bit where nothing moved, and counters (BatchNorm's number of batches)
+never pass through floating point: replies declare that the maximum counts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from atoll.methods.fedavg import FedAvg
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, to_device
 
-__all__ = ["PartlyShared", "head", "joined", "layers", "split", "with_body"]
+__all__ = ["PartlyShared", "head", "joined", "layers", "split", "trainable", "with_body"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,27 +81,30 @@ def joined(one: Record, other: Record) -> Model:
 
 
 def layers(task: Task) -> list[list[str]]:
-    """The model's layers in the order of definition, each as the names of its parameters and buffers.
+    """The model's layers in the order in which its forward uses them, each as the names of its parameters and buffers.
 
-    A layer is a submodule that owns tensors itself: a convolution, a BatchNorm, an LSTM of any depth. A tensor that
-    two layers share belongs to the first of them, and a reparametrised weight to the layer that uses it.
+    A layer is a submodule that owns tensors itself: a convolution, a BatchNorm, an LSTM of any depth. What it was
+    used for last counts, and the order of definition only among layers that are used at once; those that are never
+    used come first. A tensor that two layers share belongs to the first of them that is
+    defined, and a reparametrised weight to the layer that uses it. (A task that was not shown any inputs, see
+    `Task.follow`, has its layers as they are defined.)
     """
     module = task.module
     owned: dict[str, list[str]] = {name: [] for name, _ in module.named_modules()}
     for name, _ in [*module.named_parameters(), *module.named_buffers()]:
         owner = name.rpartition(".")[0].partition(".parametrizations.")[0]
         owned[owner].append(name)
-    return [names for names in owned.values() if names]
+    found = [names for names in owned.values() if names]
+    return sorted(found, key=lambda names: max(task.used.get(name, -1) for name in names))
 
 
 def head(task: Task, count: int) -> frozenset[str]:
     """Names of all tensors from the `count`-th last trainable layer on; those of all layers if there are as many.
 
-    Layers without trainable parameters do not count, and belong to the side of the cut on which they are defined.
+    Layers without trainable parameters do not count, and belong to the side of the cut on which they are used.
     """
     found = layers(task)
-    trainable = {name for name, p in task.module.named_parameters() if p.requires_grad}
-    starts = [at for at, names in enumerate(found) if not trainable.isdisjoint(names)]
+    starts = trainable(task, found)
     if count > len(starts):
         raise ConfigError(
             f"head_layers = {count}, but the model has {len(starts)} layers with trainable parameters",
@@ -110,6 +113,12 @@ def head(task: Task, count: int) -> frozenset[str]:
     starts[0] = 0
     first = starts[-count] if count else len(found)
     return frozenset(name for names in found[first:] for name in names)
+
+
+def trainable(task: Task, found: Sequence[Sequence[str]]) -> list[int]:
+    """Which of these layers have parameters that are trained."""
+    names = {name for name, p in task.module.named_parameters() if p.requires_grad}
+    return [at for at, own in enumerate(found) if not names.isdisjoint(own)]
 
 
 def with_body(state: Record, head_layers: int) -> Record:

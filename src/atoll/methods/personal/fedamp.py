@@ -84,7 +84,7 @@ class FedAMP(Messages):
     """Pass messages between clients whose models are close.   Huang et al., AAAI 2021, Algorithm 1
 
     server:  x_kj = ||w_k - w_j||^2;  A'(x) = exp(-x / sigma) / sigma
-             alpha_k = min(alpha, 1 / sum_{j != k} A'(x_kj))
+             alpha_k = min(alpha, (1 - self_weight) / sum_{j != k} A'(x_kj))
              u_k = (1 - alpha_k sum_{j != k} A'(x_kj)) w_k + alpha_k sum_{j != k} A'(x_kj) w_j
     client:  w_k ~ argmin F_k(w) + lam / (2 alpha_k) ||w - u_k||^2,  by steps from its own w_k
              w_k <- w_k - lr (grad F_k(w_k; batch) + lam / alpha_k (w_k - u_k))
@@ -94,7 +94,9 @@ class FedAMP(Messages):
     this is local training, to the bit. Clients predict with w_k.
 
     Args:
-        alpha: step size of message passing; lowered for a client whose own weight would become negative.
+        alpha: step size of message passing; lowered where a client's own weight in u_k would fall below `self_weight`.
+        self_weight: the least weight of the client's own model in u_k. The paper asks for an alpha that is small
+            enough for u_k to be a convex combination, which an own weight of 0 also is.
         lam: strength of the pull towards u_k. lam / alpha_k counts as 1 / lr at most, where one step ends at u_k.
         sigma: the distance over which attention falls, in units of `scale`.
         scale: unit of squared distances: "median" is that of the pairs at hand, so that `sigma` means the same for
@@ -104,6 +106,9 @@ class FedAMP(Messages):
     detached copy of where it started, or it does nothing.
     """
 
+    alpha: float = 0.1
+    self_weight: float = 0.5
+    lam: float = 0.01
     sigma: float = 0.25
     scale: Literal["median", "absolute"] = "median"
 
@@ -112,13 +117,14 @@ class FedAMP(Messages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, "self_weight", 0 <= self.self_weight < 1, "must be in [0, 1)")
         require(self, "sigma", self.sigma > 0, "must be above 0")
         require(self, "scale", self.scale in ("median", "absolute"), "must be median or absolute")
 
     def weights(self, state: Record, mine: Tensor, bank: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
         attention = self._attention(mine, bank, same) / self.sigma
         total = attention.sum(1)
-        step = (1 / total.clamp(min=1e-300)).clamp(max=self.alpha)
+        step = ((1 - self.self_weight) / total.clamp(min=1e-300)).clamp(max=self.alpha)
         return attention * step.unsqueeze(1), step
 
     def _attention(self, mine: Tensor, bank: Tensor, same: Tensor) -> Tensor:

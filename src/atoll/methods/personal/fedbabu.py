@@ -23,7 +23,7 @@ class FedBABU(FedPer):
     """Train the body under a fixed random head; fit the head to predict.   Oh, Kim, Yun, ICLR 2022, Algorithm 1
 
     client:  b_k <- b_t;  for each batch of E epochs:  b_k <- b_k - lr grad_b F_k(b_k, h_0; batch)
-             to predict:  (b, h) <- (b_t, h_0);  then finetune_epochs of SGD on the head, the body or both
+             to predict:  (b, h) <- (b_t, h_0);  then finetune_epochs at finetune_lr on the head, the body or both
     server:  b_{t+1} = b_t + sum_k (n_k / n_S) (b_k - b_t)
 
     h_0 is the task's initial head, the same for all clients and rounds, so that it need not be sent. A
@@ -32,6 +32,7 @@ class FedBABU(FedPer):
     Args:
         head_layers: how many layers, counted from the output, are the head that is never trained in a round.
         finetune_epochs: local epochs before a client predicts.
+        finetune_lr: learning rate of them; none means lr. At a large one the fine-tuning of single clients collapses.
         finetune: what is trained then: "all", "head" or "body".
 
     Traps: the head is left out of what is optimised, so that weight decay and momentum cannot move it. The
@@ -40,6 +41,7 @@ class FedBABU(FedPer):
     """
 
     finetune_epochs: int = 5
+    finetune_lr: float | None = None
     finetune: Literal["all", "head", "body"] = "all"
 
     paper: ClassVar[str] = "Oh et al. 2022, Algorithm 1"
@@ -49,6 +51,7 @@ class FedBABU(FedPer):
         super().__post_init__()
         require(self, "head_layers", self.head_layers >= 1, "must be at least 1")
         require(self, "finetune_epochs", self.finetune_epochs >= 1, "must be at least 1")
+        require(self, "finetune_lr", self.finetune_lr is None or self.finetune_lr > 0, "must be above 0")
         require(self, "finetune", self.finetune in ("all", "head", "body"), "must be all, head or body")
 
     def setup(self, task: Task, population: Population) -> Record:
@@ -75,7 +78,7 @@ class FedBABU(FedPer):
         return super().finish(task, local, data)[0], Record()
 
     def programs(self) -> Mapping[str, Program]:
-        return {"personal": Fitted(self, self.finetune_epochs)}
+        return {"personal": Fitted(self, self.finetune_epochs, self.finetune_lr or self.lr)}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from atoll.errors import ConfigError
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.parts.buffers import form, mean_buffers
 from atoll.methods.parts.settings import require
+from atoll.methods.parts.shared import head, layers, trainable
 from atoll.methods.personal.hypernetwork import create, generate, pull_back
 from atoll.optimizers import SGD, Adam, Optimizer, clip_by_norm, schedule_factor
 from atoll.task import Task
@@ -104,7 +105,7 @@ class PFedHN(FedAvg):
 
     def setup(self, task: Task, population: Population) -> Record:
         params, buffers = task.initial()
-        kept = self.private(params)
+        kept = self.private(task)
         written = Tensors({name: value for name, value in params.items() if name not in kept})
         width = self.embedding or min(1 + population.clients // 4, 100)
         net, embeddings = create(
@@ -123,7 +124,7 @@ class PFedHN(FedAvg):
         )
         return state.replace(params=self.average(state))
 
-    def private(self, params: Tensors) -> list[str]:
+    def private(self, task: Task) -> list[str]:
         """Names of the parameters that the hypernetwork does not write."""
         return []
 
@@ -237,15 +238,16 @@ class PFedHNPC(PFedHN):
         super().__post_init__()
         require(self, "private_layers", self.private_layers >= 1, "must be at least 1")
 
-    def private(self, params: Tensors) -> list[str]:
-        layers = list(dict.fromkeys(layer(name) for name in params))
-        if len(layers) <= self.private_layers:
+    def private(self, task: Task) -> list[str]:
+        count = len(trainable(task, layers(task)))
+        if count <= self.private_layers:
             raise ConfigError(
-                f"PFedHNPC: private_layers = {self.private_layers}, but the model has {len(layers)} layers with "
+                f"PFedHNPC: private_layers = {self.private_layers}, but the model has {count} layers with "
                 "trainable parameters",
                 hint="leave at least one to the hypernetwork",
             )
-        return [name for name in params if layer(name) in layers[-self.private_layers :]]
+        own = head(task, self.private_layers)
+        return [name for name in task.initial()[0] if name in own]
 
     # ---- client half -------------------------------------------------------------------------------------
 
@@ -268,11 +270,6 @@ class PFedHNPC(PFedHN):
     def personal(self, received: Record, memory: Record) -> Model:
         """What the hypernetwork wrote, joined with the client's own last layers."""
         return Tensors({**received.params, **memory.params}), received.buffers
-
-
-def layer(name: str) -> str:
-    """The layer that a parameter belongs to."""
-    return name.rpartition(".")[0]
 
 
 def grown(state: Record, clients: Iterable[int]) -> Record:
