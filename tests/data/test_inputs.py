@@ -429,6 +429,7 @@ def test_leaf_files(tmp_path: Path) -> None:
     encoded = load_leaf(
         tmp_path / "text.json",
         encode=lambda x, y: ([[ord(c) - 97 for c in s] for s in x], [ord(c) - 97 for c in y]),
+        classes=26,
     )
     assert encoded.samples(0) is not None
     (tmp_path / "bad.json").write_text('{"users": ["a"]}')

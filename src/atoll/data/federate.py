@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ from atoll import spec
 from atoll.errors import ConfigError, DataError
 from atoll.seeds import rng
 
-from .arrays import Classes, from_arrays, from_torch
+from .arrays import from_arrays, from_torch
 from .catalogue import catalogue, load
-from .dataset import Dataset, check_splits
+from .dataset import Dataset, check_splits, resident
 from .division import split_rows
-from .federated import FederatedData, Resident, pack
-from .files import from_file
-from .frames import from_frame, is_frame
+from .encoding import Pair, encode
+from .federated import FederatedData, pack
+from .files import TABLES, from_file, read_table
+from .frames import from_frame
 from .hub import from_hf, is_hf
 from .lazy import from_function
 from .options import call
+from .question import UNASKED, ask
 from .samples import Samples, as_samples, labels_of
+from .table import Table, is_frame
+from .wishes import Classes, read_classes
 
 __all__ = ["as_dataset", "as_federated", "from_clients"]
 
@@ -81,15 +86,22 @@ def _is_split(value: Any) -> bool:
 
 
 def _joined(data: Mapping[str, Any], options: dict[str, Any]) -> Dataset:
-    train = as_dataset(data["train"], **options)
     if data.get("test") is None:
-        return train
-    test = as_dataset(data["test"], **options)
+        return as_dataset(data["train"], **options)
+    pair = _tables(data)
+    if pair is not None:
+        return _encoded({pair[0].name: pair}, "tables", options)[pair[0].name]
+    unasked = options.get("classes") is UNASKED
+    options = options if options.get("classes") is not None else {**options, "classes": UNASKED}
+    train, test = (as_dataset(data[split], **options) for split in ("train", "test"))
+    test = _like(test, train, "test")
+    if train.open and test.open and not unasked:
+        ask([train.train.targets, test.train.targets], train.name)
     if (train.classes is None) != (test.classes is None):
         raise DataError(
             "training and test targets differ in kind", hint="both whole numbers, or both floating"
         )
-    return Dataset(
+    whole = Dataset(
         train.name,
         train.train,
         test.train,
@@ -97,6 +109,45 @@ def _joined(data: Mapping[str, Any], options: dict[str, Any]) -> Dataset:
         columns=train.columns,
         natural=train.natural,
     )
+    whole.features, whole.open = train.features, unasked and train.open
+    return whole
+
+
+def _tables(data: Any) -> Pair | None:
+    """The table, and the test table, of data that is one: a frame, a file, or a split of these."""
+    if isinstance(data, Mapping):
+        parts = [_tables(data.get(split)) for split in ("train", "test")] if _is_split(data) else [None]
+        train, test = parts[0], parts[-1]
+        complete = train is not None and (test is not None or data.get("test") is None)
+        return (train[0], test and test[0]) if train is not None and complete else None
+    if is_frame(data):
+        return Table.of(data, "frame"), None
+    suffixes = {suffix.lower() for suffix in Path(data).suffixes} if isinstance(data, (str, Path)) else set()
+    return (read_table(Path(data)), None) if suffixes & set(TABLES) else None
+
+
+def _encoded(tables: Mapping[str, Pair], what: str, options: Mapping[str, Any]) -> dict[str, Dataset]:
+    return call(encode, what, options, tables)
+
+
+def _like(own: Dataset, model: Dataset | None, where: str, other: str = "the training data") -> Dataset:
+    """A dataset with its features in the order of another one's, by their names.  Raises DataError."""
+    if model is None or own.features == model.features or own.features is None or model.features is None:
+        return own
+    for one, two, message in (
+        (own.features, model.features, f"{where} has a column {{!r}} that {other} has not"),
+        (model.features, own.features, f"{where} has no column {{!r}}, and {other} has it"),
+    ):
+        if extra := [name for name in one if name not in two]:
+            raise DataError(
+                message.format(extra[0]), hint="all clients need the same features; rename the columns"
+            )
+    order = torch.tensor([own.features.index(name) for name in model.features])
+    turned = copy.copy(own)
+    turned.train = own.train._replace(inputs=own.train.inputs[:, order])
+    turned.test = None if own.test is None else own.test._replace(inputs=own.test.inputs[:, order])
+    turned.features = model.features
+    return turned
 
 
 def _named(data: str | Path, options: dict[str, Any]) -> Dataset:
@@ -140,16 +191,12 @@ def from_clients(
     if not named:
         raise DataError(f"{name}: there are no clients")
     check_splits(None if isinstance(test, tuple) else test, validation)
-    if classes is not None:
-        options["classes"] = classes
-    first: tuple[str, Dataset] | None = None
-    trains, tests, checks = [], [], []
-    total = 0
-    for position, (client, data) in enumerate(named.items()):
-        own = _client(data, f"{name}, client {client!r}", options)
-        first = first if first is not None else (client, own)
-        _alike(f"{name}, client {client!r}", own, *first)
-        total = max(total, own.classes or 0)
+    classes = read_classes(classes)
+    found = _datasets(named, name, {**options, "classes": UNASKED if classes is None else classes})
+    (first, model), trains, tests, checks = next(iter(found.items())), [], [], []
+    for position, (client, own) in enumerate(found.items()):
+        own = _like(own, model, f"{name}, client {client!r}", f"client {first!r}")
+        _alike(f"{name}, client {client!r}", own, first, model)
         train, held = own.train, own.test
         if isinstance(test, tuple) or test is None:
             held = None
@@ -160,19 +207,49 @@ def from_clients(
         trains.append(train)
         tests.append(held)
         checks.append(check)
-    assert first is not None
-    count = None if first[1].classes is None else total
+    count = None if model.classes is None else max(own.classes or 0 for own in found.values())
     packed = {"train": pack(trains), "validation": pack(checks), "test": pack(tests)}
     known = classes if classes is not None else count
-    return Resident(
-        pools={split: pair[0] for split, pair in packed.items() if pair is not None},
-        rows={split: pair[1] for split, pair in packed.items() if pair is not None},
+    official = as_samples(test[0], test[1], known, f"{name}, test")[0] if isinstance(test, tuple) else None
+    return resident(
+        model,
+        {split: pair[0] for split, pair in packed.items() if pair is not None},
+        {split: pair[1] for split, pair in packed.items() if pair is not None},
+        official,
         names=list(map(str, named)),
         classes=count,
         dataset=name,
         partition="by client",
-        test_set=as_samples(test[0], test[1], known, f"{name}, test")[0] if isinstance(test, tuple) else None,
     )
+
+
+def _datasets(named: Mapping[str, Any], name: str, options: dict[str, Any]) -> dict[str, Dataset]:
+    """Each client's data. Tables are read as one whole; what targets are is asked of all of them together."""
+    tables: dict[str, Pair] = {}
+    for client, data in named.items():
+        try:
+            pair = _tables(data)
+        except DataError as error:
+            raise DataError(f"{name}, client {client!r}: {error.message}", hint=error.hint) from error
+        if pair is not None:
+            tables[client] = pair
+    titles = {client: f"{name}, client {client!r}" for client in named}
+    encoded = _encoded({titles[each]: pair for each, pair in tables.items()}, name, options) if tables else {}
+    found = {
+        client: encoded[titles[client]] if client in tables else _client(data, titles[client], options)
+        for client, data in named.items()
+    }
+    if all(data.open for data in found.values()):
+        kinds = {data.classes is None for data in found.values()}
+        if len(kinds) == 1:
+            parts = [
+                part.targets
+                for data in found.values()
+                for part in (data.train, data.test)
+                if part is not None
+            ]
+            ask(parts, name)
+    return found
 
 
 def _client(data: Any, where: str, options: dict[str, Any]) -> Dataset:
@@ -277,12 +354,36 @@ def _folder(
 ) -> FederatedData:
     from .leaf import load_leaf
 
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if {".csv", ".tsv", ".npz", ".parquet"} & {part.lower() for part in file.suffixes}
-    )
-    if not files:
+    own, tests = _files(path / "train" if (path / "train").is_dir() else path), _files(path / "test")
+    if not own:
         return call(load_leaf, f"the folder {path}", {"test": test, **options}, path)
-    named = {file.name.partition(".")[0]: file for file in files}
-    return from_clients(named, test=test, validation=validation, seed=seed, name=path.name, **options)
+    absent = [client for client in tests if client not in own]
+    if absent:
+        raise DataError(
+            f"{path}: test has a file of client {absent[0]!r}, train has none",
+            hint="each client needs a file in train",
+        )
+    clients: dict[str, Any] = {
+        client: {"train": file, "test": tests[client]} if client in tests else file
+        for client, file in own.items()
+    }
+    return from_clients(clients, test=test, validation=validation, seed=seed, name=path.name, **options)
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """The data files of a folder, one a client."""
+    kinds = {*TABLES, ".npz"}
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        if not file.is_file() or not kinds & {part.lower() for part in file.suffixes}:
+            continue
+        client = file.name
+        for suffix in reversed(file.suffixes):
+            if suffix.lower() in (*kinds, ".gz", ".xz", ".bz2"):
+                client = client.removesuffix(suffix)
+        if client in found:
+            raise DataError(
+                f"{path}: {found[client].name} and {file.name} are one client", hint="one file a client"
+            )
+        found[client] = file
+    return found
