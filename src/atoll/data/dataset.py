@@ -36,8 +36,8 @@ class Dataset:
         columns: properties of the training rows by name (a writer, a hospital, a date), one value a row.
         natural: the column whose values are the natural clients, or None.
         features: what the inputs are called, where they are columns of a table; None otherwise.
-        unscaled: of each feature, whether it still has to be scaled by sums over the clients, which happens when the data
-            is divided among them (NaN is a gap until then); None where nothing has to.
+        unscaled: of each feature, whether it still has to be scaled by sums over the clients, which happens when the
+            data is divided among them (NaN is a gap until then); None where nothing has to.
         open: whether the number of classes was found here though other parts of the data may know better.
         in_client_test: the share of a client's rows kept for its test where the test split does not serve.
         description, license, source: text for reports and the catalogue.

@@ -26,7 +26,8 @@ def read_delimited(path: Path) -> Table:
     """A ``.csv`` or ``.tsv`` file with a header, as UTF-8 text (also compressed).
 
     The separator is the one of comma, semicolon, tab and ``|`` that makes most columns of the header; a file whose
-    separator is always followed by a space is read without these. Where the comma separates nothing, ``1,5`` is a number.
+    separator is always followed by a space is read without these. Where the comma separates nothing, ``1,5`` is a
+    number.
 
     Raises DataError for other encodings, an empty file, columns of the same name, and rows of another length.
     """

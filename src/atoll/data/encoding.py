@@ -46,9 +46,8 @@ def encode(
     scale: Scale = None,
 ) -> dict[str, Dataset]:
     """Datasets of tables that belong together, by what errors call them; see `from_frame` for the settings."""
-    first, (model, _) = next(iter(tables.items()))
     if label is None:
-        raise DataError(f"{first}: which column is to be predicted?", hint='pass label="COLUMN"')
+        raise DataError(f"{next(iter(tables))}: which column is to be predicted?", hint='pass label="COLUMN"')
     encoding = _plan(tables, label, client, features, categorical, read_classes(classes), missing, scale)
     return {where: encoding.dataset(where, *pair) for where, pair in tables.items()}
 

@@ -51,10 +51,11 @@ def read_categories(given: Categories, table: Table, text: Sequence[str]) -> dic
     """
     if isinstance(given, Mapping):
         return {str(column): list(values) for column, values in given.items()}
-    if given == "text":
+    entries = read_names(given, "categorical")
+    if entries == ["text"] and "text" not in table:
         return dict.fromkeys(text)
     found: dict[str, list[Any] | None] = {}
-    for entry in read_names(given, "categorical"):
+    for entry in entries:
         column, colon, values = entry.rpartition(":")
         known = entry in table or not colon
         found[entry if known else column.strip()] = (
@@ -88,15 +89,16 @@ def read_scale(given: Scale) -> dict[str, tuple[float, float]] | Literal["federa
     {'age': (50.0, 15.0), 'pressure': (0.0, 100.0)}
     """
     hint = "write scale=COLUMN:MIDDLE:UNIT,COLUMN:UNIT for (value - MIDDLE) / UNIT, or scale=federated"
-    if given == "federated":
-        return "federated"
     found: dict[str, tuple[float, float]] = {}
     if isinstance(given, Mapping):
         entries = [
             (str(column), pair if isinstance(pair, Sequence) else (pair,)) for column, pair in given.items()
         ]
     else:
-        entries = [_constants(entry) for entry in read_names(given or (), "scale")]
+        texts = read_names(given or (), "scale")
+        if texts == ["federated"]:
+            return "federated"
+        entries = [_constants(entry) for entry in texts]
     for column, constants in entries:
         try:
             numbers = [float(each) for each in constants]
