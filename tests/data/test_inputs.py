@@ -212,7 +212,7 @@ def test_bad_frames_are_explained(frame: Any) -> None:
     with pytest.raises(DataError, match="did you mean 'ill'"):
         from_frame(frame(TABLE), "il")
     with pytest.raises(
-        DataError, match=r"column 'smoker' holds values such as yes(.|\n)*categorical=\['smoker'\]"
+        DataError, match=r"column 'smoker' holds values such as yes(.|\n)*categorical=\"smoker\""
     ):
         from_frame(frame(TABLE), "ill", client="site")
     gaps = {**TABLE, "weight": [None, 70.0, None, 90.0]}

@@ -55,7 +55,7 @@ def from_arrays(
         if (found is None) != (found_test is None):
             raise DataError(
                 f"{name}: of training and test targets, one is whole numbers and the other is not",
-                hint="give both the same type, or pass classes=",
+                hint="give both the same type, or say how many with classes=10",
             )
         if found is not None and found_test is not None:
             found = max(found, found_test)

@@ -32,7 +32,7 @@ __all__ = ["Pair", "encode"]
 Pair = tuple[Table, Table | None]
 """A client's table, and the one of its official test split."""
 
-_ALIKE = "all clients need the same columns; rename it, or choose columns with features=[...]"
+_ALIKE = 'all clients need the same columns; rename it, or choose columns with features="A,B"'
 
 
 def encode(
@@ -107,7 +107,7 @@ class _Encoding:
             kept = ~np.any([gaps(table.values(column)) for column in (*self.features, self.label)], axis=0)
             if not kept.any():
                 raise DataError(
-                    f"{where}: every row has a gap", hint="missing=zero or missing=mark keeps the rows"
+                    f"{where}: every row has a gap", hint='missing="zero" or missing="mark" keeps the rows'
                 )
         parts, holes = [], []
         for column in self.features:
@@ -125,7 +125,7 @@ class _Encoding:
         targets = table.values(self.label)[kept]
         absent = gaps(targets)
         if absent.any():
-            raise _incomplete(absent, self.label, where, "missing=drop leaves rows without a label out")
+            raise _incomplete(absent, self.label, where, 'missing="drop" leaves rows without a label out')
         y = targets.tolist() if targets.dtype.kind == "O" else targets
         return np.concatenate(parts, axis=1), y, np.concatenate(holes, axis=1), kept
 
@@ -137,7 +137,7 @@ class _Encoding:
         if unknown:
             raise DataError(
                 f"{where}: column {column!r} has values outside its categories: {', '.join(unknown[:5])}",
-                hint=f"list every value, as in categorical=['{column}:{'|'.join([*levels, unknown[0]])}']",
+                hint=f'list every value, as in categorical="{column}:{"|".join([*levels, unknown[0]])}"',
             )
         one_hot = np.array([[item == level for level in levels] for item in items], np.float32)
         one_hot[absent] = 0
@@ -149,7 +149,7 @@ class _Encoding:
         if values.dtype.kind not in "biuf":
             raise DataError(
                 f"{where}: column {column!r} holds {_example(values)}",
-                hint=f"encode it with categorical=['{column}'], or leave it out with features=[...]",
+                hint=f'encode it with categorical="{column}", or list the columns to learn from with features="A,B"',
             )
         middle, unit = (self.scale or {}).get(column, (0.0, 1.0))
         if (middle, unit) != (0.0, 1.0):
@@ -175,7 +175,7 @@ def _plan(
         model.require(column, first)
     chosen = [each for each in model.names if each not in (label, client)] if wanted is None else wanted
     if not chosen:
-        raise DataError(f"{first}: no feature columns are left", hint="name them with features=[...]")
+        raise DataError(f"{first}: no feature columns are left", hint='name them with features="A,B"')
     _same_columns(tables, [label, *chosen], client, closed=wanted is None)
     every = [(where, part) for where, pair in tables.items() for part in pair if part is not None]
     text = [column for column in chosen if any(part.values(column).dtype.kind in "OUS" for _, part in every)]
@@ -187,7 +187,12 @@ def _plan(
         found = [part.values(column) for _, part in every]
         levels[column] = _levels(found) if values is None else [key(value) for value in values]
         if values is None and column in text:
-            _few(found, levels[column], f"{first}: column {column!r}", "leave it out with features=[...]")
+            _few(
+                found,
+                levels[column],
+                f"{first}: column {column!r}",
+                'list the columns to learn from with features="A,B"',
+            )
     if scale is not None:
         scale = read_scale(scale)
         for column in scale if scale != "federated" else ():
@@ -202,7 +207,7 @@ def _plan(
             targets,
             classes,
             f"{first}: the label {label!r}",
-            "numbers that stand in the file as text need a look",
+            'choose another one with label="COLUMN"; numbers are written plainly, as in -1.5e3',
         )
     marked = (
         [c for c in chosen if any(gaps(part.values(c)).any() for _, part in every)]
@@ -253,8 +258,8 @@ def _incomplete(absent: NDArray[np.bool_], column: str, where: str, hint: str | 
         f"{where}: column {column!r} has no finite value in {len(rows)} of {len(absent)} rows "
         f"(row {', '.join(map(str, rows[:3].tolist()))}{', ...' if len(rows) > 3 else ''})",
         hint=hint
-        or "missing=drop leaves these rows out, missing=zero fills in 0, missing=mark also adds a column that says"
-        " so; features=[...] leaves the column out",
+        or 'missing="drop" leaves these rows out, missing="zero" fills in 0, missing="mark" also adds a column that'
+        ' says so; features="A,B" lists the columns to learn from',
     )
 
 

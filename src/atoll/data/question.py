@@ -46,17 +46,17 @@ def ask(parts: Sequence[Tensor], where: str) -> None:
     if regular and not floating:
         return
     values = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
-    listed = f"[{values}]" if len(found) <= _SHOWN else "[...], all labels in order,"
-    whole = f"classes={found[-1] + 1}" if found[0] >= 0 else ""
+    labels = ",".join(map(str, found)) if len(found) <= _SHOWN else f"{found[0]},{found[1]},..."
+    listed, whole = f'classes="{labels}"', f"classes={found[-1] + 1}" if found[0] >= 0 else ""
     if floating:
-        classes = whole if regular else " or ".join(filter(None, (f"classes={listed}", whole)))
+        classes = whole if regular else " or ".join(filter(None, (listed, whole)))
         raise DataError(
             f"{where}: the targets are whole numbers in a floating type ({values}): are these classes or numbers?",
             hint=f'{classes} for classes, classes="{REGRESSION}" for numbers',
         )
     raise DataError(
         f"{where}: the labels are {values}, which leaves gaps in 0..{found[-1]}",
-        hint=f"classes={listed} numbers them from 0 on, {whole} keeps the numbers as they are",
+        hint=f"{listed} numbers them from 0 on, {whole} keeps the numbers as they are",
     )
 
 

@@ -102,7 +102,7 @@ def _tensor(value: Any, what: str, where: str) -> Tensor:
     if value.dtype.kind not in "biuf":
         raise DataError(
             f"{where}: the {what} are {value.dtype} values, not numbers",
-            hint="encode them as numbers; text labels are encoded by classes=['first', 'second', ...]",
+            hint='encode them as numbers; text labels are encoded by classes="first,second,..."',
         )
     if value.dtype in (np.uint16, np.uint32, np.uint64):
         value = value.astype(np.int64)
@@ -204,6 +204,6 @@ def _check_targets(y: Tensor, classes: int | None, where: str) -> Tensor:
         values = sorted({int(value) for value in y[outside].reshape(-1)[:1000]})[:5]
         raise DataError(
             f"{where}: labels must {limit}, but {_rows(outside)} hold others, such as {values}",
-            hint="number the classes from 0, or pass classes=[...] with the labels in order",
+            hint='number the classes from 0, or list the labels in order with classes="A,B,..."',
         )
     return y

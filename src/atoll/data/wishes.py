@@ -38,9 +38,11 @@ def read_names(given: Names, what: str) -> list[str]:
     try:
         found = tomllib.loads(f"found = {text}")["found"]
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{what} = {given!r} is no list ({error})", hint=f"write {what}=A,B or {what}=['A', 'B']"
-        ) from None
+        if "'" in text or '"' in text:
+            raise ConfigError(
+                f"{what} = {given!r} is no list ({error})", hint=f'write {what}="A,B"'
+            ) from None
+        return spec.items(text.strip("[]"), f"{what} =")  # a shell takes quotes away
     return [str(each) for each in found]
 
 

@@ -24,7 +24,11 @@ __all__ = ["By", "ByTime", "Continuous"]
 
 def _column(data: Dataset, name: str, what: str) -> NDArray[Any]:
     if name not in data.columns:
-        known = suggest(name, data.columns) if data.columns else "the data has no columns; pass columns={...}"
+        known = (
+            suggest(name, data.columns)
+            if data.columns
+            else 'of a table, client="COLUMN" names it; from_arrays takes columns'
+        )
         raise DataError(f"{what}: {data.name!r} has no column {name!r}", hint=known)
     return data.columns[name]
 
