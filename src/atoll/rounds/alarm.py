@@ -32,6 +32,6 @@ class Alarm:
         self._told = True
         return (
             f"from round {self._since} to {record.number} the global model has predicted one class for every test"
-            f" sample (now {only}). Look at the inputs first: columns in raw units hide each other until they are scaled"
-            " by constants (scale), then at the learning rate (lr) and at how rare the other classes are"
+            f" sample (now {only}). Look at the inputs first: columns in raw units hide each other until they are"
+            " scaled by constants (scale), then at the learning rate (lr) and at how rare the other classes are"
         )
