@@ -15,6 +15,7 @@ from .federated import SPLITS, FederatedData
 from .names import Names
 from .question import REGRESSION, UNASKED, ask
 from .samples import IntArray, Samples, as_samples
+from .whole import as_dataset
 from .wishes import Classes, read_classes
 
 __all__ = ["Lazy", "from_function"]
@@ -139,8 +140,6 @@ def _pair(value: Any, where: str) -> tuple[Any, Any]:
         and all(hasattr(part, "__len__") for part in value)
     ):
         return value[0], value[1]
-    from .federate import as_dataset  # which knows `from_function` in turn
-
     try:
         return as_dataset(value, classes=UNASKED).train
     except DataError as error:
