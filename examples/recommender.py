@@ -223,7 +223,8 @@ def main() -> None:
         user: (torch.from_numpy(rated), torch.from_numpy(given).float())
         for user, (rated, given) in ratings.items()
     }
-    data = atoll.data.from_clients(clients, test=0.25, seed=options.seed, name="ratings")
+    wanted = {"classes": "regression", "test": 0.25, "seed": options.seed}  # stars may be whole numbers
+    data = atoll.data.from_clients(clients, name="ratings", **wanted)
     mean = float(pooled(data, "train")[2].mean())
     print(f"{len(data)} users, {items} items, {sum(len(rated) for rated, _ in ratings.values())} ratings\n")
 

@@ -18,6 +18,7 @@ from atoll import data as sources
 from atoll import methods, models, own, spec
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
+from atoll.data.wishes import read_classes, read_names
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Federation
 from atoll.machine import warm_up
@@ -32,6 +33,8 @@ __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 
 T = TypeVar("T")
 _FILES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
+_OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale")
+_Names = str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,30 @@ class Experiment(Settings):
     ] = "digits"
     label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
     client: Annotated[str | None, Meta(description="of a data file: the column that names the client")] = None
+    features: Annotated[
+        _Names, Meta(description="of a data file: the columns to learn from; by default all others")
+    ] = None
+    categorical: Annotated[
+        _Names,
+        Meta(
+            description='of a data file: columns to encode one-hot, "sex, smoker:no|yes"; text: all columns of text'
+        ),
+    ] = None
+    classes: Annotated[
+        int | str | tuple[int | str, ...] | None,
+        Meta(description="of a data file: how many classes, or their labels in order; regression"),
+    ] = None
+    missing: Annotated[
+        Literal["drop", "zero", "mark"] | None,
+        Meta(description="of a data file: gaps drop their rows, become 0 (after scaling), or 0 and a mark"),
+    ] = None
+    scale: Annotated[
+        _Names,
+        Meta(
+            description='of a data file: "age:50:15, weight:100" is (age - 50) / 15 and weight / 100; federated: mean'
+            " and deviation, by sums over the clients"
+        ),
+    ] = None
     partition: Annotated[
         str,
         Meta(
@@ -110,11 +137,16 @@ class Experiment(Settings):
                 f"metrics = {self.metrics!r}, but it names functions of your own",
                 hint="module:function, with commas between several",
             )
-        for key in ("label", "client"):
+        for key in _OF_FILES:
             if getattr(self, key) is not None and not self.from_file:
                 raise ConfigError(
                     f"{key} is for data files, and data = {self.data!r} is a name", hint=f"leave {key} out"
                 )
+        for key in ("features", "categorical", "scale"):
+            if (given := getattr(self, key)) is not None:
+                object.__setattr__(self, key, tuple(read_names(given, key)))
+        classes = read_classes(self.classes)
+        object.__setattr__(self, "classes", tuple(classes) if isinstance(classes, list) else classes)
 
     # --- the three doors ------------------------------------------------------------------------------------
 
@@ -133,6 +165,11 @@ class Experiment(Settings):
         Raises ConfigError for a file that is not TOML, an unknown key, or a value of the wrong type or out of
         range, and says where it stands.
         """
+        if file is not None and _FILES & {suffix.lower() for suffix in Path(file).suffixes}:
+            raise ConfigError(
+                f"{file} is data, and no file of settings",
+                hint=f"atoll run --set data={file} --set label=COLUMN",
+            )
         given: dict[str, tuple[Any, str]] = {}
         for text in sets:
             key, value = spec.assignment(text, "--set")
@@ -172,15 +209,22 @@ class Experiment(Settings):
     @property
     def from_file(self) -> bool:
         """Whether `data` is a file."""
-        return bool(_FILES & set(Path(self.data).suffixes)) or os.sep in self.data
+        suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
+        return bool(_FILES & suffixes) or os.sep in self.data
 
     def load(self) -> Dataset:
         """The data, undivided.  Raises ConfigError for an unknown name, DataError where it cannot be read."""
         if not self.from_file:
             return sources.load(self.data)
+        if Path(self.data).is_dir():
+            raise DataError(
+                f"{self.data} is a folder, and data is a file",
+                hint="in Python, atoll.data.as_federated reads folders",
+            )
         if not Path(self.data).is_file():
             raise DataError(f"there is no file {self.data}", hint="paths start where atoll is started")
-        return sources.from_file(self.data, label=self.label, client=self.client)
+        given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
+        return sources.from_file(self.data, **given)
 
     def divide(self, dataset: Dataset) -> FederatedData:
         """The data divided among clients."""

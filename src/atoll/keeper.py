@@ -15,6 +15,7 @@ from atoll.engines import make
 from atoll.errors import ConfigError
 from atoll.measures import Target
 from atoll.results import Run
+from atoll.rounds.alarm import Alarm
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.history import Round
 from atoll.rounds.play import Played, Simulation
@@ -62,6 +63,7 @@ class Keeper:
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
             self.target.check(self.tasks[0].metrics)
+        self._alarm = Alarm()
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
 
     # --- facts ------------------------------------------------------------------------------------------------
@@ -155,6 +157,8 @@ class Keeper:
             last=record.number == self.settings.rounds or self.target_round is not None,
             beside=lambda: facts.affinity(self.method, played),
         )
+        if (notice := self._alarm.notice(record)) is not None:
+            self.session.problem("one class", notice)
 
     def end(self) -> None:
         """The run is over."""

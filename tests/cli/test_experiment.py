@@ -46,6 +46,29 @@ def test_what_is_written_is_read_back(method: str, tmp_path: Path) -> None:
     assert Experiment.read(file) == experiment
 
 
+def test_settings_of_tables_are_one_at_all_doors(tmp_path: Path) -> None:
+    texts = ["features=age, sex", "categorical=sex:f|m", "classes=no,yes", "missing=mark", "scale=age:50:15"]
+    lists = (
+        "features = ['age', 'sex']\ncategorical = ['sex:f|m']\nclasses = ['no', 'yes']\nmissing = 'mark'\n"
+        "scale = ['age:50:15']\n"
+    )
+    file = tmp_path / "run.toml"
+    file.write_text(f"data = 't.csv'\nlabel = 'ill'\n{lists}")
+    by_file, by_text = Experiment.read(file), Experiment.read(None, ["data=t.csv", "label=ill", *texts])
+    assert by_file == by_text
+    assert (by_text.features, by_text.classes) == (("age", "sex"), ("no", "yes"))
+    file.write_text(by_text.to_toml())
+    assert Experiment.read(file) == by_text
+    assert Experiment.read(None, ["data=t.csv", "classes=10"]).classes == 10
+    assert Experiment.read(None, ["data=t.csv", "classes=regression"]).classes == "regression"
+    with pytest.raises(ConfigError, match=r"missing cannot be 'fill'.*\n.*drop, zero, mark or none"):
+        Experiment.read(None, ["data=t.csv", "missing=fill"])
+    with pytest.raises(ConfigError, match="scale is for data files"):
+        Experiment.read(None, ["scale=federated"])
+    with pytest.raises(ConfigError, match=r"t.csv is data(.|\n)*--set data=.*t.csv --set label=COLUMN"):
+        Experiment.read(tmp_path / "t.csv")
+
+
 def test_later_doors_win(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("rounds = 1\nlr = 0.1\nseed = 1\n")

@@ -1,9 +1,11 @@
 """The catalogue: what it promises is what is loaded; downloads are checked and leave nothing half-done."""
 
+import gzip
 import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -222,6 +224,56 @@ def test_fetch_replaces_a_damaged_file(toy: Entry, mirror: tuple[str, Path], tmp
     (tmp_path / "toy" / "b.bin").write_bytes(b"half")
     fetch("toy", mirror[0], tmp_path)
     assert (tmp_path / "toy" / "b.bin").read_bytes() == b"second"
+
+
+def test_what_is_missing_is_described_to_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATOLL_DATA_URL", raising=False)
+    for ask in (lambda: load("mnist", root=tmp_path), lambda: fetch("mnist", root=tmp_path)):
+        with pytest.raises(DataError) as caught:
+            ask()
+        for told in (
+            "mnist/mnist.npz",
+            "x_train (60000, 28, 28)",
+            "y_train",
+            "x_test",
+            "y_test",
+            "yann.lecun.com",
+        ):
+            assert told in caught.value.message
+        assert "--from URL" in str(caught.value.hint)
+    (tmp_path / "mnist").mkdir()
+    x, y = np.arange(4 * 784, dtype=np.uint8).reshape(4, 28, 28), np.array([3, 1, 4, 1])
+    np.savez(tmp_path / "mnist" / "mnist.npz", x_train=x, y_train=y, x_test=x[:1], y_test=y[:1])  # saved anew
+    assert load("mnist", root=tmp_path).train.targets.tolist() == [3, 1, 4, 1]
+
+
+def test_files_of_a_package_are_read_where_it_puts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("atoll.data.catalogue")
+    item = replace(
+        module.entry("fashion-mnist"), package=("dataset-fashion-mnist", str(tmp_path / "packages"))
+    )
+    monkeypatch.setitem(module._BY_NAME, "fashion-mnist", item)
+    monkeypatch.setenv("ATOLL_DATA", str(tmp_path))
+    monkeypatch.setenv("ATOLL_HOME", str(tmp_path / "home"))
+    with pytest.raises(DataError, match="hint: apt install dataset-fashion-mnist, or"):
+        load("fashion-mnist")
+    folder = tmp_path / "packages" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 3), ("t10k", 2)):
+        pictures = b"\0\0\x08\3" + np.array([count, 28, 28], ">u4").tobytes() + bytes(range(count)) * 784
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(pictures))
+        labels = b"\0\0\x08\1" + np.array([count], ">u4").tobytes() + bytes([9, 0, 2][:count])
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    data = load("fashion-mnist")
+    assert data.train.targets.tolist() == [9, 0, 2]
+    assert data.train.inputs.shape == (3, 1, 28, 28)
+    assert data.train.inputs.flatten()[:3].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
+    assert fetch("fashion-mnist") == tmp_path / "packages"
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"no labels"))
+    with pytest.raises(DataError, match="is no IDX file"):
+        load("fashion-mnist")
 
 
 def test_fetch_without_a_mirror_tells_the_origin(toy: Entry, tmp_path: Path) -> None:

@@ -230,7 +230,9 @@ def test_lazy_mistakes_name_the_client() -> None:
         from_function(lambda client: {"training": 0}, 9, classes=4).samples(2)
     with pytest.raises(DataError, match="size says 5"):
         from_function(tiny, 9, classes=4, size=5).samples(2)
-    with pytest.raises(DataError, match="declared a regression"):
+    with pytest.raises(
+        DataError, match="client 0: the targets are whole numbers, such as 0: classes or numbers"
+    ):
         from_function(tiny, 9).samples(2)
     with pytest.raises(DataError, match="client 2, train: cannot learn from data of type NoneType"):
         from_function(lambda client: None, 9, classes=4).samples(2)

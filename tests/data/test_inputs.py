@@ -212,7 +212,7 @@ def test_bad_frames_are_explained(frame: Any) -> None:
     with pytest.raises(DataError, match="did you mean 'ill'"):
         from_frame(frame(TABLE), "il")
     with pytest.raises(
-        DataError, match=r"column 'smoker' holds values such as yes(.|\n)*categorical=\['smoker'\]"
+        DataError, match=r"column 'smoker' holds values such as yes(.|\n)*categorical=\"smoker\""
     ):
         from_frame(frame(TABLE), "ill", client="site")
     gaps = {**TABLE, "weight": [None, 70.0, None, 90.0]}
@@ -429,6 +429,7 @@ def test_leaf_files(tmp_path: Path) -> None:
     encoded = load_leaf(
         tmp_path / "text.json",
         encode=lambda x, y: ([[ord(c) - 97 for c in s] for s in x], [ord(c) - 97 for c in y]),
+        classes=26,
     )
     assert encoded.samples(0) is not None
     (tmp_path / "bad.json").write_text('{"users": ["a"]}')

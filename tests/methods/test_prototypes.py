@@ -319,7 +319,7 @@ def votes(z: Tensor, keys: Tensor, labels: Tensor, k: int, scale: float, distanc
 
 @pytest.mark.parametrize("k", [4, 50])
 def test_predictions_are_their_formula(k: int) -> None:
-    run = with_lam(0.3, k=k, scale=0.25)
+    run = with_lam(0.3, k=k, bandwidth=0.25)
     wrong = {"divided": 0.0, "squared": 0.0}
     for client in range(3):
         own = run.clients[client]
@@ -409,7 +409,7 @@ def test_a_share_to_be_chosen_needs_validation_samples() -> None:
         (FedProto, {"predict": "both"}, "predict"),
         (KNNPer, {"k": 0}, "KNNPer: k"),
         (KNNPer, {"lam": 1.5}, "lam"),
-        (KNNPer, {"scale": 0.0}, "scale"),
+        (KNNPer, {"bandwidth": 0.0}, "bandwidth"),
     ],
 )
 def test_settings_outside_their_range_are_refused(method: Any, settings: dict[str, Any], words: str) -> None:

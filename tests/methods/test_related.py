@@ -158,9 +158,9 @@ def fedamp_by_hand(
     ("settings", "median"),
     [
         ({"alpha": 0.4, "lam": 0.5, "sigma": 0.5}, True),
-        ({"alpha": 0.4, "lam": 0.5, "sigma": 3.0, "scale": "absolute"}, False),
-        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "scale": "absolute", "self_weight": 0.0}, False),  # capped
-        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "scale": "absolute"}, False),
+        ({"alpha": 0.4, "lam": 0.5, "sigma": 3.0, "unit": "absolute"}, False),
+        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "unit": "absolute", "self_weight": 0.0}, False),  # capped
+        ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "unit": "absolute"}, False),
     ],
 )
 def test_fedamp_on_quadratics_is_the_algorithm_box(settings: dict[str, Any], median: bool) -> None:
@@ -206,7 +206,7 @@ def test_absent_clients_keep_the_model_they_showed_last() -> None:
     assert torch.equal(played.state.models["0"]["0.weight"], played.memories[0].params["0.weight"])
 
 
-def test_the_scale_makes_sigma_independent_of_the_models_size() -> None:
+def test_the_unit_makes_sigma_independent_of_the_models_size() -> None:
     method = FedAMP(sigma=0.5)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(5, 7, generator=generator, dtype=torch.float64)
@@ -214,7 +214,7 @@ def test_the_scale_makes_sigma_independent_of_the_models_size() -> None:
     weights, _ = method.weights(Record(), rows, rows, same)
     larger, _ = method.weights(Record(), rows * 100, rows * 100, same)
     torch.testing.assert_close(weights, larger)
-    absolute, _ = FedAMP(sigma=0.5, scale="absolute").weights(Record(), rows * 100, rows * 100, same)
+    absolute, _ = FedAMP(sigma=0.5, unit="absolute").weights(Record(), rows * 100, rows * 100, same)
     assert float(absolute.sum()) < 1e-6
 
 
@@ -435,12 +435,12 @@ def test_what_keeps_a_cluster_whole() -> None:
         {"eps2": 2.0},
         {"start": 1},
         {"least": 5},
-        {"scale": "absolute", "eps1": 0.4, "eps2": 1.6},
+        {"unit": "absolute", "eps1": 0.4, "eps2": 1.6},
     ):
         played = split_quadratics(**settings)
         played.round([0, 1, 2, 3])
         assert len(played.state.nodes) == 1
-    played = split_quadratics(scale="absolute", eps1=0.01, eps2=0.1)
+    played = split_quadratics(unit="absolute", eps1=0.01, eps2=0.1)
     played.round([0, 1, 2, 3])
     assert len(played.state.nodes) == 3
 
@@ -571,7 +571,7 @@ def test_a_stored_state_goes_on_to_the_bit(method: Any) -> None:
         (FedAMP, {"alpha": -1.0}, "alpha"),
         (FedAMP, {"lam": -1.0}, "lam"),
         (FedAMP, {"sigma": 0.0}, "sigma"),
-        (FedAMP, {"scale": "mean"}, "scale"),
+        (FedAMP, {"unit": "mean"}, "unit"),
         (HeurFedAMP, {"alpha": 0.0}, "alpha"),
         (HeurFedAMP, {"self_weight": 1.5}, "self_weight"),
         (HeurFedAMP, {"temperature": -1.0}, "temperature"),
@@ -579,7 +579,7 @@ def test_a_stored_state_goes_on_to_the_bit(method: Any) -> None:
         (IFCA, {"spread": -1.0}, "spread"),
         (CFL, {"eps1": -1.0}, "eps1"),
         (CFL, {"eps2": -1.0}, "eps2"),
-        (CFL, {"scale": "second"}, "scale"),
+        (CFL, {"unit": "second"}, "unit"),
         (CFL, {"start": -1}, "start"),
         (CFL, {"least": 1}, "least"),
         (CFL, {"linkage": "ward"}, "linkage"),

@@ -70,3 +70,51 @@ def test_judging_leaves_no_trace() -> None:
     first, second = fed.evaluate(), fed.evaluate()
     assert first == second
     assert {k: fed.memories.get(k) for k in fed.memories.clients()} == known
+
+
+def patients() -> dict[str, np.ndarray[Any, Any]]:
+    """400 people measured in years and in the units of blood; who is ill follows from two of the columns."""
+    generator = np.random.default_rng(0)
+    age, pressure, lipids = (generator.normal(*each, 400) for each in ((60, 12), (135, 20), (220, 45)))
+    ill = (age - 60) / 12 + (pressure - 135) / 20 + generator.normal(0, 0.7, 400) > 0
+    return {"age": age, "pressure": pressure, "lipids": lipids, "ill": ill.astype(int)}
+
+
+@pytest.mark.parametrize("scale", [None, "age:60:12, pressure:135:20, lipids:220:45", "federated"])
+def test_a_model_that_gives_everybody_one_class_is_told_of(
+    scale: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = atoll.data.from_frame(patients(), "ill", scale=scale).partition("iid", clients=8)
+    fed = Federation(lambda: atoll.models.mlp(3, 32, 2), data, rounds=12, lr=0.1, engine="loop", device="cpu")
+    run = fed.fit()
+    told = [event["message"] for event in fed.events() if event["event"] == "problem"]
+    if scale is None:
+        assert run.accuracy < 0.6
+        assert len(told) == 1
+        assert "from round 1 to 10 the global model has predicted one class for every test sample" in told[0]
+        assert "raw units" in told[0] and "(scale)" in told[0]
+        assert "one class: from round 1" in caplog.text
+    else:
+        assert run.accuracy > 0.8
+        assert not told
+
+
+def test_one_class_is_what_the_model_says_and_not_what_it_is_right_about() -> None:
+    x = torch.eye(3).repeat(4, 1)
+    y = torch.arange(3).repeat(4)
+    fed = Federation(
+        nn.Linear(3, 3, bias=True), atoll.data.from_clients([(x, y), (x, y)], classes=3), device="cpu"
+    )
+    weights = {
+        "one": (torch.zeros(3, 3), torch.tensor([0.0, 5, 0])),
+        "others wrong": (torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]]), torch.zeros(3)),
+        "right": (torch.eye(3), torch.zeros(3)),
+    }
+    found = {}
+    for name, (weight, bias) in weights.items():
+        params, buffers = fed.method.model(fed.state)
+        params = params.map(lambda t, w=weight, b=bias: w if t.ndim == 2 else b)
+        test = fed.data.test_set
+        assert test is not None
+        found[name] = fed.judge._only_class(params, buffers, fed.judge.measures(params, buffers, test), test)
+    assert found == {"one": 1, "others wrong": None, "right": None}

@@ -171,18 +171,17 @@ def data_describe(
     client: Annotated[
         str | None, typer.Option(help="Of a data file: the column that names the client.")
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the data. Repeatable."),
+    ] = None,
 ) -> None:
     """What a dataset holds, and how uneven a division of it would be."""
     from atoll.cli.show import describe_data
 
-    given: dict[str, Any] = {
-        "partition": partition,
-        "clients": clients,
-        "seed": seed,
-        "label": label,
-        "client": client,
-    }
-    describe_data(name, given)
+    named: dict[str, Any] = {"clients": clients, "label": label, "client": client}
+    named |= {"partition": None if partition == "auto" else partition, "seed": seed or None}
+    describe_data(name, {key: value for key, value in named.items() if value is not None}, sets or [])
 
 
 @data.command("get")

@@ -130,9 +130,9 @@ def show_partitions() -> None:
     _console().print(table, note, sep="", markup=False)
 
 
-def describe_data(name: str, given: dict[str, Any]) -> None:
+def describe_data(name: str, given: dict[str, Any], sets: list[str]) -> None:
     """A dataset's facts, and the report on a division of it."""
-    experiment = Experiment.read(data=name, **given)
+    experiment = Experiment.read(None, sets, data=name, **given)
     dataset = experiment.load()
     console = _console()
     facts = Table.grid(padding=(0, 2))
@@ -142,12 +142,16 @@ def describe_data(name: str, given: dict[str, Any]) -> None:
     about = [("about", entry.what if entry else dataset.description)]
     about += [
         ("columns", ", ".join(dataset.columns)),
+        ("features", ", ".join(dataset.features or ())),
         ("license", dataset.license),
         ("source", dataset.source),
     ]
+    divided = experiment.divide(dataset)
+    constants = [f"{name}:{middle:.6g}:{unit:.6g}" for name, (middle, unit) in (divided.scale or {}).items()]
+    about.append(("scale", ", ".join(constants)))
     for title, text in rows + [row for row in about if row[1]]:
         facts.add_row(title, text)
-    console.print(facts, "", str(experiment.divide(dataset).report()), sep="\n", markup=False, soft_wrap=True)
+    console.print(facts, "", str(divided.report()), sep="\n", markup=False, soft_wrap=True)
 
 
 def get_data(name: str, source: str | None) -> None:

@@ -5,7 +5,7 @@ from .catalogue import Entry, catalogue, data_root, find_root, load
 from .dataset import Dataset
 from .division import Division, Partitioner, Place
 from .download import fetch
-from .federate import as_dataset, as_federated, from_clients
+from .federate import as_federated, from_clients
 from .federated import FederatedData
 from .files import from_file
 from .frames import from_frame
@@ -38,6 +38,7 @@ from .partition import (
 from .report import PartitionReport
 from .samples import Samples
 from .synthesis import synthetic
+from .whole import as_dataset
 
 __all__ = [
     "IID",

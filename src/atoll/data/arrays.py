@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from torch.utils import data as torch_data
 from atoll.errors import DataError
 
 from .dataset import Dataset
+from .question import UNASKED, ask
 from .samples import Samples, as_samples, concatenate
+from .table import collected, is_frame
+from .wishes import Classes, read_classes
 
 __all__ = ["from_arrays", "from_tensors", "from_torch"]
-
-Classes = int | Sequence[Any] | None
 
 
 def from_arrays(
@@ -34,16 +35,19 @@ def from_arrays(
 
     Args:
         x, y: inputs and targets. Floating inputs become float32, whole numbers stay whole (tokens); nothing
-            is rescaled. Whole-number targets are classes, floating ones a regression unless `classes` is
-            given.
+            is rescaled. A data frame is read as its values. Whole-number targets are classes, floating ones a
+            regression unless `classes` is given.
         test: (x, y) of an official test split.
-        classes: how many, or the labels in order (text labels need this); found from the targets otherwise.
+        classes: how many, or the labels in order (text labels need this), or "regression"; found from the targets
+            otherwise, and asked for where they leave it open: whole numbers in a floating type, labels with gaps.
         columns: properties of the training rows, such as ``{"hospital": [...]}``.
         natural: the column that says which client a row belongs to.
         name: what reports call the data.
 
     Raises `DataError` for NaN, lengths that differ, and labels out of range, naming the rows.
     """
+    x = collected(x) if is_frame(x) else x
+    unasked, classes = classes is UNASKED, read_classes(classes)
     train, found = as_samples(x, y, classes, f"{name}, train")
     held = None
     if test is not None:
@@ -51,11 +55,15 @@ def from_arrays(
         if (found is None) != (found_test is None):
             raise DataError(
                 f"{name}: of training and test targets, one is whole numbers and the other is not",
-                hint="give both the same type, or pass classes=",
+                hint="give both the same type, or say how many with classes=10",
             )
         if found is not None and found_test is not None:
             found = max(found, found_test)
-    return Dataset(name, train, held, classes=found, columns=columns, natural=natural)
+    if classes is None:
+        ask([part.targets for part in (train, held) if part is not None], name)
+    made = Dataset(name, train, held, classes=found, columns=columns, natural=natural)
+    made.open, made.features = unasked, tuple(map(str, x.columns)) if is_frame(x) else None
+    return made
 
 
 from_tensors = from_arrays

@@ -31,6 +31,8 @@ class Entry:
         license, source: under which terms, and where it originally comes from.
         embedded: True where it is part of the package and needs no files.
         files: path below the data root -> SHA-256.
+        form: what is in the files, so that a file made elsewhere can take their place.
+        package: the Debian package that holds the files, and the folder, laid out like a data root, where it puts them.
     """
 
     name: str
@@ -43,6 +45,13 @@ class Entry:
     source: str
     embedded: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    form: str = ""
+    package: tuple[str, str] | None = None
+
+    def origin(self) -> str:
+        """Where the files come from, and what is read from them."""
+        text = f"Original source: {self.source} ({self.license}). Files expected: {', '.join(self.files)}"
+        return f"{text}; {self.form}" if self.form else text
 
 
 def _files(*starts: str) -> dict[str, str]:
@@ -54,6 +63,10 @@ def _files(*starts: str) -> dict[str, str]:
 
 _CC = "CC BY 4.0"
 _UCI = "UCI Machine Learning Repository"
+_DIGITS = (
+    "mnist.npz is NumPy's archive of x_train (60000, 28, 28), y_train (60000,), x_test (10000, 28, 28) and y_test"
+    " (10000,) as bytes, as Keras distributes it (keras.datasets.mnist), in any compression"
+)
 _ENTRIES = (
     Entry(
         "digits", "handwritten digits, 8x8 pixels", (1442, 355), (1, 8, 8), 10, None,
@@ -65,13 +78,21 @@ _ENTRIES = (
     ),
     Entry(
         "mnist", "handwritten digits, 28x28 pixels", (60000, 10000), (1, 28, 28), 10, None,
-        "CC BY-SA 3.0", "Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits",
-        files=_files("mnist/mnist.npz"),
+        "CC BY-SA 3.0",
+        "Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits, yann.lecun.com/exdb/mnist",
+        files=_files("mnist/mnist.npz"), form=_DIGITS,
+    ),
+    Entry(
+        "fashion-mnist", "pictures of clothes, 28x28 pixels", (60000, 10000), (1, 28, 28), 10, None,
+        "MIT", "H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, github.com/zalandoresearch/fashion-mnist",
+        files=_files("fashion-mnist/"), form="gzipped IDX files, however packed (the checksums are Debian's)",
+        package=("dataset-fashion-mnist", "/usr/share/datasets"),
     ),
     Entry(
         "mnist-by-writer", "the MNIST digits with known writers", (17435, 10000), (1, 28, 28), 10, "writer",
         "CC BY-SA 3.0", "MNIST, with writers from the QMNIST project's recovery of its origin",
         files=_files("mnist/"),
+        form=f"{_DIGITS}; mnist_writers.npz has train_first_17435 (17435, 8), the writer in its third column",
     ),
     Entry(
         "har", "activities from smartphone motion, 128 steps", (10299, 0), (9, 128), 6, "subject",
@@ -126,16 +147,20 @@ def _cache() -> Path:
 
 
 def find_root(item: Entry, root: str | Path | None = None) -> Path:
-    """The first place that has all files of an entry: `root` alone, or ``ATOLL_DATA`` and then the cache."""
+    """The first place that has all files of an entry: `root` alone, or ``ATOLL_DATA``, the cache, a Debian package."""
     places = [Path(root).expanduser()] if root is not None else list(dict.fromkeys([data_root(), _cache()]))
-    for place in places:
+    package = [] if root is not None or item.package is None else [Path(item.package[1])]
+    for place in places + package:
         if all((place / path).is_file() for path in item.files):
             return place
     absent = [path for path in item.files if not (places[0] / path).is_file()]
+    apt = f"apt install {item.package[0]}, or " if package and item.package is not None else ""
     raise DataError(
         f"{item.name}: {absent[0]} is not in {' or '.join(map(str, places))}"
-        + (f" ({len(absent)} files are missing)" if len(absent) > 1 else ""),
-        hint=f"set ATOLL_DATA to a folder that has it, or run: atoll data get {item.name}",
+        + (f" ({len(absent)} files are missing)" if len(absent) > 1 else "")
+        + f". {item.origin()}",
+        hint=f"{apt}put the files there, or set ATOLL_DATA to a folder that has them; from a mirror of yours:"
+        f" atoll data get {item.name} --from URL",
     )
 
 

@@ -17,11 +17,12 @@ from .division import Division, Partitioner, Place, deal_test, split_rows
 from .federated import FederatedData, Resident
 from .names import Names, Rows
 from .samples import IntArray, Samples, concatenate, labels_of
+from .scaling import agree, apply
 
 if TYPE_CHECKING:
     from .partition.parse import PartitionLike
 
-__all__ = ["Dataset", "check_splits"]
+__all__ = ["Dataset", "check_splits", "resident"]
 
 
 class Dataset:
@@ -34,6 +35,10 @@ class Dataset:
         classes: how many classes there are; None for a regression.
         columns: properties of the training rows by name (a writer, a hospital, a date), one value a row.
         natural: the column whose values are the natural clients, or None.
+        features: what the inputs are called, where they are columns of a table; None otherwise.
+        unscaled: of each feature, whether it still has to be scaled by sums over the clients, which happens when the
+            data is divided among them (NaN is a gap until then); None where nothing has to.
+        open: whether the number of classes was found here though other parts of the data may know better.
         in_client_test: the share of a client's rows kept for its test where the test split does not serve.
         description, license, source: text for reports and the catalogue.
     """
@@ -61,6 +66,9 @@ class Dataset:
         }
         self.natural = natural
         self.in_client_test = in_client_test
+        self.features: tuple[str, ...] | None = None
+        self.unscaled: NDArray[np.bool_] | None = None
+        self.open = False
         self.description = description
         self.license = license
         self.source = source
@@ -122,7 +130,8 @@ class Dataset:
             divided = rest.partition(
                 partitioner, clients=clients, seed=seed, test=test, validation=validation
             )
-            return divided.publish(inputs)
+            known = inputs if divided.scale is None else apply(inputs, self.features or (), divided.scale)
+            return divided.publish(known)
         rule = resolve(partitioner, clients, self)
         check_splits(test, validation)
         division = rule.divide(self, seed)
@@ -147,14 +156,15 @@ class Dataset:
         if rule.transforms:
             pools, rows = _transform(rule, pools, rows, self.classes, seed)
             whole = None
-        return Resident(
-            pools={split: pools[split] for split, parts in rows.items() if parts is not None},
-            rows={split: Rows.of(parts) for split, parts in rows.items() if parts is not None},
+        return resident(
+            self,
+            {split: pools[split] for split, parts in rows.items() if parts is not None},
+            {split: Rows.of(parts) for split, parts in rows.items() if parts is not None},
+            whole,
             names=division.names if division.names is not None else Names(len(train)),
             classes=self.classes,
             dataset=self.name,
             partition=str(rule),
-            test_set=whole,
         )
 
     def _set_aside(self, amount: float | int, seed: int) -> tuple[Dataset, torch.Tensor]:
@@ -193,6 +203,23 @@ class Dataset:
             for client, rows in enumerate(division.train)
         ]
         return [kept for kept, _ in pairs], [taken for _, taken in pairs], False
+
+
+def resident(
+    data: Dataset, pools: dict[str, Samples], rows: dict[str, Rows], test_set: Samples | None, **about: Any
+) -> Resident:
+    """Divided data in memory; on one scale, by sums over the clients, where the dataset asks for that."""
+    constants = None
+    if data.unscaled is not None:
+        names, train = data.features or (), rows["train"]
+        constants = agree(pools["train"], [train[k] for k in range(len(train.ends))], names, data.unscaled)
+        wanted = {id(part): part for part in (*pools.values(), *([] if test_set is None else [test_set]))}
+        done = {at: part._replace(inputs=apply(part.inputs, names, constants)) for at, part in wanted.items()}
+        pools = {split: done[id(part)] for split, part in pools.items()}
+        test_set = None if test_set is None else done[id(test_set)]
+    made = Resident(pools=pools, rows=rows, test_set=test_set, **about)
+    made.scale = constants
+    return made
 
 
 def check_splits(test: str | float | None, validation: float | int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atoll.errors import DataError
 
-from .catalogue import Entry, data_root, entry
+from .catalogue import data_root, entry
 
 __all__ = ["fetch"]
 
@@ -40,6 +40,10 @@ def fetch(
     `DataError` also says where the data comes from originally when there is no mirror to ask.
     """
     item = entry(name)
+    if root is None and item.package is not None:
+        installed = Path(item.package[1])
+        if all((installed / path).is_file() for path in item.files):
+            return installed
     place = Path(root).expanduser() if root is not None else data_root()
     wanted = {path: sha for path, sha in item.files.items() if _digest(place / path) != sha}
     if not wanted:
@@ -47,7 +51,8 @@ def fetch(
     mirror = base_url if base_url is not None else os.environ.get("ATOLL_DATA_URL", "")
     if not mirror:
         raise DataError(
-            _without_mirror(item), hint=f"get them there and put them below {place}, or set ATOLL_DATA_URL"
+            f"{name}: there is no mirror to download from. {item.origin()}",
+            hint=f"get them there and put them below {place}, or name a mirror with --from URL or ATOLL_DATA_URL",
         )
     if not mirror.startswith(("http://", "https://", "file://")):
         raise DataError(
@@ -56,13 +61,6 @@ def fetch(
     for path, sha in wanted.items():
         _download(f"{mirror.rstrip('/')}/{path}", place / path, path, sha, progress)
     return place
-
-
-def _without_mirror(item: Entry) -> str:
-    return (
-        f"{item.name}: there is no mirror to download from. Original source: {item.source} ({item.license}). "
-        f"Files expected: {', '.join(item.files)}"
-    )
 
 
 def _digest(path: Path) -> str | None:

@@ -7,105 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils import data as torch_data
 
-from atoll import spec
 from atoll.errors import ConfigError, DataError
 from atoll.seeds import rng
 
-from .arrays import Classes, from_arrays, from_torch
-from .catalogue import catalogue, load
-from .dataset import Dataset, check_splits
+from .dataset import Dataset, check_splits, resident
 from .division import split_rows
-from .federated import FederatedData, Resident, pack
-from .files import from_file
-from .frames import from_frame, is_frame
-from .hub import from_hf, is_hf
+from .encoding import Pair
+from .federated import FederatedData, pack
+from .files import TABLES
+from .hub import is_hf
 from .lazy import from_function
 from .options import call
+from .question import UNASKED, ask
 from .samples import Samples, as_samples, labels_of
+from .table import is_frame
+from .whole import as_dataset, encoded, in_order, is_pair, is_split, tables_of
+from .wishes import Classes, read_classes
 
-__all__ = ["as_dataset", "as_federated", "from_clients"]
-
-_ACCEPTED = (
-    "FederatedData, Dataset, (x, y) arrays or tensors, a PyTorch dataset or DataLoader, a pandas or polars "
-    "frame, a Hugging Face dataset, a .csv/.tsv/.parquet/.npz file, a folder, the name of a dataset, "
-    "a mapping from client names to any of these, or a function of the client's number"
-)
-
-
-def as_dataset(data: Any, **options: Any) -> Dataset:
-    """One dataset from anything that holds samples in one place; `options` go to the `from_...` it needs.
-
-    ``{"train": ..., "test": ...}`` joins two of them into one dataset with an official test split.
-    """
-    if isinstance(data, Dataset):
-        return data
-    what = f"data of type {type(data).__name__}"
-    if is_frame(data):
-        return call(from_frame, what, options, data)
-    if is_hf(data) or (isinstance(data, Mapping) and data and all(is_hf(part) for part in data.values())):
-        return call(from_hf, what, options, data)
-    if isinstance(data, (torch_data.Dataset, torch_data.DataLoader)):
-        return call(from_torch, what, options, data)
-    if isinstance(data, (str, Path)):
-        return _named(data, options)
-    if _is_pair(data):
-        return call(from_arrays, what, options, *data)
-    if isinstance(data, Mapping) and {"x", "y"} <= set(data):
-        return call(from_arrays, what, options, data["x"], data["y"])
-    if _is_split(data):
-        return _joined(data, options)
-    if _is_array(data) and not isinstance(data, list):
-        raise DataError("there are inputs without targets", hint="pass a pair (x, y)")
-    if (
-        hasattr(data, "__getitem__")
-        and hasattr(data, "__len__")
-        and not isinstance(data, (Mapping, tuple, bytes))
-    ):
-        return call(from_torch, what, options, data)
-    raise DataError(f"cannot learn from data of type {type(data).__name__}", hint=f"accepted: {_ACCEPTED}")
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, list)) or hasattr(value, "__array__") or hasattr(value, "toarray")
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and _is_array(value[0]) and _is_array(value[1])
-
-
-def _is_split(value: Any) -> bool:
-    return isinstance(value, Mapping) and "train" in value and set(value) <= {"train", "test"}
-
-
-def _joined(data: Mapping[str, Any], options: dict[str, Any]) -> Dataset:
-    train = as_dataset(data["train"], **options)
-    if data.get("test") is None:
-        return train
-    test = as_dataset(data["test"], **options)
-    if (train.classes is None) != (test.classes is None):
-        raise DataError(
-            "training and test targets differ in kind", hint="both whole numbers, or both floating"
-        )
-    return Dataset(
-        train.name,
-        train.train,
-        test.train,
-        classes=None if train.classes is None else max(train.classes, test.classes or 0),
-        columns=train.columns,
-        natural=train.natural,
-    )
-
-
-def _named(data: str | Path, options: dict[str, Any]) -> Dataset:
-    name = str(data)
-    known = {entry.name for entry in catalogue()}
-    bare = isinstance(data, str) and not Path(name).suffix and "/" not in name
-    if isinstance(data, str) and (spec.parse(name, "dataset").name == "synthetic" or name in known or bare):
-        return load(name, **options)
-    return call(from_file, name, options, data)
+__all__ = ["as_federated", "from_clients"]
 
 
 def from_clients(
@@ -140,16 +61,12 @@ def from_clients(
     if not named:
         raise DataError(f"{name}: there are no clients")
     check_splits(None if isinstance(test, tuple) else test, validation)
-    if classes is not None:
-        options["classes"] = classes
-    first: tuple[str, Dataset] | None = None
-    trains, tests, checks = [], [], []
-    total = 0
-    for position, (client, data) in enumerate(named.items()):
-        own = _client(data, f"{name}, client {client!r}", options)
-        first = first if first is not None else (client, own)
-        _alike(f"{name}, client {client!r}", own, *first)
-        total = max(total, own.classes or 0)
+    classes = read_classes(classes)
+    found = _datasets(named, name, {**options, "classes": UNASKED if classes is None else classes})
+    (first, model), trains, tests, checks = next(iter(found.items())), [], [], []
+    for position, (client, own) in enumerate(found.items()):
+        own = in_order(own, model, f"{name}, client {client!r}", f"client {first!r}")
+        _alike(f"{name}, client {client!r}", own, first, model)
         train, held = own.train, own.test
         if isinstance(test, tuple) or test is None:
             held = None
@@ -160,19 +77,49 @@ def from_clients(
         trains.append(train)
         tests.append(held)
         checks.append(check)
-    assert first is not None
-    count = None if first[1].classes is None else total
+    count = None if model.classes is None else max(own.classes or 0 for own in found.values())
     packed = {"train": pack(trains), "validation": pack(checks), "test": pack(tests)}
     known = classes if classes is not None else count
-    return Resident(
-        pools={split: pair[0] for split, pair in packed.items() if pair is not None},
-        rows={split: pair[1] for split, pair in packed.items() if pair is not None},
+    official = as_samples(test[0], test[1], known, f"{name}, test")[0] if isinstance(test, tuple) else None
+    return resident(
+        model,
+        {split: pair[0] for split, pair in packed.items() if pair is not None},
+        {split: pair[1] for split, pair in packed.items() if pair is not None},
+        official,
         names=list(map(str, named)),
         classes=count,
         dataset=name,
         partition="by client",
-        test_set=as_samples(test[0], test[1], known, f"{name}, test")[0] if isinstance(test, tuple) else None,
     )
+
+
+def _datasets(named: Mapping[str, Any], name: str, options: dict[str, Any]) -> dict[str, Dataset]:
+    """Each client's data. Tables are read as one whole; what targets are is asked of all of them together."""
+    tables: dict[str, Pair] = {}
+    for client, data in named.items():
+        try:
+            pair = tables_of(data)
+        except DataError as error:
+            raise DataError(f"{name}, client {client!r}: {error.message}", hint=error.hint) from error
+        if pair is not None:
+            tables[client] = pair
+    titles = {client: f"{name}, client {client!r}" for client in named}
+    made = encoded({titles[each]: pair for each, pair in tables.items()}, name, options) if tables else {}
+    found = {
+        client: made[titles[client]] if client in tables else _client(data, titles[client], options)
+        for client, data in named.items()
+    }
+    if all(data.open for data in found.values()):
+        kinds = {data.classes is None for data in found.values()}
+        if len(kinds) == 1:
+            parts = [
+                part.targets
+                for data in found.values()
+                for part in (data.train, data.test)
+                if part is not None
+            ]
+            ask(parts, name)
+    return found
 
 
 def _client(data: Any, where: str, options: dict[str, Any]) -> Dataset:
@@ -256,8 +203,8 @@ def _in_one_place(data: Any) -> bool:
         return not Path(data).is_dir()
     if isinstance(data, Mapping):
         together = is_hf(data) or all(is_hf(part) for part in data.values()) or {"x", "y"} <= set(data)
-        return together or _is_split(data)
-    if isinstance(data, (list, tuple)) and data and not _is_pair(data):
+        return together or is_split(data)
+    if isinstance(data, (list, tuple)) and data and not is_pair(data):
         return not all(_is_client(part) for part in data)
     return not callable(data) or hasattr(data, "__getitem__") or isinstance(data, (Dataset, type))
 
@@ -269,7 +216,7 @@ def _is_client(value: Any) -> bool:
         or is_hf(value)
     ):
         return True
-    return _is_pair(value) and np.ndim(value[1]) > 0 and len(value[0]) == len(value[1])
+    return is_pair(value) and np.ndim(value[1]) > 0 and len(value[0]) == len(value[1])
 
 
 def _folder(
@@ -277,12 +224,36 @@ def _folder(
 ) -> FederatedData:
     from .leaf import load_leaf
 
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if {".csv", ".tsv", ".npz", ".parquet"} & {part.lower() for part in file.suffixes}
-    )
-    if not files:
+    own, tests = _files(path / "train" if (path / "train").is_dir() else path), _files(path / "test")
+    if not own:
         return call(load_leaf, f"the folder {path}", {"test": test, **options}, path)
-    named = {file.name.partition(".")[0]: file for file in files}
-    return from_clients(named, test=test, validation=validation, seed=seed, name=path.name, **options)
+    absent = [client for client in tests if client not in own]
+    if absent:
+        raise DataError(
+            f"{path}: test has a file of client {absent[0]!r}, train has none",
+            hint="each client needs a file in train",
+        )
+    clients: dict[str, Any] = {
+        client: {"train": file, "test": tests[client]} if client in tests else file
+        for client, file in own.items()
+    }
+    return from_clients(clients, test=test, validation=validation, seed=seed, name=path.name, **options)
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """The data files of a folder, one a client."""
+    kinds = {*TABLES, ".npz"}
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        if not file.is_file() or not kinds & {part.lower() for part in file.suffixes}:
+            continue
+        client = file.name
+        for suffix in reversed(file.suffixes):
+            if suffix.lower() in (*kinds, ".gz", ".xz", ".bz2"):
+                client = client.removesuffix(suffix)
+        if client in found:
+            raise DataError(
+                f"{path}: {found[client].name} and {file.name} are one client", hint="one file a client"
+            )
+        found[client] = file
+    return found

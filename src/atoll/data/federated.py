@@ -20,6 +20,7 @@ from atoll.seeds import rng
 from .names import Rows
 from .report import PartitionReport, measure
 from .samples import IntArray, Samples, concatenate
+from .scaling import Constants
 
 __all__ = ["SPLITS", "FederatedData", "Resident", "pack"]
 
@@ -34,9 +35,12 @@ class FederatedData(ABC):
         classes: how many classes there are; None for a regression.
         dataset, partition: what reports call the data and the way it was divided.
         public: samples that everybody knows, the server too, or None; see `publish`.
+        scale: the constants that the inputs were scaled by when the data was divided (``scale="federated"``), as
+            `from_frame` takes them; None otherwise.
     """
 
     public: Samples | None = None
+    scale: Constants | None = None
     names: Sequence[str]
     classes: int | None
     dataset: str
@@ -217,7 +221,7 @@ class Resident(FederatedData):
             partition=self.partition,
             test_set=self._official,
         )
-        chosen.public = self.public
+        chosen.public, chosen.scale = self.public, self.scale
         return chosen
 
     def report(self, limit: int = 200) -> PartitionReport:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 import numpy as np
 
 from atoll.errors import DataError, MissingExtraError
 
-from .arrays import Classes, from_arrays
+from .arrays import from_arrays
 from .dataset import Dataset
-from .frames import Categories, Column, from_frame
+from .delimited import read_delimited
+from .frames import from_frame
+from .table import Column, Table, once, single
+from .wishes import Categories, Classes, Names, Scale, read_classes
 
-__all__ = ["from_file"]
+__all__ = ["TABLES", "from_file", "read_table"]
+
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
+_PACKED = (".gz", ".xz", ".bz2")
 
 
 def from_file(
@@ -28,9 +32,11 @@ def from_file(
     label: str | None = None,
     client: str | None = None,
     *,
-    features: Sequence[str] | None = None,
+    features: Names | None = None,
     categorical: Categories = (),
     classes: Classes = None,
+    missing: str | None = None,
+    scale: Scale = None,
     test: str | Path | None = None,
     name: str | None = None,
 ) -> Dataset:
@@ -46,41 +52,47 @@ def from_file(
     where = Path(path)
     title = name if name is not None else where.name
     if where.suffix.lower() == ".npz":
-        if test is not None or features is not None or categorical:
+        given = {
+            "test": test,
+            "features": features,
+            "categorical": categorical,
+            "missing": missing,
+            "scale": scale,
+        }
+        wrong = [key for key, value in given.items() if value not in (None, ())]
+        if wrong:
             raise DataError(
                 f"{title}: an .npz file holds arrays, not a table",
-                hint="test, features and categorical are for tables",
+                hint=f"{' and '.join(wrong)} are for tables",
             )
-        return _from_npz(where, label, client, title, classes)
-    if label is None:
-        raise DataError(f"{title}: which column is to be predicted?", hint='pass label="COLUMN"')
-    read = _reader(where)
-    held = None if test is None else _open(_reader(Path(test)), Path(test))
+        return _from_npz(where, label, client, title, read_classes(classes))
     return from_frame(
-        _open(read, where),
+        read_table(where),
         label,
         features,
         client,
         categorical=categorical,
         classes=classes,
-        test=held,
+        missing=missing,
+        scale=scale,
+        test=None if test is None else read_table(Path(test)),
         name=title,
     )
 
 
-def _reader(path: Path) -> Callable[[Path], dict[str, Column]]:
+def read_table(path: Path) -> Table:
+    """The table in a file.  Raises `DataError` for one that is absent, damaged or of an unknown kind."""
     kinds = [suffix.lower() for suffix in path.suffixes]
-    while kinds and kinds[-1] in (".gz", ".xz", ".bz2"):
+    while kinds and kinds[-1] in _PACKED:
         kinds.pop()
     kind = kinds[-1] if kinds else ""
-    if kind in (".csv", ".tsv"):
-        return _read_csv
-    if kind in (".parquet", ".pq"):
-        return _read_parquet
-    raise DataError(
-        f"{path}: files that end in {kind or 'nothing'!r} are not known",
-        hint="use .csv, .tsv (also .gz, .xz, .bz2), .parquet or .npz",
-    )
+    if kind not in TABLES:
+        raise DataError(
+            f"{path}: files that end in {kind or 'nothing'!r} are not known",
+            hint="use .csv, .tsv (also .gz, .xz, .bz2), .parquet or .npz",
+        )
+    table: Table = _open(_read_parquet if kind in (".parquet", ".pq") else read_delimited, path)
+    return table
 
 
 def _open(read: Callable[[Path], Any], path: Path) -> Any:
@@ -96,49 +108,24 @@ def _open(read: Callable[[Path], Any], path: Path) -> Any:
         raise DataError(f"{path}: cannot be read ({error})", hint="the file may be damaged") from error
 
 
-def _read_csv(path: Path) -> dict[str, Column]:
-    """A CSV file with a header; whole numbers, numbers or text by column. An empty field is missing."""
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-    opener = openers.get(path.suffix.lower(), open)
-    delimiter = "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes] else ","
-    with cast(TextIO, opener(path, "rt", encoding="utf-8-sig", newline="")) as stream:
-        rows = csv.reader(stream, delimiter=delimiter)
-        header = next(rows, [])
-        body = [row for row in rows if row]
-    if not header or len(set(header)) != len(header):
-        raise DataError(f"{path}: the first line must name the columns, each once")
-    for number, row in enumerate(body):
-        if len(row) != len(header):
-            raise DataError(f"{path}: data row {number} has {len(row)} fields, the header {len(header)}")
-    return {name: _typed([row[index].strip() for row in body]) for index, name in enumerate(header)}
-
-
-def _typed(fields: list[str]) -> Column:
-    present = [field for field in fields if field != ""]
-    try:
-        if len(present) == len(fields):
-            return np.array([int(field) for field in fields], dtype=np.int64)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return np.array([float(field) if field != "" else np.nan for field in fields], dtype=np.float64)
-    except ValueError:
-        return np.array(fields, dtype=object if not fields else str)
-
-
-def _read_parquet(path: Path) -> dict[str, Column]:
+def _read_parquet(path: Path) -> Table:
     try:
         from pyarrow import parquet
     except ImportError:
         raise MissingExtraError("pyarrow", "frames", "reading parquet files") from None
     table = parquet.read_table(io.BytesIO(path.read_bytes()))
-    return {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
+    once(table.column_names, str(path))
+    columns = {
+        name: single(np.asarray(table[name].to_numpy()), f"{path}: column {name!r}")
+        for name in table.column_names
+    }
+    return Table(columns, str(path))
 
 
 def _from_npz(path: Path, label: str | None, client: str | None, name: str, classes: Classes) -> Dataset:
     def read(where: Path) -> dict[str, Column]:
         with where.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+            return {key: _plain(stored, key, where) for key in stored.files}
 
     arrays = _open(read, path)
     target = label if label is not None else "y"
@@ -156,3 +143,14 @@ def _from_npz(path: Path, label: str | None, client: str | None, name: str, clas
         if key not in ("x", target, "x_test", f"{target}_test") and value.ndim == 1 and len(value) == rows
     }
     return from_arrays(arrays["x"], arrays[target], held, classes, columns, natural=client, name=name)
+
+
+def _plain(stored: Any, key: str, path: Path) -> Column:
+    try:
+        return np.asarray(stored[key])
+    except ValueError:
+        raise DataError(
+            f"{path}: the array {key!r} holds Python objects, which are not read, since they can run code",
+            hint=f'if you trust the file and it holds {{"x": ..., "y": ...}}, rewrite it in Python: '
+            f"numpy.savez({str(path)!r}, **numpy.load({str(path)!r}, allow_pickle=True)[{key!r}].item())",
+        ) from None

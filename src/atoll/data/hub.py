@@ -9,8 +9,10 @@ import numpy as np
 
 from atoll.errors import DataError, suggest
 
-from .arrays import Classes, from_arrays
+from .arrays import from_arrays
 from .dataset import Dataset
+from .question import UNASKED
+from .wishes import Classes
 
 __all__ = ["from_hf", "is_hf"]
 
@@ -66,9 +68,9 @@ def from_hf(
     for column in [label, *wanted, *([client] if client is not None else [])]:
         if column not in known:
             raise DataError(f"{title}: there is no column {column!r}", hint=suggest(column, known))
-    if classes is None:
+    if classes is None or classes is UNASKED:
         feature = (getattr(dataset, "features", None) or {}).get(label)
-        classes = getattr(feature, "num_classes", None)
+        classes = getattr(feature, "num_classes", classes)
     x, y = _read(dataset, inputs, label)
     columns = {} if client is None else {client: np.asarray(list(dataset[client]))}
     test_pair = None if held is None else _read(held, inputs, label)

@@ -13,7 +13,10 @@ from atoll.errors import DataError
 
 from .federated import SPLITS, FederatedData
 from .names import Names
+from .question import REGRESSION, UNASKED, ask
 from .samples import IntArray, Samples, as_samples
+from .whole import as_dataset
+from .wishes import Classes, read_classes
 
 __all__ = ["Lazy", "from_function"]
 
@@ -31,6 +34,7 @@ class Lazy(FederatedData):
         dataset: str,
         test_set: Samples | None,
         cache: int,
+        reading: Classes = None,
         positions: IntArray | None = None,
     ) -> None:
         self.names = names
@@ -41,6 +45,7 @@ class Lazy(FederatedData):
         self._size = size
         self._test_set = test_set
         self._cache = cache
+        self._reading = reading
         self._positions = positions
         self._kept: OrderedDict[int, dict[str, Samples]] = OrderedDict()
         self._lock = threading.Lock()
@@ -80,12 +85,7 @@ class Lazy(FederatedData):
             x, y = _pair(part, f"{where}, {split}")
             if split != "train" and len(x) == 0:
                 continue
-            made[split], found = as_samples(x, y, self.classes, f"{where}, {split}")
-            if self.classes is None and found is not None:
-                raise DataError(
-                    f"{where}: whole-number targets in a population that was declared a regression",
-                    hint="pass classes= for a classification, or floating targets for a regression",
-                )
+            made[split], _ = as_samples(x, y, self._reading, f"{where}, {split}")
         return made
 
     def size(self, client: int) -> int:
@@ -125,6 +125,7 @@ class Lazy(FederatedData):
             dataset=self.dataset,
             test_set=self._test_set,
             cache=self._cache,
+            reading=self._reading,
             positions=positions if self._positions is None else self._positions[positions],
         )
         chosen.public = self.public
@@ -139,10 +140,8 @@ def _pair(value: Any, where: str) -> tuple[Any, Any]:
         and all(hasattr(part, "__len__") for part in value)
     ):
         return value[0], value[1]
-    from .federate import as_dataset  # which knows `from_function` in turn
-
     try:
-        return as_dataset(value).train
+        return as_dataset(value, classes=UNASKED).train
     except DataError as error:
         raise DataError(f"{where}: {error.message}", hint=error.hint) from error
 
@@ -150,7 +149,7 @@ def _pair(value: Any, where: str) -> tuple[Any, Any]:
 def from_function(
     function: Callable[[int], Any],
     clients: int,
-    classes: int | None = None,
+    classes: Classes = None,
     *,
     size: int | Callable[[int], int] | None = None,
     names: Sequence[str] | Callable[[int], str] | None = None,
@@ -164,7 +163,8 @@ def from_function(
         function: must give the same data whenever it is asked for the same client. It may also return a
             mapping ``{"train": (x, y), "validation": ..., "test": ...}``.
         clients: the population. Memory does not grow with it.
-        classes: how many classes there are; None for a regression.
+        classes: how many classes there are, or their labels in order, or "regression". Without it the first client's
+            targets must have fractions: then it is a regression, and otherwise asked for.
         size: the number of training samples, one for all or a function of the number. Without it, asking for
             a client's size makes its data.
         names: ids, as a sequence or a function of the number; the number itself by default.
@@ -181,5 +181,28 @@ def from_function(
         ids = names
     else:
         raise DataError(f"{len(names)} names for {clients} clients")
-    test_set = None if test is None else as_samples(*test, classes, f"{name}, test")[0]
-    return Lazy(function, ids, classes=classes, size=size, dataset=name, test_set=test_set, cache=cache)
+    reading = read_classes(classes)
+    if reading is None:
+        _regression(function, name)
+        reading = REGRESSION
+    count = None if reading == REGRESSION else reading if isinstance(reading, int) else len(reading)
+    test_set = None if test is None else as_samples(*test, reading, f"{name}, test")[0]
+    return Lazy(
+        function, ids, classes=count, size=size, dataset=name, test_set=test_set, cache=cache, reading=reading
+    )
+
+
+def _regression(function: Callable[[int], Any], name: str) -> None:
+    """Refuse a population whose first client does not show that it is a regression."""
+    value, where = function(0), f"{name}, client 0"
+    train = value.get("train") if isinstance(value, Mapping) else value
+    if train is None:
+        return  # what is wrong is said when the client is read
+    targets = as_samples(*_pair(train, where), UNASKED, where)[0].targets
+    if not targets.is_floating_point():
+        raise DataError(
+            f"{where}: the targets are whole numbers, such as {int(targets.reshape(-1)[0])}: classes or numbers?",
+            hint=f'classes={int(targets.max()) + 1} for classes (as many as all clients have), classes="regression" for'
+            " numbers",
+        )
+    ask([targets], where)

@@ -11,6 +11,7 @@ from atoll.errors import DataError
 
 from .federate import from_clients
 from .federated import FederatedData
+from .wishes import Classes
 
 __all__ = ["load_leaf"]
 
@@ -20,7 +21,7 @@ def load_leaf(
     *,
     test: Sequence[str | Path] | str | float | None = "auto",
     encode: Callable[[list[Any], list[Any]], tuple[Any, Any]] | None = None,
-    classes: int | Sequence[Any] | None = None,
+    classes: Classes = None,
     name: str | None = None,
 ) -> FederatedData:
     """Users of LEAF files as clients.

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from atoll.errors import DataError
 
+from .question import REGRESSION, UNASKED
+from .table import collected, is_frame, key
+
 __all__ = ["IntArray", "Samples", "as_samples", "concatenate", "labels_of"]
 
 IntArray = NDArray[np.int64]
@@ -68,6 +71,11 @@ def _tensor(value: Any, what: str, where: str) -> Tensor:
         return value.detach()
     if hasattr(value, "toarray"):  # a scipy sparse matrix
         value = value.toarray()
+    if is_frame(value):  # the values, whatever the columns are called
+        value = collected(value).to_numpy()
+        value = value.astype(np.float32) if value.dtype.kind in "biu" and what == "inputs" else value
+    elif hasattr(value, "to_numpy"):
+        value = value.to_numpy()
     if not isinstance(value, np.ndarray):
         if not hasattr(value, "__iter__"):
             raise DataError(f"{where}: the {what} are a single {type(value).__name__}, not one per sample")
@@ -94,7 +102,7 @@ def _tensor(value: Any, what: str, where: str) -> Tensor:
     if value.dtype.kind not in "biuf":
         raise DataError(
             f"{where}: the {what} are {value.dtype} values, not numbers",
-            hint="encode them as numbers; text labels are encoded by classes=['first', 'second', ...]",
+            hint='encode them as numbers; text labels are encoded by classes="first,second,..."',
         )
     if value.dtype in (np.uint16, np.uint32, np.uint64):
         value = value.astype(np.int64)
@@ -105,7 +113,9 @@ def _tensor(value: Any, what: str, where: str) -> Tensor:
 
 def _encode(targets: Any, names: Sequence[Any], where: str) -> IntArray:
     values = targets.tolist() if hasattr(targets, "tolist") else list(targets)
-    position = {name: index for index, name in enumerate(names)}
+    position = {key(name): index for index, name in enumerate(names)}
+    position |= {name: index for index, name in enumerate(names)}
+    values = [value if value in position else key(value) for value in values]
     strange = sorted({str(value) for value in values if value not in position})
     if strange:
         raise DataError(
@@ -124,15 +134,15 @@ def _rows(bad: Tensor) -> str:
 
 
 def as_samples(
-    inputs: Any, targets: Any, classes: int | Sequence[Any] | None = None, where: str = "data"
+    inputs: Any, targets: Any, classes: int | str | Sequence[Any] | None = None, where: str = "data"
 ) -> tuple[Samples, int | None]:
     """Check inputs and targets and bring them into the form that everything else relies on.
 
     Inputs (arrays, tensors, sparse matrices or lists of them) become float32; integers of 32 bits or more
-    stay integers (int64), since those are tokens. Nothing is rescaled, except picture objects, which come out
-    as (channels, height, width) in [0, 1]. Integer targets are classes, int64; floating targets are a
-    regression (float32) unless `classes` is given. `classes` is a number, or the labels in order, and text
-    labels need it.
+    stay integers (int64), since those are tokens, unless they come in a data frame. Nothing is rescaled, except picture
+    objects, which come out as (channels, height, width) in [0, 1]. Integer targets are classes, int64; floating targets
+    are a regression (float32) unless `classes` is given. `classes` is a number, or the labels in order, and text labels
+    need it; "regression" makes numbers of whole numbers too.
 
     Returns the samples and the number of classes (None for a regression). Raises `DataError` that names
     `where` and the rows for lengths that differ, no samples at all, NaN or infinite values, and labels out of
@@ -144,7 +154,9 @@ def as_samples(
         known: int | None = len(classes)
     else:
         y = _tensor(targets, "targets", where)
-        known = int(classes) if classes is not None else None
+        numbers = isinstance(classes, str) and classes == REGRESSION
+        y = y.to(torch.float32) if numbers and not y.is_floating_point() else y
+        known = None if numbers or classes is None or classes is UNASKED else int(classes)
     if x.dim() == 0 or y.dim() == 0:
         raise DataError(f"{where}: inputs and targets are single values, not one per sample")
     if len(x) != len(y):
@@ -192,6 +204,6 @@ def _check_targets(y: Tensor, classes: int | None, where: str) -> Tensor:
         values = sorted({int(value) for value in y[outside].reshape(-1)[:1000]})[:5]
         raise DataError(
             f"{where}: labels must {limit}, but {_rows(outside)} hold others, such as {values}",
-            hint="number the classes from 0, or pass classes=[...] with the labels in order",
+            hint='number the classes from 0, or list the labels in order with classes="A,B,..."',
         )
     return y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import lzma
 import zipfile
@@ -39,7 +40,7 @@ def read(item: Entry, root: str | Path | None, options: Mapping[str, Any]) -> Da
             raise
         raise DataError(
             f"{item.name}: the files in {place} cannot be read ({type(error).__name__}: {error})",
-            hint=f"they may be damaged: delete them and run: atoll data get {item.name}",
+            hint=f"they may be damaged, or others than expected. {item.origin()}",
         ) from error
     data.name, data.description, data.license, data.source = item.name, item.what, item.license, item.source
     return data
@@ -116,6 +117,26 @@ def _mnist(root: Path) -> Dataset:
         Samples(_images(stored["x_test"], 255.0), _labels(stored["y_test"])),
         classes=10,
     )
+
+
+def _idx(path: Path) -> Array:
+    """A gzipped IDX file of bytes: two zeros, the type, the number of dimensions, the dimensions, the values."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path.name} is no IDX file of bytes")
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape).copy()
+
+
+def _fashion(root: Path) -> Dataset:
+    train, test = (
+        Samples(
+            _images(_idx(root / "fashion-mnist" / f"{part}-images-idx3-ubyte.gz"), 255.0),
+            _labels(_idx(root / "fashion-mnist" / f"{part}-labels-idx1-ubyte.gz")),
+        )
+        for part in ("train", "t10k")
+    )
+    return Dataset("fashion-mnist", train, test, classes=10)
 
 
 def _mnist_by_writer(root: Path) -> Dataset:
@@ -255,6 +276,7 @@ _READERS: dict[str, Callable[..., Dataset]] = {
     "digits": _digits,
     "heart": _heart,
     "mnist": _mnist,
+    "fashion-mnist": _fashion,
     "mnist-by-writer": _mnist_by_writer,
     "har": _har,
     "cifar10": _cifar10,

@@ -44,7 +44,8 @@ class Evaluation:
     `overall` is the global model on the global test set, measure -> value. `clients` is the global model on each
     client's test data and `personal` each client's own model there, measure -> Spread; `personal` is empty unless the
     method personalises. `newcomers` is what clients that never took part in a round would use (see `Federation`).
-    `each` holds the clients' values behind `clients` and `personal`: kind -> measure -> client -> value.
+    `each` holds the clients' values behind `clients` and `personal`: kind -> measure -> client -> value. `only` is the
+    class that the global model gives to every sample of a test set of several classes; None mostly.
     """
 
     overall: Mapping[str, float] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Evaluation:
     personal: Mapping[str, Spread] = field(default_factory=dict)
     newcomers: Mapping[str, Spread] = field(default_factory=dict)
     each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+    only: int | None = field(default=None, compare=False)
 
     @property
     def measure(self) -> str:
@@ -111,4 +113,4 @@ class Evaluation:
             kind: {name: Spread(**spread) for name, spread in event.get(kind, {}).items()}
             for kind in ("clients", "personal", "newcomers")
         }
-        return Evaluation(overall, **spreads, each=each)
+        return Evaluation(overall, spreads["clients"], spreads["personal"], spreads["newcomers"], each)

@@ -95,6 +95,7 @@ class Judge:
                 sums = self.asked(method, params, buffers, there, round)
             else:
                 sums = self.pooled(params, buffers, there, measured)
+            only = self._only_class(params, buffers, measured, test)
         overall = {name: float(values.mean()) for name, values in measured.items()}
         clients, each = _spreads(sums)
         personal: dict[str, Spread] = {}
@@ -102,7 +103,7 @@ class Judge:
         if method.personalised and there:
             personal, found["personal"] = self._personal(method, state, memories, round, there)
         newcomers = self._newcomers(method, state, memories, round) if self.newcomers else {}
-        return Evaluation(overall, clients, personal, newcomers, found)
+        return Evaluation(overall, clients, personal, newcomers, found, only)
 
     # --- the global model -------------------------------------------------------------------------------------
 
@@ -157,6 +158,33 @@ class Judge:
                 torch.stack([torch.cat(values) for values in parts.values()]).cpu().numpy()
             )  # one copy back
         return dict(zip(parts, each, strict=True))
+
+    def _only_class(
+        self, params: Tensors, buffers: Tensors, measured: Measures, test: Samples | None
+    ) -> int | None:
+        """The class that a model gives to every sample of the test set, which has others too, or None."""
+        if (
+            test is None
+            or "accuracy" not in measured
+            or test.targets.ndim != 1
+            or test.targets.is_floating_point()
+        ):
+            return None
+        right, targets = measured["accuracy"] > 0.5, test.targets.cpu().numpy()
+        given = targets[np.argmax(right)]
+        if right.all() or not right.any() or ((targets == given) != right).any():
+            return None  # it is right about several classes
+        params, buffers = (part.map(lambda t: t.to(self.device)) for part in (params, buffers))
+        with torch.inference_mode():
+            for part in torch.split(test.inputs, _ROWS):
+                outputs = self.task.predict(params, buffers, part.to(self.device))[0]
+                if (
+                    outputs.ndim == 2
+                    and outputs.shape[1] > 1
+                    and bool((outputs.argmax(dim=1) != int(given)).any())
+                ):
+                    return None
+        return int(given)
 
     # --- personal models --------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from atoll.data.division import Division, Partitioner, cut, require, require_clients
 from atoll.data.samples import IntArray
+from atoll.data.table import gaps, is_number
 from atoll.errors import DataError, suggest
 from atoll.seeds import rng
 
@@ -23,25 +24,28 @@ __all__ = ["By", "ByTime", "Continuous"]
 
 def _column(data: Dataset, name: str, what: str) -> NDArray[Any]:
     if name not in data.columns:
-        known = suggest(name, data.columns) if data.columns else "the data has no columns; pass columns={...}"
+        known = (
+            suggest(name, data.columns)
+            if data.columns
+            else 'of a table, client="COLUMN" names it; from_arrays takes columns'
+        )
         raise DataError(f"{what}: {data.name!r} has no column {name!r}", hint=known)
     return data.columns[name]
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:
-    """Values as text; missing ones (None, NaN, empty) become ``unknown``."""
+    """Values as text; missing ones (None, NaN, empty) become ``unknown``. A text is a name, whatever it says."""
     if values.dtype.kind in "iub":
         return values.astype(str)
-    missing = {"", "nan", "none", "<na>", "nat"}
-    return np.array(["unknown" if str(value).lower() in missing else str(value) for value in values.tolist()])
+    absent = gaps(values)
+    return np.array(
+        ["unknown" if gap else str(value) for value, gap in zip(values.tolist(), absent, strict=True)]
+    )
 
 
 def _number(name: str) -> tuple[int, float, str]:
     """Order names as numbers where they are numbers."""
-    try:
-        return (0, float(name), name)
-    except ValueError:
-        return (1, 0.0, name)
+    return (0, float(name), name) if is_number(name) else (1, 0.0, name)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class CFL(FedAvg):
     Args:
         eps1: a cluster may be split when the norm of its mean update is below this,
         eps2: and the largest norm of an update in it above this.
-        scale: unit of `eps1` and `eps2`: "first" is the mean norm of the updates of the first round, whatever the
-            model and the learning rate; "absolute" is 1, where the authors use eps1=0.4 and eps2=1.6.
+        unit: what `eps1` and `eps2` are multiples of: "first" is the mean norm of the updates of the first round,
+            whatever the model and the learning rate; "absolute" is 1, where the authors use eps1=0.4 and eps2=1.6.
         start: no split before so many rounds.
         least: no split of a cluster with fewer replies in a round.
         linkage: "complete" agglomerative clustering, as in the authors' code; "single" minimises the largest cosine
@@ -59,7 +59,7 @@ class CFL(FedAvg):
 
     eps1: float = 0.3
     eps2: float = 0.5
-    scale: Literal["first", "absolute"] = "first"
+    unit: Literal["first", "absolute"] = "first"
     start: int = 20
     least: int = 3
     linkage: Literal["complete", "single"] = "complete"
@@ -74,7 +74,7 @@ class CFL(FedAvg):
         super().__post_init__()
         require(self, "eps1", self.eps1 >= 0, "must not be negative (0 means no split)")
         require(self, "eps2", self.eps2 >= 0, "must not be negative")
-        require(self, "scale", self.scale in ("first", "absolute"), "must be first or absolute")
+        require(self, "unit", self.unit in ("first", "absolute"), "must be first or absolute")
         require(self, "start", self.start >= 0, "must not be negative")
         require(self, "least", self.least >= 2, "must be at least 2")
         require(self, "linkage", self.linkage in ("complete", "single"), "must be complete or single")
@@ -148,7 +148,7 @@ class CFL(FedAvg):
         total = sum(float(reply.weight) for reply in replies.values())
         if state.round + 1 <= self.start or len(replies) < self.least or total <= 0:
             return None
-        unit = state.unit if self.scale == "first" else 1.0
+        unit = state.unit if self.unit == "first" else 1.0
         parts = [reply.values["update"].flat() * (reply.weight / total) for reply in replies.values()]
         mean = float(torch.stack(parts).sum(0).norm())
         if not (mean < self.eps1 * unit and norms.max() > self.eps2 * unit):

@@ -98,8 +98,8 @@ class FedAMP(Messages):
         self_weight: the least weight of the client's own model in u_k. The paper asks for an alpha that is small
             enough for u_k to be a convex combination, which an own weight of 0 also is.
         lam: strength of the pull towards u_k. lam / alpha_k counts as 1 / lr at most, where one step ends at u_k.
-        sigma: the distance over which attention falls, in units of `scale`.
-        scale: unit of squared distances: "median" is that of the pairs at hand, so that `sigma` means the same for
+        sigma: the distance over which attention falls, in units of `unit`.
+        unit: unit of squared distances: "median" is that of the pairs at hand, so that `sigma` means the same for
             small and large models, early and late; "absolute" is the paper's 1.
 
     Traps: distances are squared, and grow with the size of the model. The pull must see w_k as it trains, not a
@@ -110,7 +110,7 @@ class FedAMP(Messages):
     self_weight: float = 0.5
     lam: float = 0.01
     sigma: float = 0.25
-    scale: Literal["median", "absolute"] = "median"
+    unit: Literal["median", "absolute"] = "median"
 
     relation: ClassVar[str] = "attention between models"
     paper: ClassVar[str] = "Huang et al. 2021, Algorithm 1"
@@ -119,7 +119,7 @@ class FedAMP(Messages):
         super().__post_init__()
         require(self, "self_weight", 0 <= self.self_weight < 1, "must be in [0, 1)")
         require(self, "sigma", self.sigma > 0, "must be above 0")
-        require(self, "scale", self.scale in ("median", "absolute"), "must be median or absolute")
+        require(self, "unit", self.unit in ("median", "absolute"), "must be median or absolute")
 
     def weights(self, state: Record, mine: Tensor, bank: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
         attention = self._attention(mine, bank, same) / self.sigma
@@ -131,7 +131,7 @@ class FedAMP(Messages):
         """exp(-x / sigma), and 0 for the client itself."""
         squares = torch.cdist(mine, bank, compute_mode="donot_use_mm_for_euclid_dist").square()
         pairs = squares[~same]
-        if self.scale == "median" and pairs.numel():
+        if self.unit == "median" and pairs.numel():
             squares = squares / pairs.median().clamp(min=1e-300)
         return torch.exp(-squares / self.sigma).masked_fill(same, 0.0)
 

@@ -29,7 +29,7 @@ class KNNPer(FedAvg):
     """Average, and ask the nearest local samples too.   Marfoq et al., ICML 2022
 
     client:  as FedAvg;  to predict:  p(y | x) = lam_k q(y | x) + (1 - lam_k) softmax(h(x))_y,
-             q(y | x) = sum of e_i over neighbours of class y / sum of e_i over all,  e_i = e^{-d_i / scale},
+             q(y | x) = sum of e_i over neighbours of class y / sum of e_i over all,  e_i = e^{-d_i / bandwidth},
              neighbours: the k of its training samples x_i with least d_i = ||f(x) - f(x_i)||
     server:  as FedAvg
 
@@ -42,17 +42,17 @@ class KNNPer(FedAvg):
         k: neighbours; the authors take 10. Samples as far as the k-th count as well.
         lam: weight of the neighbours, in [0, 1]. None: each client takes the best of 0, 0.1, ..., 1 on its validation
             samples, by accuracy, then by loss, then the smallest; one without them takes 0.
-        scale: distance at which a neighbour's weight has fallen to 1/e.
+        bandwidth: distance at which a neighbour's weight has fallen to 1/e.
 
     Traps: d is the Euclidean distance, neither squared nor divided by the number of features; the authors' code has
-    d^2 / (number of features x scale), other libraries d / number of features. Features of networks without
-    normalisation lie far apart: with scale=1 the nearest sample then decides alone, whatever k is. Tune scale to the
+    d^2 / (number of features x bandwidth), other libraries d / number of features. Features of networks without
+    normalisation lie far apart: with bandwidth=1 the nearest sample then decides alone, whatever k is. Tune it to the
     distances at hand. q is at least 1e-12, so that the loss is finite where no neighbour has the right label.
     """
 
     k: int = 10
     lam: float | None = None
-    scale: float = 1.0
+    bandwidth: float = 1.0
 
     paper: ClassVar[str] = "Marfoq et al. 2022 (kNN-Per)"
     cost: ClassVar[str] = "1 model up, 1 down; features of all local samples to predict"
@@ -61,7 +61,7 @@ class KNNPer(FedAvg):
         super().__post_init__()
         require(self, "k", self.k >= 1, "must be at least 1")
         require(self, "lam", self.lam is None or 0 <= self.lam <= 1, "must be in [0, 1], or none")
-        require(self, "scale", self.scale > 0, "must be above 0")
+        require(self, "bandwidth", self.bandwidth > 0, "must be above 0")
 
     def setup(self, task: Task, population: Population) -> Record:
         if population.example is not None:
@@ -97,8 +97,8 @@ class Interpolated(Program):
                 outputs, _ = task.predict(local.params, local.buffers, batch.inputs)
             q = torch.zeros_like(outputs)
             if data.train is not None and keys is not None:
-                k, scale, classes = self.method.k, self.method.scale, outputs.shape[1]
-                q = neighbours(seen(), keys, data.train.targets, data.train.mask, k, scale, classes)
+                k, bandwidth, classes = self.method.k, self.method.bandwidth, outputs.shape[1]
+                q = neighbours(seen(), keys, data.train.targets, data.train.mask, k, bandwidth, classes)
             return q.to(outputs.dtype), torch.log_softmax(outputs, 1)
 
         test = parts(data.test)
@@ -110,7 +110,7 @@ class Interpolated(Program):
 
 
 def neighbours(
-    z: Tensor, keys: Tensor, labels: Tensor, real: Tensor, k: int, scale: float, classes: int
+    z: Tensor, keys: Tensor, labels: Tensor, real: Tensor, k: int, bandwidth: float, classes: int
 ) -> Tensor:
     """Votes of the k nearest keys for each class, [n, C] with rows of sum 1, or 0 where no key is real.
 
@@ -125,7 +125,7 @@ def neighbours(
         gap = apart - apart.amin(
             1, keepdim=True
         )  # the nearest has weight 1: far neighbours do not vanish all
-        weight = torch.where((apart <= edge) & (real > 0), -gap / scale, -math.inf).exp()
+        weight = torch.where((apart <= edge) & (real > 0), -gap / bandwidth, -math.inf).exp()
         votes.append((weight / weight.sum(1, keepdim=True).clamp(min=1)) @ member)
     return torch.cat(votes)
 

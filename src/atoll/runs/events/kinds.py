@@ -214,9 +214,9 @@ class Resume(Written, kw_only=True):
 
 
 class Problem(Written, kw_only=True):
-    """Something beside the training failed (a reader, a callback); the run went on."""
+    """Something beside the training failed (a reader, a callback), or it learns nothing; the run went on."""
 
-    where: Annotated[str, says("what failed")]
+    where: Annotated[str, says("what failed, or what is wrong")]
     message: Annotated[str, says("how")]
 
 
