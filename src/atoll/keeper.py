@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from atoll.runs.readers import Reader
 from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
 from atoll.settings import Settings
+from atoll.show.progress import screen
 from atoll.tensors import to_device
 
 __all__ = ["Keeper"]
@@ -84,17 +85,25 @@ class Keeper:
             self.events,
         )  # fmt: skip
 
-    def written(self) -> AbstractContextManager[None]:
-        """Inside, the run is played and written down."""
-        return self.session.written(
-            self.opening,
-            self._snapshot(),
-            name=self.labels["method"].lower(),
-            rounds=self.settings.rounds,
-            identity=self._identity(),
-            model=lambda path: self.run().save(path),
-            repeatable=bool(self.config),
-        )
+    @contextmanager
+    def written(self, progress: bool | None) -> Iterator[None]:
+        """Inside, the run is played, written down and shown (see `atoll.show.progress.screen`)."""
+        readers = self.session.log
+        display = screen(progress)
+        self.session.log = readers if display is None else [*readers, display]
+        try:
+            with self.session.written(
+                self.opening,
+                self._snapshot(),
+                name=self.labels["method"].lower(),
+                rounds=self.settings.rounds,
+                identity=self._identity(),
+                model=lambda path: self.run().save(path),
+                repeatable=bool(self.config),
+            ):
+                yield
+        finally:
+            self.session.log = readers
 
     @property
     def can_resume(self) -> bool:

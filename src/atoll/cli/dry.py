@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from atoll.cli.run import build
 from atoll.words import bytes_text, duration_text
 
 if TYPE_CHECKING:
+    from atoll.cli.notice import Notice
     from atoll.cli.run import Wish
     from atoll.federation import Federation
 
@@ -21,14 +21,15 @@ __all__ = ["rehearse"]
 _PLAYED = 3  # rounds; the first ones prepare the engine
 
 
-def rehearse(wish: Wish) -> None:
+def rehearse(wish: Wish, notice: Notice) -> None:
     """Print the settings, the size of the model, the traffic of a round and an estimate of the time."""
-    federation = build(wish)
+    federation = build(wish, notice)
     left = federation.rounds - federation.number
-    print("rehearsing a few rounds ...", file=sys.stderr)
+    notice.say("rehearsing a few rounds")
     try:
         seconds, up, down, judging = _measure(federation)
     finally:
+        notice.clear()
         federation.engine.close()
         if federation.folder is not None:
             federation.folder.release()
@@ -42,8 +43,8 @@ def rehearse(wish: Wish) -> None:
         ("clients", f"{federation.cohort} of {len(federation.data):,} a round, {federation.data.partition}"),
         ("model", f"{parameters:,} parameters"),
         ("engine", federation.engine.describe()),
-        ("a round", f"{seconds:.3g} s, {bytes_text(up)} up, {bytes_text(down)} down"),
-        ("an evaluation", f"{judging:.3g} s, {judged:,} of them"),
+        ("a round", f"{duration_text(seconds)}, {bytes_text(up)} up, {bytes_text(down)} down"),
+        ("an evaluation", f"{duration_text(judging)}, {judged:,} of them"),
         ("in all", f"{left:,} rounds, about {duration_text(left * seconds + judged * judging)},"
          f" {bytes_text(left * up)} up, {bytes_text(left * down)} down"),
     ]  # fmt: skip

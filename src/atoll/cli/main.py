@@ -13,6 +13,7 @@ import typer
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.explain import explain
+from atoll.cli.notice import Notice
 from atoll.cli.runs import log, ls, rm, show
 from atoll.cli.sweep import sweep
 
@@ -102,15 +103,20 @@ def run(
     Without arguments: federated averaging on handwritten digits, a few seconds. The keys to set are listed by
     `atoll methods NAME`. Ctrl-C stops after writing a checkpoint; --resume goes on from it.
     """
-    from atoll.cli.run import Wish, command
-
-    wish = Wish(file, sets or [], resume, runs, save, json, quiet, dash)
-    if dry_run:
+    notice = Notice(quiet)
+    notice.say("loading PyTorch")
+    try:
         from atoll.cli.dry import rehearse
+        from atoll.cli.run import Wish, command
 
-        rehearse(wish)
-    else:
-        command(wish)
+        wish = Wish(file, sets or [], resume, runs, save, json, quiet, dash)
+        (rehearse if dry_run else command)(wish, notice)
+    except KeyboardInterrupt:  # while torch was loaded
+        notice.clear()
+        print("interrupted before the first round was over", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        notice.clear()
 
 
 @app.command()

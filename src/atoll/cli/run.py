@@ -18,13 +18,14 @@ from rich.console import Console
 
 from atoll.cli.events import JsonLines
 from atoll.cli.explain import explain
+from atoll.cli.notice import Notice
 from atoll.errors import ConfigError, DivergedError, Terminated
 from atoll.experiment import prepare
 from atoll.federation import Federation
 from atoll.runs.events import encode
 from atoll.runs.events.kinds import Error
+from atoll.show.progress import on_console
 from atoll.show.summary import result_view
-from atoll.show.table import Lines, LiveTable
 
 __all__ = ["Wish", "command"]
 
@@ -43,21 +44,22 @@ class Wish:
     dash: bool = False
 
 
-def command(wish: Wish) -> None:
+def command(wish: Wish, notice: Notice) -> None:
     """Run what the file and the settings describe, or go on with a run."""
     console = _console(to_stderr=wish.json)
     federation: Federation | None = None
     try:
         with _terminable(), contextlib.ExitStack() as open_things:
             _check_place(wish.save)
-            federation = build(wish)
+            federation = build(wish, notice)
+            notice.clear()
             if not wish.quiet:
-                federation.keeper.session.log.append(_display(console))
+                federation.keeper.session.log.append(on_console(console))
             if wish.json:
                 federation.keeper.session.log.append(JsonLines())
             if wish.dash:
                 _show_page(wish, federation, open_things, console)
-            run = federation.fit()
+            run = federation.fit(progress=False)
         console.print(result_view(run))
         if wish.save is not None:
             run.save(wish.save)
@@ -67,16 +69,17 @@ def command(wish: Wish) -> None:
                 f"\n{run.folder.path}{os.sep}report.html", markup=False, soft_wrap=True, style="dim"
             )
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        notice.clear()
         _tell(error, federation, wish, console)
         if isinstance(error, Exception):
             raise
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
 
 
-def build(wish: Wish) -> Federation:
+def build(wish: Wish, notice: Notice) -> Federation:
     """The federation that is wished for."""
     keywords: dict[str, Any] = {} if wish.runs is None else {"runs": wish.runs}
-    return prepare(wish.file, wish.sets, wish.resume, **keywords)
+    return prepare(wish.file, wish.sets, wish.resume, tell=notice.say, **keywords)
 
 
 def _tell(error: BaseException, federation: Federation | None, wish: Wish, console: Console) -> None:
@@ -133,11 +136,6 @@ def _console(*, to_stderr: bool) -> Console:
     stream = sys.stderr if to_stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else 100
     return Console(file=stream, width=width, highlight=False)
-
-
-def _display(console: Console) -> LiveTable | Lines:
-    live = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
-    return LiveTable(console) if live else Lines(console)
 
 
 # --- the end ------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from atoll.errors import EngineError
 from atoll.machine import cores, threads
 from atoll.task import Task
 from atoll.tensors import Record
+from atoll.words import duration_text
 
 __all__ = ["Auto"]
 
@@ -63,7 +64,7 @@ class Auto(Engine):
         if self.device.type != "cpu":
             together, problem = self._time_batched(batched, job, None)
             if together is not None:
-                return batched, f"about {1000 * together:.3g} ms a round"
+                return batched, f"about {duration_text(together)} a round"
             return Loop(self.task, self.data, self.device), f"batched cannot: {problem}"
         workers = min(self.workers or cores(), len(job.clients))
         try:
@@ -75,10 +76,10 @@ class Auto(Engine):
                 return batched, f"processes cannot: {error.message}"
             return Loop(self.task, self.data, self.device), f"nothing faster can: {error.message}"
         if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
-            return processes, f"about {1000 * alone:.3g} ms a round; recurrent layers batch badly on a CPU"
+            return processes, f"about {duration_text(alone)} a round; recurrent layers batch badly on a CPU"
         together, problem = self._time_batched(batched, job, alone)
         if together is None:
-            return processes, f"about {1000 * alone:.3g} ms a round; batched cannot: {problem}"
+            return processes, f"about {duration_text(alone)} a round; batched cannot: {problem}"
         short = together < 1e-3 * self._steps(job)
         if short and batched.threads > 1:  # waiting may cost more than threads win
             single = Batched(self.task, self.data, self.device, workers=1)
@@ -86,7 +87,7 @@ class Auto(Engine):
             slower, _ = self._time_batched(single, job, alone)
             if slower is not None and slower < together:
                 batched, together = single, slower
-        figures = f"a round: batched about {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
+        figures = f"a round: batched about {duration_text(together)}, processes {duration_text(alone)}"
         return (batched if together <= alone else processes), figures
 
     def _time_single(self, job: Job) -> float:

@@ -51,7 +51,7 @@ class Evaluation:
     clients: Mapping[str, Spread] = field(default_factory=dict)
     personal: Mapping[str, Spread] = field(default_factory=dict)
     newcomers: Mapping[str, Spread] = field(default_factory=dict)
-    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict, repr=False)
 
     @property
     def measure(self) -> str:

@@ -32,7 +32,7 @@ class Round:
     bytes_down: int = 0
     seconds: float = 0.0
     evaluation: Evaluation | None = None
-    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    clients: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
