@@ -52,7 +52,7 @@ def test_a_terminal_too_narrow_for_the_name_folds_it() -> None:
     text = printed(40)
     assert "…" not in text
     folded = [line[1:].split("  ")[0].strip() for line in text.splitlines()]
-    assert any(NAME == first + second for first, second in itertools.pairwise(folded))
+    assert any(first + second == NAME for first, second in itertools.pairwise(folded))
     assert "100.0 %" in text
 
 
