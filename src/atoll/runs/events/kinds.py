@@ -168,8 +168,13 @@ class Columns(Struct, kw_only=True, forbid_unknown_fields=True):
 
     loss: Annotated[Maybe[Sequence[Number]], says("training loss")] = UNSET
     samples: Annotated[Maybe[Sequence[Number]], says("samples used")] = UNSET
-    start: Annotated[Maybe[Sequence[Number]], says("when its work began, in seconds of the round")] = UNSET
-    end: Annotated[Maybe[Sequence[Number]], says("when its work ended, likewise")] = UNSET
+    work: Annotated[
+        Maybe[Sequence[Number]], says("share of the planned local epochs, in a round with stragglers")
+    ] = UNSET
+    start: Annotated[
+        Maybe[Sequence[Number]], says("when the engine began its work, in seconds of the round")
+    ] = UNSET
+    end: Annotated[Maybe[Sequence[Number]], says("when the engine had done it, likewise")] = UNSET
     norm: Annotated[Maybe[Sequence[Number]], says("norm of its update")] = UNSET
     cosine: Annotated[Maybe[Sequence[Number]], says("cosine of its update to the mean update")] = UNSET
 
