@@ -226,6 +226,7 @@ class Experiment(Settings):
             **self.settings,
         )
         federation.keeper.config = self.to_dict()
+        federation.keeper.usual = {each.name: each.default for each in dataclasses.fields(self)}
         partition = divided.partition if self.partition == "auto" else self.partition
         federation.keeper.labels |= {
             "method": self.method,

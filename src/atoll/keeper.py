@@ -35,7 +35,8 @@ class Keeper:
     Args:
         log: readers of the run's events, names or objects.
 
-    `labels` name the method, data, partition and model; `config` are further settings of what made the federation.
+    `labels` name the method, data, partition and model; `config` are further settings of what made the federation,
+    `usual` their defaults.
     Raises ConfigError for a target that the run does not measure, and for readers that there are not.
     """
 
@@ -60,6 +61,7 @@ class Keeper:
             "model": type(self.tasks[0].module).__name__,
         }
         self.config: dict[str, Any] = {}
+        self.usual: dict[str, Any] = {}
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
             self.target.check(self.tasks[0].metrics)
@@ -133,8 +135,13 @@ class Keeper:
     def opening(self) -> tuple[kinds.Start, kinds.Partition]:
         """The events that the run begins with."""
         simulation, task = self.simulation, self.tasks[0]
+        config, usual = self.stated(), {**facts.defaults(self.method), **self.usual}
+        asked = {**config, "cohort": self.settings.cohort}
+        changed = [
+            key for key, value in asked.items() if key not in ("method", "runs") and value != usual.get(key)
+        ]
         return facts.opening(
-            self.labels, self.stated(), self.method, task, self.data, simulation.cohorts, simulation.judge
+            self.labels, config, self.method, task, self.data, simulation.cohorts, simulation.judge, changed
         )
 
     def _identity(self) -> dict[str, Any]:

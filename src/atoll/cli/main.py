@@ -13,6 +13,8 @@ import typer
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.explain import explain
+from atoll.cli.given import WithSettings, check_file
+from atoll.cli.given import runs as runs_named
 from atoll.cli.notice import Notice
 from atoll.cli.runs import log, ls, rm, show
 from atoll.cli.sweep import sweep
@@ -23,14 +25,11 @@ app = typer.Typer(
     name="atoll",
     help="Federated learning for PyTorch. Start with: atoll run",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(
-    help="Datasets: what there is, how it would be divided, getting the files.", no_args_is_help=True
-)
+data = typer.Typer(help="Datasets: what there is, how it would be divided.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -70,7 +69,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def run(
     file: Annotated[
         str | None, typer.Argument(metavar="[FILE.toml]", help="Settings, as KEY = VALUE lines.")
@@ -88,7 +87,12 @@ def run(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with a run: its folder, its name, or last."),
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with a run: its folder, its name, or last.",
+            autocompletion=runs_named,
+        ),
     ] = None,
     runs: Annotated[
         str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
@@ -103,6 +107,7 @@ def run(
     Without arguments: federated averaging on handwritten digits, a few seconds. The keys to set are listed by
     `atoll methods NAME`. Ctrl-C stops after writing a checkpoint; --resume goes on from it.
     """
+    check_file(file)
     notice = Notice(quiet)
     notice.say("loading PyTorch")
     try:
@@ -137,13 +142,14 @@ def doctor() -> None:
     report()
 
 
-for _command in (ls, show, log, rm, compare, report, dash, sweep):
+for _command in (ls, show, log, rm, compare, report, dash):
     app.command()(_command)
+app.command(cls=WithSettings)(sweep)
 
 
 @data.command("list")
 def data_list() -> None:
-    """The datasets that go by a name, and whether their files are here."""
+    """The datasets that go by a name, and which are here."""
     from atoll.cli.show import show_datasets
 
     show_datasets()

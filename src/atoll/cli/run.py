@@ -7,15 +7,18 @@ import os
 import shlex
 import signal
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 
+from atoll.cli.dash import seen_here
 from atoll.cli.events import JsonLines
 from atoll.cli.explain import explain
 from atoll.cli.notice import Notice
@@ -24,6 +27,7 @@ from atoll.experiment import prepare
 from atoll.federation import Federation
 from atoll.runs.events import encode
 from atoll.runs.events.kinds import Error
+from atoll.runs.readers import Reader
 from atoll.show.progress import on_console
 from atoll.show.summary import result_view
 
@@ -116,17 +120,36 @@ def _tell(error: BaseException, federation: Federation | None, wish: Wish, conso
 
 
 def _show_page(wish: Wish, federation: Federation, stack: contextlib.ExitStack, console: Console) -> None:
-    """Start the live page, for as long as the run lasts."""
-    from atoll.runs.serve import Dash
+    """Start the live page, for as long as the run lasts, and open it at the run once that has a folder."""
+    from atoll.runs.serve import PORT, Dash
 
     if federation.keeper.session.runs is None and federation.folder is None:
         raise ConfigError("--dash reads a run folder, and runs is none", hint="leave --set runs=none out")
     place = federation.folder.path.parent if federation.folder is not None else federation.keeper.session.runs
     assert place is not None
     place.mkdir(parents=True, exist_ok=True)
-    page = Dash(place)
+    try:
+        page = Dash(place, port=PORT)
+    except ConfigError:  # another page is there
+        page = Dash(place)
     stack.callback(page.close)
-    console.print(f"live page: {page.url}", markup=False, soft_wrap=True)
+    federation.keeper.session.log.insert(0, _Opener(page.url, console))
+
+
+class _Opener(Reader):
+    """Says where the page shows the run, and opens it where somebody sits in front of this machine."""
+
+    name = "--dash"
+
+    def __init__(self, url: str, console: Console) -> None:
+        self.url, self.console = url, console
+
+    def open(self, folder: Path | None) -> None:
+        assert folder is not None
+        url = f"{self.url}#run={quote(folder.name, safe='')}"
+        self.console.print(f"live page: {url}", markup=False, soft_wrap=True)
+        if seen_here():
+            webbrowser.open(url)
 
 
 # --- the screen ---------------------------------------------------------------------------------------------

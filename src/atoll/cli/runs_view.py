@@ -142,17 +142,11 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
 def _setup(story: Story) -> list[tuple[str, str]]:
     """What was run, where it differs from the defaults, and with what."""
     start = story.start
-    usual = _defaults(story.method)
+    changed = start.get("changed", list(story.config))  # older runs do not say: then all of them
     other = {
-        key: value
-        for key, value in story.config.items()
-        if key not in ("runs", "method") and (key not in usual or usual[key] != value)
+        key: story.config[key] for key in changed if key not in ("runs", "method") and key in story.config
     }
-    words = [
-        f"{key}={value_words(key, value)}"
-        for key, value in other.items()
-        if key in usual or value is not None
-    ]
+    words = [f"{key}={value_words(key, value)}" for key, value in other.items()]
     rows = [("settings", ", ".join(words) or "all defaults")] if story.config else []
     if start.get("parameters"):
         rows.append(
@@ -165,17 +159,6 @@ def _setup(story: Story) -> list[tuple[str, str]]:
     if start.get("commit"):
         rows.append(("commit", start["commit"]))
     return rows
-
-
-def _defaults(method: str) -> dict[str, Any]:
-    """What the settings are unless said otherwise; of an unknown method, those that every run has."""
-    from atoll.errors import ConfigError
-    from atoll.experiment import Experiment
-
-    try:
-        return Experiment(method=method).to_dict()
-    except ConfigError:
-        return Experiment().to_dict()
 
 
 def _trouble(entry: Entry) -> list[tuple[str, str]]:

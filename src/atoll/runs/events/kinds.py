@@ -82,6 +82,7 @@ class Start(Written, kw_only=True):
     device: Annotated[Maybe[str], says("where it computes")] = UNSET
     engine: Annotated[Maybe[str], says("the engine asked for")] = UNSET
     config: Annotated[Mapping[str, Any], says("all settings")]
+    changed: Annotated[Maybe[Sequence[str]], says("those that are not their defaults")] = UNSET
     versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}
     command: Annotated[str | None, says("the command line that began it")] = None
     commit: Annotated[str | None, says("the git commit of the working directory")] = None
