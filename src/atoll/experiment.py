@@ -24,7 +24,7 @@ from atoll.machine import warm_up
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import FREE
-from atoll.schema import convert, parse, toml_value
+from atoll.schema import convert, parse, toml_line
 from atoll.settings import Count, Place, Rounds, Settings, Share
 
 __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
@@ -135,15 +135,7 @@ class Experiment(Settings):
 
     def to_toml(self) -> str:
         """Every key with its value, defaults included: a file that repeats the run."""
-        usual = {each.name: each.default for each in dataclasses.fields(self)}
-        usual |= {each.name: each.default for each in methods.fields(methods.get(self.method))}
-        lines = []
-        for key, value in self.to_dict().items():
-            if value is not None:
-                lines.append(f"{key} = {toml_value(value)}")
-            elif usual[key] is not None:
-                lines.append(f'{key} = "{"full" if key == "batch_size" else "none"}"')
-        return "\n".join(lines) + "\n"
+        return "".join(f"{toml_line(key, value)}\n" for key, value in self.to_dict().items())
 
     # --- what it describes ----------------------------------------------------------------------------------
 

@@ -61,7 +61,8 @@ def test_the_shell_completes_commands_and_runs(tmp_path: Path) -> None:
     for words in ("atoll sw", "atoll show 2026"):
         asked = {"_ATOLL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run(
-            COMMAND, capture_output=True, text=True, env=environment() | asked | {"ATOLL_RUNS": "runs"}, cwd=tmp_path, timeout=60, check=False
+            COMMAND, capture_output=True, text=True, env=environment() | asked | {"ATOLL_RUNS": "runs"}, cwd=tmp_path,
+            timeout=60, check=False,
         )  # fmt: skip
         found[words] = done.stdout.split()
     assert found == {"atoll sw": ["sweep"], "atoll show 2026": ["2026-a"]}
@@ -80,8 +81,8 @@ for command in ("--help", "run --help", "ls", "show", "log", "compare 2026-a", "
     assert "torch" not in sys.modules, command
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment() | {"ATOLL_RUNS": "runs"}, cwd=tmp_path, timeout=60,
-        check=False,
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment() | {"ATOLL_RUNS": "runs"},
+        cwd=tmp_path, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2026-a" in done.stdout

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from atoll.cli.run import build
+from atoll.schema import toml_line
 from atoll.words import bytes_text, duration_text
 
 if TYPE_CHECKING:
@@ -22,7 +20,10 @@ _PLAYED = 3  # rounds; the first ones prepare the engine
 
 
 def rehearse(wish: Wish, notice: Notice) -> None:
-    """Print the settings, the size of the model, the traffic of a round and an estimate of the time."""
+    """Print the size of the model, the traffic of a round and an estimate of the time, and then all settings.
+
+    It is a file that `atoll run` runs: the settings are TOML, the rest are comments.
+    """
     federation = build(wish, notice)
     left = federation.rounds - federation.number
     notice.say("rehearsing a few rounds")
@@ -35,9 +36,6 @@ def rehearse(wish: Wish, notice: Notice) -> None:
             federation.folder.release()
     every = federation.settings.eval_every
     judged = max(1, left // every) if every else 1
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
     parameters = sum(p.numel() for p in federation.task.module.parameters())
     rows = [
         ("clients", f"{federation.cohort} of {len(federation.data):,} a round, {federation.data.partition}"),
@@ -49,12 +47,10 @@ def rehearse(wish: Wish, notice: Notice) -> None:
          f" {bytes_text(left * up)} up, {bytes_text(left * down)} down"),
     ]  # fmt: skip
     for name, text in rows:
-        table.add_row(name, text)
-    console = Console(highlight=False)
-    for key, value in federation.keeper.stated().items():
-        console.print(f"{key} = {'none' if value is None else value}", markup=False, soft_wrap=True)
-    console.print()
-    console.print(table)
+        print(f"# {name:<14} {text}")
+    print()
+    for key, value in federation.keeper.config.items():
+        print(toml_line(key, value))
 
 
 def _measure(federation: Federation) -> tuple[float, int, int, float]:

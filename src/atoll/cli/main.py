@@ -99,7 +99,8 @@ def run(
     ] = None,
     dash: Annotated[bool, typer.Option("--dash", help="Show the run on a page in the browser.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Settings, size, traffic and time; nothing is kept.")
+        bool,
+        typer.Option("--dry-run", help="Size, traffic and time, and all settings as TOML; nothing is kept."),
     ] = False,
 ) -> None:
     """Run a federation in simulation and show what came of it.
@@ -122,6 +123,24 @@ def run(
         raise typer.Exit(130) from None
     finally:
         notice.clear()
+
+
+@app.command(cls=WithSettings)
+def init(
+    file: Annotated[str, typer.Argument(metavar="[FILE.toml]", help="What to write.")] = "experiment.toml",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as method=ditto. Repeatable."),
+    ] = None,
+) -> None:
+    """Write a file of settings, with every key explained.
+
+    atoll run FILE.toml runs it as it is.
+    """
+    check_file(file)
+    from atoll.cli.init import init as write
+
+    write(file, sets or [])
 
 
 @app.command()

@@ -82,7 +82,7 @@ class Board:
             Column(measure),
             Column("time", 2),
         ]
-        view = Fitted(columns, expand=True, noted=False)
+        view = Fitted(columns, moving=True)
         for trial in sorted(ranked, key=lambda t: t.point.number):
             score = "" if trial.score is None else value_text(trial.measure, trial.score)
             status = Text(trial.status, _STYLES[trial.status])

@@ -16,7 +16,9 @@ from rich.text import Text
 __all__ = ["Column", "Fitted", "live"]
 
 _GAP = 2  # cells between two columns, and at both ends together
-_FIGURE = 7  # cells that a figure is given at least, so that columns do not come and go with its digits
+_FIGURE = (
+    7  # cells that a figure has at least in a table drawn anew, or columns would come and go with its digits
+)
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,13 @@ class Column:
 
 @dataclass
 class Fitted:
-    """Rows under columns, as many of these as there is room for.
+    """Rows under columns, as many of these as there is room for; a line under the table names those left out.
 
-    `noted` says under the table which columns were left out.
+    A `moving` one is drawn anew as rows come: it is as wide as the terminal, and has no such line.
     """
 
     columns: Sequence[Column]
-    expand: bool = False
-    noted: bool = True
+    moving: bool = False
     rows: list[tuple[list[Text], str]] = field(default_factory=list)
 
     def add(self, cells: Iterable[str | Text], style: str = "") -> None:
@@ -63,11 +64,11 @@ class Fitted:
     def _width(self, place: int) -> int:
         column = self.columns[place]
         cells = [cell_len(column.heading), *(cells[place].cell_len for cells, _ in self.rows)]
-        return max(cells) if column.text else max(_FIGURE, *cells)
+        return max(cells) if column.text or not self.moving else max(_FIGURE, *cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         places = self.shown(options.max_width)
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=self.expand)
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=self.moving)
         for place in places:
             column = self.columns[place]
             justify: Any = "left" if column.text else "right"
@@ -77,13 +78,13 @@ class Fitted:
                 justify=justify,
                 no_wrap=not column.text,
                 overflow="fold",
-                min_width=None if column.text else max(_FIGURE, cell_len(column.heading)),
+                min_width=None if column.text else self._width(place),
             )
         for cells, style in self.rows:
             table.add_row(*(cells[place] for place in places), style=style)
         yield table
         gone = [each.heading for place, each in enumerate(self.columns) if place not in places]
-        if gone and self.noted:
+        if gone and not self.moving:
             yield Text(f"no room here for: {', '.join(gone)}", "dim")
 
 

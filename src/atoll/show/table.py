@@ -184,7 +184,7 @@ def cells_of(record: Round, columns: Sequence[Column]) -> list[str]:
 
 
 def _rounds_table(rounds: Sequence[Round]) -> Fitted:
-    table = Fitted(columns_of(rounds), expand=True, noted=False)
+    table = Fitted(columns_of(rounds), moving=True)
     for record in rounds:
         table.add(cells_of(record, table.columns), "yellow" if record.refused else "")
     return table
