@@ -601,3 +601,30 @@ def test_models_of_methods_that_predict_in_other_ways() -> None:
             with pytest.raises(ConfigError, match="this client's model is narrower than Sequential"):
                 federation.personal(1)
         assert federation.personal(0)(torch.zeros(2, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ({"lr": "x"}, "FedAvg: lr cannot be 'x'", "lr takes a number"),
+        ({"epochs": 1.5}, "FedAvg: epochs cannot be 1.5", "epochs takes a whole number"),
+        ({"batch_size": "32"}, "batch_size cannot be '32'", "batch_size takes a whole number or full"),
+        ({"nesterov": 1}, "nesterov cannot be 1", "nesterov takes true or false"),
+        ({"method": "fedsgd", "lr": None}, "FedSGD: lr cannot be None", "lr takes a number"),
+        ({"method": "fedprox", "mu": [1]}, "FedProx: mu cannot be [1]", "mu takes a number"),
+    ],
+)
+def test_a_setting_of_another_type(given: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        atoll.Federation(
+            lambda: atoll.models.logistic(64, 10),
+            atoll.data.load("digits").partition("iid", clients=4),
+            **given,
+        )
+    assert message in found.value.message
+    assert found.value.hint == hint
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert atoll.FedAvg(lr=np.float32(0.5), epochs=np.int64(2)).epochs == 2  # type: ignore[arg-type]
+    assert atoll.FedAvg(lr=1).lr == 1

@@ -107,7 +107,7 @@ PARAMETERS = {
     "Evaluation": "overall clients personal newcomers each only",
     "Task": "module loss metrics",
     "Plan": "epochs steps batch_size",
-    "run": "file sets resume callbacks keywords",
+    "run": "file sets resume callbacks progress keywords",
     "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule"
     " partial_work",
 }

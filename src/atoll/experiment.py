@@ -25,16 +25,21 @@ from atoll.machine import warm_up
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import FREE
-from atoll.schema import convert, parse, toml_value
+from atoll.schema import convert, parse, toml_line
 from atoll.settings import Count, Place, Rounds, Settings, Share
 from atoll.task import LOSSES
 
 __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 
 T = TypeVar("T")
+Tell = Callable[[str], object]
 _FILES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
 _OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale")
 _Names = str | tuple[str, ...] | None
+
+
+def _nobody(text: str) -> None:
+    """Who hears what takes a moment, where nobody asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,15 +199,7 @@ class Experiment(Settings):
 
     def to_toml(self) -> str:
         """Every key with its value, defaults included: a file that repeats the run."""
-        usual = {each.name: each.default for each in dataclasses.fields(self)}
-        usual |= {each.name: each.default for each in methods.fields(methods.get(self.method))}
-        lines = []
-        for key, value in self.to_dict().items():
-            if value is not None:
-                lines.append(f"{key} = {toml_value(value)}")
-            elif usual[key] is not None:
-                lines.append(f'{key} = "{"full" if key == "batch_size" else "none"}"')
-        return "\n".join(lines) + "\n"
+        return "".join(f"{toml_line(key, value)}\n" for key, value in self.to_dict().items())
 
     # --- what it describes ----------------------------------------------------------------------------------
 
@@ -259,13 +256,18 @@ class Experiment(Settings):
                 )
         return Experiment.read(folder.path / "config.toml", sets, foreign=True, **overrides)
 
-    def build(self, callbacks: Sequence[Callback] = ()) -> Federation:
-        """Load and divide the data, and set up everything.
+    def build(self, callbacks: Sequence[Callback] = (), tell: Tell = _nobody) -> Federation:
+        """Load and divide the data, and set up everything; `tell` hears what takes a moment.
 
         Raises ConfigError or DataError where the parts do not fit.
         """
         with warm_up():
-            divided = self.divide(self.load())
+            tell(f"loading {self.data}")
+            dataset = self.load()
+            tell(f"dividing {self.data}")
+            divided = self.divide(dataset)
+            tell("loading what traces models")
+        tell("setting up the model")
         example = divided.example()
         outputs = divided.classes or (math.prod(example.targets.shape[1:]) or 1)
         shape = tuple(example.inputs.shape[1:])
@@ -291,6 +293,7 @@ class Experiment(Settings):
             **self.settings,
         )
         federation.keeper.config = self.to_dict()
+        federation.keeper.usual = {each.name: each.default for each in dataclasses.fields(self)}
         partition = divided.partition if self.partition == "auto" else self.partition
         federation.keeper.labels |= {
             "method": own.short(self.method),
@@ -317,15 +320,17 @@ def run(
     sets: Sequence[str] = (),
     resume: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **keywords: Any,
 ) -> Run:
     """Run what a TOML file or keywords describe: ``atoll.run(data="digits", method="fedprox", mu=0.1)``.
 
     The keys are those of `Experiment` and the method's own settings. With `resume`, a run's folder or name or "last",
-    that run goes on, to the same result as if it had never stopped. For a model, data or method of your own, use
-    `Federation`. Raises ConfigError, DataError or RunError.
+    that run goes on, to the same result as if it had never stopped. It is shown in a terminal and in a notebook, with
+    `progress` always or never. For a model, data or method of your own, use `Federation`. Raises ConfigError, DataError
+    or RunError.
     """
-    return prepare(file, sets, resume, callbacks, **keywords).fit()
+    return prepare(file, sets, resume, callbacks, **keywords).fit(progress=progress)
 
 
 def prepare(
@@ -333,18 +338,21 @@ def prepare(
     sets: Sequence[str] = (),
     resume: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    tell: Tell = _nobody,
     **keywords: Any,
 ) -> Federation:
-    """The federation that `run` fits."""
+    """The federation that `run` fits; `tell` hears what takes a moment."""
     if resume is None:
-        return Experiment.read(file, sets, **keywords).build(callbacks)
+        return Experiment.read(file, sets, **keywords).build(callbacks, tell)
     if file is not None:
         raise ConfigError(
             f"a run is resumed with its own settings, and {file} was given too", hint="leave it out"
         )
     place = keywords.pop("runs", None)
     folder = RunFolder.find(resume, place)
-    return Experiment.of_run(folder, sets, **keywords).build(callbacks).resume(folder.path)
+    federation = Experiment.of_run(folder, sets, **keywords).build(callbacks, tell)
+    tell(f"reading {folder.path}")
+    return federation.resume(folder.path)
 
 
 def run_settings() -> dict[str, Any]:

@@ -20,14 +20,21 @@ from atoll.rounds.outcomes import alike
 from atoll.rounds.play import Played
 from atoll.runs import about
 from atoll.runs.events import kinds
+from atoll.settings import Settings
 from atoll.task import Task
 
-__all__ = ["affinity", "fields", "identity", "opening", "round_event"]
+__all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event"]
 
 
 def fields(method: Method) -> dict[str, Any]:
     """A method's settings."""
     return {each.name: getattr(method, each.name) for each in dataclasses.fields(method)}  # type: ignore[arg-type]
+
+
+def defaults(method: Method) -> dict[str, Any]:
+    """What a run's and a method's settings are unless said otherwise."""
+    parts = (*dataclasses.fields(Settings), *dataclasses.fields(method))  # type: ignore[arg-type]
+    return {each.name: each.default for each in parts}
 
 
 def opening(
@@ -38,8 +45,11 @@ def opening(
     data: FederatedData,
     cohorts: Cohorts,
     judge: Judge,
+    changed: Sequence[str],
 ) -> tuple[kinds.Start, kinds.Partition]:
-    """The events that a run begins with (`docs/runs.md`); `config` are all its settings as plain values."""
+    """The events that a run begins with (`docs/runs.md`); `config` are all its settings as plain values, of
+    which those `changed` are not their defaults.
+    """
     here = cohorts.membership
     start = kinds.Start(
         method=labels["method"],
@@ -58,6 +68,7 @@ def opening(
         device=str(judge.device),
         engine=config["engine"],
         config=config,
+        changed=changed,
     )
     return start, about.partition(
         names=data.names,

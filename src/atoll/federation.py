@@ -112,13 +112,13 @@ class Federation:
 
     # --- the run ----------------------------------------------------------------------------------------------
 
-    def fit(self) -> Run:
-        """Play all rounds that remain, or stop at the target.
+    def fit(self, *, progress: bool | None = None) -> Run:
+        """Play all rounds that remain, or stop at the target. Terminals and notebooks show it, or as `progress` says.
 
         Raises DivergedError where the model leaves the finite numbers; `run()` then still has every committed round and
         the last finite model. However it ends, a run folder has what is needed to go on.
         """
-        with closing(self.engine), self.keeper.written():
+        with closing(self.engine), self.keeper.written(progress):
             self.hooks.call("on_start", self)
             for record in self.play():
                 self.hooks.call("on_round_end", self, record)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from atoll.runs.readers import Reader
 from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
 from atoll.settings import Settings
+from atoll.show.progress import screen
 from atoll.tensors import to_device
 
 __all__ = ["Keeper"]
@@ -35,7 +36,8 @@ class Keeper:
     Args:
         log: readers of the run's events, names or objects.
 
-    `labels` name the method, data, partition and model; `config` are further settings of what made the federation.
+    `labels` name the method, data, partition and model; `config` are further settings of what made the federation,
+    `usual` their defaults.
     Raises ConfigError for a target that the run does not measure, and for readers that there are not.
     """
 
@@ -60,6 +62,7 @@ class Keeper:
             "model": type(self.tasks[0].module).__name__,
         }
         self.config: dict[str, Any] = {}
+        self.usual: dict[str, Any] = {}
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
             self.target.check(self.tasks[0].metrics)
@@ -86,17 +89,25 @@ class Keeper:
             self.events,
         )  # fmt: skip
 
-    def written(self) -> AbstractContextManager[None]:
-        """Inside, the run is played and written down."""
-        return self.session.written(
-            self.opening,
-            self._snapshot(),
-            name=self.labels["method"].lower(),
-            rounds=self.settings.rounds,
-            identity=self._identity(),
-            model=lambda path: self.run().save(path),
-            repeatable=bool(self.config),
-        )
+    @contextmanager
+    def written(self, progress: bool | None) -> Iterator[None]:
+        """Inside, the run is played, written down and shown (see `atoll.show.progress.screen`)."""
+        readers = self.session.log
+        display = screen(progress)
+        self.session.log = readers if display is None else [*readers, display]
+        try:
+            with self.session.written(
+                self.opening,
+                self._snapshot(),
+                name=self.labels["method"].lower(),
+                rounds=self.settings.rounds,
+                identity=self._identity(),
+                model=lambda path: self.run().save(path),
+                repeatable=bool(self.config),
+            ):
+                yield
+        finally:
+            self.session.log = readers
 
     @property
     def can_resume(self) -> bool:
@@ -126,8 +137,13 @@ class Keeper:
     def opening(self) -> tuple[kinds.Start, kinds.Partition]:
         """The events that the run begins with."""
         simulation, task = self.simulation, self.tasks[0]
+        config, usual = self.stated(), {**facts.defaults(self.method), **self.usual}
+        asked = {**config, "cohort": self.settings.cohort}
+        changed = [
+            key for key, value in asked.items() if key not in ("method", "runs") and value != usual.get(key)
+        ]
         return facts.opening(
-            self.labels, self.stated(), self.method, task, self.data, simulation.cohorts, simulation.judge
+            self.labels, config, self.method, task, self.data, simulation.cohorts, simulation.judge, changed
         )
 
     def _identity(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder, writing
+from atoll.words import value_text
 
 __all__ = ["Run"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """What a federation came to: the rounds, the last evaluation and the model; `folder` is the run's, if it has one.
 
@@ -37,7 +38,7 @@ class Run:
     target_round: int | None
     model: nn.Module
     folder: RunFolder | None = None
-    source: Callable[[], list[Event]] | None = field(default=None, repr=False)
+    source: Callable[[], list[Event]] | None = None
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -126,6 +127,14 @@ class Run:
         from atoll.runs import figures
 
         return figures.write(self.events(), Path(directory))
+
+    def __repr__(self) -> str:
+        last = self.evaluation
+        score = None if last is None else last.value(last.measure)
+        judged = (
+            "" if last is None or score is None else f", {last.measure} {value_text(last.measure, score)}"
+        )
+        return f"<Run {self.method} on {self.data}, {self.partition}: {len(self.rounds)} rounds{judged}>"
 
     def __str__(self) -> str:
         from atoll.show.summary import result_text

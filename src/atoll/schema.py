@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from atoll.errors import ConfigError
 
-__all__ = ["accepted", "convert", "described", "parse", "toml_value"]
+__all__ = ["accepted", "convert", "described", "parse", "toml_line", "toml_value"]
 
 _NOTHING = {"batch_size": ("full", "all", "inf", "none")}  # words for None, by key
 
@@ -52,6 +52,11 @@ def convert(key: str, value: Any, where: str, kind: Any) -> Any:
         )
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
         raise ConfigError(f"{key} cannot be {shown} {where}".rstrip(), hint=hint) from None
+
+
+def toml_line(key: str, value: Any) -> str:
+    """A key with its value as a line of TOML. None is written as a word: leaving the key out means its default."""
+    return f"{key} = {toml_value(_NOTHING.get(key, ('none',))[0] if value is None else value)}"
 
 
 def toml_value(value: Any) -> str:

@@ -18,9 +18,11 @@ def bytes_text(count: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """A length of time: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.2g} s"
+    """A length of time: 23 ms, 1.8 s, 42.1 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms" if seconds >= 1e-6 else "0 s"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

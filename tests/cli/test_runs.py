@@ -227,7 +227,7 @@ def test_compare(atoll: Atoll, runs: Runs) -> None:
     assert "fedavg lr=0.1" in done.out and "fedavg lr=0.02" in done.out and "to accuracy:0.1" in done.out
     found = json.loads(atoll("compare", str(runs.place), "--json").out)
     assert sorted(group["seeds"] for group in found["groups"]) == [[0], [1]]
-    assert {"label", "runs", "seeds", "curve", "table"} == found["groups"][0].keys()
+    assert {"label", "runs", "seeds", "curve", "table", "own", "ground"} == found["groups"][0].keys()
     again = json.loads(atoll("compare", str(runs.place), runs.good, "--json").out)
     assert again == found  # a run that is named twice is compared once
 

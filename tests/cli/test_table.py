@@ -12,12 +12,18 @@ import atoll
 from atoll.experiment import Experiment
 from atoll.show.summary import result_text, sparkline
 from atoll.show.table import LiveTable
-from atoll.words import bytes_text
+from atoll.words import bytes_text, duration_text
 
 
 def test_bytes() -> None:
     assert [bytes_text(count) for count in (0, 999, 1000, 384_400, 23_064_000, 5 * 10**15)] == [
         "0 B", "999 B", "1 kB", "384 kB", "23.1 MB", "5e+03 TB",
+    ]  # fmt: skip
+
+
+def test_durations() -> None:
+    assert [duration_text(seconds) for seconds in (0, 2.3e-4, 0.416, 0.99, 7.45, 42.06, 99.6, 7500)] == [
+        "0 s", "0.23 ms", "416 ms", "990 ms", "7.45 s", "42.1 s", "1 min 40 s", "2 h 5 min",
     ]  # fmt: skip
 
 
@@ -63,6 +69,7 @@ def test_the_live_table_shows_the_last_rounds(
     assert "12/12" in text
     numbers = [line.split()[0] for line in text.splitlines() if line.split() and line.split()[0].isdecimal()]
     assert numbers == [str(number) for number in range(3, 13)]
+    assert "…" not in text
     assert stream.getvalue()
 
 

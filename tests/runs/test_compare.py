@@ -108,6 +108,8 @@ def test_three_seeds_by_hand() -> None:
     assert curve["low"] == pytest.approx([0.2, 0.4, 0.5])  # the sample standard deviation is 0.1 each time
     assert curve["high"] == pytest.approx([0.4, 0.6, 0.7])
     assert curve["each"] == [[0.2, 0.4, 0.6], [0.3, 0.6, 0.7], [0.4, 0.5, 0.5]]
+    assert curve["bytes"] == [100, 200, 300]
+    assert curve["seconds"] == [2, 4, 6]
     table = group["table"]
     for key, mean in {"global": 0.6, "client_mean": 0.5, "p10": 0.4, "worst": 0.3}.items():
         assert table[key] == {"mean": pytest.approx(mean), "std": pytest.approx(0.1)}, key
@@ -563,3 +565,16 @@ def test_no_baseline_is_run_twice(tmp_path: Path) -> None:
 def test_baselines_need_something_to_be_run_beside() -> None:
     with pytest.raises(ConfigError, match="only finished runs"):
         compare([atoll.run(**SMALL, runs=None)], baselines=True)
+
+
+def test_clients_of_runs_with_the_same_data_stand_beside_each_other() -> None:
+    runs = [
+        told("a", [0.5], each=[0.4, None]), told("b", [0.5], each=[0.6, 0.7], method="fedprox"),
+        told("c", [0.5], seed=1, each=[0.1, 0.2]),
+    ]  # fmt: skip
+    found = Comparison.of(runs).to_dict()
+    one, two = found["groups"]
+    assert one["own"] == [{"0": 0.4}, {"0": 0.1, "1": 0.2}]
+    assert two["own"] == [{"0": 0.6, "1": 0.7}]
+    assert one["ground"] == [0, 1]  # another seed divides the data in another way
+    assert two["ground"] == [0]

@@ -112,7 +112,7 @@ def test_the_documentation_lists_what_is_written() -> None:
 PASSED_OVER: set[str] = set()
 """Kinds that the page has no use for."""
 
-THINNED = {"round": {"quantiles"}, "problem": {"count"}}
+THINNED = {"round": {"partial", "quantiles"}, "problem": {"count"}}
 """Fields that a digest adds (`atoll.runs.digest.compact`)."""
 
 LATEST = {"event", "clients", "round", "loss", "norm", "cosine"}

@@ -203,6 +203,148 @@ def test_a_comparison_and_each_of_its_runs(page: Page, tmp_path: Path) -> None:
     assert page.asked() == {file.as_uri()}
 
 
+# --- what is read off a page ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_numbers_on_tiles_can_be_read(page: Page, tmp_path: Path, dark: bool) -> None:
+    file = tmp_path / "report.html"
+    report.write(
+        file, "digits", [list(log(clients=30, rounds=12, personalised=True, refused=0.1, dropped=0.1))]
+    )
+    page.open(file.as_uri(), dark=dark)
+    page.ready()
+    worst = page.js("""
+        let worst = 21;
+        for (const name of ["up", "both"]) {
+          for (const css of Base.ramp(name).css) worst = Math.min(worst, Base.contrast(Base.inkOn(css), css));
+        }
+        return worst;
+    """)
+    assert worst >= 4.5
+    drawn = page.js("""
+        const canvas = document.querySelector("#clients .tiles canvas");
+        const found = [];
+        const plain = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...rest) {
+          if (this.canvas === canvas) {
+            const [r, g, b] = this.getImageData(x + 20, y - 10, 1, 1).data;
+            found.push([this.globalAlpha, Base.contrast(this.fillStyle, `rgb(${r},${g},${b})`)]);
+          }
+          return plain.call(this, text, x, y, ...rest);
+        };
+        const by = document.querySelector("#clients .by");
+        for (const option of by.options) {
+          by.value = option.value;
+          by.dispatchEvent(new Event("change"));
+        }
+        CanvasRenderingContext2D.prototype.fillText = plain;
+        return found;
+    """)
+    assert len(drawn) >= 30 * 8
+    assert {alpha for alpha, _ in drawn} == {1}
+    assert min(contrast for _, contrast in drawn) >= 4.5
+
+
+def test_the_list_of_runs_on_a_phone(page: Page, tmp_path: Path) -> None:
+    name = "2026-11-21_081233-fedavg-a3f1"
+    write(tmp_path / name, log(rounds=12, name=name))
+    with Dash(tmp_path) as dash:
+        page.open(dash.url, width=360, height=740)
+        page.until(lambda: page.js("return document.querySelectorAll('#list-table tbody tr').length") == 1)
+        assert page.js("return document.documentElement.scrollWidth") == 360
+        cells = page.js("""
+            const row = document.querySelector("#list-table tbody tr");
+            return [...row.querySelectorAll("th, td")].map((cell) => {
+              const { left, right } = cell.getBoundingClientRect();
+              return [cell.textContent, left >= 0 && right <= 350 && right > left];
+            });
+        """)
+    text = " ".join(cell.replace("\u00a0", " ") for cell, _ in cells)
+    for word in (name, "fedavg", "digits, dirichlet:0.3", "finished", "12 of 12", " %"):
+        assert word in text
+    assert all(shown for _, shown in cells)
+
+
+def test_partial_work_and_dropped_replies_are_drawn(page: Page, tmp_path: Path) -> None:
+    events = list(log(clients=8, rounds=70, cohort=4, dropped=0))
+    for each in events:
+        if each["event"] == "round":
+            each["clients"]["work"] = [1.0, 0.5, 1.0, 0.25]
+            each["dropped"] = [7] if each["round"] % 2 else []
+    file = tmp_path / "report.html"
+    report.write(file, "digits", [events])
+    page.open(file.as_uri())
+    page.ready()
+    assert page.empty(["stragglers", "timing"]) == []
+    note = page.text("#stragglers .note")
+    assert "35 replies dropped" in note
+    assert "140 replies of part of the planned epochs" in note  # of rounds whose columns are left out, too
+    assert "client" in page.text("#stragglers .list")
+    assert page.text("#timing h2") == "Engine time"
+    assert "wait" not in page.text("#timing .note")
+    assert page.errors() == []
+
+
+def test_absent_clients_are_not_idle(page: Page, tmp_path: Path) -> None:
+    events = list(log(clients=6, rounds=4, cohort=2))
+    events[1] |= {"joins": {"4": 9}, "leaves": {"5": 3}, "judged": [0, 1, 2, 3]}
+    for each in events:
+        if each["event"] == "round":
+            each["cohort"], each["dropped"], each["refused"] = [0, 1], [], {}
+            each["evaluation"]["each"]["clients"] = {
+                name: values[:4] for name, values in each["evaluation"]["each"]["clients"].items()
+            }
+    file = tmp_path / "report.html"
+    report.write(file, "digits", [events])
+    page.open(file.as_uri())
+    page.ready()
+    page.js("document.querySelector('#clients details.data summary').click()")
+    page.until(lambda: page.js("return document.querySelectorAll('#clients .data tbody tr').length") == 6)
+    states = page.js(
+        "return [...document.querySelectorAll('#clients .data tbody tr')].map((row) => row.lastChild.textContent)"
+    )
+    assert states == ["took part in the last round"] * 2 + ["idle"] * 2 + ["absent"] * 2
+    assert "nothing known" in page.text("#clients .key")
+    assert "absent" in page.text("#clients .key")
+
+
+def test_a_comparison_by_what_it_costs_and_client_by_client(page: Page, tmp_path: Path) -> None:
+    cheap = list(log(clients=20, rounds=12, cohort=5, name="a", method="fedavg", level=0.85))
+    dear = list(log(clients=20, rounds=12, cohort=5, name="b", method="scaffold", level=0.95))
+    for each in dear:
+        if each["event"] == "round":
+            each["bytes_up"], each["bytes_down"] = 2 * each["bytes_up"], 2 * each["bytes_down"]
+    file = tmp_path / "comparison.html"
+    report.write(file, "two methods", [cheap, dear], Comparison.of([cheap, dear]).to_dict())
+    page.open(file.as_uri())
+    page.ready()
+    assert page.text("#compare-curves h2") == "Learning curves: accuracy on the test set"
+    assert page.text("#compare-curves .at") == "round 12"
+    page.js("document.querySelectorAll('#compare-curves .axis button')[1].click()")
+    total = sum(each["bytes_up"] + each["bytes_down"] for each in dear if each["event"] == "round")
+    assert page.text("#compare-curves .at") == f"after {total / 1e6:.3g} MB"
+    page.js("document.querySelectorAll('#compare-curves .axis button')[2].click()")
+    assert page.text("#compare-curves .at").startswith("after ")
+    assert page.js("return document.querySelector('#compare-curves .uplot') !== null")
+    # zoom: with the keyboard in, and out again
+    page.js("document.querySelectorAll('#compare-curves .axis button')[0].click()")
+    page.js("document.querySelector('#compare-curves .plot').focus()")
+    button = "[...document.querySelectorAll('#compare-curves .legend button')].find((b) => b.textContent === 'See all')"
+    assert page.js(f"return {button}.parentNode.hidden")
+    page.driver.switch_to.active_element.send_keys("+")
+    page.until(lambda: not page.js(f"return {button}.parentNode.hidden"))
+    page.js(f"{button}.click()")
+    page.until(lambda: page.js(f"return {button}.parentNode.hidden"))
+    # client by client
+    ours, theirs = (
+        run[round_of(run, 12)]["evaluation"]["each"]["clients"]["accuracy"] for run in (cheap, dear)
+    )
+    better = sum(a > b for a, b in zip(ours, theirs, strict=True))
+    assert f"With fedavg, {better} of 20 clients" in page.text("#compare-clients .note")
+    assert page.errors() == []
+
+
 # --- live ---------------------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atoll.cli import given
 from atoll.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atoll.runs.folder import RunFolder
 
 __all__ = ["compare", "report"]
 
@@ -16,7 +21,7 @@ _RUNS = "Runs as in atoll show, or directories of runs (such as a sweep's)."
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN ...", help=_RUNS)],
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help=_RUNS, autocompletion=given.runs)],
     target: Annotated[
         str | None,
         typer.Option(metavar="MEASURE:VALUE", help="Cost up to there; by default the runs' own target."),
@@ -25,13 +30,16 @@ def compare(
     csv: Annotated[bool, typer.Option("--csv", help="The figures for a spreadsheet, on stdout.")] = False,
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
 ) -> None:
-    """Compare runs; those that differ in nothing but the seed become one line."""
+    """Compare runs; those with other seeds become one line."""
     from atoll.runs.compare import Comparison
     from atoll.runs.listing import resolve
 
     if json and csv:
         raise ConfigError("--json and --csv write to the same place", hint="give one of them")
-    comparison = Comparison.of(resolve(names, runs), target)
+    folders = resolve(names, runs)
+    comparison = Comparison.of(folders, target)
+    for told in _unfinished(folders):
+        print(told, file=sys.stderr)
     if csv:
         sys.stdout.write(comparison.csv().replace("\r\n", "\n"))
         return
@@ -47,7 +55,7 @@ def compare(
 
 
 def report(
-    names: Annotated[list[str], typer.Argument(metavar="RUN ...", help=_RUNS)],
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help=_RUNS, autocompletion=given.runs)],
     output: Annotated[
         str | None,
         typer.Option(
@@ -65,11 +73,16 @@ def report(
     ] = None,
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
 ) -> None:
-    """Write a self-contained page about a run, or about several and how they compare."""
+    """Write a page about a run, or about how several compare.
+
+    It is one file, and asks for nothing from elsewhere.
+    """
     from atoll.runs.compare import Comparison
     from atoll.runs.listing import resolve
 
     folders = resolve(names, runs)
+    for told in _unfinished(folders) if len(folders) > 1 else ():
+        print(told, file=sys.stderr)
     written: list[Path] = []
     if len(folders) == 1:
         from atoll.runs import report as page
@@ -88,3 +101,25 @@ def report(
             written = comparison.figures(figures)
     for path in (place, *written):
         print(path)
+
+
+def _unfinished(folders: Sequence[RunFolder]) -> Iterator[str]:
+    """A line for every run that did not come to its end: what is compared is how far it came.
+
+    Raises ConfigError where none was ever evaluated.
+    """
+    from atoll.runs.listing import Entry
+
+    entries = [Entry.of(folder) for folder in folders]
+    if not any(entry.story.final for entry in entries):
+        states = ", ".join(f"{entry.folder.name} ({entry.status})" for entry in entries)
+        raise ConfigError(
+            f"no round was evaluated in {states}: there is nothing to compare",
+            hint=f"atoll show {entries[0].folder.name} tells how it ended",
+        )
+    for entry in entries:
+        if entry.status != "finished":
+            error = (entry.story.last("error") or {}).get("message")
+            why = f": {error}" if error and entry.status == "failed" else ""
+            rounds = f"{entry.round} of {entry.story.planned or '?'} rounds"
+            yield f"{entry.folder.name}: {entry.status} after {rounds}{why}"

@@ -12,9 +12,12 @@ import typer
 
 from atoll.errors import ConfigError
 
-__all__ = ["dash"]
+__all__ = ["dash", "seen_here"]
 
-_PORT = 8470  # the same from day to day, so that an open page finds the server again
+
+def seen_here() -> bool:
+    """Whether somebody sits in front of this machine, who would see a browser."""
+    return sys.stdout.isatty() and not os.environ.get("SSH_CONNECTION") and not os.environ.get("CI")
 
 
 def dash(
@@ -23,7 +26,7 @@ def dash(
         typer.Argument(metavar="[RUNS]", help="A directory of runs, or one run. ATOLL_RUNS, or runs."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="N", min=0, max=65535, help=f"By default {_PORT}, or a free one.")
+        int | None, typer.Option(metavar="N", min=0, max=65535, help="By default 8470, or a free one.")
     ] = None,
     host: Annotated[
         str,
@@ -35,7 +38,7 @@ def dash(
 ) -> None:
     """Show runs on a page in the browser, as they are played. Ctrl-C ends it; the runs go on."""
     from atoll.runs.folder import RunFolder, default_place
-    from atoll.runs.serve import serve
+    from atoll.runs.serve import PORT, serve
 
     place = Path(runs) if runs is not None else default_place()
     if runs is not None and not place.is_dir():
@@ -48,13 +51,13 @@ def dash(
         print(f"runs in {place} are shown on {url}", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):
             print("everyone who reaches this address can read these runs", file=sys.stderr, flush=True)
-        if open if open is not None else sys.stdout.isatty() and not os.environ.get("SSH_CONNECTION"):
+        if open if open is not None else seen_here():
             webbrowser.open(url)
 
     if port is not None:
         serve(place, host, port, ready)
         return
     try:
-        serve(place, host, _PORT, ready)
+        serve(place, host, PORT, ready)
     except ConfigError:
         serve(place, host, 0, ready)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 
 import torch
@@ -17,6 +18,8 @@ from atoll.machine import cores
 
 __all__ = ["report"]
 
+_ABSENT = "not installed"
+_REQUIREMENT = re.compile(r"""([\w.-]+).*;\s*extra\s*==\s*["']([\w-]+)["']""")
 _PACKAGES = (
     "torch",
     "numpy",
@@ -24,10 +27,6 @@ _PACKAGES = (
     "msgspec",
     "typer",
     "rich",
-    "pandas",
-    "polars",
-    "pyarrow",
-    "pillow",
 )
 _VARIABLES = (
     "ATOLL_DATA",
@@ -43,7 +42,7 @@ _VARIABLES = (
 def report() -> None:
     """Print the block."""
     for name, text in lines():
-        print(f"{name:<12} {text}")
+        print(f"{name:<13} {text}")
 
 
 def lines() -> list[tuple[str, str]]:
@@ -51,6 +50,7 @@ def lines() -> list[tuple[str, str]]:
     rows = [("atoll", __version__), ("python", f"{platform.python_version()} ({sys.executable})")]
     rows.append(("platform", f"{platform.system()} {platform.release()} {platform.machine()}"))
     rows += [(name, _version(name)) for name in _PACKAGES]
+    rows += [(f"[{name}]", _extra(name, packages)) for name, packages in extras().items()]
     rows.append(("cores", f"{cores()} usable, {torch.get_num_threads()} torch threads"))
     rows.append(("gpu", _gpus()))
     rows.append(("engines", ", ".join(name for name in ENGINES if name != "auto" and _available(name))))
@@ -69,11 +69,32 @@ def lines() -> list[tuple[str, str]]:
     return rows
 
 
+def extras() -> dict[str, list[str]]:
+    """The extras for users and their packages, as the installed distribution declares them."""
+    try:
+        declared = importlib.metadata.requires("atoll") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in declared:
+        match = _REQUIREMENT.match(line)
+        if match and match[2] != "dev":
+            found.setdefault(match[2], []).append(match[1])
+    return found
+
+
+def _extra(name: str, packages: list[str]) -> str:
+    """The versions of its packages, or how to get those that are missing."""
+    versions = {package: _version(package) for package in packages}
+    text = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return f'{text}; pip install "atoll[{name}]"' if _ABSENT in versions.values() else text
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
 
 
 def _gpus() -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from atoll.cli.run import build
+from atoll.schema import toml_line
 from atoll.words import bytes_text, duration_text
 
 if TYPE_CHECKING:
+    from atoll.cli.notice import Notice
     from atoll.cli.run import Wish
     from atoll.federation import Federation
 
@@ -21,39 +19,38 @@ __all__ = ["rehearse"]
 _PLAYED = 3  # rounds; the first ones prepare the engine
 
 
-def rehearse(wish: Wish) -> None:
-    """Print the settings, the size of the model, the traffic of a round and an estimate of the time."""
-    federation = build(wish)
+def rehearse(wish: Wish, notice: Notice) -> None:
+    """Print the size of the model, the traffic of a round and an estimate of the time, and then all settings.
+
+    It is a file that `atoll run` runs: the settings are TOML, the rest are comments.
+    """
+    federation = build(wish, notice)
     left = federation.rounds - federation.number
-    print("rehearsing a few rounds ...", file=sys.stderr)
+    notice.say("rehearsing a few rounds")
     try:
         seconds, up, down, judging = _measure(federation)
     finally:
+        notice.clear()
         federation.engine.close()
         if federation.folder is not None:
             federation.folder.release()
     every = federation.settings.eval_every
     judged = max(1, left // every) if every else 1
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
     parameters = sum(p.numel() for p in federation.task.module.parameters())
     rows = [
         ("clients", f"{federation.cohort} of {len(federation.data):,} a round, {federation.data.partition}"),
         ("model", f"{parameters:,} parameters"),
         ("engine", federation.engine.describe()),
-        ("a round", f"{seconds:.3g} s, {bytes_text(up)} up, {bytes_text(down)} down"),
-        ("an evaluation", f"{judging:.3g} s, {judged:,} of them"),
+        ("a round", f"{duration_text(seconds)}, {bytes_text(up)} up, {bytes_text(down)} down"),
+        ("an evaluation", f"{duration_text(judging)}, {judged:,} of them"),
         ("in all", f"{left:,} rounds, about {duration_text(left * seconds + judged * judging)},"
          f" {bytes_text(left * up)} up, {bytes_text(left * down)} down"),
     ]  # fmt: skip
     for name, text in rows:
-        table.add_row(name, text)
-    console = Console(highlight=False)
-    for key, value in federation.keeper.stated().items():
-        console.print(f"{key} = {'none' if value is None else value}", markup=False, soft_wrap=True)
-    console.print()
-    console.print(table)
+        print(f"# {name:<14} {text}")
+    print()
+    for key, value in federation.keeper.config.items():
+        print(toml_line(key, value))
 
 
 def _measure(federation: Federation) -> tuple[float, int, int, float]:

@@ -13,6 +13,9 @@ import typer
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.explain import explain
+from atoll.cli.given import WithSettings, check_file
+from atoll.cli.given import runs as runs_named
+from atoll.cli.notice import Notice
 from atoll.cli.runs import log, ls, rm, show
 from atoll.cli.sweep import sweep
 
@@ -22,14 +25,11 @@ app = typer.Typer(
     name="atoll",
     help="Federated learning for PyTorch. Start with: atoll run",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(
-    help="Datasets: what there is, how it would be divided, getting the files.", no_args_is_help=True
-)
+data = typer.Typer(help="Datasets: what there is, how it would be divided.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -69,7 +69,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def run(
     file: Annotated[
         str | None, typer.Argument(metavar="[FILE.toml]", help="Settings, as KEY = VALUE lines.")
@@ -87,14 +87,20 @@ def run(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with a run: its folder, its name, or last."),
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with a run: its folder, its name, or last.",
+            autocompletion=runs_named,
+        ),
     ] = None,
     runs: Annotated[
         str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
     ] = None,
     dash: Annotated[bool, typer.Option("--dash", help="Show the run on a page in the browser.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Settings, size, traffic and time; nothing is kept.")
+        bool,
+        typer.Option("--dry-run", help="Size, traffic and time, and all settings as TOML; nothing is kept."),
     ] = False,
 ) -> None:
     """Run a federation in simulation and show what came of it.
@@ -102,15 +108,39 @@ def run(
     Without arguments: federated averaging on handwritten digits, a few seconds. The keys to set are listed by
     `atoll methods NAME`. Ctrl-C stops after writing a checkpoint; --resume goes on from it.
     """
-    from atoll.cli.run import Wish, command
-
-    wish = Wish(file, sets or [], resume, runs, save, json, quiet, dash)
-    if dry_run:
+    check_file(file)
+    notice = Notice(quiet)
+    notice.say("loading PyTorch")
+    try:
         from atoll.cli.dry import rehearse
+        from atoll.cli.run import Wish, command
 
-        rehearse(wish)
-    else:
-        command(wish)
+        wish = Wish(file, sets or [], resume, runs, save, json, quiet, dash)
+        (rehearse if dry_run else command)(wish, notice)
+    except KeyboardInterrupt:  # while torch was loaded
+        notice.clear()
+        print("interrupted before the first round was over", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        notice.clear()
+
+
+@app.command(cls=WithSettings)
+def init(
+    file: Annotated[str, typer.Argument(metavar="[FILE.toml]", help="What to write.")] = "experiment.toml",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as method=ditto. Repeatable."),
+    ] = None,
+) -> None:
+    """Write a file of settings, with every key explained.
+
+    atoll run FILE.toml runs it as it is.
+    """
+    check_file(file)
+    from atoll.cli.init import init as write
+
+    write(file, sets or [])
 
 
 @app.command()
@@ -149,13 +179,14 @@ def doctor() -> None:
     report()
 
 
-for _command in (ls, show, log, rm, compare, report, dash, sweep):
+for _command in (ls, show, log, rm, compare, report, dash):
     app.command()(_command)
+app.command(cls=WithSettings)(sweep)
 
 
 @data.command("list")
 def data_list() -> None:
-    """The datasets that go by a name, and whether their files are here."""
+    """The datasets that go by a name, and which are here."""
     from atoll.cli.show import show_datasets
 
     show_datasets()

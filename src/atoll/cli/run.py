@@ -7,24 +7,29 @@ import os
 import shlex
 import signal
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 
+from atoll.cli.dash import seen_here
 from atoll.cli.events import JsonLines
 from atoll.cli.explain import explain
+from atoll.cli.notice import Notice
 from atoll.errors import ConfigError, DivergedError, Terminated
 from atoll.experiment import prepare
 from atoll.federation import Federation
 from atoll.runs.events import encode
 from atoll.runs.events.kinds import Error
+from atoll.runs.readers import Reader
+from atoll.show.progress import on_console
 from atoll.show.summary import result_view
-from atoll.show.table import Lines, LiveTable
 
 __all__ = ["Wish", "command"]
 
@@ -43,21 +48,22 @@ class Wish:
     dash: bool = False
 
 
-def command(wish: Wish) -> None:
+def command(wish: Wish, notice: Notice) -> None:
     """Run what the file and the settings describe, or go on with a run."""
     console = _console(to_stderr=wish.json)
     federation: Federation | None = None
     try:
         with _terminable(), contextlib.ExitStack() as open_things:
             _check_place(wish.save)
-            federation = build(wish)
+            federation = build(wish, notice)
+            notice.clear()
             if not wish.quiet:
-                federation.keeper.session.log.append(_display(console))
+                federation.keeper.session.log.append(on_console(console))
             if wish.json:
                 federation.keeper.session.log.append(JsonLines())
             if wish.dash:
                 _show_page(wish, federation, open_things, console)
-            run = federation.fit()
+            run = federation.fit(progress=False)
         console.print(result_view(run))
         if wish.save is not None:
             run.save(wish.save)
@@ -67,16 +73,17 @@ def command(wish: Wish) -> None:
                 f"\n{run.folder.path}{os.sep}report.html", markup=False, soft_wrap=True, style="dim"
             )
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        notice.clear()
         _tell(error, federation, wish, console)
         if isinstance(error, Exception):
             raise
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
 
 
-def build(wish: Wish) -> Federation:
+def build(wish: Wish, notice: Notice) -> Federation:
     """The federation that is wished for."""
     keywords: dict[str, Any] = {} if wish.runs is None else {"runs": wish.runs}
-    return prepare(wish.file, wish.sets, wish.resume, **keywords)
+    return prepare(wish.file, wish.sets, wish.resume, tell=notice.say, **keywords)
 
 
 def _tell(error: BaseException, federation: Federation | None, wish: Wish, console: Console) -> None:
@@ -113,17 +120,36 @@ def _tell(error: BaseException, federation: Federation | None, wish: Wish, conso
 
 
 def _show_page(wish: Wish, federation: Federation, stack: contextlib.ExitStack, console: Console) -> None:
-    """Start the live page, for as long as the run lasts."""
-    from atoll.runs.serve import Dash
+    """Start the live page, for as long as the run lasts, and open it at the run once that has a folder."""
+    from atoll.runs.serve import PORT, Dash
 
     if federation.keeper.session.runs is None and federation.folder is None:
         raise ConfigError("--dash reads a run folder, and runs is none", hint="leave --set runs=none out")
     place = federation.folder.path.parent if federation.folder is not None else federation.keeper.session.runs
     assert place is not None
     place.mkdir(parents=True, exist_ok=True)
-    page = Dash(place)
+    try:
+        page = Dash(place, port=PORT)
+    except ConfigError:  # another page is there
+        page = Dash(place)
     stack.callback(page.close)
-    console.print(f"live page: {page.url}", markup=False, soft_wrap=True)
+    federation.keeper.session.log.insert(0, _Opener(page.url, console))
+
+
+class _Opener(Reader):
+    """Says where the page shows the run, and opens it where somebody sits in front of this machine."""
+
+    name = "--dash"
+
+    def __init__(self, url: str, console: Console) -> None:
+        self.url, self.console = url, console
+
+    def open(self, folder: Path | None) -> None:
+        assert folder is not None
+        url = f"{self.url}#run={quote(folder.name, safe='')}"
+        self.console.print(f"live page: {url}", markup=False, soft_wrap=True)
+        if seen_here():
+            webbrowser.open(url)
 
 
 # --- the screen ---------------------------------------------------------------------------------------------
@@ -133,11 +159,6 @@ def _console(*, to_stderr: bool) -> Console:
     stream = sys.stderr if to_stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else 100
     return Console(file=stream, width=width, highlight=False)
-
-
-def _display(console: Console) -> LiveTable | Lines:
-    live = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
-    return LiveTable(console) if live else Lines(console)
 
 
 # --- the end ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.cli import given
 from atoll.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def ls(
 
 
 def show(
-    run: Annotated[str, typer.Argument(help=_RUN)] = "last",
+    run: Annotated[str, typer.Argument(help=_RUN, autocompletion=given.runs)] = "last",
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
 ) -> None:
-    """Show a run: what it was, how it went, what went wrong, and how to go on with it."""
+    """Show a run: what it was, how it went, how to go on with it."""
     from atoll.cli.runs_view import card
     from atoll.runs.folder import RunFolder
     from atoll.runs.listing import Entry
@@ -69,7 +70,7 @@ def show(
 
 
 def log(
-    run: Annotated[str, typer.Argument(help=_RUN)] = "last",
+    run: Annotated[str, typer.Argument(help=_RUN, autocompletion=given.runs)] = "last",
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as long as the run does.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The events as they are, a JSON line each.")] = False,
@@ -103,7 +104,10 @@ def log(
 
 def rm(
     names: Annotated[
-        list[str], typer.Argument(metavar="RUN ...", help="Runs as in atoll show, or folders of sweeps.")
+        list[str],
+        typer.Argument(
+            metavar="RUN", help="Runs as in atoll show, or folders of sweeps.", autocompletion=given.runs
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look.")] = None,

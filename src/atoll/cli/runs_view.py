@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +15,8 @@ from atoll.runs.events import Event
 from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
 from atoll.runs.story import Story
-from atoll.show.summary import sparkline
+from atoll.show.fitted import Column, Fitted
+from atoll.show.summary import score_table, sparkline
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
 __all__ = ["card", "line", "table"]
@@ -25,19 +25,22 @@ _STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "cut off
 
 
 def table(entries: Sequence[Entry]) -> RenderableType:
-    """All runs, a line each, with the sweep that they are of."""
+    """All runs, a line each, with the sweep that they are of. Names and figures are whole, at any width."""
     measures = {entry.story.measure for entry in entries if entry.story.start}
     title = measures.pop() if len(measures) == 1 else "score"
-    view = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for heading in ("run", "status", "method", "data", "partition"):
-        view.add_column(
-            heading, no_wrap=heading in ("run", "status"), style="bold" if heading == "run" else ""
-        )
-    for heading in ("round", title, "worst client", "time"):
-        view.add_column(heading, justify="right", no_wrap=True)
     sweeps = any((entry.folder.path.parent / "sweep.json").exists() for entry in entries)
-    if sweeps:
-        view.add_column("sweep", no_wrap=True)
+    columns = [
+        Column("run", text=True, style="bold"),
+        Column("status", text=True),
+        Column("method", 1, text=True),
+        Column("data", 4, text=True),
+        Column("partition", 5, text=True),
+        Column("round"),
+        Column(title),
+        Column("worst client", 3),
+        Column("time", 2),
+    ]
+    view = Fitted([*columns, *([Column("sweep", 6, text=True)] if sweeps else [])])
     for entry in entries:
         story = entry.story
         status = entry.status + (" !" if entry.damaged else "")
@@ -48,7 +51,7 @@ def table(entries: Sequence[Entry]) -> RenderableType:
         if sweeps:
             parent = entry.folder.path.parent
             cells.append(parent.name.removeprefix("sweep-") if (parent / "sweep.json").exists() else "")
-        view.add_row(entry.folder.name, Text(status, _STYLES.get(entry.status, "red")), *map(Text, cells))
+        view.add([entry.folder.name, Text(status, _STYLES.get(entry.status, "red")), *cells])
     damaged = any(entry.damaged for entry in entries)
     return Group(view, Text("! lines of its events cannot be read", "dim")) if damaged else view
 
@@ -99,12 +102,9 @@ def line(event: Event) -> str:
 # --- parts of the card --------------------------------------------------------------------------------------------
 
 
-def _scores(story: Story) -> Table:
+def _scores(story: Story) -> Fitted:
     measure, last = story.measure, story.final
-    view = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    view.add_column(measure, style="dim")
-    for heading in ("test set", "client mean", "± std", "p10", "median", "worst", "best"):
-        view.add_column(heading, justify="right", no_wrap=True)
+    view = score_table(measure)
     ends = ("max", "min") if measure == "loss" else ("min", "max")
     for kind, title in (("clients", "global model"), ("personal", "personal models")):
         spread: Mapping[str, Any] = (last.get(kind) or {}).get(measure) or {}
@@ -112,7 +112,7 @@ def _scores(story: Story) -> Table:
         if spread or overall is not None:
             figures = [spread.get(key) for key in ("mean", "std", "p10", "median", *ends)]
             cells = [_score(story, figure) for figure in figures]
-            view.add_row(title, Text(_score(story, overall), "bold green"), *cells)
+            view.add([title, Text(_score(story, overall), "bold green"), *cells])
     return view
 
 
@@ -142,17 +142,11 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
 def _setup(story: Story) -> list[tuple[str, str]]:
     """What was run, where it differs from the defaults, and with what."""
     start = story.start
-    usual = _defaults(story.method)
+    changed = start.get("changed", list(story.config))  # older runs do not say: then all of them
     other = {
-        key: value
-        for key, value in story.config.items()
-        if key not in ("runs", "method") and (key not in usual or usual[key] != value)
+        key: story.config[key] for key in changed if key not in ("runs", "method") and key in story.config
     }
-    words = [
-        f"{key}={value_words(key, value)}"
-        for key, value in other.items()
-        if key in usual or value is not None
-    ]
+    words = [f"{key}={value_words(key, value)}" for key, value in other.items()]
     rows = [("settings", ", ".join(words) or "all defaults")] if story.config else []
     if start.get("parameters"):
         rows.append(
@@ -165,17 +159,6 @@ def _setup(story: Story) -> list[tuple[str, str]]:
     if start.get("commit"):
         rows.append(("commit", start["commit"]))
     return rows
-
-
-def _defaults(method: str) -> dict[str, Any]:
-    """What the settings are unless said otherwise; of an unknown method, those that every run has."""
-    from atoll.errors import ConfigError
-    from atoll.experiment import Experiment
-
-    try:
-        return Experiment(method=method).to_dict()
-    except ConfigError:
-        return Experiment().to_dict()
 
 
 def _trouble(entry: Entry) -> list[tuple[str, str]]:
@@ -210,5 +193,5 @@ def _round_line(event: Event) -> str:
     cells += [
         f"{name} {value_text(name, value)}" for name, value in (found.get("overall") or {}).items() if value
     ]
-    cells.append(f"{event.get('seconds') or 0:.3g} s")
+    cells.append(duration_text(event.get("seconds") or 0))
     return "  ".join(cells)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.cli.given import check_file
 from atoll.errors import Terminated
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ def sweep(
         bool, typer.Option("--baselines", help="Run local, fedavg and fedavg-ft too, in the same settings.")
     ] = False,
 ) -> None:
-    """Run every combination of some settings, several at once, and compare them.
+    """Run every combination of settings, and compare them.
 
     Of several methods (--grid method=ditto,apfl) each takes the settings that it knows.
     The same command again skips what is finished and goes on with what was interrupted.
     """
+    check_file(file)
     from atoll.cli.runs import console
     from atoll.cli.sweep_view import Board
     from atoll.runs.compare_view import view

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from atoll.show.fitted import Column, Fitted, live
 from atoll.trials.sweeping import Sweep
 from atoll.trials.trial import Trial
 from atoll.words import duration_text, value_text
@@ -32,7 +31,7 @@ class Board:
         self.begun = time.monotonic()
         self.live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI"):
-            self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
+            self.live = live(console, self._view)
             self.live.start()
         else:
             threads = f"{sweep.jobs} at once" if sweep.jobs > 1 else "one after the other"
@@ -71,24 +70,27 @@ class Board:
         head.append(f"\n{self.sweep.folder.path}", "not bold dim")
         return Group(head, ProgressBar(total=len(trials), completed=done), self._table())
 
-    def _table(self) -> Table:
+    def _table(self) -> Fitted:
         """As many trials as the screen has room for: those at work first, the newest of the finished ones."""
         room = max(4, self.console.height - 9)
         ranked = sorted(self.sweep.trials, key=lambda t: (_ORDER.index(t.status), _rank(t)))[:room]
-        view = Table(box=SIMPLE_HEAD, padding=(0, 1), expand=True)
-        view.add_column("run", ratio=1)
-        view.add_column("status", no_wrap=True)
         measure = self.sweep.trials[0].measure
-        for title in ("round", measure, "s"):
-            view.add_column(title, justify="right", no_wrap=True)
+        columns = [
+            Column("run", text=True),
+            Column("status", text=True),
+            Column("round", 1),
+            Column(measure),
+            Column("time", 2),
+        ]
+        view = Fitted(columns, moving=True)
         for trial in sorted(ranked, key=lambda t: t.point.number):
             score = "" if trial.score is None else value_text(trial.measure, trial.score)
             status = Text(trial.status, _STYLES[trial.status])
             rounds = f"{trial.round}/{trial.rounds}"
-            view.add_row(Text(trial.point.label), status, rounds, score, f"{trial.seconds:.3g}")
+            view.add([trial.point.label, status, rounds, score, duration_text(trial.seconds)])
         hidden = len(self.sweep.trials) - len(ranked)
         if hidden:
-            view.add_row(Text(f"... {hidden} more", "dim"))
+            view.add([Text(f"... {hidden} more", "dim"), "", "", "", ""])
         return view
 
 

@@ -27,6 +27,7 @@ from atoll.errors import EngineError
 from atoll.machine import cores, threads
 from atoll.task import Task
 from atoll.tensors import Record
+from atoll.words import duration_text
 
 __all__ = ["Auto"]
 
@@ -83,7 +84,7 @@ class Auto(Engine):
         if self.device.type != "cpu":
             together, problem = self._time_batched(batched, job, None)
             if together is not None:
-                return batched, f"about {1000 * together:.3g} ms a round"
+                return batched, f"about {duration_text(together)} a round"
             return Loop(self.task, self.data, self.device), f"batched cannot: {problem}"
         workers = min(self.workers or cores(), len(job.clients))
         left = max(1, self.rounds - job.round + 1)
@@ -91,7 +92,7 @@ class Auto(Engine):
         plainly, operations = self._time_loop(loop, job)
         before = _CAPTURE * operations + (0 if "torch._dynamo" in sys.modules else _LIBRARIES)
         if left * plainly < before + left * plainly / (2 * workers):
-            return loop, f"about {1000 * plainly:.3g} ms a round; the rounds are over before a capture pays"
+            return loop, f"about {duration_text(plainly)} a round; the rounds are over before a capture pays"
         try:
             processes = Processes(self.task, self.data, self.device, workers=workers)
             alone, capture = self._time_single(job, processes.steps)
@@ -103,15 +104,15 @@ class Auto(Engine):
                 return batched, f"processes cannot: {error.message}"
             return loop, f"nothing faster can: {error.message}"
         if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
-            return processes, f"about {1000 * alone:.3g} ms a round; recurrent layers batch badly on a CPU"
+            return processes, f"about {duration_text(alone)} a round; recurrent layers batch badly on a CPU"
         if trial > _SHARE * left * alone:
             return (
                 processes,
-                f"about {1000 * alone:.3g} ms a round; trying batched would take about {trial:.2g} s",
+                f"about {duration_text(alone)} a round; trying batched would take about {duration_text(trial)}",
             )
         together, problem = self._time_batched(batched, job, alone)
         if together is None:
-            return processes, f"about {1000 * alone:.3g} ms a round; batched cannot: {problem}"
+            return processes, f"about {duration_text(alone)} a round; batched cannot: {problem}"
         short = together < 1e-3 * self._steps(job)
         if short and batched.threads > 1:  # waiting may cost more than threads win
             single = Batched(self.task, self.data, self.device, workers=1)
@@ -119,7 +120,7 @@ class Auto(Engine):
             slower, _ = self._time_batched(single, job, alone)
             if slower is not None and slower < together:
                 batched, together = single, slower
-        figures = f"a round: batched about {1000 * together:.3g} ms, processes {1000 * alone:.3g} ms"
+        figures = f"a round: batched about {duration_text(together)}, processes {duration_text(alone)}"
         return (batched if together <= alone else processes), figures
 
     def _time_loop(self, engine: Engine, job: Job) -> tuple[float, int]:

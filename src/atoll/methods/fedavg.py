@@ -10,7 +10,7 @@ import torch
 
 from atoll.contract import Change, ClientData, Method, Plan, Population, Replies, Reply, Rule, Work
 from atoll.methods.parts.buffers import RULES, averaged, form, moved
-from atoll.methods.parts.settings import require
+from atoll.methods.parts.settings import require, typed
 from atoll.optimizers import SGD, Adam, Optimizer, clip_by_norm, schedule_factor
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
@@ -56,6 +56,7 @@ class FedAvg(Method):
     paper: ClassVar[str] = "McMahan et al. 2017, Algorithm 1"
 
     def __post_init__(self) -> None:
+        typed(self)
         require(self, "lr", self.lr > 0, "must be above 0")
         require(self, "epochs", self.epochs >= 1, "must be at least 1")
         require(self, "steps", self.steps is None or self.steps >= 1, "must be at least 1")

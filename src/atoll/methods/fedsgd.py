@@ -10,7 +10,7 @@ import torch
 
 from atoll.contract import Change, ClientData, Method, Plan, Population, Replies, Reply, Rule, Work
 from atoll.methods.parts.buffers import RULES, averaged, form, moved
-from atoll.methods.parts.settings import require
+from atoll.methods.parts.settings import require, typed
 from atoll.optimizers import SGD, clip_by_norm, schedule_factor
 from atoll.task import Batch, Task
 from atoll.tensors import Record
@@ -49,6 +49,7 @@ class FedSGD(Method):
     cost: ClassVar[str] = "1 gradient up, 1 model down"
 
     def __post_init__(self) -> None:
+        typed(self)
         require(self, "lr", self.lr > 0, "must be above 0")
         require(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
         require(self, "clip", self.clip >= 0, "must not be negative (0 means no clipping)")

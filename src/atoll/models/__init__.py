@@ -90,6 +90,12 @@ def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Modul
     Raises ConfigError for anything else.
     """
     call = spec.parse(text, "model") if isinstance(text, str) else text
+    if call.name.removesuffix("-bn") not in MODELS:
+        error = spec.unknown("model", call.name, MODELS, call.text)
+        own = "any other nn.Module goes to atoll.Federation in Python"
+        if str(error.hint).startswith("known: "):
+            raise ConfigError(error.message, hint=f"{error.hint}; {own}")
+        raise ConfigError(error.message, hint=f"{error.hint} known: {', '.join(sorted(MODELS))}; {own}")
     return _made(call, tuple(shape), classes)
 
 

@@ -52,7 +52,7 @@ class Evaluation:
     clients: Mapping[str, Spread] = field(default_factory=dict)
     personal: Mapping[str, Spread] = field(default_factory=dict)
     newcomers: Mapping[str, Spread] = field(default_factory=dict)
-    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+    each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict, repr=False)
     only: int | None = field(default=None, compare=False)
 
     @property

@@ -19,8 +19,8 @@ class Round:
     `cohort` took part; `dropped` were slower than the method accepts; `refused` maps clients whose replies could not
     be used to the reason. `loss` is the clients' mean training loss. Bytes are of all clients together. `clients` has
     columns about the cohort, in its order, NaN where unknown: training `loss`, `samples` used, `norm` of the update,
-    `cosine` of the update to the mean one (both estimated for models of over 4,096 numbers), `start` and `end` of the
-    client's work in seconds since the round began.
+    `cosine` of the update to the mean one (both estimated for models of over 4,096 numbers), `work`, the share of the
+    planned local epochs (in a round with stragglers), `start` and `end` of the engine's work in seconds of the round.
     """
 
     number: int
@@ -32,7 +32,7 @@ class Round:
     bytes_down: int = 0
     seconds: float = 0.0
     evaluation: Evaluation | None = None
-    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    clients: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:

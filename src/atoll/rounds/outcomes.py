@@ -8,14 +8,18 @@ from torch import Tensor
 
 from atoll.contract import Outcome
 from atoll.engines.probe import drift, likeness
+from atoll.rounds.cohort import Cohort
 
 __all__ = ["alike", "columns"]
 
 
-def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) -> dict[str, list[float]]:
-    """What is known of each client of a round, column by column; `since` is when the round began."""
+def columns(cohort: Cohort, outcomes: Sequence[Outcome], since: float, epochs: int) -> dict[str, list[float]]:
+    """What is known of each client of a round, column by column.
+
+    `since` is when the round began, `epochs` are the local epochs planned.
+    """
     by_client = {outcome.client: outcome for outcome in outcomes}
-    rows = [by_client.get(client) for client in cohort]
+    rows = [by_client.get(client) for client in cohort.clients]
     nan = float("nan")
     found = {
         "loss": [nan if o is None or o.refused else o.metrics.get("loss", nan) for o in rows],
@@ -23,6 +27,8 @@ def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) ->
         "start": [nan if o is None else o.begun - since for o in rows],
         "end": [nan if o is None else o.ended - since for o in rows],
     }
+    if cohort.epochs:
+        found["work"] = [cohort.epochs.get(client, epochs) / epochs for client in cohort.clients]
     found["loss"] = [
         loss / n if n > 0 else nan for loss, n in zip(found["loss"], found["samples"], strict=True)
     ]
@@ -31,8 +37,8 @@ def columns(cohort: Sequence[int], outcomes: Sequence[Outcome], since: float) ->
         norms, cosines = drift([o.probe for o in seen if o.probe is not None], [o.weight for o in seen])
         norm = dict(zip((o.client for o in seen), norms.tolist(), strict=True))
         cosine = dict(zip((o.client for o in seen), cosines.tolist(), strict=True))
-        found["norm"] = [norm.get(client, nan) for client in cohort]
-        found["cosine"] = [cosine.get(client, nan) for client in cohort]
+        found["norm"] = [norm.get(client, nan) for client in cohort.clients]
+        found["cosine"] = [cosine.get(client, nan) for client in cohort.clients]
     return {name: column for name, column in found.items() if any(v == v for v in column)}
 
 

@@ -89,7 +89,7 @@ class Simulation:
         seconds = time.perf_counter() - since
         record = Round(
             number, cohort.clients, cohort.dropped, round.refused, _loss(round.outcomes), round.bytes_up,
-            round.bytes_down, seconds, clients=columns(cohort.clients, round.outcomes, since),
+            round.bytes_down, seconds, clients=columns(cohort, round.outcomes, since, self.method.plan().epochs),
         )  # fmt: skip
         return Played(record, round.state, round.outcomes)
 

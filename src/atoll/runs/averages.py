@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from atoll.measures import Target
 from atoll.runs.story import Story
-from atoll.runs.transfer import Transfer
+from atoll.runs.transfer import Transfer, ground
 
-__all__ = ["Average", "Compared", "Curve", "Group"]
+__all__ = ["CLIENTS", "Average", "Compared", "Curve", "Group"]
+
+T = TypeVar("T")
+
+CLIENTS = 5_000
+"""Up to so many judged clients of a run are compared one by one."""
 
 _SCORES = {"client_mean": "clients", "personal": "personal"}
 _SCORES |= {name: name for name in ("own", "pooled", "std", "p10", "worst", "newcomers")}
@@ -41,7 +46,9 @@ class Curve:
     """A measure over rounds, for the rounds in which every seed was evaluated.
 
     `each` holds the seeds' values. `low` and `high` are a band: from the least to the greatest of two seeds, one
-    sample standard deviation to either side of the mean of three and more, and the curve itself for one.
+    sample standard deviation to either side of the mean of three and more, and the curve itself for one. `bytes` (up
+    and down, of all clients) and `seconds` (without evaluations) are what was spent up to each of the rounds, on
+    average over seeds.
     """
 
     rounds: list[int]
@@ -49,6 +56,8 @@ class Curve:
     low: list[float]
     high: list[float]
     each: list[list[float]]
+    bytes: list[float]
+    seconds: list[float]
 
     @staticmethod
     def of(stories: Sequence[Story], name: str) -> Curve:
@@ -65,7 +74,11 @@ class Curve:
             low.append(middle - reach if len(values) > 2 else min(values))
             high.append(middle + reach if len(values) > 2 else max(values))
         each = [[curve[number] for number in rounds] if curve else [] for curve in found]
-        return Curve(rounds, mean, low, high, each)
+        costs = [story.costs for story, curve in zip(stories, found, strict=True) if curve]
+        volume, seconds = (
+            [statistics.fmean(cost[n][part] for cost in costs) for n in rounds] for part in (0, 1)
+        )
+        return Curve(rounds, mean, low, high, each, volume, seconds)
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,7 @@ class Group:
             "seeds": [story.seed for story in self.stories],
             "curve": dict(vars(curve)),
             "table": table,
+            "own": [_by_client(story.own) if len(story.own) <= CLIENTS else {} for story in self.stories],
         }
 
 
@@ -166,7 +180,24 @@ class Compared:
         return "own" if any(story.final.get("personal") for story in self.stories) else self.measure
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain values: curves of `shown`; `target` is null where it is of something else."""
+        """The comparison as plain values: curves of `shown`; `target` is null where it is of something else.
+
+        `own` of a group is the main measure of the model that each client would use, run by run, {client: value}, empty
+        where over 5,000 are judged. Runs with the same number in `ground` have the same clients, whose `names` follow.
+        """
         target = self.goal.value if self.goal and self.goal.measure == self.shown else None
         groups = [group.to_dict(self.shown) for group in self.groups]
-        return {"measure": self.measure, "shown": self.shown, "target": target, "groups": groups}
+        known: dict[str, int] = {}
+        for group, found in zip(self.groups, groups, strict=True):
+            found["ground"] = [known.setdefault(ground(story), len(known)) for story in group.stories]
+        names: dict[str, dict[str, str]] = {}
+        for story in self.stories:
+            names.setdefault(str(known[ground(story)]), _by_client(story.names(list(story.own)[:CLIENTS])))
+        return {
+            "measure": self.measure, "shown": self.shown, "target": target, "groups": groups, "names": names,
+        }  # fmt: skip
+
+
+def _by_client(values: Mapping[int, T]) -> dict[str, T]:
+    """With keys as JSON has them."""
+    return {str(client): value for client, value in values.items()}

@@ -11,7 +11,15 @@ from atoll.runs.packed import pack, quantiles, short
 
 __all__ = ["Digest", "compact"]
 
-_COLUMNS = {"loss": 4, "samples": 5, "norm": 4, "cosine": 4, "start": 5, "end": 5}  # significant digits
+_COLUMNS = {
+    "loss": 4,
+    "samples": 5,
+    "norm": 4,
+    "cosine": 4,
+    "work": 3,
+    "start": 5,
+    "end": 5,
+}  # significant digits
 _SUMMARISED = ("loss", "norm", "cosine")
 _LATEST = ("loss", "norm", "cosine")
 _SPREAD = ("mean", "p10", "median", "p90", "min", "max")
@@ -33,7 +41,7 @@ def compact(events: Iterable[Event], share: int = 1) -> list[Event]:
 
     - `cohort` and `dropped` are packed (see `atoll.runs.packed.pack`), `refused` is a list of [reason, packed clients];
     - `clients` is there for the last 60 rounds or fewer (about 20,000 entries); the rounds before have `quantiles`,
-      {column: [p10, median, p90]};
+      {column: [p10, median, p90]}; `partial` counts those whose `work` is below 1;
     - a spread has mean, p10, median, p90, min and max; `each` holds the first measure alone, and is there for the
       first, the last and about 12 to 24 evenly spaced evaluations, fewer where more than 4,000 clients are judged.
 
@@ -172,6 +180,9 @@ class Digest:
                 "personal": _spreads(evaluation.get("personal")),
             }
             self._add_each(number, evaluation.get("each") or {})
+        shares = (event.get("clients") or {}).get("work") or ()
+        if partial := sum(share is not None and share < 1 for share in shares):
+            thin["partial"] = partial
         columns = {
             name: list(values) for name, values in (event.get("clients") or {}).items() if name in _COLUMNS
         }

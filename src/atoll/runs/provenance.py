@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from atoll.schema import toml_value
+from atoll.schema import toml_line, toml_value
 
 __all__ = ["command", "commit", "config_text", "versions"]
 
@@ -50,18 +50,9 @@ def commit() -> str | None:
 
 
 def config_text(name: str, config: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """config.toml: every setting, then where the run came from in the table [about], which reading it passes over.
-
-    None is written as "none": leaving the key out would mean its default.
-    """
+    """config.toml: every setting, then where the run came from in the table [about], which reading it passes over."""
     lines = [f"# {name}: `atoll run` with this file repeats the run, --resume continues it"]
-    lines += [f"{key} = {_value(key, value)}" for key, value in config.items()]
+    lines += [toml_line(key, value) for key, value in config.items()]
     lines += ["", "[about]", f'started = "{time.strftime("%Y-%m-%dT%H:%M:%S%z")}"']
     lines += [f"{key} = {toml_value(value)}" for key, value in about.items() if value is not None]
     return "\n".join(lines) + "\n"
-
-
-def _value(key: str, value: Any) -> str:
-    if value is None:
-        return '"full"' if key == "batch_size" else '"none"'
-    return toml_value(value)

@@ -21,7 +21,10 @@ import msgspec
 from atoll.errors import ConfigError, RunError
 from atoll.runs.site import ANY, application, web
 
-__all__ = ["Dash", "serve"]
+__all__ = ["PORT", "Dash", "serve"]
+
+PORT = 8470
+"""Where the page is looked for first: the same from day to day, so that an open page finds the server again."""
 
 
 def serve(

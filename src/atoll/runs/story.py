@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,11 @@ class Story:
         """Training samples of every client, None where they are not listed."""
         return (self.last("partition") or {}).get("sizes")
 
+    def names(self, clients: Iterable[int]) -> dict[int, str]:
+        """The names of these clients, where they are listed."""
+        found = (self.last("partition") or {}).get("names") or []
+        return {client: str(found[client]) for client in clients if client < len(found)}
+
     # --- how it went ------------------------------------------------------------------------------------------
 
     @cached_property
@@ -115,6 +120,17 @@ class Story:
         return self.value(self.final, self.main)
 
     # --- what it cost -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def costs(self) -> dict[int, tuple[int, float]]:
+        """Round -> bytes and seconds up to it, as `spent` counts them."""
+        found: dict[int, tuple[int, float]] = {}
+        volume, seconds = 0, 0.0
+        for each in self.rounds:
+            volume += (each.get("bytes_up") or 0) + (each.get("bytes_down") or 0)
+            seconds += each.get("seconds") or 0.0
+            found[each["round"]] = (volume, seconds)
+        return found
 
     def spent(self, until: int | None = None) -> tuple[int, float]:
         """Bytes up and down of all clients, and the seconds of the rounds without their evaluations.

@@ -10,9 +10,10 @@ from typing import Any
 from atoll.runs.grouping import settings
 from atoll.runs.story import Story
 
-__all__ = ["Transfer", "partners"]
+__all__ = ["Transfer", "ground", "partners"]
 
-_OF_START = ("data", "partition", "model", "clients", "parameters")
+_OF_CLIENTS = ("data", "partition", "clients")
+_OF_START = (*_OF_CLIENTS, "model", "parameters")
 _OF_CONFIG = ("label", "client", "test", "validation", "loss")
 
 
@@ -40,6 +41,12 @@ class Transfer:
         worse = [-gain for gain in gains if gain < 0]
         by = statistics.fmean(worse) if worse else None
         return Transfer(statistics.fmean(gains), len(worse) / len(gains), by)
+
+
+def ground(story: Story) -> str:
+    """What two runs have in common that have the same clients: equal texts, equal data of every client."""
+    parts = [story.seed, story.sizes, *(story.start.get(key) for key in _OF_CLIENTS)]
+    return repr([*parts, *(story.config.get(key) for key in _OF_CONFIG if key != "loss")])
 
 
 def partners(groups: Sequence[Sequence[Story]]) -> list[list[Story | None]]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from atoll.words import bytes_text, number_text, value_text
+from atoll.show.fitted import Column, Fitted
+from atoll.words import bytes_text, duration_text, number_text, value_text
 
 if TYPE_CHECKING:
     from atoll.results import Run
@@ -22,11 +22,13 @@ __all__ = [
     "result_html",
     "result_text",
     "result_view",
+    "score_table",
     "sparkline",
     "worst",
 ]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_SCORES = ("test set", "client mean", "± std", "p10", "median", "worst", "best")
 
 # --- when it is over ----------------------------------------------------------------------------------------
 
@@ -92,15 +94,18 @@ def _curve(history: Sequence[tuple[int, float]], width: int = 320, height: int =
     return f"<svg role='img' width='{width}' height='{height}'><polyline points='{line}' {style}/></svg>"
 
 
-def _scores(last: Evaluation) -> Table:
+def _scores(last: Evaluation) -> Fitted:
     headings, rows = _score_rows(last)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column(headings[0], style="dim")
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = score_table(headings[0])
     for title, overall, *cells in rows:
-        table.add_row(title, Text(overall, style="bold green"), *cells)
+        table.add([title, Text(overall, "bold green"), *cells])
     return table
+
+
+def score_table(measure: str) -> Fitted:
+    """An empty table of a measure: on the test set, and over clients."""
+    ranks = {"test set": 0, "client mean": 0, "± std": 5, "p10": 2, "median": 3, "worst": 1, "best": 4}
+    return Fitted([Column(measure, text=True, style="dim"), *(Column(name, ranks[name]) for name in _SCORES)])
 
 
 def _score_rows(last: Evaluation) -> tuple[list[str], list[list[str]]]:
@@ -121,7 +126,7 @@ def _score_rows(last: Evaluation) -> tuple[list[str], list[list[str]]]:
             figures = (spread.mean, spread.std, spread.p10, spread.median, worst(name, spread), best)
             cells += [value_text(name, figure) for figure in figures]
         rows.append([title, *cells])
-    return [name, "test set", "client mean", "± std", "p10", "median", "worst", "best"], rows
+    return [name, *_SCORES], rows
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -150,7 +155,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("replies", ", ".join(f"{count} {what}" for what, count in trouble.items() if count)))
     up, down = sum(r.bytes_up for r in run.rounds), sum(r.bytes_down for r in run.rounds)
     facts.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
-    facts.append(("time", f"{run.seconds:.3g} s, {run.seconds_per_round:.3g} s a round without evaluation"))
+    whole, each = duration_text(run.seconds), duration_text(run.seconds_per_round)
+    facts.append(("time", f"{whole}, {each} a round without evaluation"))
     facts.append(("engine", run.engine))
     return facts
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,17 +16,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
 from atoll.runs.readers import Reader
+from atoll.show.fitted import Column, Fitted, live
 from atoll.show.summary import worst
-from atoll.words import bytes_text, number_text, value_text
+from atoll.words import bytes_text, duration_text, number_text, value_text
 
-__all__ = ["Lines", "LiveTable", "Screen"]
+__all__ = ["Lines", "LiveTable", "Screen", "cells_of", "columns_of"]
 
 _SHOWN = 10
 
@@ -38,11 +37,12 @@ _SHOWN = 10
 class Screen(Reader):
     """What both displays have in common: the run's title, its rounds and what goes wrong beside it."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.planned = 0
+    def __init__(self) -> None:
+        self.planned = self.done = 0
         self.title = self.detail = ""
+        self.chosen = ""
         self.judged: list[int] = []
+        self.rounds: deque[Round] = deque(maxlen=_SHOWN)
 
     def event(self, event: Event) -> None:
         kind = event["event"]
@@ -50,14 +50,19 @@ class Screen(Reader):
             self.planned = event["rounds"]
             self.title, self.detail = _heading(event)
         elif kind == "resume":
-            self.planned = event["rounds"]
-            self.resumed(event["round"])
+            self.planned, self.done = event["rounds"], event["round"]
+            self.title = self.title or f"resumed after round {self.done}"
+            self.resumed(self.done)
         elif kind == "partition":
             self.judged = event["judged"]
         elif kind == "engine":
-            self.engine(event["text"])
+            self.chosen = event["text"]
+            self.engine(self.chosen)
         elif kind == "round":
-            self.round(Round.of_event(event, self.judged))
+            record = Round.of_event(event, self.judged)
+            self.done = record.number
+            self.rounds.append(record)
+            self.round(record)
 
     def resumed(self, after: int) -> None:
         """The run goes on after this round."""
@@ -73,9 +78,8 @@ class LiveTable(Screen):
     """The last rounds in a table that is drawn anew as they come, under a progress bar. For terminals."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self.rounds: deque[Round] = deque(maxlen=_SHOWN)
-        self.chosen = ""
+        super().__init__()
+        self.console = console
 
     def open(self, folder: Path | None) -> None:
         self.bar = Progress(
@@ -89,26 +93,13 @@ class LiveTable(Screen):
             expand=True,
         )
         self.job = self.bar.add_task("rounds", total=None)
-        self.live = Live(
-            console=self.console, get_renderable=self._view, refresh_per_second=4, transient=True
-        )
+        # What the program prints on another stream than this one, such as a pipe, must go there.
+        self.live = live(self.console, self._view, redirect_stdout=sys.stdout.isatty())
         self.live.start(refresh=True)
 
     def event(self, event: Event) -> None:
         super().event(event)
-        if event["event"] in ("start", "resume"):
-            self.bar.update(self.job, total=self.planned)
-
-    def resumed(self, after: int) -> None:
-        self.title = self.title or f"resumed after round {after}"
-        self.bar.update(self.job, completed=after)
-
-    def engine(self, text: str) -> None:
-        self.chosen = text
-
-    def round(self, record: Round) -> None:
-        self.rounds.append(record)
-        self.bar.update(self.job, completed=record.number)
+        self.bar.update(self.job, total=self.planned or None, completed=self.done)
 
     def close(self) -> None:
         """Take the table off the screen (also after an error)."""
@@ -127,6 +118,10 @@ class LiveTable(Screen):
 class Lines(Screen):
     """One plain line a round, for logs and pipes."""
 
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
     def event(self, event: Event) -> None:
         super().event(event)
         if event["event"] == "start":
@@ -144,7 +139,7 @@ class Lines(Screen):
         cells.append(f"loss {number_text(record.loss)}")
         cells += [f"{name} {text}" for name, text in _measures(record.evaluation).items() if text]
         cells += [f"up {bytes_text(record.bytes_up)}", f"down {bytes_text(record.bytes_down)}"]
-        self._print("  ".join([*cells, f"{record.seconds:.3g} s"]))
+        self._print("  ".join([*cells, duration_text(record.seconds)]))
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -159,23 +154,39 @@ def _heading(start: Event) -> tuple[str, str]:
     return title, ", ".join([*shown, f"{start['parameters']:,} parameters on {start['device']}"])
 
 
-def _rounds_table(rounds: Sequence[Round]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), expand=True)
-    measured = [_measures(r.evaluation) for r in rounds]
-    names = list(dict.fromkeys(name for each in measured for name in each))
-    for title in ["round", "clients", "loss", *names, "up", "down", "s"]:
-        table.add_column(title, justify="right", no_wrap=True)
-    for record, found in zip(rounds, measured, strict=True):
-        table.add_row(
-            str(record.number),
-            _cohort(record),
-            number_text(record.loss),
-            *(found.get(name, "") for name in names),
-            bytes_text(record.bytes_up),
-            bytes_text(record.bytes_down),
-            f"{record.seconds:.2g}",
-            style="yellow" if record.refused else "",
-        )
+def columns_of(rounds: Sequence[Round]) -> list[Column]:
+    """The columns of a table of rounds. Where there is little room, how good the model is stays longest."""
+    names = list(dict.fromkeys(name for each in rounds for name in _measures(each.evaluation)))
+    ranks = {"personal": 2, "worst": 4, "p10": 5}
+    return [
+        Column("round"),
+        Column("clients", 3),
+        Column("loss", 1),
+        *(Column(name, ranks.get(name, 0)) for name in names),
+        Column("up", 7),
+        Column("down", 8),
+        Column("time", 6),
+    ]
+
+
+def cells_of(record: Round, columns: Sequence[Column]) -> list[str]:
+    """A round's cells under these columns."""
+    found = {
+        "round": str(record.number),
+        "clients": _cohort(record),
+        "loss": number_text(record.loss),
+        **_measures(record.evaluation),
+        "up": bytes_text(record.bytes_up),
+        "down": bytes_text(record.bytes_down),
+        "time": duration_text(record.seconds),
+    }
+    return [found.get(column.heading, "") for column in columns]
+
+
+def _rounds_table(rounds: Sequence[Round]) -> Fitted:
+    table = Fitted(columns_of(rounds), moving=True)
+    for record in rounds:
+        table.add(cells_of(record, table.columns), "yellow" if record.refused else "")
     return table
 
 

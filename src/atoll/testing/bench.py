@@ -173,7 +173,7 @@ class _Bench:
 
     def _left(self, federation: Federation) -> dict[str, Any]:
         try:
-            run = federation.fit()
+            run = federation.fit(progress=False)
         except EngineError:
             raise
         except Exception as error:

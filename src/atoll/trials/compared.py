@@ -77,7 +77,7 @@ def compare(
         federation = job.make()
         where = f"[{fresh.index(job) + 1}/{len(fresh)}] {federation.keeper.labels['method']}, seed {federation.seed}"
         try:
-            run = federation.fit()
+            run = federation.fit(progress=False)
         except RunError as error:
             failed.append(f"{federation.keeper.labels['method']}, seed {federation.seed}: {error.message}")
             log.warning("%s is left out: %s", where, error.message)

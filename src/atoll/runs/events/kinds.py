@@ -82,6 +82,7 @@ class Start(Written, kw_only=True):
     device: Annotated[Maybe[str], says("where it computes")] = UNSET
     engine: Annotated[Maybe[str], says("the engine asked for")] = UNSET
     config: Annotated[Mapping[str, Any], says("all settings")]
+    changed: Annotated[Maybe[Sequence[str]], says("those that are not their defaults")] = UNSET
     versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}
     command: Annotated[str | None, says("the command line that began it")] = None
     commit: Annotated[str | None, says("the git commit of the working directory")] = None
@@ -168,8 +169,13 @@ class Columns(Struct, kw_only=True, forbid_unknown_fields=True):
 
     loss: Annotated[Maybe[Sequence[Number]], says("training loss")] = UNSET
     samples: Annotated[Maybe[Sequence[Number]], says("samples used")] = UNSET
-    start: Annotated[Maybe[Sequence[Number]], says("when its work began, in seconds of the round")] = UNSET
-    end: Annotated[Maybe[Sequence[Number]], says("when its work ended, likewise")] = UNSET
+    work: Annotated[
+        Maybe[Sequence[Number]], says("share of the planned local epochs, in a round with stragglers")
+    ] = UNSET
+    start: Annotated[
+        Maybe[Sequence[Number]], says("when the engine began its work, in seconds of the round")
+    ] = UNSET
+    end: Annotated[Maybe[Sequence[Number]], says("when the engine had done it, likewise")] = UNSET
     norm: Annotated[Maybe[Sequence[Number]], says("norm of its update")] = UNSET
     cosine: Annotated[Maybe[Sequence[Number]], says("cosine of its update to the mean update")] = UNSET
 

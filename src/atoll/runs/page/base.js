@@ -207,6 +207,22 @@ const Base = (() => {
     return tables.get(name);
   }
 
+  /** Lightness of a colour ("#rrggbb" or "rgb(r,g,b)") as WCAG has it, 0 to 1. */
+  function luminance(css) {
+    const parts = css.startsWith("#") ? [1, 3, 5].map((i) => parseInt(css.slice(i, i + 2), 16)) : css.match(/\d+/g).map(Number);
+    const [r, g, b] = parts.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  /** How well one colour reads on another, 1 to 21. */
+  function contrast(one, other) {
+    const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  }
+
+  /** Black or white, whichever reads better on a colour: one of them has at least 4.5 to 1. */
+  const inkOn = (css) => (contrast("#000000", css) > contrast("#ffffff", css) ? "#000000" : "#ffffff");
+
   /** Index into a ramp for a value between two ends. */
   const shade = (value, low, high) => Math.max(0, Math.min(255, Math.round(((value - low) / (high - low || 1)) * 255)));
 
@@ -237,6 +253,6 @@ const Base = (() => {
 
   return {
     $, h, setText, segments, figures, copyable, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural,
-    quantiles, gini, ticks, color, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
+    quantiles, gini, ticks, color, contrast, inkOn, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
   };
 })();

@@ -20,10 +20,13 @@ const { Lines, Surface, Draw } = (() => {
   /** Lines over rounds with a legend that follows the pointer.
    *
    * A series is {label, color, values, dash, width} or, for a band, {label, color, low, high}; `color` is the name of
-   * a variable of the style sheet or a colour. One that is `of` another is not in the legend, and is shown with it. */
+   * a variable of the style sheet or a colour. One that is `of` another is not in the legend, and is shown with it.
+   * Dragging across, or + and -, zooms; a double click shows all again. Where lines `carry`, the legend has the last
+   * value up to the pointer, for lines that have none just there. */
   class Lines {
-    constructor(host, { text = (v) => Base.number(v), x = "round", whole = true, floor = null, ceiling = null, zero = false, label = "" } = {}) {
-      Object.assign(this, { host, text, tick: text, x, whole, floor, ceiling, zero });
+    constructor(host, { text = (v) => Base.number(v), x = "round", xText = Base.count, carry = false, whole = true, floor = null, ceiling = null, zero = false, label = "" } = {}) {
+      Object.assign(this, { host, text, tick: text, x, xText, carry, whole, floor, ceiling, zero });
+      this.zoom = null; // the ends of x that are shown, null for all
       this.legend = h("ul", { class: "legend" });
       host.before(this.legend);
       this.plot = h("div", { class: "plot", tabindex: "0", role: "img", "aria-label": label });
@@ -46,8 +49,11 @@ const { Lines, Surface, Draw } = (() => {
       this.series = series;
       this.mark = mark;
       if (label) this.plot.setAttribute("aria-label", label);
-      const shape = JSON.stringify(series.map((s) => [s.label, s.color, s.dash, s.width, Boolean(s.low)]));
-      if (this.u && shape === this.shape) this.u.setData(this._data());
+      const shape = JSON.stringify([this.x, series.map((s) => [s.label, s.color, s.dash, s.width, Boolean(s.low)])]);
+      if (this.u && shape === this.shape) {
+        this.u.setData(this._data(), !this.zoom);
+        if (this.zoom) this.u.redraw(true, true);
+      }
       else this._make(shape);
       this._values(null);
     }
@@ -96,22 +102,39 @@ const { Lines, Surface, Draw } = (() => {
       }
       this.u = new uPlot({
         ...size, series: lines, bands, legend: { show: false }, padding: [8, 16, 0, 0],
-        cursor: { y: false, drag: { x: false, y: false }, points: { size: 7, width: 1.5 } },
+        cursor: { y: false, drag: { x: true, y: false }, points: { size: 7, width: 1.5 } },
         scales: {
           x: { time: false, range: (u, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) },
           y: { range: (u, low, high) => this._range(low, high) },
         },
         axes: [
           this._axis({ size: 26, space: 56, incrs: this.whole ? [1, 2, 5].flatMap((f) => [1, 10, 100, 1e3, 1e4, 1e5].map((p) => f * p)).sort((a, b) => a - b) : undefined,
-            values: (u, at) => at.map((v) => (this.whole && v % 1 ? "" : this.whole ? Base.count(v) : Base.number(v, 3))) }),
+            values: (u, at) => at.map((v) => (this.whole && v % 1 ? "" : this.xText(v))) }),
           this._axis({ space: 34, values: (u, at, axis, space, step) => at.map((v) => this.tick(v, step)),
             size: (u, values) => 14 + Math.max(20, ...(values || []).map((v) => v.length * 6.9)) }),
         ],
         hooks: {
           setCursor: [(u) => this._values(u.cursor.idx)],
           draw: [(u) => this._mark(u)],
+          setScale: [(u, key) => { if (key === "x" && this.u === u) this._zoomed(u.scales.x); }],
         },
       }, this._data(), this.plot);
+      if (this.zoom) this._show(...this.zoom);
+    }
+
+    /** Show a part of x, or all. */
+    _show(low, high) {
+      const [first, last] = [this.xs[0], this.xs[this.xs.length - 1]];
+      [low, high] = [Math.max(first, low), Math.min(last, high)];
+      if (this.u && high > low) this.u.setScale("x", { min: low, max: high });
+    }
+
+    /** Forget what was zoomed into, as when x has another meaning. */
+    all() { this.zoom = null; this._show(-Infinity, Infinity); }
+
+    _zoomed({ min, max }) {
+      this.zoom = min > this.xs[0] || max < this.xs[this.xs.length - 1] ? [min, max] : null;
+      this.wide.hidden = !this.zoom;
     }
 
     _axis(rest) {
@@ -153,6 +176,8 @@ const { Lines, Surface, Draw } = (() => {
 
     _legend() {
       this.at = h("li", { class: "at" });
+      this.wide = h("li", null, h("button", { type: "button", onclick: () => this.all() }, "See all"));
+      this.wide.hidden = !this.zoom;
       this.readings = this.series.map(() => h("b", null));
       this.legend.replaceChildren(...this.series.map((s, i) => {
         if (s.of) return "";
@@ -162,7 +187,7 @@ const { Lines, Surface, Draw } = (() => {
           type: "button", "aria-pressed": String(!this.hidden.has(s.label)), title: "Show or hide",
           onclick: (event) => this._toggle(s, event.currentTarget),
         }, swatch, h("span", null, s.label), this.readings[i]));
-      }), this.at);
+      }), this.wide, this.at);
     }
 
     _toggle(series, button) {
@@ -178,8 +203,8 @@ const { Lines, Surface, Draw } = (() => {
       const at = known(place) ? place : null;
       const find = (values) => {
         if (!values) return null;
-        if (at !== null) return values[at];
-        for (let i = values.length - 1; i >= 0; i--) if (known(values[i])) return values[i];
+        if (at !== null && !this.carry) return values[at];
+        for (let i = at ?? values.length - 1; i >= 0; i--) if (known(values[i])) return values[i];
         return null;
       };
       this.series.forEach((s, i) => {
@@ -187,7 +212,7 @@ const { Lines, Surface, Draw } = (() => {
         Base.setText(this.readings[i], known(find(s.low || s.values)) ? text : "–");
       });
       const x = this.xs[at === null ? this.xs.length - 1 : at];
-      Base.setText(this.at, `${this.x} ${Base.count(x)}`);
+      Base.setText(this.at, `${this.x} ${this.xText(x)}`);
     }
 
     _cursor(index) {
@@ -197,6 +222,14 @@ const { Lines, Surface, Draw } = (() => {
     }
 
     _key(event) {
+      if (this.u && ["+", "=", "-"].includes(event.key)) {
+        event.preventDefault();
+        const { min, max } = this.u.scales.x;
+        const middle = known(this.u.cursor.idx) ? this.xs[this.u.cursor.idx] : (min + max) / 2;
+        const half = ((max - min) / 2) * (event.key === "-" ? 2 : 0.5);
+        this._show(middle - half, middle + half);
+        return;
+      }
       const step = { ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 }[event.key];
       if (!step || !this.u || !this.xs.length) return;
       event.preventDefault();

@@ -47,7 +47,7 @@ const ClientView = (() => {
   function update(now) {
     if (!dialog.open || now !== run) return;
     setText($("#client-title"), run.nameOf(client));
-    const states = ["idle", "working now", "took part in the last round", "its last reply was refused", "too slow in the last round"];
+    const states = ["idle", "working now", "took part in the last round", "its last reply was refused", "dropped in the last round, too slow", "absent"];
     setText($("#client-lede"), `Number ${client} · ${states[run.state[client]]}`);
     const pairs = [];
     const s = (v) => score(run.measure, v);

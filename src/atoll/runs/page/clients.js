@@ -2,13 +2,13 @@
 // The grid of clients.
 
 (() => {
-  const { $, h, setText, known, number, count, score, gain, plural, color, ramp, shade, rampKey } = Base;
+  const { $, h, setText, known, number, count, score, gain, plural, color, inkOn, ramp, shade, rampKey } = Base;
   const { panel, tableOf, measureName, LISTED } = Panels;
 
   // --- clients --------------------------------------------------------------------------------------------
 
-  const STATES = ["idle", "working", "took part in the last round", "reply refused", "too slow"];
-  const STATE_COLORS = ["--tile", "--running", "--s-clients", "--bad", "--warn"];
+  const STATES = ["idle", "working", "took part in the last round", "reply refused", "dropped, too slow", "absent"];
+  const STATE_COLORS = ["--tile", "--running", "--s-clients", "--bad", "--warn", "--panel"];
   const MOST_TILES = 20000;
 
   panel("clients", (run) => run.clients > 0, (section, open) => {
@@ -96,7 +96,7 @@
       else if (run.measure === "accuracy" && by.value !== "cosine" && by.value !== "loss") [low, high] = [Math.floor(low * 20) / 20, Math.ceil(high * 20) / 20];
       ends = [low, high];
       legend();
-      const states = [0, 0, 0, 0, 0];
+      const states = STATES.map(() => 0);
       for (const k of tiles) states[run.state[k]] += 1;
       surface.describe(`${count(tiles.length)} clients by ${COLORS[by.value].label()}. ` +
         STATES.map((s, i) => `${states[i]} ${s}`).filter((_, i) => states[i]).join(", ") + ". Arrow keys move, Enter opens a client.");
@@ -104,12 +104,16 @@
 
     function legend() {
       if (by.value === "state") {
-        key.replaceChildren(...STATES.map((s, i) => swatch(STATE_COLORS[i], s)));
+        key.replaceChildren(...STATES.map((s, i) => swatch(STATE_COLORS[i], s, i === ABSENT ? "struck" : "")));
         return;
       }
       const { both, text, label } = COLORS[by.value];
       rampKey(key, both ? "both" : "up", text(ends[0]), text(ends[1]), label());
-      if (grid.size >= 9) key.append(swatch("--text", "working", "ring"), swatch("--bad", "refused", "cut"), swatch("--warn", "too slow", "cut"));
+      if (tiles.some((k) => !known(values[k]))) key.append(swatch("--tile", "nothing known"));
+      if (grid.size < 9) return;
+      const there = new Set(tiles.map((k) => run.state[k]));
+      const marks = [[WORKING, "--text", "working", "ring"], [REFUSED, "--bad", "refused", "cut"], [DROPPED, "--warn", "dropped, too slow", "cut"], [ABSENT, "--tile", "absent", "struck"]];
+      key.append(...marks.filter(([state]) => there.has(state)).map(([, ...rest]) => swatch(...rest)));
     }
 
     function swatch(paint, text, kind = "") {
@@ -138,10 +142,11 @@
         const k = tiles[i];
         const x = grid.left + (i % columns) * size;
         const y = Math.floor(i / columns) * size;
-        ctx.fillStyle = isState ? states[run.state[k]] : known(values[k]) ? css[shade(values[k], ends[0], ends[1])] : blank;
+        const fill = isState ? states[run.state[k]] : known(values[k]) ? css[shade(values[k], ends[0], ends[1])] : blank;
+        ctx.fillStyle = fill;
         if (radius) { ctx.beginPath(); ctx.roundRect(x, y, size - gap, size - gap, radius); ctx.fill(); } else ctx.fillRect(x, y, size - gap, size - gap);
-        if (size >= 44) label(ctx, x, y, size - gap, k);
-        if (size >= 9 && !isState && run.state[k] !== IDLE && run.state[k] !== DONE) mark(ctx, x, y, size - gap, run.state[k], states);
+        if (size >= 44) label(ctx, x, y, size - gap, k, fill);
+        if (size >= 9 && (!isState || run.state[k] === ABSENT) && run.state[k] !== IDLE && run.state[k] !== DONE) mark(ctx, x, y, size - gap, run.state[k], states);
       }
       if (at >= 0 && at < n && document.activeElement === canvas) {
         ctx.strokeStyle = color("--focus");
@@ -151,12 +156,9 @@
     }
 
     /** The number of a client on its tile, where there is room. */
-    function label(ctx, x, y, size, k) {
-      const filled = COLORS[by.value].both || !known(values[k]) ? 0 : shade(values[k], ends[0], ends[1]);
-      ctx.fillStyle = by.value !== "state" && filled > 128 ? color("--panel") : color("--text");
-      ctx.globalAlpha = 0.72;
+    function label(ctx, x, y, size, k, fill) {
+      ctx.fillStyle = inkOn(fill);
       ctx.fillText(String(k), x + 6, y + size - 7, size - 10);
-      ctx.globalAlpha = 1;
     }
 
     function mark(ctx, x, y, size, state, states) {
@@ -164,6 +166,15 @@
         ctx.strokeStyle = color("--text");
         ctx.lineWidth = 2;
         ctx.strokeRect(x + 1, y + 1, size - 2, size - 2);
+        return;
+      }
+      if (state === ABSENT) {
+        ctx.strokeStyle = color("--muted");
+        ctx.lineWidth = 1;
+        ctx.beginPath();
+        ctx.moveTo(x + size - 2, y + 2);
+        ctx.lineTo(x + size / 2, y + size / 2); // down to the number
+        ctx.stroke();
         return;
       }
       const part = Math.max(5, size * 0.42);

@@ -1,11 +1,98 @@
 "use strict";
-// What a run costs: waiting for the slowest, and bytes.
+// What a run costs: work that was cut short or dropped, the engine's time, and bytes.
 
 (() => {
-  const { $, setText, known, count, percent, bytes, duration, plural, quantiles, color } = Base;
-  const { panel, tableOf, LISTED } = Panels;
+  const { $, h, setText, known, count, bytes, duration, plural, quantiles, color } = Base;
+  const { panel, tableOf, clientList, LISTED } = Panels;
 
   // --- stragglers -----------------------------------------------------------------------------------------
+
+  const RECENT = 60; // rounds that have columns
+  const late = (r) => Boolean(r.partial || (r.dropped && r.dropped.size));
+
+  panel("stragglers", (run) => run.rounds.some(late), (section, open) => {
+    const KINDS = [["whole", "all its epochs", "--s-clients"], ["partial", "part of its epochs", "--s-personal"], ["dropped", "dropped, too slow", "--warn"]];
+    let run = null;
+    let bars = []; // {first, last, whole, partial, dropped}, a round or several
+    const surface = new Surface($(".mid", section), { draw, hover });
+    const fillTable = tableOf(section, () => ({
+      head: ["Round", "Worked", "of them partly", "Dropped"],
+      rows: run.rounds.slice().reverse().slice(0, LISTED + 1).map((r) => [String(r.round), count(r.cohort.size), count(r.partial), count(r.dropped ? r.dropped.size : 0)]),
+    }));
+    $(".key", section).replaceChildren(...KINDS.map(([, text, paint]) => {
+      const dot = h("i", { class: "dot" });
+      dot.style.setProperty("--paint", `var(${paint})`);
+      return h("span", { class: "keyed" }, dot, text);
+    }));
+
+    function update(now) {
+      run = now;
+      const often = new Map();
+      const add = (k, kind) => { if (!often.has(k)) often.set(k, { partial: 0, dropped: 0 }); often.get(k)[kind] += 1; };
+      let [partly, dropped, asked] = [0, 0, 0];
+      const recent = run.rounds.slice(-RECENT); // older ones have no columns
+      setText($("h3", section), run.rounds.length > RECENT ? `Most often late, last ${RECENT} rounds` : "Most often late");
+      for (const r of recent) {
+        if (r.dropped) r.dropped.each((k) => add(k, "dropped"));
+        if (r.columns && r.columns.work) r.cohort.each((k, i) => { if (r.columns.work[i] < 1) add(k, "partial"); });
+      }
+      for (const r of run.rounds) {
+        partly += r.partial;
+        dropped += r.dropped ? r.dropped.size : 0;
+        asked += r.cohort.size + (r.dropped ? r.dropped.size : 0);
+      }
+      const total = (k) => often.get(k).partial + often.get(k).dropped;
+      const who = [...often.keys()].sort((a, b) => total(b) - total(a) || a - b);
+      clientList($(".list", section), who.slice(0, 7).map((k) => ({ client: k, name: run.nameOf(k), bar: total(k), text: count(total(k)), paint: often.get(k).dropped ? "--warn" : "--s-personal" })), "Nobody.", (k) => open(k, who));
+      const parts = [dropped ? `${plural(dropped, "reply", "replies")} dropped` : "", partly ? `${plural(partly, "reply", "replies")} of part of the planned epochs` : ""].filter(Boolean);
+      setText($(".note", section), `In ${plural(run.rounds.length, "round")}, of ${count(asked)} clients that were asked: ${parts.join(", ")}.`);
+      surface.describe($(".note", section).textContent);
+      surface.redraw();
+      fillTable(run);
+    }
+
+    const box = (width, height) => ({ left: 34, top: 8, width: width - 42, height: height - 34 });
+
+    function draw(ctx, width, height) {
+      if (!run || !run.rounds.length) return;
+      const b = box(width, height);
+      const each = Math.max(1, Math.ceil(run.rounds.length / Math.max(1, Math.floor(b.width / 3))));
+      bars = [];
+      for (let i = 0; i < run.rounds.length; i += each) {
+        const found = run.rounds.slice(i, i + each);
+        const dropped = found.reduce((n, r) => n + (r.dropped ? r.dropped.size : 0), 0);
+        const partial = found.reduce((n, r) => n + r.partial, 0);
+        bars.push({ first: found[0].round, last: found[found.length - 1].round, partial, dropped, whole: found.reduce((n, r) => n + r.cohort.size, 0) - partial });
+      }
+      const top = Math.max(1, ...bars.map((v) => v.whole + v.partial + v.dropped));
+      Draw.axes(ctx, b, { y: [0, top * 1.04], yTicks: Base.ticks(0, top, Math.max(2, b.height / 44), true) });
+      const wide = b.width / bars.length;
+      bars.forEach((v, i) => {
+        let y = b.top + b.height;
+        for (const [kind, , paint] of KINDS) {
+          const tall = (v[kind] / (top * 1.04)) * b.height;
+          ctx.fillStyle = color(paint);
+          ctx.fillRect(b.left + i * wide, y - tall, Math.max(1, wide - (wide > 5 ? 2 : 0)), tall);
+          y -= tall;
+        }
+      });
+      ctx.fillStyle = color("--muted");
+      ctx.textBaseline = "top";
+      ctx.fillText(`round ${bars[0].first}`, b.left, b.top + b.height + 8);
+      ctx.textAlign = "right";
+      ctx.fillText(String(bars[bars.length - 1].last), b.left + b.width, b.top + b.height + 8);
+    }
+
+    function hover(x) {
+      const b = box(surface.host.clientWidth, surface.host.clientHeight);
+      const bar = bars[Math.floor(((x - b.left) / b.width) * bars.length)];
+      if (!bar) return null;
+      return [bar.first === bar.last ? `round ${bar.first}` : `rounds ${bar.first} to ${bar.last}`, ...KINDS.map(([kind, text]) => `${count(bar[kind])} ${text}`)];
+    }
+    return update;
+  });
+
+  // --- the engine's time ----------------------------------------------------------------------------------
 
   const timed = (r) => Boolean(r.columns && r.columns.end);
 
@@ -18,7 +105,7 @@
     const many = $("select", section);
     const surface = new Surface($(".mid", section), { draw, hover, press: (x, y) => { const found = find(x, y); if (found) open(found.client, rows); } });
     const fillTable = tableOf(section, () => ({
-      head: ["Client", "Round", "Start", "End", "Worked"],
+      head: ["Client", "Round", "Begun", "Done", "Took"],
       rows: shown.flatMap(({ round }) => round.cohort.toArray().map((k, i) => [k, i, round]))
         .sort((a, b) => b[2].columns.end[b[1]] - a[2].columns.end[a[1]]).slice(0, LISTED + 1)
         .map(([k, i, r]) => { const { start, end } = r.columns; return [run.nameOf(k), String(r.round), duration(start ? start[i] : 0), duration(end[i]), duration(end[i] - (start ? start[i] : 0))]; }),
@@ -44,16 +131,12 @@
 
     function remark() {
       const { round } = shown[shown.length - 1];
-      const ends = round.columns.end;
-      const who = round.cohort.toArray();
-      let slow = -1;
-      let [sum, n] = [0, 0];
-      ends.forEach((e, i) => { if (known(e)) { sum += e; n += 1; if (slow < 0 || e > ends[slow]) slow = i; } });
-      if (slow < 0) return;
-      const waited = 1 - sum / n / ends[slow];
-      setText($(".note", section), `Round ${round.round}: the median client was done after ${duration(quantiles(ends, [0.5])[0])}, the slowest (${run.briefOf(who[slow])}) after ${duration(ends[slow])}; ` +
-        `clients waited ${percent(Math.max(0, waited), 0)} of the time.` + (rows.length < everyone.length ? ` The slowest ${rows.length} of ${plural(everyone.length, "client")} are drawn.` : ""));
-      surface.describe(`When each client worked. ${$(".note", section).textContent}`);
+      const { start, end } = round.columns;
+      const took = Array.from(end, (e, i) => e - (start && known(start[i]) ? start[i] : 0)).filter(known);
+      if (!took.length) return;
+      setText($(".note", section), `Round ${round.round}: the work of ${plural(took.length, "client")} took the engine ${duration(Math.max(...end.filter(known)))}, a client ${duration(quantiles(took, [0.5])[0])} in the middle and ${duration(Math.max(...took))} at most.` +
+        (rows.length < everyone.length ? ` The last ${rows.length} of ${plural(everyone.length, "client")} to be done are drawn.` : ""));
+      surface.describe(`When the engine did each client's work. ${$(".note", section).textContent}`);
     }
 
     function layout(width, height) {
@@ -85,15 +168,13 @@
       }
       const place = new Map(rows.map((k, i) => [k, i]));
       const gap = b.tall > 8 ? 3 : b.tall > 4 ? 1 : 0.5;
-      const [usual, slow] = [color("--s-clients"), color("--s-worst")];
+      ctx.fillStyle = color("--s-clients");
       for (const { round, offset } of shown) {
         const { start, end } = round.columns;
-        const last = Math.max(...end.filter(known));
         round.cohort.each((k, i) => {
           if (!place.has(k) || !known(end[i])) return;
           const from = start && known(start[i]) ? start[i] : 0;
           const x = b.left + ((offset + from) / span) * b.width;
-          ctx.fillStyle = end[i] === last ? slow : usual;
           ctx.fillRect(x, b.top + place.get(k) * b.tall + gap / 2, Math.max(1.5, ((end[i] - from) / span) * b.width), b.tall - gap);
         });
       }
@@ -115,7 +196,7 @@
       if (i < 0) return [run.nameOf(found.client), `did not take part in round ${found.round.round}`];
       const { start, end, samples } = found.round.columns;
       const from = start && known(start[i]) ? start[i] : 0;
-      return [run.nameOf(found.client), `round ${found.round.round}: worked ${duration(end[i] - from)}`, `done after ${duration(end[i])}`, ...(samples ? [plural(samples[i], "sample")] : [])];
+      return [run.nameOf(found.client), `round ${found.round.round}: its work took ${duration(end[i] - from)}`, `done ${duration(end[i])} after the round began`, ...(samples ? [plural(samples[i], "sample")] : [])];
     }
 
     many.addEventListener("change", () => { if (run) update(run); });

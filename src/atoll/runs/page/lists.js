@@ -42,7 +42,7 @@ const { RunList, Comparison } = (() => {
     }
 
     function make(run, hrefs) {
-      const cells = Object.fromEntries(["method", "data", "status", "rounds", "value"].map((key) => [key, h("td", { class: key === "value" ? "right" : null })]));
+      const cells = Object.fromEntries(["method", "data", "status", "rounds", "value"].map((key) => [key, h("td", { class: key === "value" ? "value right" : key })]));
       const bar = h("i");
       const text = h("span");
       cells.rounds.append(h("span", { class: "mini" }, bar), text);
@@ -85,8 +85,20 @@ const { RunList, Comparison } = (() => {
   // --- the comparison -------------------------------------------------------------------------------------
 
   const Comparison = (() => {
+    const AXES = { // what a curve has run over up to an evaluation: methods differ in what a round costs
+      rounds: { label: "Rounds", of: "rounds", x: "round", text: count, whole: true },
+      bytes: { label: "Traffic", of: "bytes", x: "after", text: (v) => bytes(v), whole: false },
+      seconds: { label: "Time", of: "seconds", x: "after", text: duration, whole: false },
+    };
+    let axis = "rounds";
     let lines = null;
     let shown = null;
+
+    /** What the curves show, in words. */
+    function measureOf({ measure, shown: what, groups }) {
+      if (what === "own") return `mean ${measure} over clients`;
+      return groups.some((group) => known((group.table.global || {}).mean)) ? `${measure} on the test set` : measure;
+    }
 
     /** A comparison in which every run stands for itself, for when none was made. */
     function ofRuns(runs) {
@@ -102,7 +114,7 @@ const { RunList, Comparison } = (() => {
         const one = (value) => (known(value) ? { mean: value, std: null } : null);
         return {
           label: `${run.title} · ${run.name}`, runs: [run.name], seeds: [run.start.seed],
-          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean] },
+          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean], bytes: judged.map((r) => r.allUp + r.allDown), seconds: judged.map((r) => r.allSeconds) },
           table: {
             global: one(last.overall[measure]), client_mean: one(c.mean), personal: one((last.personal[measure] || {}).mean), own: one(own.mean),
             p10: one(run.lowIsGood ? own.p90 : own.p10), worst: one(run.lowIsGood ? own.max : own.min), rounds: one(run.played),
@@ -121,9 +133,11 @@ const { RunList, Comparison } = (() => {
         (known(comparison.target) ? ` · target ${score(comparison.measure, comparison.target)}` : ""));
       const box = $("#compare-each");
       if (!lines) {
-        lines = new Lines($("#compare-curves .body"), { label: "Learning curves" });
+        lines = new Lines($("#compare-curves .body"), { label: "Learning curves", carry: true });
         box.addEventListener("change", () => curves());
+        Base.segments($("#compare-curves .axis"), Object.entries(AXES).map(([key, { label }]) => [key, label]), axis, (key) => { axis = key; lines.zoom = null; curves(); });
       }
+      Differences.show(comparison);
       box.parentNode.hidden = !comparison.groups.some((group) => group.runs.length > 1);
       curves();
       table();
@@ -133,7 +147,10 @@ const { RunList, Comparison } = (() => {
     function curves() {
       const { groups, measure, target } = shown;
       const each = $("#compare-each").checked;
-      const xs = [...new Set(groups.flatMap((group) => group.curve.rounds))].sort((a, b) => a - b);
+      const { of, x, text, whole } = AXES[axis];
+      const places = (group) => group.curve[of] || [];
+      const xs = [...new Set(groups.flatMap(places))].sort((a, b) => a - b);
+      Object.assign(lines, { x, xText: text, whole });
       const place = new Map(xs.map((x, i) => [x, i]));
       const spread = (rounds, values) => {
         const found = new Array(xs.length).fill(null);
@@ -143,7 +160,8 @@ const { RunList, Comparison } = (() => {
       const series = [];
       const dashes = [[], [8, 3], [2, 3], [10, 3, 2, 3]];
       groups.forEach((group, g) => {
-        const { rounds, mean, low, high } = group.curve;
+        const { mean, low, high } = group.curve;
+        const rounds = places(group);
         const paint = groupColor(g);
         const dash = dashes[Math.floor(g / 8) % dashes.length];
         if (group.runs.length > 1 && !each && (low || []).some(known)) series.push({ label: `${group.label}, band`, color: paint, low: spread(rounds, low), high: spread(rounds, high), alpha: 0.13, of: group.label });
@@ -156,9 +174,10 @@ const { RunList, Comparison } = (() => {
       lines.ceiling = measure === "accuracy" ? 1 : null;
       lines.set(xs, series, { mark: known(target) ? { value: target, label: `target ${score(measure, target)}` } : null });
       const own = shown.shown === "own";
+      setText($("#compare-curves-h"), `Learning curves: ${measureOf(shown)}`);
       const ranked = groups.map((group) => [group.label, ((own ? null : group.table.global) || group.table.own || {}).mean]).filter(([, v]) => known(v))
         .sort((a, b) => (measure === "accuracy" ? b[1] - a[1] : a[1] - b[1]));
-      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use, their own where there are any. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
+      setText($("#compare-curves .note"), ranked.length ? `${own ? "Of the models that clients would use, their own where there are any. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
       lines.plot.setAttribute("aria-label", `Learning curves. ${$("#compare-curves .note").textContent}`);
     }
 
@@ -217,9 +236,10 @@ const { RunList, Comparison } = (() => {
 
     function runTable(runs, hrefs) {
       const labels = new Map();
+      const words = shown.measure === "accuracy" ? "Accuracy" : "Loss";
       shown.groups.forEach((group, g) => group.runs.forEach((name, i) => labels.set(name, { g, label: group.label, seed: (group.seeds || [])[i] })));
       $("#compare-runs table").replaceChildren(
-        h("thead", null, h("tr", null, ["Run", "Setting", "Seed", "Status", "Rounds", "Value"].map((text) => h("th", { scope: "col", class: text === "Value" ? "right" : null }, text)))),
+        h("thead", null, h("tr", null, ["Run", "Setting", "Seed", "Status", "Rounds", words].map((text) => h("th", { scope: "col", class: text === words ? "right" : null }, text)))),
         h("tbody", null, runs.map((run) => {
           const found = labels.get(run.name) || {};
           const dot = h("i", { class: "dot" });
@@ -229,7 +249,7 @@ const { RunList, Comparison } = (() => {
         })));
     }
 
-    return { show, ofRuns, again: () => { if (shown) { curves(); table(); } } };
+    return { show, ofRuns, again: () => { if (shown) { curves(); table(); Differences.show(shown); } } };
   })();
 
   return { RunList, Comparison };

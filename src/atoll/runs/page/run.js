@@ -1,12 +1,12 @@
 "use strict";
 // One run as the page knows it: events go in (as in the log, or thinned by atoll.runs.digest), columns come out.
 
-const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
+const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
   const { known, quantiles } = Base;
-  const [IDLE, WORKING, DONE, REFUSED, DROPPED] = [0, 1, 2, 3, 4];
+  const [IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT] = [0, 1, 2, 3, 4, 5];
   const ROUNDS_WITH_COLUMNS = 60;
   const EVALUATIONS = 48; // with a value for each client; twice what a digest keeps
-  const COLUMNS = ["loss", "samples", "norm", "cosine", "start", "end"];
+  const COLUMNS = ["loss", "samples", "norm", "cosine", "work", "start", "end"];
 
   /** A set of clients: their numbers, or a bit for each where that is smaller. */
   class Clients {
@@ -114,6 +114,14 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
       this.judged = event.judged || [];
       this.place = new Int32Array(this.clients).fill(-1);
       this.judged.forEach((client, i) => { this.place[client] = i; });
+      this._absent(1);
+    }
+
+    /** Mark those who are not there in a round: they join later, or have left. */
+    _absent(round) {
+      const { joins, leaves } = this.partition || {};
+      for (const [client, first] of Object.entries(joins || {})) if (round < first) this.state[client] = ABSENT;
+      for (const [client, first] of Object.entries(leaves || {})) if (round >= first) this.state[client] = ABSENT;
     }
 
     on_begin(event) {
@@ -153,10 +161,12 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
         up: event.bytes_up || 0, down: event.bytes_down || 0, counted: known(event.bytes_up) || known(event.bytes_down),
         allUp: (before ? before.allUp : 0) + (event.bytes_up || 0),
         allDown: (before ? before.allDown : 0) + (event.bytes_down || 0),
-        dropped: event.dropped ? new Clients(event.dropped) : null, refused: [],
+        allSeconds: (before ? before.allSeconds : 0) + (event.seconds || 0),
+        dropped: event.dropped ? new Clients(event.dropped) : null, refused: [], partial: event.partial || 0,
         quantiles: event.quantiles || {}, columns: null, evaluation: null,
       };
       this.state.fill(IDLE);
+      this._absent(event.round);
       cohort.each((client) => {
         this.count[client] += 1;
         this.lastRound[client] = event.round;
@@ -183,7 +193,8 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
           if (found) round.quantiles[name] = found;
         }
       }
-      const { loss, norm, cosine } = round.columns;
+      const { loss, norm, cosine, work } = round.columns;
+      if (work) round.partial = work.filter((share) => share < 1).length;
       round.cohort.each((client, i) => {
         this._last(client, round.round, loss && loss[i], norm && norm[i], cosine && cosine[i]);
       });
@@ -324,5 +335,5 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
     }
   }
 
-  return { Run, IDLE, WORKING, DONE, REFUSED, DROPPED };
+  return { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT };
 })();

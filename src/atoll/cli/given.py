@@ -1,0 +1,76 @@
+"""Settings that were put where none are read, and names that the shell completes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from atoll.errors import ConfigError, suggest
+
+__all__ = ["WithSettings", "check_file", "runs"]
+
+_SETTING = re.compile(r"[a-z]\w*=")
+
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # typer has a click of its own, or the one that is installed
+
+
+class WithSettings(TyperCommand):
+    """A command that takes `--set KEY=VALUE`: what is meant for it but written otherwise is told how to write it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            option = getattr(error, "option_name", None)
+            hint = _loose(given) if option is None else _meant(option, given)
+            if hint is None:
+                raise
+            raise ConfigError(
+                error.message if option is None else f"there is no option {option}", hint=hint
+            ) from None
+
+
+def _loose(given: list[str]) -> str | None:
+    """How to write settings that stand alone; None where there are none."""
+    pairs = zip(["", *given], given, strict=False)
+    loose = [word for before, word in pairs if _SETTING.match(word) and not before.startswith("-")]
+    return f"settings follow --set: {' '.join(f'--set {word}' for word in loose)}" if loose else None
+
+
+def _meant(option: str, given: list[str]) -> str | None:
+    """What to write in the place of an option that is the name of a setting; None where it is none."""
+    from atoll import methods
+    from atoll.experiment import run_settings
+
+    key = option.lstrip("-").replace("-", "_")
+    known = {
+        *run_settings(),
+        *(each.name for kind in methods.METHODS.values() for each in methods.fields(kind)),
+    }
+    if key not in known:
+        hint = suggest(key, known)
+        return f"{hint} Settings follow --set" if hint.startswith("did you mean") else None
+    place = next((i for i, word in enumerate(given) if word.partition("=")[0] == option), len(given))
+    word = given[place] if place < len(given) else ""
+    after = given[place + 1] if place + 1 < len(given) else "VALUE"
+    return f"settings follow --set: --set {key}={word.partition('=')[2] or after}"
+
+
+def check_file(file: str | None) -> None:
+    """Raise ConfigError where a setting stands in the place of a file of settings."""
+    if file is not None and _SETTING.match(file) and not Path(file).exists():
+        raise ConfigError(f"there is no file {file}", hint=f"settings follow --set: --set {file}")
+
+
+def runs(incomplete: str) -> list[str]:
+    """The runs whose names begin like that, the newest first; for the shell."""
+    from atoll.runs.folder import RunFolder, default_place
+
+    names = [each.name for each in reversed(RunFolder.all(default_place()))]
+    return [name for name in ["last", *names] if name.startswith(incomplete)]

@@ -1,0 +1,31 @@
+"""What is being done before there is anything to show: one line on the terminal, written over and taken away."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["Notice"]
+
+
+class Notice:
+    """Says in one line of a terminal what takes a moment; without a terminal, or where `quiet`, nothing.
+
+    Needs neither torch nor rich: their imports are what it tells of first.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._stream = sys.stderr
+        self._silent = quiet or not self._stream.isatty()
+
+    def say(self, text: str) -> None:
+        """This is done now, instead of what was said before."""
+        self._write(f"\r\x1b[2K{text} ...")
+
+    def clear(self) -> None:
+        """Take the line away."""
+        self._write("\r\x1b[2K")
+
+    def _write(self, text: str) -> None:
+        if not self._silent:
+            self._stream.write(text)
+            self._stream.flush()
