@@ -59,4 +59,4 @@ def test_what_is_no_target(text: str) -> None:
     with pytest.raises(ConfigError, match=r"target .* is (not MEASURE:VALUE|not a number|empty)"):
         Target.parse(text)
     with pytest.raises(ConfigError, match="does not measure 'speed'"):
-        Target("speed", 1.0).check(["accuracy"])
+        Target("speed", 1.0).check({"accuracy": "higher"})

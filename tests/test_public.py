@@ -59,6 +59,7 @@ NAMES = [
     "LGFedAvg",
     "Local",
     "Method",
+    "Metric",
     "MissingExtraError",
     "Moon",
     "PFNM",
@@ -101,7 +102,7 @@ PARAMETERS = {
     " workers device runs checkpoint keep",
     "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine"
     " workers device runs checkpoint keep data label client partition clients test validation public model loss"
-    " method log settings",
+    " metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each",

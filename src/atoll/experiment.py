@@ -78,6 +78,10 @@ class Experiment(Settings):
         Literal["cross_entropy", "bce", "mse", "l1"] | None,
         Meta(description="by default it follows from the labels"),
     ] = None
+    metrics: Annotated[
+        str | None,
+        Meta(description='what to measure beside the loss: "auc, f1, macro_f1, mae" ..., with commas'),
+    ] = None
     method: Annotated[str, Meta(description="a method's name (`atoll methods`)")] = "fedavg"
     rounds: Rounds = 60
     runs: Place = "auto"
@@ -209,6 +213,7 @@ class Experiment(Settings):
             divided,
             self.method,
             loss=self.loss,
+            metrics=self.metrics,
             log=self.log or (),
             callbacks=callbacks,
             runs=default_place() if self.runs == "auto" else self.runs,

@@ -61,7 +61,7 @@ class Keeper:
         self.config: dict[str, Any] = {}
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
-            self.target.check(self.tasks[0].metrics)
+            self.target = self.target.check(self.tasks[0].better)
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
 
     # --- facts ------------------------------------------------------------------------------------------------

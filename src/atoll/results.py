@@ -76,15 +76,11 @@ class Run:
             "bytes_down": sum(r.bytes_down for r in self.rounds),
             "accuracy": last.overall.get("accuracy") if last else None,
             "loss": last.overall.get("loss") if last else None,
+            "metrics": {name: last.value(name) for name in last.further} if last else {},
             "target_round": self.target_round,
             "refused": sum(len(r.refused) for r in self.rounds),
             "dropped": sum(len(r.dropped) for r in self.rounds),
-            "clients": None
-            if own is None
-            else {
-                k: getattr(own, k)
-                for k in ("mean", "std", "min", "p10", "median", "p90", "max", "pooled", "clients")
-            },
+            "clients": None if own is None else own.to_dict(),
             "evaluation": last.to_dict() if last else None,
         }
 

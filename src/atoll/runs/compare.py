@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.measures import Target
@@ -19,6 +18,8 @@ from atoll.runs.story import Story
 from atoll.runs.transfer import partners
 
 __all__ = ["Comparison"]
+
+_KINDS = ("overall", "clients", "personal")
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,11 @@ class Comparison(Compared):
 
 
 def _goal(stories: Sequence[Story], target: str | None, measure: str) -> Target | None:
+    better = {name: value for story in stories for name, value in story.better.items()}
     if target is None:
         given = {str(story.start["target"]) for story in stories if story.start.get("target")}
-        return Target.parse(given.pop(), measure) if len(given) == 1 else None
-    goal = Target.parse(target, measure)
-    last: list[Mapping[str, Any]] = [story.final for story in stories if story.final]
-    known = {
-        name
-        for found in last
-        for kind in ("overall", "clients", "personal")
-        for name in found.get(kind) or {}
-    }
-    goal.check({*known, measure}, "no run measures")
-    return goal
+        goal = Target.parse(given.pop(), measure) if len(given) == 1 else None
+        return goal and replace(goal, better=better.get(goal.measure))
+    known = {name for story in stories for kind in _KINDS for name in story.final.get(kind) or {}}
+    known |= {measure, *better}
+    return Target.parse(target, measure).check({name: better.get(name) for name in known}, "no run measures")

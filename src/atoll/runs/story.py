@@ -57,6 +57,11 @@ class Story:
         return str(self.start.get("measure") or "accuracy")
 
     @property
+    def better(self) -> Mapping[str, Any]:
+        """What is measured beside the loss, and which of two values is the better one ("higher", "lower" or None)."""
+        return self.start.get("metrics") or {}
+
+    @property
     def planned(self) -> int | None:
         """How many rounds the run is to have; a resumption may have changed it."""
         resumed = self.last("resume") or {}

@@ -13,7 +13,7 @@ from typing import Any
 from atoll.errors import ConfigError, RunError
 from atoll.experiment import Experiment
 from atoll.federation import Federation
-from atoll.measures import Target
+from atoll.measures import Better, Target
 from atoll.results import Run
 from atoll.runs.compare import Comparison
 from atoll.runs.folder import RunFolder
@@ -64,7 +64,7 @@ def compare(
         jobs += _baselines(listed, jobs, seeds, place)
     fresh = [job for job in jobs if isinstance(job, _Job)]
     if target is not None:
-        check_target(target, fresh[0].make().task.metrics if fresh else None)
+        check_target(target, fresh[0].make().task.better if fresh else None)
     for later in fresh[1:]:
         if later.first:  # what cannot be built must be known before the first run
             later.make()
@@ -92,7 +92,7 @@ def compare(
     return dataclasses.replace(Comparison.of(told, target), runs=results, failed=failed)
 
 
-def check_target(target: str, measured: Iterable[str] | None) -> None:
+def check_target(target: str, measured: Mapping[str, Better | None] | None) -> None:
     """Raise ConfigError for a target that is no target, or that runs with these measures cannot reach."""
     goal = Target.parse(target, "accuracy")
     if measured is not None and ":" in target:
