@@ -103,7 +103,7 @@ PARAMETERS = {
     "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine"
     " workers device runs checkpoint keep data label client partition clients test validation public model loss"
     " metrics method log settings",
-    "Run": "method data partition engine rounds seconds target_round model folder source",
+    "Run": "method data partition engine rounds seconds target_round model folder source better tested names",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each",
     "Task": "module loss metrics",

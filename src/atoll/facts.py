@@ -62,7 +62,7 @@ def opening(
     return start, about.partition(
         names=data.names,
         sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
-        judged=judge.clients,
+        judged=judge.tested,
         joins=here.joins,
         leaves=here.leaves,
         report=data.report().to_dict(),

@@ -81,7 +81,7 @@ class Keeper:
         return Run(
             labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
             self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
-            self.events,
+            self.events, self.tasks[0].better, now.judge.tested, self.data.names,
         )  # fmt: skip
 
     def written(self) -> AbstractContextManager[None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from atoll import spec
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["BETTER", "OF_MAIN", "Better", "Figures", "Measured", "Target"]
+__all__ = ["BETTER", "OF_MAIN", "Better", "Figures", "Measured", "Target", "called"]
 
 Better = Literal["higher", "lower"]
 BETTER: Mapping[str, Better] = {
@@ -44,10 +44,12 @@ class Figures:
     Args:
         evaluation: in the form of the event "round" (`docs/runs.md`); what is missing counts as unknown.
         measure: the main measure, "accuracy" or "loss".
+        better: of further measures, which of two values is the better one, where their names do not say (`BETTER`).
     """
 
     evaluation: Mapping[str, Any]
     measure: str
+    better: Mapping[str, Better | None] = field(default_factory=dict)
 
     @staticmethod
     def main(evaluation: Mapping[str, Any]) -> str:
@@ -74,15 +76,29 @@ class Figures:
         overall = self.evaluation.get("overall") or {}
         return _number(overall[name]) if name in overall else self._of(own, name, "mean")
 
+    def direction(self, name: str) -> Better | None:
+        """Which of two values of a measure is the better one."""
+        return self.better.get(name) or BETTER.get(name)
+
+    @property
+    def first(self) -> str:
+        """The figure to look at first: "own" (what clients would use) where any are judged, else `measure`."""
+        return "own" if self.evaluation.get("personal") or self.evaluation.get("clients") else self.measure
+
     @property
     def score(self) -> float | None:
-        """How good the models are that clients would use, or else the global one; the more the better."""
-        value = self.value("own" if self.evaluation.get("personal") else self.measure)
+        """The figure to look at first; the more the better."""
+        value = self.value(self.first)
         return -value if value is not None and self.measure == "loss" else value
 
     @staticmethod
     def _of(spreads: Mapping[str, Mapping[str, Any]] | None, measure: str, key: str) -> float | None:
         return _number(((spreads or {}).get(measure) or {}).get(key))
+
+
+def called(figure: str, measure: str) -> str:
+    """What people call a figure to look at first: "client mean", or "test accuracy"."""
+    return "client mean" if figure == "own" else f"test {measure}"
 
 
 class Measured(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
+from atoll.measures import Better
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
@@ -25,7 +26,8 @@ __all__ = ["Run"]
 class Run:
     """What a federation came to: the rounds, the last evaluation and the model; `folder` is the run's, if it has one.
 
-    `source` gives the run's events (`docs/runs.md`).
+    `source` gives the run's events (`docs/runs.md`). `better` says of each metric which of two values is the
+    better one, `tested` how many test samples the judged clients have, `names` what clients are called.
     """
 
     method: str
@@ -38,6 +40,9 @@ class Run:
     model: nn.Module
     folder: RunFolder | None = None
     source: Callable[[], list[Event]] | None = field(default=None, repr=False)
+    better: Mapping[str, Better | None] = field(default_factory=dict, repr=False)
+    tested: Mapping[int, int] = field(default_factory=dict, repr=False)
+    names: Sequence[object] = field(default=(), repr=False)
 
     @property
     def evaluation(self) -> Evaluation | None:

@@ -152,7 +152,7 @@ def test_show_says_what_was_run_and_how_it_went(atoll: Atoll, runs: Runs) -> Non
     settings = next(line for line in done.out.splitlines() if line.startswith("settings"))
     assert all(word in settings for word in ("lr=0.02", "seed=1", "clients=5", "model=logistic", "rounds=4"))
     assert "momentum" not in settings and "batch_size" not in settings  # as usual
-    for word in ("global model", "accuracy by round", "█", "4 of 4", " kB up", "650 parameters"):
+    for word in ("global model", "client mean by round", "█", "4 of 4", " kB up", "650 parameters"):
         assert word in done.out
     assert "go on with" not in done.out
 

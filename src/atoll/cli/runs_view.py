@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,10 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from atoll.measures import called
 from atoll.runs.events import Event
 from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
 from atoll.runs.story import Story
+from atoll.show.scores import scores, worst_text
 from atoll.show.summary import sparkline
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
@@ -27,13 +29,13 @@ _STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "cut off
 def table(entries: Sequence[Entry]) -> RenderableType:
     """All runs, a line each, with the sweep that they are of."""
     measures = {entry.story.measure for entry in entries if entry.story.start}
-    title = measures.pop() if len(measures) == 1 else "score"
+    title = f"test {measures.pop()}" if len(measures) == 1 else "test set"
     view = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for heading in ("run", "status", "method", "data", "partition"):
         view.add_column(
             heading, no_wrap=heading in ("run", "status"), style="bold" if heading == "run" else ""
         )
-    for heading in ("round", title, "worst client", "time"):
+    for heading in ("round", "client mean", title, "worst client", "time"):
         view.add_column(heading, justify="right", no_wrap=True)
     sweeps = any((entry.folder.path.parent / "sweep.json").exists() for entry in entries)
     if sweeps:
@@ -43,7 +45,9 @@ def table(entries: Sequence[Entry]) -> RenderableType:
         status = entry.status + (" !" if entry.damaged else "")
         cells = [str(story.start.get(key) or "–") for key in ("method", "data", "partition")]
         cells.append(f"{entry.round}/{story.planned or '?'}")
-        cells += [_score(story, story.score), _score(story, story.value(story.final, "worst"))]
+        test = story.value({"overall": story.final.get("overall")}, story.measure)
+        cells += [_score(story, value) for value in (story.value(story.final, "own"), test)]
+        cells.append(_score(story, story.value(story.final, "worst")))
         cells.append(duration_text(story.spent()[1]))
         if sweeps:
             parent = entry.folder.path.parent
@@ -63,7 +67,7 @@ def card(entry: Entry) -> RenderableType:
     title.append(f"  {entry.status}", _STYLES.get(entry.status, "red"))
     parts: list[RenderableType] = [title, Text(str(entry.folder.path), "dim")]
     if story.final:
-        parts.append(_scores(story))
+        parts.append(scores(story.final, story.measure, story.better))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
@@ -99,31 +103,17 @@ def line(event: Event) -> str:
 # --- parts of the card --------------------------------------------------------------------------------------------
 
 
-def _scores(story: Story) -> Table:
-    measure, last = story.measure, story.final
-    view = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    view.add_column(measure, style="dim")
-    for heading in ("test set", "client mean", "± std", "p10", "median", "worst", "best"):
-        view.add_column(heading, justify="right", no_wrap=True)
-    ends = ("max", "min") if measure == "loss" else ("min", "max")
-    for kind, title in (("clients", "global model"), ("personal", "personal models")):
-        spread: Mapping[str, Any] = (last.get(kind) or {}).get(measure) or {}
-        overall = (last.get("overall") or {}).get(measure) if kind == "clients" else None
-        if spread or overall is not None:
-            figures = [spread.get(key) for key in ("mean", "std", "p10", "median", *ends)]
-            cells = [_score(story, figure) for figure in figures]
-            view.add_row(title, Text(_score(story, overall), "bold green"), *cells)
-    return view
-
-
 def _course(entry: Entry) -> list[tuple[str, str]]:
     """How the run went."""
     story = entry.story
     rows = []
-    values = list(story.curve(story.measure).values())
+    values = list(story.curve(story.main).values())
     if len(values) > 1:
         ends = [value_text(story.measure, value) for value in (values[0], values[-1])]
-        rows.append((f"{story.measure} by round", f"{ends[0]} {sparkline(values)} {ends[1]}"))
+        title = f"{called(story.main, story.measure)} by round"
+        rows.append((title, f"{ends[0]} {sparkline(values)} {ends[1]}"))
+    if (text := worst_text(story.own, story.measure, story.names, story.tested)) is not None:
+        rows.append(("worst client", text))
     reached = (story.last("result") or {}).get("target_round")
     of = f" of {story.planned}" if story.planned else ""
     rows.append(

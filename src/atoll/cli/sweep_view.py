@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from atoll.measures import called
 from atoll.trials.sweeping import Sweep
 from atoll.trials.trial import Trial
 from atoll.words import duration_text, value_text
@@ -78,8 +79,8 @@ class Board:
         view = Table(box=SIMPLE_HEAD, padding=(0, 1), expand=True)
         view.add_column("run", ratio=1)
         view.add_column("status", no_wrap=True)
-        measure = self.sweep.trials[0].measure
-        for title in ("round", measure, "s"):
+        scored = next((t for t in self.sweep.trials if t.score is not None), self.sweep.trials[0])
+        for title in ("round", called(scored.first, scored.measure), "s"):
             view.add_column(title, justify="right", no_wrap=True)
         for trial in sorted(ranked, key=lambda t: t.point.number):
             score = "" if trial.score is None else value_text(trial.measure, trial.score)
@@ -99,7 +100,7 @@ def _rank(trial: Trial) -> int:
 
 def _result(trial: Trial) -> str:
     if trial.status == "finished" and trial.score is not None:
-        score = f"{trial.measure} {value_text(trial.measure, trial.score)}"
+        score = f"{called(trial.first, trial.measure)} {value_text(trial.measure, trial.score)}"
         return f": {score} after {trial.round} rounds, {duration_text(trial.seconds)}"
     if trial.status == "failed":
         return f": {trial.message}"

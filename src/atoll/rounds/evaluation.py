@@ -92,6 +92,11 @@ class Evaluation:
         return self._figures.score
 
     @property
+    def first(self) -> str:
+        """The figure to look at first: "own" where clients are judged, else the main measure."""
+        return self._figures.first
+
+    @property
     def _figures(self) -> Figures:
         return Figures(self.to_dict(), self.measure)
 

@@ -60,11 +60,16 @@ class Judge:
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
         self.limit, self.adapt, self.membership, self.channel = limit, adapt, membership, channel
-        self.newcomers = [client for client in membership.newcomers if self._tested(client)]
+        self.newcomers = [client for client in membership.newcomers if self._tested(client) is not None]
 
-    @cached_property
+    @property
     def clients(self) -> list[int]:
         """The clients that are judged while they are there: those of the sample that have test data."""
+        return list(self.tested)
+
+    @cached_property
+    def tested(self) -> dict[int, int]:
+        """How many test samples each of them has."""
         count, limit = len(self.data), self.limit
         if limit is None and self.data.pool("train") is None:
             limit = 100  # a generated population has no end of clients
@@ -73,12 +78,15 @@ class Judge:
         else:
             chosen = np.arange(count)
         apart = set(self.newcomers)
-        return [int(k) for k in np.sort(chosen) if int(k) not in apart and self._tested(int(k))]
+        counts = {int(k): self._tested(int(k)) for k in np.sort(chosen) if int(k) not in apart}
+        return {client: count for client, count in counts.items() if count is not None}
 
-    def _tested(self, client: int) -> bool:
+    def _tested(self, client: int) -> int | None:
         if self.data.pool("train") is not None:
-            return self.data.rows(client, "test") is not None
-        return self.data.samples(client, "test") is not None
+            rows = self.data.rows(client, "test")
+            return None if rows is None else len(rows)
+        samples = self.data.samples(client, "test")
+        return None if samples is None else samples.count
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
         """The evaluation of a state after this round; nothing is remembered of it."""

@@ -162,8 +162,8 @@ class Compared:
 
     @property
     def shown(self) -> str:
-        """What curves show: the main measure, or "own" (see `Story.value`) where some of the runs personalise."""
-        return "own" if any(story.final.get("personal") for story in self.stories) else self.measure
+        """What curves show: "own" (see `Story.value`), or the main measure where no client is judged."""
+        return "own" if any(story.main == "own" for story in self.stories) else self.measure
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values: curves of `shown`; `target` is null where it is of something else."""

@@ -60,6 +60,7 @@ class Entry:
             "rounds": story.planned,
             "measure": story.start.get("measure"),
             "score": story.score,
+            "test": (story.final.get("overall") or {}).get(story.measure),
             "worst": story.value(story.final, "worst"),
             "seconds": round(story.spent()[1], 6),
             "damaged": self.damaged,

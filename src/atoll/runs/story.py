@@ -68,6 +68,17 @@ class Story:
         return resumed.get("rounds") or self.start.get("rounds")
 
     @property
+    def names(self) -> dict[int, str]:
+        """What clients are called, as far as they are listed."""
+        return dict(enumerate((self.last("partition") or {}).get("names") or []))
+
+    @property
+    def tested(self) -> dict[int, int]:
+        """Test samples of the clients that are judged."""
+        told = self.last("partition") or {}
+        return dict(zip(told.get("judged") or [], told.get("tested") or [], strict=False))
+
+    @property
     def sizes(self) -> list[int] | None:
         """Training samples of every client, None where they are not listed."""
         return (self.last("partition") or {}).get("sizes")
@@ -111,8 +122,8 @@ class Story:
 
     @property
     def main(self) -> str:
-        """The figure to look at first: of clients' own models ("own") where there are any, else the main measure."""
-        return "own" if self.start.get("personalised") else self.measure
+        """The figure to look at first in the last evaluation (see `atoll.measures.Figures.first`)."""
+        return Figures(self.final, self.measure).first
 
     @property
     def score(self) -> float | None:

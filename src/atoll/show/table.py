@@ -24,7 +24,6 @@ from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
 from atoll.runs.readers import Reader
-from atoll.show.summary import worst
 from atoll.words import bytes_text, number_text, value_text
 
 __all__ = ["Lines", "LiveTable", "Screen"]
@@ -164,7 +163,7 @@ def _rounds_table(rounds: Sequence[Round]) -> Table:
     measured = [_measures(r.evaluation) for r in rounds]
     names = list(dict.fromkeys(name for each in measured for name in each))
     for title in ["round", "clients", "loss", *names, "up", "down", "s"]:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
     for record, found in zip(rounds, measured, strict=True):
         table.add_row(
             str(record.number),
@@ -195,13 +194,11 @@ def _measures(evaluation: Evaluation | None) -> dict[str, str]:
     if evaluation is None:
         return {}
     name = evaluation.measure
-    cells = {}
-    if name in evaluation.overall:
-        cells["test loss" if name == "loss" else name] = value_text(name, evaluation.overall[name])
-    if name in evaluation.clients:
-        spread = evaluation.clients[name]
-        cells["p10"] = value_text(name, spread.p10)
-        cells["worst"] = value_text(name, worst(name, spread))
-    if name in evaluation.personal:
-        cells["personal"] = value_text(name, evaluation.personal[name].mean)
-    return cells
+    bad = "p90" if name == "loss" else "p10"
+    figures = {
+        "client mean": "own", f"test {name}": name, bad: "p10", "worst": "worst", "newcomers": "newcomers",
+    }  # fmt: skip
+    found = {title: evaluation.value(figure) for title, figure in figures.items()}
+    if name not in evaluation.overall:
+        found[f"test {name}"] = None
+    return {title: value_text(name, value) for title, value in found.items() if value is not None}

@@ -13,7 +13,7 @@ from typing import Any
 from atoll.errors import ConfigError, RunError
 from atoll.experiment import Experiment
 from atoll.federation import Federation
-from atoll.measures import Better, Target
+from atoll.measures import Better, Target, called
 from atoll.results import Run
 from atoll.runs.compare import Comparison
 from atoll.runs.folder import RunFolder
@@ -167,6 +167,9 @@ def _baselines(
 
 def _result(run: Run) -> str:
     last = run.evaluation
-    found: Sequence[tuple[int, float]] = run.history(last.measure) if last is not None else []
-    score = f"{last.measure} {value_text(last.measure, found[-1][1])}, " if last is not None and found else ""
-    return f"{score}{duration_text(run.seconds)}"
+    value = None if last is None else last.value(last.first)
+    if last is None or value is None:
+        return duration_text(run.seconds)
+    return (
+        f"{called(last.first, last.measure)} {value_text(last.measure, value)}, {duration_text(run.seconds)}"
+    )

@@ -38,8 +38,10 @@ const Hero = (() => {
     if (now - spoken > SPOKEN || (over && !$("#run-live").textContent.startsWith("finished"))) {
       spoken = now;
       const last = run.judgedLast;
-      const value = last ? last.evaluation.overall[run.measure] : null;
-      setText($("#run-live"), `${status}, round ${played} of ${planned}${known(value) ? `, ${run.measure} ${score(run.measure, value)}` : ""}`);
+      const own = last ? run.ownOf(last.evaluation) : null;
+      const value = own ? own.mean : last ? last.evaluation.overall[run.measure] : null;
+      const what = own ? "client mean" : `test ${run.measure}`;
+      setText($("#run-live"), `${status}, round ${played} of ${planned}${known(value) ? `, ${what} ${score(run.measure, value)}` : ""}`);
     }
   }
 
@@ -93,19 +95,18 @@ const Hero = (() => {
     const s = (v) => score(measure, v);
     const name = measure === "accuracy" ? "accuracy" : "loss";
     if (last) {
-      const { overall, clients, personal } = last.evaluation;
+      const { overall, clients, personal, newcomers } = last.evaluation;
       const c = clients[measure];
       const p = personal[measure];
-      if (known(overall[measure])) found.push([`Test ${name}`, s(overall[measure]), best(run, (e) => e.overall[measure])]);
-      if (c) {
-        found.push(["Client mean", s(c.mean), best(run, (e) => e.clients[measure] && e.clients[measure].mean)]);
-      }
-      const own = p || c; // what clients would use
+      const own = run.ownOf(last.evaluation); // what clients would use
+      if (own) found.push(["Client mean", s(own.mean), p ? "of personal models" : best(run, (e) => (run.ownOf(e) || {}).mean)]);
+      if (known(overall[measure])) found.push([`Test ${name}`, s(overall[measure]), p ? "of the global model" : best(run, (e) => e.overall[measure])]);
       if (own) {
         found.push([run.lowIsGood ? "90th percentile" : "10th percentile", s(run.lowIsGood ? own.p90 : own.p10), p ? "of personal models" : "of the clients"]);
         found.push(["Worst client", s(run.lowIsGood ? own.max : own.min), worstName(run, p ? "personal" : "clients")]);
       }
-      if (p) found.push(["Personal mean", s(p.mean), c ? `${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)} to the global` : ""]);
+      if (p && c) found.push(["Global model", s(c.mean), `client mean; personal ${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)}`]);
+      if (newcomers[measure]) found.push(["Newcomers", s(newcomers[measure].mean), "client mean"]);
     }
     if (run.last) {
       if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
@@ -131,7 +132,10 @@ const Hero = (() => {
     if (!values) return "";
     let at = -1;
     values.forEach((v, i) => { if (known(v) && (at < 0 || (run.lowIsGood ? v > values[at] : v < values[at]))) at = i; });
-    return at < 0 ? "" : run.nameOf(run.judged[at]);
+    if (at < 0) return "";
+    const tested = run.partition && run.partition.tested ? run.partition.tested[at] : null;
+    const size = !known(tested) ? "" : run.lowIsGood ? `, on ${plural(tested, "sample")}` : `, ${count(values[at] * tested)} of ${count(tested)}`;
+    return `${run.nameOf(run.judged[at])}${size}`;
   }
 
   return { update, clockOf, pill };

@@ -228,7 +228,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
     }
 
     _evaluation(round, evaluation) {
-      round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {} };
+      round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {}, newcomers: evaluation.newcomers || {} };
       const each = evaluation.each || {};
       const values = {};
       for (const kind of ["clients", "personal"]) {
@@ -271,6 +271,9 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
       for (let i = this.rounds.length - 1; i >= 0; i--) if (this.rounds[i].evaluation) return this.rounds[i];
       return null;
     }
+
+    /** How the main measure of what clients would use is spread: of their own models, or else of the global one. */
+    ownOf(evaluation) { return evaluation.personal[this.measure] || evaluation.clients[this.measure] || null; }
 
     get eachLast() { return this.evaluations[this.evaluations.length - 1] || null; }
     get eachFirst() { return this.evaluations[0] || null; }
