@@ -58,6 +58,11 @@ def opening(
         device=str(judge.device),
         engine=config["engine"],
         config=config,
+        usual=[
+            each.name
+            for each in dataclasses.fields(method)  # type: ignore[arg-type]
+            if each.name in config and config[each.name] == each.default
+        ],
     )
     return start, about.partition(
         names=data.names,

@@ -565,3 +565,21 @@ def test_no_baseline_is_run_twice(tmp_path: Path) -> None:
 def test_baselines_need_something_to_be_run_beside() -> None:
     with pytest.raises(ConfigError, match="only finished runs"):
         compare([atoll.run(**SMALL, runs=None)], baselines=True)
+
+
+def test_what_is_as_usual_or_not_set_is_no_name() -> None:
+    """Settings that only one method has are named where they are a choice; what is not set is never named."""
+    plain, other = told("a", [0.2]), told("b", [0.4])
+    other[0]["config"] |= {
+        "method": "scaffold",
+        "option": 2,
+        "server_lr": 1.0,
+        "label": None,
+        "schedule": None,
+    }
+    plain[0]["config"] |= {"label": "sick", "schedule": "cosine"}
+    other[0]["usual"] = ["option", "server_lr"]
+    labels = [group.label for group in Comparison.of([plain, other]).groups]
+    assert labels == ["fedavg label=sick, schedule=cosine", "scaffold"]
+    other[0]["usual"] = ["server_lr"]
+    assert Comparison.of([plain, other]).groups[1].label == "scaffold option=2"

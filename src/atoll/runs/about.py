@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from atoll.digits import shortened
 from atoll.errors import AtollError, Terminated
@@ -31,6 +31,7 @@ def begun(start: kinds.Start, folder: RunFolder | None) -> kinds.Start:
     return structs.replace(
         start,
         run=folder.name if folder else "",
+        path=str(folder.path) if folder else UNSET,
         versions=versions(),
         command=command(),
         commit=commit() if folder else None,

@@ -39,8 +39,9 @@ class Story:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """All settings."""
-        return self.start.get("config") or {}
+        """All settings; a resumption may have changed how many rounds are planned."""
+        config = self.start.get("config") or {}
+        return {**config, "rounds": self.planned} if "rounds" in config else config
 
     @property
     def seed(self) -> int | None:

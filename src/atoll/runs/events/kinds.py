@@ -66,6 +66,7 @@ class Start(Written, kw_only=True):
 
     schema: Annotated[int, says("1; rises only when a field changes its meaning")] = SCHEMA
     run: Annotated[str, says("the folder's name")] = ""
+    path: Annotated[Maybe[str], says("where the folder was when the run began, as `atoll` was told")] = UNSET
     method: Annotated[str, says("what is run")]
     data: Annotated[Maybe[str], says("the dataset")] = UNSET
     partition: Annotated[Maybe[str], says("how it is divided among clients")] = UNSET
@@ -86,6 +87,9 @@ class Start(Written, kw_only=True):
     device: Annotated[Maybe[str], says("where it computes")] = UNSET
     engine: Annotated[Maybe[str], says("the engine asked for")] = UNSET
     config: Annotated[Mapping[str, Any], says("all settings")]
+    usual: Annotated[Maybe[Sequence[str]], says("those of the method that are as it has them by itself")] = (
+        UNSET
+    )
     versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}
     command: Annotated[str | None, says("the command line that began it")] = None
     commit: Annotated[str | None, says("the git commit of the working directory")] = None

@@ -77,8 +77,13 @@ const Hero = (() => {
     if (failed && run.ending.hint) notes.push(h("p", { class: "dim" }, run.ending.hint));
     if (run.status === "cut off") notes.push(h("p", null, "The process ended without a word: it was killed, or the machine went down."));
     if (run.start.run && ["failed", "stopped", "cut off"].includes(run.status)) {
-      notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll run --resume ${run.start.run}`))
-        : h("p", null, "It was over before the first checkpoint: there is nothing to resume."));
+      const path = Base.quoted(run.folder);
+      if (run.ending && run.ending.kind === "DivergedError") {
+        notes.push(h("p", null, "Going on would diverge again: change that, and start anew with ", copyable(`atoll run ${path}/config.toml`)));
+      } else {
+        notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll run --resume ${path}`))
+          : h("p", null, "It was over before the first checkpoint: there is nothing to resume."));
+      }
     }
     const key = notes.map((n) => n.textContent).join();
     host.hidden = !notes.length;
@@ -113,7 +118,7 @@ const Hero = (() => {
       const pace = quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]);
       found.push(["A round", pace ? duration(pace[0]) : "–", "without evaluation"]);
     }
-    if (!found.length) found.push(["Rounds", "0", "the first is being played"]);
+    if (!found.length) found.push(["Rounds", "0", run.status === "running" ? "the first is being played" : "none was played to its end"]);
     Base.figures($("#run-kpis"), found);
   }
 

@@ -259,6 +259,15 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED } = (() => {
       return this.told && this.told !== "finished" ? this.told : "unfinished";
     }
 
+    /** Where its folder was when it began. */
+    get folder() { return this.start.path || `runs/${this.start.run || this.name}`; }
+
+    /** Whether going on may help: a run that diverged would diverge again. */
+    get resumable() {
+      const diverged = this.ending && this.ending.kind === "DivergedError";
+      return Boolean(this.checkpoint) && !diverged && ["stopped", "failed", "cut off", "unfinished"].includes(this.status);
+    }
+
     /** Whether the run says what it sends, as far as one can tell. */
     get counted() { return !this.last || this.rounds.some((round) => round.counted); }
     get lowIsGood() { return this.measure !== "accuracy"; }
