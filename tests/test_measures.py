@@ -31,7 +31,8 @@ def test_live_and_read_back_say_the_same(measure: str, personal: bool) -> None:
     scale = 0.5 if personal else 1.0
     assert live.value("worst") == scale * (0.9 if measure == "loss" else 0.2)
     assert live.value("personal") == (live.value("own") if personal else None)
-    own = live.value("own") if personal else 0.5
+    own = live.value("own")
+    assert live.first == "own" and Evaluation({measure: 0.5}).first == measure
     assert live.score == (own if measure == "accuracy" or own is None else -own)
 
 
@@ -59,4 +60,4 @@ def test_what_is_no_target(text: str) -> None:
     with pytest.raises(ConfigError, match=r"target .* is (not MEASURE:VALUE|not a number|empty)"):
         Target.parse(text)
     with pytest.raises(ConfigError, match="does not measure 'speed'"):
-        Target("speed", 1.0).check(["accuracy"])
+        Target("speed", 1.0).check({"accuracy": "higher"})

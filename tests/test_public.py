@@ -59,6 +59,7 @@ NAMES = [
     "LGFedAvg",
     "Local",
     "Method",
+    "Metric",
     "MissingExtraError",
     "Moon",
     "PFNM",
@@ -102,7 +103,7 @@ PARAMETERS = {
     "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine"
     " workers device runs checkpoint keep data label client features categorical classes missing"
     " scale partition clients test validation public model loss metrics method log settings",
-    "Run": "method data partition engine rounds seconds target_round model folder source",
+    "Run": "method data partition engine rounds seconds target_round model folder source better tested names",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each only",
     "Task": "module loss metrics",

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from atoll.methods.personal.pfedme import PFedMe
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
+    from atoll.metrics import Metric
     from atoll.results import Run
     from atoll.rounds.evaluation import Evaluation, Spread
     from atoll.rounds.history import Round
@@ -143,6 +144,7 @@ _HOMES = {
         "QFedAvg",
         "Scaffold",
     ),
+    "metrics": ("Metric",),
     "task": ("Batch", "Task"),
     "settings": ("Settings",),
     "runs.folder": ("RunFolder",),
@@ -202,6 +204,7 @@ __all__ = [
     "LGFedAvg",
     "Local",
     "Method",
+    "Metric",
     "MissingExtraError",
     "Moon",
     "PFedHN",

@@ -16,6 +16,7 @@ from atoll.data import FederatedData
 from atoll.engines import make
 from atoll.errors import ConfigError, suggest
 from atoll.methods import METHODS, get
+from atoll.metrics import Metrics
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.judge import Judge
 from atoll.rounds.membership import Membership
@@ -43,7 +44,7 @@ def assemble(
     method: Method,
     settings: Settings,
     loss: str | Loss | None,
-    metrics: Mapping[str, Loss] | None,
+    metrics: Metrics | None,
     channel: Channel | None,
 ) -> Simulation:
     """A federation that is ready for its first round."""
@@ -91,7 +92,7 @@ def architectures(
     method: Method,
     seed: int,
     loss: str | Loss | None,
-    metrics: Mapping[str, Loss] | None,
+    metrics: Metrics | None,
 ) -> tuple[Task, ...]:
     """A task for each architecture, tried on the data."""
     models: list[Model] = [model] if isinstance(model, nn.Module) or callable(model) else list(model)

@@ -114,7 +114,11 @@ class Experiment(Settings):
         ),
     ] = None
     metrics: Annotated[
-        str | None, Meta(description="further measures of your own: module:function, with commas")
+        str | None,
+        Meta(
+            description='what to measure beside the loss: "auc, f1, macro_f1, mae" ..., or your own,'
+            " module:function, with commas"
+        ),
     ] = None
     method: Annotated[
         str, Meta(description="a method's name (`atoll methods`), or your own class: module:Name")
@@ -137,11 +141,6 @@ class Experiment(Settings):
         if self.loss is not None and self.loss not in LOSSES and not own.named(self.loss):
             known = f"known: {', '.join(LOSSES)}, or a function of your own, module:function"
             raise ConfigError(f"unknown loss {self.loss!r}", hint=known)
-        if self.metrics is not None and len(own.named(self.metrics)) != self.metrics.count(",") + 1:
-            raise ConfigError(
-                f"metrics = {self.metrics!r}, but it names functions of your own",
-                hint="module:function, with commas between several",
-            )
         for key in _OF_FILES:
             if getattr(self, key) is not None and not self.from_file:
                 raise ConfigError(
@@ -279,13 +278,12 @@ class Experiment(Settings):
         ]
 
         conduct = {key: value for key, value in Settings.to_dict(self).items() if key != "runs"}
-        names = own.named(self.metrics)
         federation = Federation(
             architectures if len(architectures) > 1 else architectures[0],
             divided,
             self.method,
             loss=own.found(self.loss, "loss") if self.loss and own.named(self.loss) else self.loss,
-            metrics={own.short(name): own.found(name, "metrics") for name in names},
+            metrics=self.metrics,
             log=self.log or (),
             callbacks=callbacks,
             runs=default_place() if self.runs == "auto" else self.runs,

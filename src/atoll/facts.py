@@ -63,6 +63,7 @@ def opening(
         parameters=sum(p.numel() for p in task.module.parameters()),
         classes=data.classes,
         measure="accuracy" if "accuracy" in task.metrics else "loss",
+        metrics=task.better,
         personalised=method.personalised,
         target=config["target"],
         device=str(judge.device),
@@ -73,7 +74,7 @@ def opening(
     return start, about.partition(
         names=data.names,
         sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
-        judged=judge.clients,
+        judged=judge.tested,
         joins=here.joins,
         leaves=here.leaves,
         report=data.report().to_dict(),

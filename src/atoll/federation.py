@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from atoll.contract import Channel, Method
 from atoll.data import FederatedData, as_federated
 from atoll.engines import Engine
 from atoll.keeper import Keeper
+from atoll.metrics import Metrics
 from atoll.results import Run
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
@@ -40,7 +41,7 @@ class Federation:
         data: a `FederatedData`, or anything `atoll.data.as_federated` accepts.
         method: a `Method`, or the name of one; its hyper-parameters may come as further keywords (``lr=0.1, mu=0.01``).
         loss: a name or a function (see `Task`); by default cross entropy for classes, squared error otherwise.
-        metrics: further per-sample measures by name.
+        metrics: what to measure beside the loss: names ("auc, f1"), or functions and `Metric`s by name (see `Task`).
         public: inputs [n, ...] that everybody knows, without labels, for methods that distil.
         channel: what happens to updates between client and server (see `atoll.contract.Channel`).
         log: further readers of the run's events: names ("tensorboard", "mlflow"), or `Reader`s of your own.
@@ -57,7 +58,7 @@ class Federation:
         method: Method | str = "fedavg",
         *,
         loss: str | Loss | None = None,
-        metrics: Mapping[str, Loss] | None = None,
+        metrics: Metrics | None = None,
         public: Tensor | None = None,
         channel: Channel | None = None,
         log: str | Sequence[str | Reader] = (),

@@ -65,7 +65,7 @@ class Keeper:
         self.usual: dict[str, Any] = {}
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
-            self.target.check(self.tasks[0].metrics)
+            self.target = self.target.check(self.tasks[0].better)
         self._alarm = Alarm()
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
 
@@ -86,7 +86,7 @@ class Keeper:
         return Run(
             labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
             self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
-            self.events,
+            self.events, self.tasks[0].better, now.judge.tested, self.data.names,
         )  # fmt: skip
 
     @contextmanager

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from atoll import spec
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["OF_MAIN", "Figures", "Measured", "Target"]
+__all__ = ["BETTER", "OF_MAIN", "Better", "Figures", "Measured", "Target", "called"]
+
+Better = Literal["higher", "lower"]
+BETTER: Mapping[str, Better] = {
+    "accuracy": "higher",
+    "auc": "higher",
+    "f1": "higher",
+    "macro_f1": "higher",
+    "precision": "higher",
+    "recall": "higher",
+    "sensitivity": "higher",
+    "specificity": "higher",
+    "balanced_accuracy": "higher",
+    "loss": "lower",
+    "mae": "lower",
+    "mse": "lower",
+    "rmse": "lower",
+}
+"""Measures that have a name of their own, and which of two values is the better one."""
 
 _KINDS = ("clients", "personal", "newcomers")
 _OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
@@ -26,10 +44,12 @@ class Figures:
     Args:
         evaluation: in the form of the event "round" (`docs/runs.md`); what is missing counts as unknown.
         measure: the main measure, "accuracy" or "loss".
+        better: of further measures, which of two values is the better one, where their names do not say (`BETTER`).
     """
 
     evaluation: Mapping[str, Any]
     measure: str
+    better: Mapping[str, Better | None] = field(default_factory=dict)
 
     @staticmethod
     def main(evaluation: Mapping[str, Any]) -> str:
@@ -56,15 +76,29 @@ class Figures:
         overall = self.evaluation.get("overall") or {}
         return _number(overall[name]) if name in overall else self._of(own, name, "mean")
 
+    def direction(self, name: str) -> Better | None:
+        """Which of two values of a measure is the better one."""
+        return self.better.get(name) or BETTER.get(name)
+
+    @property
+    def first(self) -> str:
+        """The figure to look at first: "own" (what clients would use) where any are judged, else `measure`."""
+        return "own" if self.evaluation.get("personal") or self.evaluation.get("clients") else self.measure
+
     @property
     def score(self) -> float | None:
-        """How good the models are that clients would use, or else the global one; the more the better."""
-        value = self.value("own" if self.evaluation.get("personal") else self.measure)
+        """The figure to look at first; the more the better."""
+        value = self.value(self.first)
         return -value if value is not None and self.measure == "loss" else value
 
     @staticmethod
     def _of(spreads: Mapping[str, Mapping[str, Any]] | None, measure: str, key: str) -> float | None:
         return _number(((spreads or {}).get(measure) or {}).get(key))
+
+
+def called(figure: str, measure: str) -> str:
+    """What people call a figure to look at first: "client mean", or "test accuracy"."""
+    return "client mean" if figure == "own" else f"test {measure}"
 
 
 class Measured(Protocol):
@@ -83,10 +117,14 @@ _VALUE = spec.number("value")
 
 @dataclass(frozen=True)
 class Target:
-    """A value to be reached: of a measure ("accuracy", "loss" ...), or of another figure (see `Figures.value`)."""
+    """A value to be reached: of a measure ("accuracy", "mae" ...), or of another figure (see `Figures.value`).
+
+    `better` says from which side; by default that of the measure's name (`BETTER`).
+    """
 
     measure: str
     value: float
+    better: Better | None = None
 
     @staticmethod
     def parse(text: str, measure: str | None = None) -> Target:
@@ -101,18 +139,31 @@ class Target:
         short = f"{self.value:g}"
         return f"{self.measure}:{short if float(short) == self.value else repr(self.value)}"
 
-    def check(self, measures: Iterable[str], words: str = "this run does not measure") -> None:
-        """Raise ConfigError unless it is of one of these measures, of the loss or in terms of the main measure."""
-        known = {*measures, "loss", *OF_MAIN}
+    def check(
+        self, measures: Mapping[str, Better | None], words: str = "this run does not measure"
+    ) -> Target:
+        """The target with the direction of its measure, which must be one of these, the loss or of the main measure.
+
+        Raises ConfigError where it is none of them, or nobody has said which of its values are the better ones.
+        """
+        known = {**measures, "loss": "lower", **dict.fromkeys(OF_MAIN)}
         if self.measure not in known:
             raise ConfigError(f"target: {words} {self.measure!r}", hint=suggest(self.measure, known))
+        better = measures.get(self.measure) or BETTER.get(self.measure)
+        if better is None and self.measure not in OF_MAIN:
+            raise ConfigError(
+                f"target: whether more or less of {self.measure!r} is better is not known",
+                hint=f'say so: metrics={{"{self.measure}": atoll.Metric(function, better="lower")}}',
+            )
+        return replace(self, better=better)
 
     def reached(self, found: Measured) -> bool:
         """Whether something is at the target or beyond it; no, where it lacks the figure."""
         value = found.value(self.measure)
         if value is None:
             return False
-        falls = (found.measure if self.measure in OF_MAIN else self.measure) == "loss"
+        name = found.measure if self.measure in OF_MAIN else self.measure
+        falls = (self.better or BETTER.get(name)) == "lower"
         return value <= self.value if falls else value >= self.value
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
+from atoll.measures import Better
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
@@ -26,7 +27,8 @@ __all__ = ["Run"]
 class Run:
     """What a federation came to: the rounds, the last evaluation and the model; `folder` is the run's, if it has one.
 
-    `source` gives the run's events (`docs/runs.md`).
+    `source` gives the run's events (`docs/runs.md`). `better` says of each metric which of two values is the
+    better one, `tested` how many test samples the judged clients have, `names` what clients are called.
     """
 
     method: str
@@ -38,7 +40,10 @@ class Run:
     target_round: int | None
     model: nn.Module
     folder: RunFolder | None = None
-    source: Callable[[], list[Event]] | None = None
+    source: Callable[[], list[Event]] | None = field(default=None, repr=False)
+    better: Mapping[str, Better | None] = field(default_factory=dict, repr=False)
+    tested: Mapping[int, int] = field(default_factory=dict, repr=False)
+    names: Sequence[object] = field(default=(), repr=False)
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -77,15 +82,11 @@ class Run:
             "bytes_down": sum(r.bytes_down for r in self.rounds),
             "accuracy": last.overall.get("accuracy") if last else None,
             "loss": last.overall.get("loss") if last else None,
+            "metrics": {name: last.value(name) for name in last.further} if last else {},
             "target_round": self.target_round,
             "refused": sum(len(r.refused) for r in self.rounds),
             "dropped": sum(len(r.dropped) for r in self.rounds),
-            "clients": None
-            if own is None
-            else {
-                k: getattr(own, k)
-                for k in ("mean", "std", "min", "p10", "median", "p90", "max", "pooled", "clients")
-            },
+            "clients": None if own is None else own.to_dict(),
             "evaluation": last.to_dict() if last else None,
         }
 

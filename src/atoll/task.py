@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,8 @@ from torch.func import functional_call, grad_and_value
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.errors import ConfigError
+from atoll.measures import Better
+from atoll.metrics import Metric, Metrics, chosen, class_last
 from atoll.purity import Pure, Used, unpacked
 from atoll.tensors import Record, Tensors
 
@@ -78,7 +80,8 @@ class Task:
         module: any `nn.Module`. It is copied; the caller's stays as it is.
         loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", or a function
             (outputs, targets) -> per-sample losses of shape [b].
-        metrics: extra per-sample measures, name -> function(outputs, targets) -> [b]; their means are reported.
+        metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
+            function (outputs, targets) -> per-sample values [b], whose mean counts.
 
     Trainable parameters are `params`, the module's buffers `buffers`. Parameters that are not trained
     (requires_grad=False) are in neither: they are the same everywhere, so that nobody sends or remembers them. A tensor
@@ -89,16 +92,16 @@ class Task:
         self,
         module: nn.Module,
         loss: str | Loss = "cross_entropy",
-        metrics: Mapping[str, Loss] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if isinstance(loss, str) and loss not in LOSSES:
             raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(LOSSES)}, or a function")
         self.module = copy.deepcopy(module).cpu()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
-        self.metrics: dict[str, Loss] = dict(metrics or {})
+        self.metrics: dict[str, Metric] = chosen(metrics, self.loss_name)
         if self.loss_name in ("cross_entropy", "bce"):
-            self.metrics.setdefault("accuracy", _ACCURACIES[self.loss_name])
+            self.metrics.setdefault("accuracy", Metric(_ACCURACIES[self.loss_name], "higher"))
         self.normalises = any(
             isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
         )
@@ -168,25 +171,29 @@ class Task:
         gradient, (loss, buffers) = grad_and_value(objective, has_aux=True)(params)
         return gradient, loss, buffers
 
+    @property
+    def better(self) -> dict[str, Better | None]:
+        """Which of two values of a metric is the better one, None where nobody has said so."""
+        return {name: metric.better for name, metric in self.metrics.items()}
+
     def measure(self, params: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> Record:
-        """Per-sample loss and metrics in evaluation mode: a record of tensors [b]."""
+        """Per-sample loss and metrics in evaluation mode: a record of tensors [b] (see `Metric.taken`)."""
         return self.judged(self.predict(params, buffers, inputs)[0], targets)
 
     def judged(self, outputs: Tensor, targets: Tensor) -> Record:
-        """Per-sample loss and metrics of outputs, wherever they come from: a record of tensors [b]."""
+        """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`)."""
         losses = self._per_sample(self.loss_function, outputs, targets)
-        return Record(
-            loss=losses, **{n: self._per_sample(f, outputs, targets) for n, f in self.metrics.items()}
-        )
+        return Record(loss=losses, **{n: m.taken(n, outputs, targets) for n, m in self.metrics.items()})
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
-        """Sums over the real samples of loss and metrics, and their `count`; to be pooled, then divided once."""
+        """Of the real samples: their `count` and the sum of the loss, to be pooled, then divided once; metrics too."""
         return self.summed(self.measure(params, buffers, batch.inputs, batch.targets), batch)
 
-    @staticmethod
-    def summed(measured: Record, batch: Batch) -> Record:
-        """Sums of per-sample measures over the real samples of a batch, and their `count`."""
-        sums = {name: torch.sum(value * batch.mask) for name, value in measured.items()}
+    def summed(self, measured: Record, batch: Batch) -> Record:
+        """The totals of per-sample measures of a batch (see `Metric.summed`)."""
+        sums = {"loss": torch.sum(measured.loss * batch.mask)}
+        for name, metric in self.metrics.items():
+            sums |= metric.summed(name, measured[name], batch.mask)
         return Record(count=batch.mask.sum(), **sums)
 
     @staticmethod
@@ -230,7 +237,7 @@ class Task:
                     "cross_entropy needs integer class labels, the targets are floating point",
                     hint='use loss="mse" for regression, or convert the labels to integers',
                 )
-            width = _class_last(outputs, targets).shape[-1]
+            width = class_last(outputs, targets).shape[-1]
             need = max(classes or 0, int(targets.max()) + 1)
             if width < need:
                 raise ConfigError(
@@ -258,7 +265,8 @@ class Task:
         changed, moved = targets.clone(), outputs.clone()
         far = targets[1] + 1e3 if targets.is_floating_point() else (targets[1] == 0).to(targets.dtype)
         changed[1], moved[1] = far, outputs[1] + 1e3
-        for function in (self.loss_function, *self.metrics.values()):
+        samples = [each.sample for each in self.metrics.values() if each.whole is None]
+        for function in (self.loss_function, *samples):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own word on it
                 one, other = (
@@ -275,21 +283,8 @@ class Task:
 # --- losses and metrics, per sample ---------------------------------------------------------------------------------
 
 
-def _class_last(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Logits with classes on the last axis. Accepts [b, ..., classes] and torch's [b, classes, ...]."""
-    if outputs.ndim == targets.ndim + 1:
-        if outputs.shape[:-1] == targets.shape:
-            return outputs
-        if outputs.shape[:1] + outputs.shape[2:] == targets.shape:
-            return outputs.movedim(1, -1)
-    raise ConfigError(
-        f"the model gives outputs of shape {tuple(outputs.shape)} for labels of shape {tuple(targets.shape)}",
-        hint="cross_entropy wants one row of logits a label: [batch, classes] for labels [batch]",
-    )
-
-
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    logits = torch.log_softmax(_class_last(outputs, targets), -1)
+    logits = torch.log_softmax(class_last(outputs, targets), -1)
     if targets.ndim == 1:
         return -logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     real = (targets >= 0).to(logits.dtype)  # negative labels are padding inside a sequence
@@ -298,7 +293,7 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    right = (_class_last(outputs, targets).argmax(-1) == targets).to(torch.float32)
+    right = (class_last(outputs, targets).argmax(-1) == targets).to(torch.float32)
     if targets.ndim == 1:
         return right
     real = (targets >= 0).to(torch.float32)

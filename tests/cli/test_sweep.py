@@ -69,7 +69,7 @@ def test_a_sweep_is_run_once_and_goes_on_past_a_failed_point(atoll: Atoll, tmp_p
     assert done.code == 1
     [folder] = tmp_path.iterdir()
     assert f"2 runs, 2 at once, in {folder}" in done.out
-    assert "[2/2] finished  lr=0.1, seed=0: accuracy" in done.out
+    assert "[2/2] finished  lr=0.1, seed=0: client mean" in done.out
     assert "failed    lr=1e+30, seed=0: round 1: the run diverged" in done.out
     assert "Left out: lr=1e+30, seed=0: round 1" in done.out and "1 of 2 runs failed" in done.err
     assert "Traceback" not in done.out + done.err

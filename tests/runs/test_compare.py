@@ -98,18 +98,20 @@ def test_three_seeds_by_hand() -> None:
         told("b", [0.3, 0.6, 0.7], seed=1),
         told("c", [0.4, 0.5, 0.5], seed=2),
     ]
-    found = Comparison.of(runs, "accuracy:0.6").to_dict()
-    assert (found["measure"], found["target"]) == ("accuracy", 0.6)
+    found = Comparison.of(runs, "0.499").to_dict()  # of what clients would use: 0.1 below the test set
+    assert (found["measure"], found["shown"], found["target"]) == ("accuracy", "own", 0.499)
     [group] = found["groups"]
     assert (group["label"], group["runs"], group["seeds"]) == ("fedavg", ["a", "b", "c"], [0, 1, 2])
     curve = group["curve"]
     assert curve["rounds"] == [1, 2, 3]
-    assert curve["mean"] == pytest.approx([0.3, 0.5, 0.6])
-    assert curve["low"] == pytest.approx([0.2, 0.4, 0.5])  # the sample standard deviation is 0.1 each time
-    assert curve["high"] == pytest.approx([0.4, 0.6, 0.7])
-    assert curve["each"] == [[0.2, 0.4, 0.6], [0.3, 0.6, 0.7], [0.4, 0.5, 0.5]]
     assert curve["bytes"] == [100, 200, 300]
     assert curve["seconds"] == [2, 4, 6]
+    assert curve["mean"] == pytest.approx([0.2, 0.4, 0.5])
+    assert curve["low"] == pytest.approx([0.1, 0.3, 0.4])  # the sample standard deviation is 0.1 each time
+    assert curve["high"] == pytest.approx([0.3, 0.5, 0.6])
+    assert curve["each"] == [
+        pytest.approx(each) for each in ([0.1, 0.3, 0.5], [0.2, 0.5, 0.6], [0.3, 0.4, 0.4])
+    ]
     table = group["table"]
     for key, mean in {"global": 0.6, "client_mean": 0.5, "p10": 0.4, "worst": 0.3}.items():
         assert table[key] == {"mean": pytest.approx(mean), "std": pytest.approx(0.1)}, key
@@ -162,7 +164,7 @@ def test_personal_models_are_what_their_clients_use() -> None:
     assert (found["shown"], found["target"]) == ("own", 0.85)
     assert [group["curve"]["mean"] for group in found["groups"]] == [[0.5], [0.9]]
     assert [group["table"]["reached"] for group in found["groups"]] == [0, 1]
-    assert Comparison.of([plain]).to_dict()["shown"] == "accuracy"
+    assert Comparison.of([plain]).to_dict()["shown"] == "own"
 
 
 def test_losses_fall_to_their_target() -> None:
@@ -578,3 +580,21 @@ def test_clients_of_runs_with_the_same_data_stand_beside_each_other() -> None:
     assert two["own"] == [{"0": 0.6, "1": 0.7}]
     assert one["ground"] == [0, 1]  # another seed divides the data in another way
     assert two["ground"] == [0]
+
+
+def test_what_is_as_usual_or_not_set_is_no_name() -> None:
+    """Settings that only one method has are named where they are a choice; what is not set is never named."""
+    plain, other = told("a", [0.2]), told("b", [0.4])
+    other[0]["config"] |= {
+        "method": "scaffold",
+        "option": 2,
+        "server_lr": 1.0,
+        "label": None,
+        "schedule": None,
+    }
+    plain[0]["config"] |= {"label": "sick", "schedule": "cosine"}
+    other[0]["changed"] = ["method"]
+    labels = [group.label for group in Comparison.of([plain, other]).groups]
+    assert labels == ["fedavg label=sick, schedule=cosine", "scaffold"]
+    other[0]["changed"] = ["method", "option"]
+    assert Comparison.of([plain, other]).groups[1].label == "scaffold option=2"

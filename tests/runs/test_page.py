@@ -448,3 +448,23 @@ def test_the_theme_is_chosen_and_kept(page: Page, rich: list[Event], tmp_path: P
         assert page.js("return document.documentElement.dataset.theme") == "light"
         assert page.empty(PANELS) == []
         assert page.errors() == []
+
+
+def test_a_run_that_diverged_is_not_to_be_gone_on_with(page: Page, tmp_path: Path) -> None:
+    events = [each for each in log(6, 1, 3) if each["event"] in ("start", "partition", "checkpoint")]
+    events[0] |= {"run": "a-run", "path": "elsewhere/my sweep/a-run"}
+    events += [{"event": "checkpoint", "time": 1.0, "round": 0, "path": "checkpoints/round-00000"}]
+    ending = {
+        "kind": "DivergedError",
+        "message": "the run diverged",
+        "hint": "lower lr",
+        "exit_code": 6,
+        "round": 0,
+    }
+    report.write(tmp_path / "page.html", "diverged", [[*events, {"event": "error", "time": 2.0, **ending}]])
+    page.open(f"file://{tmp_path}/page.html")
+    page.ready()
+    text = page.text("main")
+    assert "--resume" not in text and "the first is being played" not in text
+    assert "atoll run 'elsewhere/my sweep/a-run'/config.toml" in text
+    assert not page.errors()

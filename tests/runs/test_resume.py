@@ -23,6 +23,7 @@ from atoll.rounds.history import Round
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import read
 from atoll.runs.folder import RunFolder
+from atoll.runs.story import Story
 
 ENGINES = ("loop", "batched", "processes")
 
@@ -156,6 +157,11 @@ def test_more_rounds_may_be_asked_for(tmp_path: Path) -> None:
     kinds = [e["event"] for e in read(longer.folder.events_file).events]  # type: ignore[union-attr]
     assert kinds.count("resume") == 1
     assert kinds.count("result") == 1
+    assert (
+        longer.folder is not None
+    )  # who looks at the run, or plays it again, has the settings that it ended with
+    assert longer.folder.config()["rounds"] == Story(longer.folder.log().events).config["rounds"] == 6
+    assert longer.folder.config()["about"]["custom"] is True
     assert kinds[-1] == "result"
     assert "problem" not in kinds
 

@@ -88,7 +88,7 @@ def test_the_list_of_runs(place: Path) -> None:
         assert second["name"] == NAME
         assert (second["status"], second["method"], second["data"]) == ("finished", "fedavg", "digits")
         last = [e for e in log(rounds=5) if e["event"] == "round"][-1]
-        assert second["value"] == pytest.approx(last["evaluation"]["overall"]["accuracy"])
+        assert second["value"] == pytest.approx(last["evaluation"]["clients"]["accuracy"]["mean"])
         assert found["only"] is None
 
     session(place, use)
@@ -109,7 +109,7 @@ def test_a_glance_at_an_odd_log(place: Path) -> None:
             (found,) = [run for run in (await answer.json())["runs"] if run["name"] == "odd"]
         assert (found["status"], found["round"], found["rounds"]) == ("cut off", 4, 30)
         fourth = next(e for e in events if e["event"] == "round" and e["round"] == 4)
-        assert found["value"] == pytest.approx(fourth["evaluation"]["overall"]["accuracy"])
+        assert found["value"] == pytest.approx(fourth["evaluation"]["clients"]["accuracy"]["mean"])
 
     session(place, use)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from atoll.measures import called
 from atoll.runs.events import Event
 from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
 from atoll.runs.story import Story
 from atoll.show.fitted import Column, Fitted
-from atoll.show.summary import score_table, sparkline
+from atoll.show.scores import scores, worst_text
+from atoll.show.summary import sparkline
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
 __all__ = ["card", "line", "table"]
@@ -27,26 +28,29 @@ _STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "cut off
 def table(entries: Sequence[Entry]) -> RenderableType:
     """All runs, a line each, with the sweep that they are of. Names and figures are whole, at any width."""
     measures = {entry.story.measure for entry in entries if entry.story.start}
-    title = measures.pop() if len(measures) == 1 else "score"
+    title = f"test {measures.pop()}" if len(measures) == 1 else "test set"
     sweeps = any((entry.folder.path.parent / "sweep.json").exists() for entry in entries)
     columns = [
         Column("run", text=True, style="bold"),
         Column("status", text=True),
         Column("method", 1, text=True),
-        Column("data", 4, text=True),
-        Column("partition", 5, text=True),
+        Column("data", 5, text=True),
+        Column("partition", 6, text=True),
         Column("round"),
-        Column(title),
-        Column("worst client", 3),
-        Column("time", 2),
+        Column("client mean"),
+        Column(title, 2),
+        Column("worst client", 4),
+        Column("time", 3),
     ]
-    view = Fitted([*columns, *([Column("sweep", 6, text=True)] if sweeps else [])])
+    view = Fitted([*columns, *([Column("sweep", 7, text=True)] if sweeps else [])])
     for entry in entries:
         story = entry.story
         status = entry.status + (" !" if entry.damaged else "")
         cells = [str(story.start.get(key) or "–") for key in ("method", "data", "partition")]
         cells.append(f"{entry.round}/{story.planned or '?'}")
-        cells += [_score(story, story.score), _score(story, story.value(story.final, "worst"))]
+        test = story.value({"overall": story.final.get("overall")}, story.measure)
+        cells += [_score(story, value) for value in (story.value(story.final, "own"), test)]
+        cells.append(_score(story, story.value(story.final, "worst")))
         cells.append(duration_text(story.spent()[1]))
         if sweeps:
             parent = entry.folder.path.parent
@@ -66,7 +70,7 @@ def card(entry: Entry) -> RenderableType:
     title.append(f"  {entry.status}", _STYLES.get(entry.status, "red"))
     parts: list[RenderableType] = [title, Text(str(entry.folder.path), "dim")]
     if story.final:
-        parts.append(_scores(story))
+        parts.append(scores(story.final, story.measure, story.better))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
@@ -102,28 +106,17 @@ def line(event: Event) -> str:
 # --- parts of the card --------------------------------------------------------------------------------------------
 
 
-def _scores(story: Story) -> Fitted:
-    measure, last = story.measure, story.final
-    view = score_table(measure)
-    ends = ("max", "min") if measure == "loss" else ("min", "max")
-    for kind, title in (("clients", "global model"), ("personal", "personal models")):
-        spread: Mapping[str, Any] = (last.get(kind) or {}).get(measure) or {}
-        overall = (last.get("overall") or {}).get(measure) if kind == "clients" else None
-        if spread or overall is not None:
-            figures = [spread.get(key) for key in ("mean", "std", "p10", "median", *ends)]
-            cells = [_score(story, figure) for figure in figures]
-            view.add([title, Text(_score(story, overall), "bold green"), *cells])
-    return view
-
-
 def _course(entry: Entry) -> list[tuple[str, str]]:
     """How the run went."""
     story = entry.story
     rows = []
-    values = list(story.curve(story.measure).values())
+    values = list(story.curve(story.main).values())
     if len(values) > 1:
         ends = [value_text(story.measure, value) for value in (values[0], values[-1])]
-        rows.append((f"{story.measure} by round", f"{ends[0]} {sparkline(values)} {ends[1]}"))
+        title = f"{called(story.main, story.measure)} by round"
+        rows.append((title, f"{ends[0]} {sparkline(values)} {ends[1]}"))
+    if (text := worst_text(story.own, story.measure, story.names, story.tested)) is not None:
+        rows.append(("worst client", text))
     reached = (story.last("result") or {}).get("target_round")
     of = f" of {story.planned}" if story.planned else ""
     rows.append(

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from atoll.measures import called
 from atoll.show.fitted import Column, Fitted, live
 from atoll.trials.sweeping import Sweep
 from atoll.trials.trial import Trial
@@ -74,12 +75,12 @@ class Board:
         """As many trials as the screen has room for: those at work first, the newest of the finished ones."""
         room = max(4, self.console.height - 9)
         ranked = sorted(self.sweep.trials, key=lambda t: (_ORDER.index(t.status), _rank(t)))[:room]
-        measure = self.sweep.trials[0].measure
+        scored = next((t for t in self.sweep.trials if t.score is not None), self.sweep.trials[0])
         columns = [
             Column("run", text=True),
             Column("status", text=True),
             Column("round", 1),
-            Column(measure),
+            Column(called(scored.first, scored.measure)),
             Column("time", 2),
         ]
         view = Fitted(columns, moving=True)
@@ -101,7 +102,7 @@ def _rank(trial: Trial) -> int:
 
 def _result(trial: Trial) -> str:
     if trial.status == "finished" and trial.score is not None:
-        score = f"{trial.measure} {value_text(trial.measure, trial.score)}"
+        score = f"{called(trial.first, trial.measure)} {value_text(trial.measure, trial.score)}"
         return f": {score} after {trial.round} rounds, {duration_text(trial.seconds)}"
     if trial.status == "failed":
         return f": {trial.message}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor
+
 from atoll.contract.messages import Reply
 from atoll.contract.orders import Answer, Job, Outcome
 from atoll.contract.reduce import Reducer, chunks
@@ -15,11 +19,16 @@ def outcome(answer: Answer, job: Job, begun: float = 0.0, ended: float = 0.0) ->
     """What an answer came to: whether its reply may be used, and its figures."""
     reply = answer.reply
     reason = screen(reply, job.form(answer.client))
-    metrics = {name: float(value) for name, value in reply.metrics.items()}
+    metrics = {name: _plain(value) for name, value in reply.metrics.items()}
     return Outcome(
         answer.client, float(reply.weight), metrics, nbytes(reply.values), reason, begun, ended,
         None if reason else answer.probe,
     )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """A sum as a number, rows as lists."""
+    return value.tolist() if isinstance(value, Tensor) and value.ndim else float(value)
 
 
 class Gathering:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -148,11 +148,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one client's work ended: its pooled sums, and why its reply was refused, if it was."""
+    """How one client's work ended: its pooled sums (of some metrics rows), and why its reply was refused, if it was."""
 
     client: int
     weight: float
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Any]
     nbytes: int
     refused: str | None = None
     begun: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from atoll.errors import DataError
 
 from .dataset import Dataset
 from .question import UNASKED, ask
-from .samples import Samples, as_samples, concatenate
+from .samples import Samples, _tensor, as_samples, concatenate
 from .table import collected, is_frame
 from .wishes import Classes, read_classes
 
@@ -30,6 +30,7 @@ def from_arrays(
     *,
     natural: str | None = None,
     name: str = "arrays",
+    ignore: int | None = None,
 ) -> Dataset:
     """A dataset from arrays, tensors, sparse matrices or lists, first dimension = samples.
 
@@ -43,15 +44,19 @@ def from_arrays(
         columns: properties of the training rows, such as ``{"hospital": [...]}``.
         natural: the column that says which client a row belongs to.
         name: what reports call the data.
+        ignore: the label that marks targets which do not count, such as 255 in a segmentation: they are neither
+            trained on nor judged. A sample without any other is left out.
 
     Raises `DataError` for NaN, lengths that differ, and labels out of range, naming the rows.
     """
     x = collected(x) if is_frame(x) else x
     unasked, classes = classes is UNASKED, read_classes(classes)
-    train, found = as_samples(x, y, classes, f"{name}, train")
+    train, found, kept = _counting(x, y, classes, f"{name}, train", ignore)
+    if columns is not None and kept is not None:
+        columns = {key: np.asarray(values)[kept] for key, values in columns.items()}
     held = None
     if test is not None:
-        held, found_test = as_samples(test[0], test[1], classes, f"{name}, test")
+        held, found_test, _ = _counting(test[0], test[1], classes, f"{name}, test", ignore)
         if (found is None) != (found_test is None):
             raise DataError(
                 f"{name}: of training and test targets, one is whole numbers and the other is not",
@@ -69,6 +74,32 @@ def from_arrays(
 from_tensors = from_arrays
 
 
+def _counting(
+    x: Any, y: Any, classes: Classes, where: str, ignore: int | None
+) -> tuple[Samples, int | None, np.ndarray[Any, np.dtype[np.bool_]] | None]:
+    """Samples, classes, and which rows are among them (None: all). Of targets that do not count the label is -1."""
+    if ignore is None:
+        return *as_samples(x, y, classes, where), None
+    if isinstance(classes, Sequence):
+        raise DataError(
+            f"{where}: ignore is a number among labels that are numbers, and classes lists labels",
+            hint="give classes as a number, or leave out the samples without a label",
+        )
+    inputs, targets = _tensor(x, "inputs", where), _tensor(y, "targets", where)
+    if targets.dim() == 0 or len(inputs) != len(targets):
+        return *as_samples(inputs, targets, classes, where), None  # which says what is wrong
+    marked = targets == ignore
+    kept = ~marked.reshape(len(marked), -1).all(1)
+    if not bool(kept.any()):
+        raise DataError(
+            f"{where}: all targets are {ignore}, which is to be ignored", hint="is it the right label?"
+        )
+    marked = marked[kept]
+    samples, found = as_samples(inputs[kept], targets[kept].masked_fill(marked, 0), classes, where)
+    samples.targets[marked] = -1
+    return samples, found, kept.numpy()
+
+
 def from_torch(
     dataset: Any,
     test: Any = None,
@@ -78,6 +109,7 @@ def from_torch(
     columns: Mapping[str, Any] | None = None,
     natural: str | None = None,
     name: str | None = None,
+    ignore: int | None = None,
 ) -> Dataset:
     """A dataset from a map-style PyTorch dataset, or from the dataset of a `DataLoader`.
 
@@ -91,7 +123,7 @@ def from_torch(
     title = name if name is not None else type(_plain(dataset)).__name__
     x, y = _collect(dataset, keys, f"{title}, train")
     held = None if test is None else _collect(test, keys, f"{title}, test")
-    return from_arrays(x, y, held, classes, columns, natural=natural, name=title)
+    return from_arrays(x, y, held, classes, columns, natural=natural, name=title, ignore=ignore)
 
 
 def _plain(dataset: Any) -> Any:

@@ -17,7 +17,10 @@ __all__ = ["Evaluation", "Spread"]
 
 @dataclass(frozen=True)
 class Spread:
-    """How a measure is distributed over clients (each client counts once), and its `pooled` mean over samples."""
+    """How a measure is distributed over clients (each counts once), and what it is of all their samples, `pooled`.
+
+    `undefined` counts the clients whose data give it no value: they are left out.
+    """
 
     mean: float
     std: float
@@ -28,13 +31,23 @@ class Spread:
     max: float
     pooled: float
     clients: int
+    undefined: int = 0
 
     @staticmethod
-    def of(values: Sequence[float], weights: Sequence[float]) -> Spread:
+    def of(
+        values: Sequence[float], weights: Sequence[float], pooled: float | None = None, undefined: int = 0
+    ) -> Spread:
+        """Of the clients' values; `pooled` is their mean by weight unless it is known to be another."""
         v = np.asarray(values, dtype=np.float64)
-        low, p10, median, p90, high = (float(q) for q in np.percentile(v, [0, 10, 50, 90, 100]))
-        pooled = float(np.average(v, weights=weights))
-        return Spread(float(v.mean()), float(v.std()), low, p10, median, p90, high, pooled, len(v))
+        with np.errstate(invalid="ignore"):  # a loss may be infinite
+            low, p10, median, p90, high = (float(q) for q in np.percentile(v, [0, 10, 50, 90, 100]))
+            pooled = float(np.average(v, weights=weights)) if pooled is None else pooled
+            mean, std = float(v.mean()), float(v.std())
+        return Spread(mean, std, low, p10, median, p90, high, pooled, len(v), undefined)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; `undefined` only where there are such clients."""
+        return {name: value for name, value in vars(self).items() if name != "undefined" or value}
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,12 @@ class Evaluation:
         return Figures.main(vars(self))
 
     @property
+    def further(self) -> list[str]:
+        """The measures beside the loss and the accuracy."""
+        found = dict.fromkeys(name for kind in (self.overall, self.clients, self.personal) for name in kind)
+        return [name for name in found if name not in ("loss", "accuracy")]
+
+    @property
     def own(self) -> Mapping[str, Spread]:
         """How clients fare with the model they would use: the personal one, or the global one."""
         return self.personal or self.clients
@@ -75,15 +94,20 @@ class Evaluation:
         return self._figures.score
 
     @property
+    def first(self) -> str:
+        """The figure to look at first: "own" where clients are judged, else the main measure."""
+        return self._figures.first
+
+    @property
     def _figures(self) -> Figures:
         return Figures(self.to_dict(), self.measure)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "overall": dict(self.overall),
-            "clients": {name: dict(vars(spread)) for name, spread in self.clients.items()},
-            "personal": {name: dict(vars(spread)) for name, spread in self.personal.items()},
-            "newcomers": {name: dict(vars(spread)) for name, spread in self.newcomers.items()},
+            "clients": {name: spread.to_dict() for name, spread in self.clients.items()},
+            "personal": {name: spread.to_dict() for name, spread in self.personal.items()},
+            "newcomers": {name: spread.to_dict() for name, spread in self.newcomers.items()},
         }
 
     def to_event(self, judged: Sequence[int]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Judging models three ways: the global model on the global test set, the global model on each client's test data,
-and each client's own model on its test data. Sums are pooled over samples and divided once.
+and each client's own model on its test data. Sums are pooled over samples and divided once; of figures of a whole set
+(`atoll.metrics`) the samples' rows are put together.
 
 On a network clients judge themselves: "evaluate" and "personal" are programs that end in sums over their test data
 (`Judge.asked`). Where a simulation has all test data in one tensor, the global model passes over it once, for all
@@ -21,6 +22,7 @@ from atoll.contract import Channel, Job, Memories, Method, Replies, Work
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
+from atoll.metrics import counted
 from atoll.rounds.evaluation import Evaluation, Spread
 from atoll.rounds.membership import Membership
 from atoll.task import Task
@@ -29,8 +31,8 @@ from atoll.tensors import Record, Tensors
 __all__ = ["Judge"]
 
 Measures = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
-Sums = Mapping[int, tuple[int, Mapping[str, float]]]
-"""Client -> (samples, measure -> its sum over them)."""
+Sums = Mapping[int, tuple[int, Mapping[str, Any]]]
+"""Client -> (samples, the totals of the loss and the metrics over them)."""
 
 _ROWS = 2048
 _WORTH_THREADS = 1 << 26  # multiplications in a batch from which more threads pay
@@ -58,11 +60,16 @@ class Judge:
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
         self.limit, self.adapt, self.membership, self.channel = limit, adapt, membership, channel
-        self.newcomers = [client for client in membership.newcomers if self._tested(client)]
+        self.newcomers = [client for client in membership.newcomers if self._tested(client) is not None]
 
-    @cached_property
+    @property
     def clients(self) -> list[int]:
         """The clients that are judged while they are there: those of the sample that have test data."""
+        return list(self.tested)
+
+    @cached_property
+    def tested(self) -> dict[int, int]:
+        """How many test samples each of them has."""
         count, limit = len(self.data), self.limit
         if limit is None and self.data.pool("train") is None:
             limit = 100  # a generated population has no end of clients
@@ -71,12 +78,15 @@ class Judge:
         else:
             chosen = np.arange(count)
         apart = set(self.newcomers)
-        return [int(k) for k in np.sort(chosen) if int(k) not in apart and self._tested(int(k))]
+        counts = {int(k): self._tested(int(k)) for k in np.sort(chosen) if int(k) not in apart}
+        return {client: count for client, count in counts.items() if count is not None}
 
-    def _tested(self, client: int) -> bool:
+    def _tested(self, client: int) -> int | None:
         if self.data.pool("train") is not None:
-            return self.data.rows(client, "test") is not None
-        return self.data.samples(client, "test") is not None
+            rows = self.data.rows(client, "test")
+            return None if rows is None else len(rows)
+        samples = self.data.samples(client, "test")
+        return None if samples is None else samples.count
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
         """The evaluation of a state after this round; nothing is remembered of it."""
@@ -96,8 +106,8 @@ class Judge:
             else:
                 sums = self.pooled(params, buffers, there, measured)
             only = self._only_class(params, buffers, measured, test)
-        overall = {name: float(values.mean()) for name, values in measured.items()}
-        clients, each = _spreads(sums)
+        overall = {} if not measured else self._figures([(len(measured["loss"]), self._totals(measured))])
+        clients, each = self._spreads(sums)
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
         if method.personalised and there:
@@ -114,7 +124,7 @@ class Judge:
         work = Work(Record(params=params, buffers=buffers), program="evaluate", reduction="each")
         job = Job(method, work, clients, round, self.seed)
         _, outcomes = Loop(self.task, self.data, self.device).run(job, _Aside())
-        return {outcome.client: _totals(outcome.metrics) for outcome in outcomes}
+        return {outcome.client: _answered(outcome.metrics) for outcome in outcomes}
 
     def pooled(self, params: Tensors, buffers: Tensors, clients: Sequence[int], measured: Measures) -> Sums:
         """The same, by one pass over the tensor that holds all clients' test data.
@@ -137,12 +147,12 @@ class Judge:
             few = Samples(*(part[where.to(part.device)] for part in here))
             measured = self.measures(params, buffers, few)
         return {
-            k: (len(own), {name: float(values[position[own]].sum()) for name, values in measured.items()})
+            k: (len(own), self._totals({name: values[position[own]] for name, values in measured.items()}))
             for k, own in rows.items()
         }
 
     def measures(self, params: Tensors, buffers: Tensors, samples: Samples) -> Measures:
-        """Per-sample measures of a model, name -> [n]."""
+        """Per-sample measures of a model, name -> [n], or rows (see `Metric.taken`)."""
         params = params.map(lambda t: t.to(self.device))
         buffers = buffers.map(lambda t: t.to(self.device))
         parts: dict[str, list[Any]] = {}
@@ -154,10 +164,51 @@ class Judge:
                     parts.setdefault(name, []).append(values.double())
             if not parts:
                 return {}
-            each = (
-                torch.stack([torch.cat(values) for values in parts.values()]).cpu().numpy()
-            )  # one copy back
-        return dict(zip(parts, each, strict=True))
+            joined = {name: torch.cat(values) for name, values in parts.items()}
+            means = [name for name, values in joined.items() if values.ndim == 1]
+            copied = torch.stack([joined[name] for name in means]).cpu().numpy()  # one copy back
+            rows = {name: joined[name].cpu().numpy() for name in joined if name not in means}
+        return {**dict(zip(means, copied, strict=True)), **rows}
+
+    # --- figures ----------------------------------------------------------------------------------------------
+
+    def _totals(self, measured: Measures) -> dict[str, Any]:
+        """The totals of per-sample measures, as clients answer them."""
+        found: dict[str, Any] = {"loss": float(measured["loss"].sum())}
+        for name, metric in self.task.metrics.items():
+            found |= metric.total(name, measured[name])
+        return found
+
+    def _figures(self, sums: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, float]:
+        """The loss and the metrics of sets of samples taken together; NaN where a metric is not defined."""
+        totals, count = [each for _, each in sums], sum(n for n, _ in sums)
+        loss = sum(each["loss"] for each in totals) / count
+        return {
+            "loss": loss,
+            **{name: metric.value(totals, name) for name, metric in self.task.metrics.items()},
+        }
+
+    def _spreads(self, sums: Sums) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
+        """How the clients' figures are spread, and the figures; of a metric, of those where it is defined."""
+        known = {client: found for client, found in sums.items() if found[0] > 0}
+        if not known:
+            return {}, {}
+        figures = {client: self._figures([found]) for client, found in known.items()}
+        spreads, each = {}, {}
+        for name in figures[next(iter(known))]:
+            metric = self.task.metrics.get(name)
+            values = {
+                k: found[name] for k, found in figures.items() if metric is None or found[name] == found[name]
+            }
+            if not values:
+                continue
+            weights = [known[k][1].get(counted(name), known[k][0]) for k in values]
+            pooled = None
+            if metric is not None and metric.whole is not None:
+                pooled = metric.value([found[1] for found in known.values()], name)
+            spread = Spread.of(list(values.values()), weights, pooled, len(known) - len(values))
+            spreads[name], each[name] = spread, values
+        return spreads, each
 
     def _only_class(
         self, params: Tensors, buffers: Tensors, measured: Measures, test: Samples | None
@@ -202,7 +253,7 @@ class Judge:
             channel=self.channel,
         )
         _, outcomes = self.engine.run(job, _Aside(memories))
-        return _spreads({outcome.client: _totals(outcome.metrics) for outcome in outcomes})
+        return self._spreads({outcome.client: _answered(outcome.metrics) for outcome in outcomes})
 
     # --- newcomers --------------------------------------------------------------------------------------------
 
@@ -243,18 +294,6 @@ class _Aside:
         self.new[client] = memory
 
 
-def _totals(metrics: Mapping[str, float]) -> tuple[int, dict[str, float]]:
-    """Samples, and the sums over them, of what a judging program pools."""
+def _answered(metrics: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Samples, and the totals over them, of what a judging program pools."""
     return int(metrics["count"]), {name: value for name, value in metrics.items() if name != "count"}
-
-
-def _spreads(
-    sums: Sums,
-) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
-    counted = {k: (n, totals) for k, (n, totals) in sums.items() if n > 0}
-    if not counted:
-        return {}, {}
-    names = next(iter(counted.values()))[1].keys()
-    each = {name: {k: totals[name] / n for k, (n, totals) in counted.items()} for name in names}
-    weights = [n for n, _ in counted.values()]
-    return {name: Spread.of(list(values.values()), weights) for name, values in each.items()}, each

@@ -134,10 +134,9 @@ class Simulation:
 
 def _problem(evaluation: Evaluation) -> str | None:
     """Why an evaluated model must be called diverged, or None."""
-    for name, value in evaluation.overall.items():
-        if not np.isfinite(value):
-            return f"{name} on the test set is {value}"
     loss = evaluation.overall.get("loss", 0.0)
+    if not np.isfinite(loss):
+        return f"the loss on the test set is {loss}"
     if "accuracy" in evaluation.overall and loss > _HOPELESS:
         return f"the loss on the test set is {loss:.3g}"
     return None

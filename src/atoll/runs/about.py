@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from atoll.digits import shortened
 from atoll.errors import AtollError, Terminated
@@ -31,6 +31,7 @@ def begun(start: kinds.Start, folder: RunFolder | None) -> kinds.Start:
     return structs.replace(
         start,
         run=folder.name if folder else "",
+        path=str(folder.path) if folder else UNSET,
         versions=versions(),
         command=command(),
         commit=commit() if folder else None,
@@ -51,7 +52,7 @@ def partition(
     *,
     names: Sequence[object],
     sizes: Iterable[int] | None,
-    judged: Sequence[int],
+    judged: Mapping[int, int],
     joins: Mapping[int, int],
     leaves: Mapping[int, int],
     report: Mapping[str, Any],
@@ -61,7 +62,7 @@ def partition(
     Args:
         names: of all of them, in order.
         sizes: their training samples, looked at only where clients are listed; None where they are not known.
-        judged: whom evaluations judge.
+        judged: whom evaluations judge, and on how many samples.
         joins: client -> the first round with it; `leaves` likewise the first without it.
         report: how their data differ, in the form of the event.
     """
@@ -70,7 +71,8 @@ def partition(
     return kinds.Partition(
         names=list(map(str, names)) if listed else None,
         sizes=list(sizes) if listed and sizes is not None else None,
-        judged=judged,
+        judged=list(judged),
+        tested=list(judged.values()),
         joins={str(client): at for client, at in sorted(joins.items())},
         leaves={str(client): at for client, at in sorted(leaves.items())},
         report=kinds.Report(**{**report, **short}),

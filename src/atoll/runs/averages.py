@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 from atoll.measures import Target
@@ -176,8 +177,8 @@ class Compared:
 
     @property
     def shown(self) -> str:
-        """What curves show: the main measure, or "own" (see `Story.value`) where some of the runs personalise."""
-        return "own" if any(story.final.get("personal") for story in self.stories) else self.measure
+        """What curves show: "own" (see `Story.value`), or the main measure where no client is judged."""
+        return "own" if any(story.main == "own" for story in self.stories) else self.measure
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values: curves of `shown`; `target` is null where it is of something else.
@@ -192,7 +193,12 @@ class Compared:
             found["ground"] = [known.setdefault(ground(story), len(known)) for story in group.stories]
         names: dict[str, dict[str, str]] = {}
         for story in self.stories:
-            names.setdefault(str(known[ground(story)]), _by_client(story.names(list(story.own)[:CLIENTS])))
+            names.setdefault(
+                str(known[ground(story)]),
+                _by_client(
+                    dict(islice(((k, story.names[k]) for k in story.own if k in story.names), CLIENTS))
+                ),
+            )
         return {
             "measure": self.measure, "shown": self.shown, "target": target, "groups": groups, "names": names,
         }  # fmt: skip

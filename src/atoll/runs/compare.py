@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.measures import Target
@@ -20,6 +19,8 @@ from atoll.runs.transfer import partners
 
 __all__ = ["Comparison"]
 
+_KINDS = ("overall", "clients", "personal")
+
 
 @dataclass(frozen=True)
 class Comparison(Compared):
@@ -30,7 +31,8 @@ class Comparison(Compared):
         """Compare runs, given as folders or as their events.
 
         Args:
-            target: the value to reach, such as "accuracy:0.9"; by default that of the runs, if they agree on one.
+            target: the value to reach, such as "accuracy:0.9", or "0.9" of what it shows; by default that of the
+                runs, if they agree on one.
 
         Raises ConfigError where there is nothing to compare, or the runs have different main measures.
         """
@@ -48,7 +50,7 @@ class Comparison(Compared):
             shown = ", ".join(f"{name} has {measure}" for measure, name in measures.items())
             raise ConfigError(f"these runs have no measure in common: {shown}")
         measure = stories[0].measure
-        goal = _goal(stories, target, measure)
+        goal = _goal(stories, target)
         parts = grouped(stories)
         named = zip(labels(parts), parts, partners(parts), strict=True)
         groups = [Group(label, part, measure, goal, alone) for label, part, alone in named]
@@ -76,17 +78,15 @@ class Comparison(Compared):
         return figures.write_comparison(self, Path(directory))
 
 
-def _goal(stories: Sequence[Story], target: str | None, measure: str) -> Target | None:
+def _goal(stories: Sequence[Story], target: str | None) -> Target | None:
+    """The target; a bare number is one of the figure that the comparison shows."""
+    measure = stories[0].measure
+    shown = "own" if any(story.main == "own" for story in stories) else measure
+    better = {name: value for story in stories for name, value in story.better.items()}
     if target is None:
         given = {str(story.start["target"]) for story in stories if story.start.get("target")}
-        return Target.parse(given.pop(), measure) if len(given) == 1 else None
-    goal = Target.parse(target, measure)
-    last: list[Mapping[str, Any]] = [story.final for story in stories if story.final]
-    known = {
-        name
-        for found in last
-        for kind in ("overall", "clients", "personal")
-        for name in found.get(kind) or {}
-    }
-    goal.check({*known, measure}, "no run measures")
-    return goal
+        goal = Target.parse(given.pop(), shown) if len(given) == 1 else None
+        return goal and replace(goal, better=better.get(goal.measure))
+    known = {name for story in stories for kind in _KINDS for name in story.final.get(kind) or {}}
+    known |= {measure, *better}
+    return Target.parse(target, shown).check({name: better.get(name) for name in known}, "no run measures")

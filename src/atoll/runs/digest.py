@@ -178,6 +178,7 @@ class Digest:
                 "overall": overall,
                 "clients": _spreads(evaluation.get("clients")),
                 "personal": _spreads(evaluation.get("personal")),
+                "newcomers": _spreads(evaluation.get("newcomers")),
             }
             self._add_each(number, evaluation.get("each") or {})
         shares = (event.get("clients") or {}).get("work") or ()

@@ -66,6 +66,7 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
     drawings: dict[str, Callable[[], Figure | None]] = {
         story.measure: lambda: plots.measure(story, story.measure),
         "loss": lambda: plots.measure(story, "loss"),
+        **{name: lambda name=name: plots.measure(story, name) for name in story.better},  # type: ignore[misc]
         "clients": lambda: plots.distribution(story),
         "participation": lambda: plots.participation(story),
         "traffic": lambda: plots.traffic(story),

@@ -11,6 +11,7 @@ from atoll.runs.story import Story
 __all__ = ["grouped", "labels", "settings", "value_words"]
 
 _Known = tuple[str, Mapping[str, Any]]  # a run's method and its settings
+_ABSENT = ("batch_size",)  # where none is a value of its own
 _RESOLVED = ("data", "partition", "model", "clients", "cohort")
 _MOST_OWN = 2  # own settings of a method that a label names though nothing else has them to compare with
 
@@ -55,8 +56,9 @@ def labels(groups: Sequence[Sequence[Story]]) -> list[str]:
     first = [members[0] for members in groups]
     known = [(story.method, _facts(story)) for story in first]
     texts = []
-    for method, facts in known:
-        words = [f"{key}={value_words(key, facts[key])}" for key in _shown(method, facts, known)]
+    for story, (method, facts) in zip(first, known, strict=True):
+        shown = _shown(method, facts, known, _usual(story))
+        words = [f"{key}={value_words(key, facts[key])}" for key in shown]
         texts.append(" ".join([method, ", ".join(words)]).strip())
     return [
         text if texts.count(text) == 1 else f"{text} ({story.name})"
@@ -64,18 +66,32 @@ def labels(groups: Sequence[Sequence[Story]]) -> list[str]:
     ]
 
 
-def _shown(method: str, facts: Mapping[str, Any], known: Sequence[_Known]) -> list[str]:
-    """The settings that set a run apart from the others, the method aside."""
+def _usual(story: Story) -> list[str]:
+    """The settings that are their defaults; of older runs, which do not say, none."""
+    changed = story.start.get("changed")
+    return [] if changed is None else [key for key in story.config if key not in changed]
+
+
+def _shown(method: str, facts: Mapping[str, Any], known: Sequence[_Known], usual: Sequence[str]) -> list[str]:
+    """The settings that set a run apart from the others, the method aside.
+
+    What is not set is not named, nor what a method has by itself (`usual`) where no other run of it has another value.
+    """
     own: list[str] = []
     keys: list[str] = []
     for key, value in facts.items():
         holders = [each for each in known if key in each[1]]
-        if key == "method":
+        if key == "method" or (value is None and key not in _ABSENT):
             continue
         if any(each[key] != value for _, each in holders):
             if not (isinstance(value, bool) and _by_method(key, holders)):
                 keys.append(key)
-        elif value and len(holders) < len(known) and {name for name, _ in holders} == {method}:
+        elif (
+            value
+            and key not in usual
+            and len(holders) < len(known)
+            and {name for name, _ in holders} == {method}
+        ):
             own.append(key)
     return keys + (own if len(own) <= _MOST_OWN else [])
 

@@ -42,7 +42,9 @@ class Entry:
 
     @property
     def can_resume(self) -> bool:
-        """Whether the run is not over and has a checkpoint to go on from."""
+        """Whether the run is not over and has a checkpoint to go on from; not one that would diverge again."""
+        if (self.story.last("error") or {}).get("kind") == "DivergedError":
+            return False
         return self.status in ("stopped", "failed", "cut off") and self.story.last("checkpoint") is not None
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Entry:
             "rounds": story.planned,
             "measure": story.start.get("measure"),
             "score": story.score,
+            "test": (story.final.get("overall") or {}).get(story.measure),
             "worst": story.value(story.final, "worst"),
             "seconds": round(story.spent()[1], 6),
             "damaged": self.damaged,

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from atoll.measures import Figures
 from atoll.runs.compare_view import COLOURS
 from atoll.runs.story import Story
 from atoll.words import bytes_text
@@ -31,16 +32,16 @@ _ROWS = 120  # clients in a heat map of participation; more are drawn in groups 
 
 
 def measure(story: Story, name: str) -> Figure | None:
-    """A measure over rounds: the global model, the band of the middle 80 % of clients, and the worst client."""
+    """A measure over rounds: the global model, and of what clients would use the middle 80 % and the worst client."""
     if not story.curve(name):
         return None
     figure = Figure((COLUMN, 2.5))
     axes = figure.add_subplot()
-    kind = "clients" if any(e.get("clients", {}).get(name) for _, e in story.evaluations) else "personal"
+    kind = "personal" if any(e.get("personal", {}).get(name) for _, e in story.evaluations) else "clients"
     found = [(number, e[kind][name]) for number, e in story.evaluations if e.get(kind, {}).get(name)]
     if found:
         rounds = [number for number, _ in found]
-        worst = "max" if name == "loss" else "min"
+        worst = "max" if Figures({}, story.measure, story.better).direction(name) == "lower" else "min"
         who = "clients" if kind == "clients" else "personal models"
         low, high, poorest = (_column([spread for _, spread in found], key) for key in ("p10", "p90", worst))
         axes.fill_between(rounds, low, high, color=BLUE, alpha=0.18, linewidth=0, label=f"{who}, p10 to p90")

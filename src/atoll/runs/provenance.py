@@ -56,3 +56,20 @@ def config_text(name: str, config: Mapping[str, Any], about: Mapping[str, Any]) 
     lines += ["", "[about]", f'started = "{time.strftime("%Y-%m-%dT%H:%M:%S%z")}"']
     lines += [f"{key} = {toml_value(value)}" for key, value in about.items() if value is not None]
     return "\n".join(lines) + "\n"
+
+
+def changed_text(text: str, config: Mapping[str, Any]) -> str:
+    """config.toml with other values of these keys; what it says of where the run came from stays."""
+    settings, mark, origin = text.partition("\n[about]\n")
+    lines = settings.split("\n")
+    for at, line in enumerate(lines):
+        key = line.partition(" = ")[0]
+        if key in config:
+            lines[at] = f"{key} = {_value(key, config[key])}"
+    return "\n".join(lines) + mark + origin
+
+
+def _value(key: str, value: Any) -> str:
+    if value is None:
+        return '"full"' if key == "batch_size" else '"none"'
+    return toml_value(value)

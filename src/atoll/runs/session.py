@@ -18,10 +18,10 @@ from atoll.runs import about
 from atoll.runs.checkpoint import Checkpoint, Keep, load_latest, prune, save, tidy
 from atoll.runs.events import Event, kinds, plain
 from atoll.runs.folder import RunFolder
-from atoll.runs.provenance import versions
+from atoll.runs.provenance import changed_text, versions
 from atoll.runs.readers import Reader
 from atoll.runs.recorder import Recorder
-from atoll.runs.settings import agree
+from atoll.runs.settings import FREE, agree
 from atoll.runs.signals import undisturbed
 from atoll.runs.sinks import make
 from atoll.runs.snapshot import Snapshot
@@ -188,6 +188,7 @@ class Session:
         self._recorder.open()
         if not fresh:
             self._recorder.recall()
+            self._settle(opening)
             self.emit(kinds.Resume(round=snapshot.number, rounds=rounds, versions=versions()))
         elif self.folder is not None or readers:
             events = self._opened(opening)
@@ -200,6 +201,15 @@ class Session:
         self._notes = []
         self.number, self._last, self._round = snapshot.number, snapshot, None
         self.save()
+
+    def _settle(self, opening: Opening) -> None:
+        """Write down the settings with which the run goes on."""
+        start = next((each for each in opening() if isinstance(each, kinds.Start)), None)
+        file = None if self.folder is None else self.folder.path / "config.toml"
+        if self.folder is None or file is None or start is None or not file.is_file():
+            return
+        free = {key: value for key, value in start.config.items() if key in FREE}
+        self.folder.write("config.toml", changed_text(file.read_text("utf-8"), free).encode())
 
     def _opened(self, opening: Opening) -> list[kinds.Written]:
         """The events that the run begins with, complete."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -39,8 +39,9 @@ class Story:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """All settings."""
-        return self.start.get("config") or {}
+        """All settings; a resumption may have changed how many rounds are planned."""
+        config = self.start.get("config") or {}
+        return {**config, "rounds": self.planned} if "rounds" in config else config
 
     @property
     def seed(self) -> int | None:
@@ -57,20 +58,31 @@ class Story:
         return str(self.start.get("measure") or "accuracy")
 
     @property
+    def better(self) -> Mapping[str, Any]:
+        """What is measured beside the loss, and which of two values is the better one ("higher", "lower" or None)."""
+        return self.start.get("metrics") or {}
+
+    @property
     def planned(self) -> int | None:
         """How many rounds the run is to have; a resumption may have changed it."""
         resumed = self.last("resume") or {}
         return resumed.get("rounds") or self.start.get("rounds")
 
     @property
+    def names(self) -> dict[int, str]:
+        """What clients are called, as far as they are listed."""
+        return {at: str(name) for at, name in enumerate((self.last("partition") or {}).get("names") or [])}
+
+    @property
+    def tested(self) -> dict[int, int]:
+        """Test samples of the clients that are judged."""
+        told = self.last("partition") or {}
+        return dict(zip(told.get("judged") or [], told.get("tested") or [], strict=False))
+
+    @property
     def sizes(self) -> list[int] | None:
         """Training samples of every client, None where they are not listed."""
         return (self.last("partition") or {}).get("sizes")
-
-    def names(self, clients: Iterable[int]) -> dict[int, str]:
-        """The names of these clients, where they are listed."""
-        found = (self.last("partition") or {}).get("names") or []
-        return {client: str(found[client]) for client in clients if client < len(found)}
 
     # --- how it went ------------------------------------------------------------------------------------------
 
@@ -111,8 +123,8 @@ class Story:
 
     @property
     def main(self) -> str:
-        """The figure to look at first: of clients' own models ("own") where there are any, else the main measure."""
-        return "own" if self.start.get("personalised") else self.measure
+        """The figure to look at first in the last evaluation (see `atoll.measures.Figures.first`)."""
+        return Figures(self.final, self.measure).first
 
     @property
     def score(self) -> float | None:

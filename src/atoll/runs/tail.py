@@ -55,6 +55,7 @@ def on_a_line(path: Path, place: int) -> bool:
 class _Evaluation(msgspec.Struct):
     overall: dict[str, float | None] = {}
     clients: dict[str, dict[str, float | None]] = {}
+    personal: dict[str, dict[str, float | None]] = {}
 
 
 class _Event(msgspec.Struct):
@@ -72,7 +73,7 @@ class _Event(msgspec.Struct):
 
 @dataclass
 class Glance:
-    """A run in a line: how far it is, and its last value of the main measure (None where it is not known)."""
+    """A run in a line: how far it is, and the last value of the figure to look at first (None where unknown)."""
 
     name: str
     start: _Event
@@ -166,7 +167,8 @@ def _backwards(found: Glance, file: Path, size: int) -> bool:
 
 
 def _value(evaluation: _Evaluation, measure: str) -> float | None:
-    return Figures(msgspec.structs.asdict(evaluation), measure).value(measure)
+    figures = Figures(msgspec.structs.asdict(evaluation), measure)
+    return figures.value(figures.first)
 
 
 def _decode(line: bytes) -> _Event | None:

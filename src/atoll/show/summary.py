@@ -11,20 +11,19 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from atoll.show.fitted import Column, Fitted
+from atoll.measures import called
+from atoll.show.scores import score_rows, scores, worst_text
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
 if TYPE_CHECKING:
     from atoll.results import Run
-    from atoll.rounds.evaluation import Evaluation, Spread
+    from atoll.rounds.evaluation import Evaluation
 
 __all__ = [
     "result_html",
     "result_text",
     "result_view",
-    "score_table",
     "sparkline",
-    "worst",
 ]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -49,7 +48,7 @@ def result_view(run: Run) -> RenderableType:
     last = run.evaluation
     parts: list[RenderableType] = [title]
     if last is not None:
-        parts.append(_scores(last))
+        parts.append(scores(last.to_dict(), last.measure, run.better))
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
@@ -67,11 +66,11 @@ def result_html(run: Run) -> str:
     parts = [f"<b>{title}</b>"]
     last = run.evaluation
     if last is not None:
-        headings, rows = _score_rows(last)
+        headings, rows = score_rows(last.to_dict(), last.measure, run.better)
         head = "".join(f"<th>{escape(text)}</th>" for text in headings)
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         parts.append(f"<table><tr>{head}</tr>{body}</table>")
-        parts.append(_curve(run.history(last.measure)))
+        parts.append(_curve(run.history(last.first)))
     facts = "".join(
         f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
         for name, text in _facts(run)
@@ -94,50 +93,22 @@ def _curve(history: Sequence[tuple[int, float]], width: int = 320, height: int =
     return f"<svg role='img' width='{width}' height='{height}'><polyline points='{line}' {style}/></svg>"
 
 
-def _scores(last: Evaluation) -> Fitted:
-    headings, rows = _score_rows(last)
-    table = score_table(headings[0])
-    for title, overall, *cells in rows:
-        table.add([title, Text(overall, "bold green"), *cells])
-    return table
-
-
-def score_table(measure: str) -> Fitted:
-    """An empty table of a measure: on the test set, and over clients."""
-    ranks = {"test set": 0, "client mean": 0, "± std": 5, "p10": 2, "median": 3, "worst": 1, "best": 4}
-    return Fitted([Column(measure, text=True, style="dim"), *(Column(name, ranks[name]) for name in _SCORES)])
-
-
-def _score_rows(last: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row for the global model and one for the personal ones."""
-    name = last.measure
-    found: list[tuple[str, float | None, Spread | None]] = []
-    if last.overall or last.clients:
-        found.append(("global model", last.overall.get(name), last.clients.get(name)))
-    if last.personal:
-        found.append(("personal models", None, last.personal[name]))
-    rows = []
-    for title, overall, spread in found:
-        cells = ["–" if overall is None else value_text(name, overall)]
-        if spread is None:
-            cells += ["–"] * 6
-        else:
-            best = spread.min if name == "loss" else spread.max
-            figures = (spread.mean, spread.std, spread.p10, spread.median, worst(name, spread), best)
-            cells += [value_text(name, figure) for figure in figures]
-        rows.append([title, *cells])
-    return [name, *_SCORES], rows
-
-
 def _facts(run: Run) -> list[tuple[str, str]]:
     facts = []
     last = run.evaluation
     name = last.measure if last else "accuracy"
-    history = run.history(name)
+    first = last.first if last else name
+    history = run.history(first)
     if len(history) > 1:
-        first, final = history[0][1], history[-1][1]
+        begun, final = history[0][1], history[-1][1]
         picture = sparkline([value for _, value in history])
-        facts.append((f"{name} by round", f"{value_text(name, first)} {picture} {value_text(name, final)}"))
+        title = f"{called(first, name)} by round"
+        facts.append((title, f"{value_text(name, begun)} {picture} {value_text(name, final)}"))
+    if last is not None:
+        own = (last.each.get("personal") or last.each.get("clients") or {}).get(name) or {}
+        names = {k: str(run.names[k]) for k in own if k < len(run.names)}
+        if (text := worst_text(own, name, names, run.tested)) is not None:
+            facts.append(("worst client", text))
     if last is not None and name == "accuracy" and "loss" in last.overall:
         facts.append(("test loss", number_text(last.overall["loss"])))
     reached = f", target reached in round {run.target_round}" if run.target_round is not None else ""
@@ -204,7 +175,3 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     low, high = min(finite), max(finite)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((v - low) * scale)] if math.isfinite(v) else " " for v in values)
-
-
-def worst(name: str, spread: Spread) -> float:
-    return spread.max if name == "loss" else spread.min

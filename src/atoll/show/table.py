@@ -23,7 +23,6 @@ from atoll.rounds.history import Round
 from atoll.runs.events import Event
 from atoll.runs.readers import Reader
 from atoll.show.fitted import Column, Fitted, live
-from atoll.show.summary import worst
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
 __all__ = ["Lines", "LiveTable", "Screen", "cells_of", "columns_of"]
@@ -157,12 +156,12 @@ def _heading(start: Event) -> tuple[str, str]:
 def columns_of(rounds: Sequence[Round]) -> list[Column]:
     """The columns of a table of rounds. Where there is little room, how good the model is stays longest."""
     names = list(dict.fromkeys(name for each in rounds for name in _measures(each.evaluation)))
-    ranks = {"personal": 2, "worst": 4, "p10": 5}
+    ranks = {"client mean": 0, "newcomers": 3, "worst": 4, "p10": 5, "p90": 5}
     return [
         Column("round"),
         Column("clients", 3),
         Column("loss", 1),
-        *(Column(name, ranks.get(name, 0)) for name in names),
+        *(Column(name, ranks.get(name, 2)) for name in names),
         Column("up", 7),
         Column("down", 8),
         Column("time", 6),
@@ -206,13 +205,11 @@ def _measures(evaluation: Evaluation | None) -> dict[str, str]:
     if evaluation is None:
         return {}
     name = evaluation.measure
-    cells = {}
-    if name in evaluation.overall:
-        cells["test loss" if name == "loss" else name] = value_text(name, evaluation.overall[name])
-    if name in evaluation.clients:
-        spread = evaluation.clients[name]
-        cells["p10"] = value_text(name, spread.p10)
-        cells["worst"] = value_text(name, worst(name, spread))
-    if name in evaluation.personal:
-        cells["personal"] = value_text(name, evaluation.personal[name].mean)
-    return cells
+    bad = "p90" if name == "loss" else "p10"
+    figures = {
+        "client mean": "own", f"test {name}": name, bad: "p10", "worst": "worst", "newcomers": "newcomers",
+    }  # fmt: skip
+    found = {title: evaluation.value(figure) for title, figure in figures.items()}
+    if name not in evaluation.overall:
+        found[f"test {name}"] = None
+    return {title: value_text(name, value) for title, value in found.items() if value is not None}

@@ -13,7 +13,7 @@ from typing import Any
 from atoll.errors import ConfigError, RunError
 from atoll.experiment import Experiment
 from atoll.federation import Federation
-from atoll.measures import Target
+from atoll.measures import Better, Target, called
 from atoll.results import Run
 from atoll.runs.compare import Comparison
 from atoll.runs.folder import RunFolder
@@ -64,7 +64,7 @@ def compare(
         jobs += _baselines(listed, jobs, seeds, place)
     fresh = [job for job in jobs if isinstance(job, _Job)]
     if target is not None:
-        check_target(target, fresh[0].make().task.metrics if fresh else None)
+        check_target(target, fresh[0].make().task.better if fresh else None)
     for later in fresh[1:]:
         if later.first:  # what cannot be built must be known before the first run
             later.make()
@@ -92,7 +92,7 @@ def compare(
     return dataclasses.replace(Comparison.of(told, target), runs=results, failed=failed)
 
 
-def check_target(target: str, measured: Iterable[str] | None) -> None:
+def check_target(target: str, measured: Mapping[str, Better | None] | None) -> None:
     """Raise ConfigError for a target that is no target, or that runs with these measures cannot reach."""
     goal = Target.parse(target, "accuracy")
     if measured is not None and ":" in target:
@@ -167,6 +167,9 @@ def _baselines(
 
 def _result(run: Run) -> str:
     last = run.evaluation
-    found: Sequence[tuple[int, float]] = run.history(last.measure) if last is not None else []
-    score = f"{last.measure} {value_text(last.measure, found[-1][1])}, " if last is not None and found else ""
-    return f"{score}{duration_text(run.seconds)}"
+    value = None if last is None else last.value(last.first)
+    if last is None or value is None:
+        return duration_text(run.seconds)
+    return (
+        f"{called(last.first, last.measure)} {value_text(last.measure, value)}, {duration_text(run.seconds)}"
+    )

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import msgspec
 from atoll import spec
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
+from atoll.measures import Better
 from atoll.runs.grouping import settings, value_words
 from atoll.runs.settings import OPERATIONAL
 from atoll.trials.baselines import BASELINES, fits
@@ -131,13 +132,15 @@ def points(
     return list(found.values())
 
 
-def check(points: Sequence[Point]) -> Iterable[str]:
+def check(points: Sequence[Point]) -> Mapping[str, Better | None]:
     """Build what the points need, once for each combination of data, model and method, without running anything.
 
-    Returns the measures the runs will have. Raises ConfigError or DataError, with the point at fault.
+    Returns the measures the runs will have, and which of their values are the better ones.
+
+    Raises ConfigError or DataError, with the point at fault.
     """
     seen: set[str] = set()
-    measured: dict[str, None] = {}
+    measured: dict[str, Better | None] = {}
     for point in points:
         experiment = point.experiment
         own = set(experiment.settings)
@@ -149,8 +152,8 @@ def check(points: Sequence[Point]) -> Iterable[str]:
             federation = dataclasses.replace(experiment, device="cpu", engine="loop", runs=None).build()
         except (ConfigError, DataError) as error:
             raise type(error)(f"{error.message} ({point.label})", hint=error.hint) from None
-        measured |= dict.fromkeys(federation.task.metrics)
-    return list(measured)
+        measured |= federation.task.better
+    return measured
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from atoll.measures import Figures
 from atoll.runs.events import follow
 from atoll.runs.folder import RunFolder
 from atoll.runs.story import Story
@@ -25,7 +26,7 @@ __all__ = ["Trial"]
 class Trial:
     """A point, its run folder (None before it has one) and the process that plays it, if one does.
 
-    `round` of `rounds` was the last one played, `score` the figure to look at first then, `seconds` those of the
+    `round` of `rounds` was the last one played, `score` the figure to look at `first` then, `seconds` those of the
     rounds without evaluations. `message` says what went wrong.
     """
 
@@ -43,6 +44,7 @@ class Trial:
     def _forget(self) -> None:
         self.round, self.rounds = 0, self.point.experiment.rounds
         self.measure = "accuracy"
+        self.first = "accuracy"
         self.score: float | None = None
         self.times: dict[int, float] = {}
         self.ended: dict[str, Any] | None = None
@@ -99,7 +101,8 @@ class Trial:
             self.round = event.get("round") or self.round
             self.times[self.round] = event.get("seconds") or 0.0
             if event.get("evaluation"):
-                self.score = self._start.value(event["evaluation"], self._start.main)
+                self.first = Figures(event["evaluation"], self.measure).first
+                self.score = self._start.value(event["evaluation"], self.first)
         elif kind == "resume":
             self.round, self.ended = event.get("round") or 0, None
             self.times = {number: time for number, time in self.times.items() if number <= self.round}

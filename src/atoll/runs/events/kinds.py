@@ -66,6 +66,7 @@ class Start(Written, kw_only=True):
 
     schema: Annotated[int, says("1; rises only when a field changes its meaning")] = SCHEMA
     run: Annotated[str, says("the folder's name")] = ""
+    path: Annotated[Maybe[str], says("where the folder was when the run began, as `atoll` was told")] = UNSET
     method: Annotated[str, says("what is run")]
     data: Annotated[Maybe[str], says("the dataset")] = UNSET
     partition: Annotated[Maybe[str], says("how it is divided among clients")] = UNSET
@@ -77,6 +78,10 @@ class Start(Written, kw_only=True):
     parameters: Annotated[Maybe[int], says("numbers in the model")] = UNSET
     classes: Annotated[Maybe[int | None], says("classes; null for a regression")] = UNSET
     measure: Annotated[Maybe[Literal["accuracy", "loss"]], says("the measure to look at first")] = UNSET
+    metrics: Annotated[
+        Maybe[Mapping[str, Literal["higher", "lower"] | None]],
+        says("what is measured beside the loss, and which values are better; null where nobody says"),
+    ] = UNSET
     personalised: Annotated[Maybe[bool], says("whether clients have models of their own")] = UNSET
     target: Annotated[Maybe[str | None], says("where the run may stop, such as accuracy:0.97")] = UNSET
     device: Annotated[Maybe[str], says("where it computes")] = UNSET
@@ -109,6 +114,7 @@ class Partition(Written, kw_only=True):
     names: Annotated[Sequence[str] | None, says("of all clients; null where there are more than 10,000")]
     sizes: Annotated[Sequence[int] | None, says("their training samples; null likewise")]
     judged: Annotated[Sequence[int], says("whom evaluations judge while they are there, in this order")]
+    tested: Annotated[Maybe[Sequence[int]], says("their test samples, in the order of `judged`")] = UNSET
     joins: Annotated[Mapping[str, int], says("client -> the first round with it")]
     leaves: Annotated[Mapping[str, int], says("client -> the first round without it")]
     report: Annotated[Report, says("how their data differ")]
@@ -143,8 +149,9 @@ class Spread(Struct, kw_only=True, forbid_unknown_fields=True):
     median: Annotated[Number, says("the middle")]
     p90: Annotated[Number, says("90th percentile")]
     max: Annotated[Number, says("the greatest")]
-    pooled: Annotated[Number, says("mean over samples")]
+    pooled: Annotated[Number, says("of all samples together")]
     clients: Annotated[int, says("how many were judged")]
+    undefined: Annotated[Maybe[int], says("how many more have no value, and are left out")] = UNSET
 
 
 class Evaluation(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -246,6 +253,12 @@ class Result(Written, kw_only=True):
     bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
     accuracy: Annotated[Maybe[Number], says("of the global model on the global test set")] = UNSET
     loss: Annotated[Maybe[Number], says("likewise")] = UNSET
+    metrics: Annotated[
+        Maybe[Mapping[str, Number]],
+        says(
+            "further measures by name: of the global model on the global test set, else the mean over clients"
+        ),
+    ] = UNSET
     target_round: Annotated[Maybe[int | None], says("the first round at the target")] = UNSET
     refused: Annotated[Maybe[int], says("replies that could not be used")] = UNSET
     dropped: Annotated[Maybe[int], says("clients that were too slow")] = UNSET

@@ -63,6 +63,9 @@ const Base = (() => {
     return h("span", { class: "copyable" }, code, button);
   }
 
+  /** A path as a shell takes it. */
+  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replace(/'/g, `'"'"'`)}'`);
+
   // --- numbers as text ------------------------------------------------------------------------------------
 
   const known = (value) => typeof value === "number" && Number.isFinite(value);
@@ -254,5 +257,7 @@ const Base = (() => {
   return {
     $, h, setText, segments, figures, copyable, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural,
     quantiles, gini, ticks, color, contrast, inkOn, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
+    $, h, setText, segments, figures, copyable, quoted, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural,
+    quantiles, gini, ticks, color, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
   };
 })();

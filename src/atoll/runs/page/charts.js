@@ -104,7 +104,7 @@ const { Lines, Surface, Draw } = (() => {
         ...size, series: lines, bands, legend: { show: false }, padding: [8, 16, 0, 0],
         cursor: { y: false, drag: { x: true, y: false }, points: { size: 7, width: 1.5 } },
         scales: {
-          x: { time: false, range: (u, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) },
+          x: { time: false, range: (u, low, high) => (!known(low) || !known(high) ? [0, 1] : low === high ? [Math.max(0, low - 1), high + 1] : [low, high]) },
           y: { range: (u, low, high) => this._range(low, high) },
         },
         axes: [

@@ -38,8 +38,10 @@ const Hero = (() => {
     if (now - spoken > SPOKEN || (over && !$("#run-live").textContent.startsWith("finished"))) {
       spoken = now;
       const last = run.judgedLast;
-      const value = last ? last.evaluation.overall[run.measure] : null;
-      setText($("#run-live"), `${status}, round ${played} of ${planned}${known(value) ? `, ${run.measure} ${score(run.measure, value)}` : ""}`);
+      const own = last ? run.ownOf(last.evaluation) : null;
+      const value = own ? own.mean : last ? last.evaluation.overall[run.measure] : null;
+      const what = own ? "client mean" : `test ${run.measure}`;
+      setText($("#run-live"), `${status}, round ${played} of ${planned}${known(value) ? `, ${what} ${score(run.measure, value)}` : ""}`);
     }
   }
 
@@ -75,8 +77,13 @@ const Hero = (() => {
     if (failed && run.ending.hint) notes.push(h("p", { class: "dim" }, run.ending.hint));
     if (run.status === "cut off") notes.push(h("p", null, "The process ended without a word: it was killed, or the machine went down."));
     if (run.start.run && ["failed", "stopped", "cut off"].includes(run.status)) {
-      notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll run --resume ${run.start.run}`))
-        : h("p", null, "It was over before the first checkpoint: there is nothing to resume."));
+      const path = Base.quoted(run.folder);
+      if (run.ending && run.ending.kind === "DivergedError") {
+        notes.push(h("p", null, "Going on would diverge again: change that, and start anew with ", copyable(`atoll run ${path}/config.toml`)));
+      } else {
+        notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll run --resume ${path}`))
+          : h("p", null, "It was over before the first checkpoint: there is nothing to resume."));
+      }
     }
     const key = notes.map((n) => n.textContent).join();
     host.hidden = !notes.length;
@@ -93,26 +100,25 @@ const Hero = (() => {
     const s = (v) => score(measure, v);
     const name = measure === "accuracy" ? "accuracy" : "loss";
     if (last) {
-      const { overall, clients, personal } = last.evaluation;
+      const { overall, clients, personal, newcomers } = last.evaluation;
       const c = clients[measure];
       const p = personal[measure];
-      if (known(overall[measure])) found.push([`Test ${name}`, s(overall[measure]), best(run, (e) => e.overall[measure])]);
-      if (c) {
-        found.push(["Client mean", s(c.mean), best(run, (e) => e.clients[measure] && e.clients[measure].mean)]);
-      }
-      const own = p || c; // what clients would use
+      const own = run.ownOf(last.evaluation); // what clients would use
+      if (own) found.push(["Client mean", s(own.mean), p ? "of personal models" : best(run, (e) => (run.ownOf(e) || {}).mean)]);
+      if (known(overall[measure])) found.push([`Test ${name}`, s(overall[measure]), p ? "of the global model" : best(run, (e) => e.overall[measure])]);
       if (own) {
         found.push([run.lowIsGood ? "90th percentile" : "10th percentile", s(run.lowIsGood ? own.p90 : own.p10), p ? "of personal models" : "of the clients"]);
         found.push(["Worst client", s(run.lowIsGood ? own.max : own.min), worstName(run, p ? "personal" : "clients")]);
       }
-      if (p) found.push(["Personal mean", s(p.mean), c ? `${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)} to the global` : ""]);
+      if (p && c) found.push(["Global model", s(c.mean), `client mean; personal ${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)}`]);
+      if (newcomers[measure]) found.push(["Newcomers", s(newcomers[measure].mean), "client mean"]);
     }
     if (run.last) {
       if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
       const pace = quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]);
       found.push(["A round", pace ? duration(pace[0]) : "–", "without evaluation"]);
     }
-    if (!found.length) found.push(["Rounds", "0", "the first is being played"]);
+    if (!found.length) found.push(["Rounds", "0", run.status === "running" ? "the first is being played" : "none was played to its end"]);
     Base.figures($("#run-kpis"), found);
   }
 
@@ -131,7 +137,10 @@ const Hero = (() => {
     if (!values) return "";
     let at = -1;
     values.forEach((v, i) => { if (known(v) && (at < 0 || (run.lowIsGood ? v > values[at] : v < values[at]))) at = i; });
-    return at < 0 ? "" : run.nameOf(run.judged[at]);
+    if (at < 0) return "";
+    const tested = run.partition && run.partition.tested ? run.partition.tested[at] : null;
+    const size = !known(tested) ? "" : run.lowIsGood ? `, on ${plural(tested, "sample")}` : `, ${count(values[at] * tested)} of ${count(tested)}`;
+    return `${run.nameOf(run.judged[at])}${size}`;
   }
 
   return { update, clockOf, pill };

@@ -13,13 +13,13 @@
     const low = new Lines($(".low", second), { label: "Loss over rounds", floor: 0 });
     const pick = $("select", section);
     const fillTable = tableOf(section, (run) => ({
-      head: ["Round", "Test set", "Client mean", "p10", "p90", "Worst client", ...(run.personalised ? ["Personal mean"] : []), "Training loss"],
+      head: ["Round", "Test set", "Client mean", "p10", "p90", "Worst client", ...(run.personalised ? ["Global model, client mean"] : []), "Training loss"],
       rows: run.rounds.filter((r) => r.evaluation).reverse().map((r) => {
         const c = r.evaluation.clients[run.measure] || {};
-        const p = r.evaluation.personal[run.measure] || {};
+        const own = run.ownOf(r.evaluation) || {};
         const s = (v) => score(run.measure, v);
-        return [String(r.round), s(r.evaluation.overall[run.measure]), s(c.mean), s(c.p10), s(c.p90), s(run.lowIsGood ? c.max : c.min),
-          ...(run.personalised ? [s(p.mean)] : []), number(r.loss)];
+        return [String(r.round), s(r.evaluation.overall[run.measure]), s(own.mean), s(own.p10), s(own.p90), s(run.lowIsGood ? own.max : own.min),
+          ...(run.personalised ? [s(c.mean)] : []), number(r.loss)];
       }),
     }));
     let chosen = null;
@@ -55,13 +55,14 @@
       });
       const some = (values) => values.some(known);
       const series = [];
-      const [p10, p90] = [part("clients", "p10"), part("clients", "p90")];
-      if (some(p10)) series.push({ label: "p10–p90 of clients", color: "--s-clients", low: p10, high: p90 });
+      const own = some(part("personal", "mean")) ? "personal" : "clients"; // what clients would use
+      const [p10, p90] = [part(own, "p10"), part(own, "p90")];
+      if (some(p10)) series.push({ label: own === "personal" ? "p10–p90 of personal models" : "p10–p90 of clients", color: `--s-${own}`, low: p10, high: p90 });
       const add = (label, paint, values, more) => { if (some(values)) series.push({ label, color: paint, values, ...more }); };
       const falls = measure === "loss" || run.lowIsGood;
-      add("worst client", "--s-worst", part("clients", falls ? "max" : "min"), { dash: [2, 3], width: 1.5 });
-      add("client mean", "--s-clients", part("clients", "mean"));
-      add("personal mean", "--s-personal", part("personal", "mean"), { dash: [9, 3], width: 2 });
+      add("worst client", "--s-worst", part(own, falls ? "max" : "min"), { dash: [2, 3], width: 1.5 });
+      add(own === "personal" ? "client mean, global model" : "client mean", "--s-clients", part("clients", "mean"));
+      add("client mean, personal models", "--s-personal", part("personal", "mean"), { dash: [9, 3], width: 2 });
       add("test set", "--s-global", part("overall"), { width: 2.25 });
       if (trains) add("training", "--s-train", run.rounds.map((r) => r.loss), { dash: [5, 4], width: 1.25 });
       main.text = (v) => score(measure, v);
@@ -85,7 +86,7 @@
       const host = $(".note", section);
       if (!last) { setText(host, "Nothing has been evaluated yet."); return; }
       const s = (v) => score(run.measure, v);
-      const c = last.evaluation.clients[run.measure];
+      const c = run.ownOf(last.evaluation);
       const parts = [];
       if (known(last.evaluation.overall[run.measure])) parts.push(`test set ${s(last.evaluation.overall[run.measure])}`);
       if (c) {

@@ -22,7 +22,7 @@ const { RunList, Comparison } = (() => {
       if (!body) {
         body = h("tbody");
         table.append(h("thead", null, h("tr", null, h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Compare")),
-          ...["Run", "Method", "Data", "Status", "Rounds", "Accuracy"].map((text) => h("th", { scope: "col", class: text === "Accuracy" ? "right" : null }, text)))), body);
+          ...["Run", "Method", "Data", "Status", "Rounds", "Client mean"].map((text) => h("th", { scope: "col", class: text === "Client mean" ? "right" : null }, text)))), body);
         $("#list-filter").addEventListener("input", filter);
         $("#list-compare").addEventListener("click", () => { location.hash = hrefs.compare([...chosen]); });
       }
@@ -103,8 +103,8 @@ const { RunList, Comparison } = (() => {
     /** A comparison in which every run stands for itself, for when none was made. */
     function ofRuns(runs) {
       const measure = runs.length ? runs[0].measure : "accuracy";
-      const personal = runs.some((run) => run.judgedLast && Object.keys(run.judgedLast.evaluation.personal).length);
-      const scoreOf = ({ overall, clients, personal: own }) => (personal ? undefined : overall[measure]) ?? (own[measure] || clients[measure] || {}).mean;
+      const judges = runs.some((run) => run.judgedLast && run.ownOf(run.judgedLast.evaluation));
+      const scoreOf = ({ overall, clients, personal }) => (personal[measure] || clients[measure] || {}).mean ?? overall[measure];
       const groups = runs.map((run) => {
         const judged = run.rounds.filter((r) => r.evaluation && known(scoreOf(r.evaluation)));
         const mean = judged.map((r) => scoreOf(r.evaluation));
@@ -122,7 +122,7 @@ const { RunList, Comparison } = (() => {
           },
         };
       });
-      return { measure, shown: personal ? "own" : measure, target: null, groups };
+      return { measure, shown: judges ? "own" : measure, target: null, groups };
     }
 
     function show(title, comparison, runs, hrefs) {
@@ -177,7 +177,7 @@ const { RunList, Comparison } = (() => {
       setText($("#compare-curves-h"), `Learning curves: ${measureOf(shown)}`);
       const ranked = groups.map((group) => [group.label, ((own ? null : group.table.global) || group.table.own || {}).mean]).filter(([, v]) => known(v))
         .sort((a, b) => (measure === "accuracy" ? b[1] - a[1] : a[1] - b[1]));
-      setText($("#compare-curves .note"), ranked.length ? `${own ? "Of the models that clients would use, their own where there are any. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
+      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use: their own where there are any, else the global one. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
       lines.plot.setAttribute("aria-label", `Learning curves. ${$("#compare-curves .note").textContent}`);
     }
 

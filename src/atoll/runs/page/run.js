@@ -239,7 +239,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
     }
 
     _evaluation(round, evaluation) {
-      round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {} };
+      round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {}, newcomers: evaluation.newcomers || {} };
       const each = evaluation.each || {};
       const values = {};
       for (const kind of ["clients", "personal"]) {
@@ -270,6 +270,15 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
       return this.told && this.told !== "finished" ? this.told : "unfinished";
     }
 
+    /** Where its folder was when it began. */
+    get folder() { return this.start.path || `runs/${this.start.run || this.name}`; }
+
+    /** Whether going on may help: a run that diverged would diverge again. */
+    get resumable() {
+      const diverged = this.ending && this.ending.kind === "DivergedError";
+      return Boolean(this.checkpoint) && !diverged && ["stopped", "failed", "cut off", "unfinished"].includes(this.status);
+    }
+
     /** Whether the run says what it sends, as far as one can tell. */
     get counted() { return !this.last || this.rounds.some((round) => round.counted); }
     get lowIsGood() { return this.measure !== "accuracy"; }
@@ -282,6 +291,9 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
       for (let i = this.rounds.length - 1; i >= 0; i--) if (this.rounds[i].evaluation) return this.rounds[i];
       return null;
     }
+
+    /** How the main measure of what clients would use is spread: of their own models, or else of the global one. */
+    ownOf(evaluation) { return evaluation.personal[this.measure] || evaluation.clients[this.measure] || null; }
 
     get eachLast() { return this.evaluations[this.evaluations.length - 1] || null; }
     get eachFirst() { return this.evaluations[0] || null; }

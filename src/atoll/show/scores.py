@@ -1,0 +1,74 @@
+"""The table of scores of an evaluation, for whoever shows one: which models, on whose data, how good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from atoll.measures import Figures
+from atoll.show.fitted import Column, Fitted
+from atoll.words import value_text
+
+__all__ = ["score_rows", "scores", "worst_text"]
+
+_KINDS = (("clients", "global model"), ("personal", "personal models"), ("newcomers", "newcomers"))
+_ENDS = {"higher": ("p10", "min", "max"), "lower": ("p90", "max", "min")}  # doing badly, worst, best
+
+
+def scores(evaluation: Mapping[str, Any], measure: str, better: Mapping[str, Any]) -> Fitted:
+    """The table (see `score_rows`)."""
+    headings, rows = score_rows(evaluation, measure, better)
+    ranks = {"± std": 5, "p10": 2, "p90": 2, "median": 3, "worst": 1, "best": 4}
+    first, *others = headings
+    table = Fitted([Column(first, text=True, style="dim"), *(Column(h, ranks.get(h, 0)) for h in others)])
+    for title, overall, *cells in rows:
+        table.add([title, Text(overall, style="bold green"), *cells])
+    return table
+
+
+def score_rows(
+    evaluation: Mapping[str, Any], measure: str, better: Mapping[str, Any]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each sort of models in the main measure, then in each further one.
+
+    Args:
+        evaluation: in the form of the event "round" (`docs/runs.md`).
+        better: of further measures, which of two values is the better one.
+    """
+    figures = Figures(evaluation, measure, better)
+    names = dict.fromkeys(
+        name for kind in ("overall", "clients", "personal") for name in evaluation.get(kind) or {}
+    )
+    rows = []
+    for name in [measure, *(each for each in names if each not in (measure, "loss", "accuracy"))]:
+        for kind, title in _KINDS:
+            spread = (evaluation.get(kind) or {}).get(name) or {}
+            overall = (evaluation.get("overall") or {}).get(name) if kind == "clients" else None
+            if not spread and overall is None:
+                continue
+            low, worst, best = _ENDS.get(str(figures.direction(name)), ("", "", ""))
+            found = [overall, *(spread.get(key) for key in ("mean", "std", low, "median", worst, best))]
+            if kind == "clients" and not evaluation.get("personal") and name != measure:
+                title = name
+            elif name != measure:
+                title = f"{name}, {title}"
+            rows.append([title, *("–" if value is None else value_text(name, value) for value in found)])
+    bad = "p90" if figures.direction(measure) == "lower" else "p10"
+    return [measure, "test set", "client mean", "± std", bad, "median", "worst", "best"], rows
+
+
+def worst_text(
+    values: Mapping[int, float], measure: str, names: Mapping[int, str], tested: Mapping[int, int]
+) -> str | None:
+    """Which client does worst, and on how many samples that is said: "north: 57.1 %, 4 of 7 test samples right"."""
+    if not values:
+        return None
+    client = (max if measure == "loss" else min)(values, key=lambda k: values[k])
+    name = names.get(client, str(client))
+    text = f"{f'client {name}' if name.isdigit() else name}: {value_text(measure, values[client])}"
+    if (count := tested.get(client)) is None:
+        return text
+    right = f"{round(values[client] * count)} of " if measure == "accuracy" else "on "
+    return f"{text}, {right}{count} test sample{'' if count == 1 else 's'}{' right' if measure == 'accuracy' else ''}"

@@ -1,0 +1,66 @@
+"""Targets that do not count: neither trained on nor judged, whatever marks them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import atoll.data
+from atoll.errors import DataError
+from atoll.federation import Federation
+
+
+def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(24, 1, 5, 5, generator=g)
+    return x, (x[:, 0] > 0).long() + (x[:, 0] > 1).long(), torch.rand(24, 5, 5, generator=g) < 0.3
+
+
+def net() -> nn.Module:
+    return nn.Conv2d(1, 3, 1)
+
+
+@pytest.mark.parametrize("engine", ["loop", "batched"])
+def test_pixels_that_do_not_count(engine: str) -> None:
+    x, y, hole = pictures()
+    found = []
+    for mark in (255, -1, -100):
+        data = atoll.data.from_arrays(x, y.masked_fill(hole, mark), ignore=mark)
+        assert data.classes == 3
+        fed = Federation(
+            net, data.partition("iid", clients=3, seed=0), rounds=2, lr=0.5, engine=engine, device="cpu"
+        )
+        run = fed.fit()
+        found.append(run)
+        held = fed.data.test_set
+        assert held is not None and run.evaluation is not None
+        with torch.no_grad():
+            out = run.model.eval()(held.inputs)
+        counts = held.targets >= 0
+        right = ((out.argmax(1) == held.targets) & counts).flatten(1).sum(1) / counts.flatten(1).sum(1)
+        assert run.evaluation.overall["accuracy"] == pytest.approx(right.mean().item(), abs=1e-6)
+        one = [
+            nn.functional.cross_entropy(o[None], t[None], ignore_index=-1).item()
+            for o, t in zip(out, held.targets, strict=True)
+        ]
+        assert run.evaluation.overall["loss"] == pytest.approx(np.mean(one), abs=1e-5)
+    for run in found[1:]:
+        for a, b in zip(found[0].model.parameters(), run.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_samples_without_a_label_are_left_out() -> None:
+    x, y = np.arange(20, dtype=np.float32).reshape(10, 2), np.array([0, 1, -1, 1, 0, -1, 1, 0, 1, 0])
+    data = atoll.data.from_arrays(x, y, columns={"place": list("aabbaabbab")}, natural="place", ignore=-1)
+    assert data.train.count == 8 and data.classes == 2
+    assert torch.equal(data.train.inputs, torch.from_numpy(x[y >= 0]))
+    assert data.train.targets.tolist() == [0, 1, 1, 0, 1, 0, 1, 0]
+    assert data.columns["place"].tolist() == [
+        each for each, label in zip("aabbaabbab", y, strict=True) if label >= 0
+    ]
+    with pytest.raises(DataError, match="all targets are 7, which is to be ignored"):
+        atoll.data.from_arrays(x, np.full(10, 7), ignore=7)
+    with pytest.raises(DataError, match="classes lists labels"):
+        atoll.data.from_arrays(x, y, classes=["no", "yes"], ignore=-1)
