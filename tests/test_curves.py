@@ -83,7 +83,14 @@ def test_embedded_data_is_learnt(settings: dict[str, Any], least: float) -> None
 @pytest.mark.parametrize("method", ["local", "fedavg-ft"])
 def test_personal_models_beat_one_model_where_clients_differ(method: str) -> None:
     run = atoll.run(
-        data="digits", partition="pathological:2", clients=20, rounds=15, method=method, epochs=3, workers=1
+        data="digits",
+        partition="pathological:2",
+        clients=20,
+        cohort=10,
+        rounds=15,
+        method=method,
+        epochs=3,
+        workers=1,
     )
     last = run.evaluation
     assert last is not None

@@ -25,6 +25,7 @@ from atoll.settings import Settings
 from atoll.task import Loss, Task, ready
 
 __all__ = [
+    "Metrics",
     "Model",
     "assemble",
     "build_method",

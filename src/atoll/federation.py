@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.assembly import Model, assemble, build_method, changed
+from atoll.assembly import Metrics, Model, assemble, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData, as_federated
 from atoll.engines import Engine
 from atoll.keeper import Keeper
-from atoll.metrics import Metrics
 from atoll.results import Run
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round

@@ -130,7 +130,7 @@ def test_run_takes_keywords() -> None:
         "rounds",
         "kB up",
         "loop",
-        "accuracy by round",
+        "client mean by round",
     ):
         assert word in text
 

@@ -150,7 +150,7 @@ def test_a_run_folder_imports_nothing(
         ("model", "{}:top3", "cannot be made"),
         ("method", "{}:Net", "method = '{}:Net' is no method"),
         ("loss", "entropy", "unknown loss 'entropy'"),
-        ("metrics", "accuracy", "metrics = 'accuracy', but it names functions of your own"),
+        ("metrics", "accurac", "metrics: there is no metric 'accurac'"),
     ],
 )
 def test_what_is_not_there_or_does_not_fit_is_said(code: str, key: str, name: str, words: str) -> None:

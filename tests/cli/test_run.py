@@ -106,7 +106,7 @@ def test_same_settings_same_model(atoll: Atoll, tmp_path: Path) -> None:
 def test_personal_models_have_a_row(atoll: Atoll) -> None:
     done = atoll("run", "--set", "method=fedavg-ft", *SMALL)
     assert "personal models" in done.out
-    assert "personal " in done.out.splitlines()[2]
+    assert "  client mean " in done.out.splitlines()[2]
 
 
 # --- runs that end early ------------------------------------------------------------------------------------

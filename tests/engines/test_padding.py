@@ -132,7 +132,9 @@ def test_engines_that_pad_do_what_the_loop_does(name: str, engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_loss_is_given_the_rows_of_the_batch_and_no_more(engine: str) -> None:
     rows = lambda o, t: o.reshape(len(t)) * 0 + float(len(t))  # noqa: E731
-    one = atoll.data.from_clients({"a": (torch.randn(20, 3), torch.zeros(20))}, test=None)
+    one = atoll.data.from_clients(
+        {"a": (torch.randn(20, 3), torch.zeros(20))}, test=None, classes="regression"
+    )
     run = Federation(
         nn.Linear(3, 1), one, "fedavg", rounds=1, batch_size=16, loss=rows, engine=engine, workers=1
     ).fit()

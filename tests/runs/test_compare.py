@@ -52,7 +52,7 @@ def told(
         "method": known["method"],
         "data": known.get("data", "digits"),
         "seed": seed,
-        "rounds": last,
+        "rounds": known["rounds"],
     }
     events: list[Event] = [
         {"event": "start", "measure": measure, "target": None, **start, "config": known},
@@ -423,7 +423,7 @@ def test_compare_runs_federations_and_takes_finished_runs(tmp_path: Path) -> Non
     comparison = compare(items, seeds=2, runs=tmp_path, target="accuracy:0.99")
     assert [(group.label, len(group.stories)) for group in comparison.groups[:3]] == [
         ("fedavg lr=0.1", 2),
-        ("fedprox lr=0.1, mu=0.01", 2),
+        ("fedprox lr=0.1", 2),
         (f"fedavg lr=0.01 ({done.folder.name})", 1),
     ]
     results = [run for run in comparison.runs if isinstance(run, Run)]

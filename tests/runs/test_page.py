@@ -319,7 +319,7 @@ def test_a_comparison_by_what_it_costs_and_client_by_client(page: Page, tmp_path
     report.write(file, "two methods", [cheap, dear], Comparison.of([cheap, dear]).to_dict())
     page.open(file.as_uri())
     page.ready()
-    assert page.text("#compare-curves h2") == "Learning curves: accuracy on the test set"
+    assert page.text("#compare-curves h2") == "Learning curves: mean accuracy over clients"
     assert page.text("#compare-curves .at") == "round 12"
     page.js("document.querySelectorAll('#compare-curves .axis button')[1].click()")
     total = sum(each["bytes_up"] + each["bytes_down"] for each in dear if each["event"] == "round")

@@ -92,7 +92,7 @@ class TestNotebook:
         last = cell.pictures[-1]
         assert "<progress value='3' max='3'>" in last
         assert "round 3 of 3" in last
-        assert "<th>accuracy</th>" in last
+        assert "<th>client mean</th>" in last
         assert last.count("<tr>") == 4
         assert "&lt;b&gt;mine&lt;/b&gt;" in last and "<b>mine</b>" not in last
         assert len(cell.pictures) < 12

@@ -157,7 +157,7 @@ def methods(
 
 @app.command()
 def models() -> None:
-    """List the networks that go by a name, and what each may be set to."""
+    """List the networks that go by a name."""
     from atoll.cli.show import show_models
 
     show_models()
@@ -165,7 +165,7 @@ def models() -> None:
 
 @app.command()
 def partitions() -> None:
-    """List the ways to divide data among clients, and what each may be set to."""
+    """List the ways to divide data among clients."""
     from atoll.cli.show import show_partitions
 
     show_partitions()

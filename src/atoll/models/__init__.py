@@ -90,12 +90,6 @@ def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Modul
     Raises ConfigError for anything else.
     """
     call = spec.parse(text, "model") if isinstance(text, str) else text
-    if call.name.removesuffix("-bn") not in MODELS:
-        error = spec.unknown("model", call.name, MODELS, call.text)
-        own = "any other nn.Module goes to atoll.Federation in Python"
-        if str(error.hint).startswith("known: "):
-            raise ConfigError(error.message, hint=f"{error.hint}; {own}")
-        raise ConfigError(error.message, hint=f"{error.hint} known: {', '.join(sorted(MODELS))}; {own}")
     return _made(call, tuple(shape), classes)
 
 
@@ -125,5 +119,11 @@ def _made(call: spec.Call, shape: Shape, classes: int) -> nn.Module:
     if call.name.endswith("-bn"):
         plain = replace(call, name=call.name.removesuffix("-bn"))
         return with_batchnorm(_made(plain, shape, classes))
+    if call.name not in MODELS:
+        error = spec.unknown("model", call.name, MODELS, call.text)
+        others = "" if str(error.hint).startswith("known: ") else f" known: {', '.join(sorted(MODELS))}"
+        raise ConfigError(
+            error.message, hint=f"{error.hint}{others}; a module of your own is package.module:Name"
+        )
     given = call.read({name: _SETTINGS.get(name, ()) for name in MODELS})
     return MODELS[call.name](shape, classes, **given)
