@@ -15,7 +15,7 @@ import atoll
 import atoll.data
 from atoll.errors import ConfigError, DivergedError
 from atoll.federation import Federation
-from atoll.metrics import NAMED, Metric
+from atoll.metrics import NAMED, Metric, chosen
 from atoll.rounds.evaluation import Evaluation
 
 OF_TWO = "auc, f1, macro_f1, precision, recall, sensitivity, specificity, balanced_accuracy"
@@ -200,12 +200,42 @@ def test_a_figure_of_ones_own() -> None:
     assert found.evaluation is not None and -1 < found.evaluation.clients["kappa"].pooled < 1
 
 
+def test_figures_of_classes_and_of_probabilities_by_hand() -> None:
+    """Three classes, of which only two occur: means over classes; errors are those of the label's probability."""
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.5, 0.4, 0.1], [0.1, 0.8, 0.1]])
+    y = torch.tensor([0, 1, 1, 0])
+    of = {
+        name: chosen(name, "cross_entropy")[name]
+        for name in ("f1", "recall", "precision", "mae", "mse", "rmse")
+    }
+    found = {
+        name: each.value([each.total(name, each.taken(name, p.log(), y).numpy())], name)
+        for name, each in of.items()
+    }
+    assert found["recall"] == found["precision"] == found["f1"] == 0.5
+    assert found["mae"] == pytest.approx((0.3 + 0.4 + 0.6 + 0.9) / 4)
+    brier = [0.09 + 0.04 + 0.01, 0.09 + 0.16 + 0.01, 0.25 + 0.36 + 0.01, 0.81 + 0.64 + 0.01]
+    assert found["mse"] == pytest.approx(sum(brier) / 8)
+    assert found["rmse"] == pytest.approx((sum(brier) / 8) ** 0.5)
+    two = chosen("mae, mse", "bce")
+    logit, label = torch.tensor([[0.3], [-1.0]]), torch.tensor([[1.0], [1.0]])
+    off = 1 - torch.sigmoid(logit)
+    assert torch.allclose(two["mae"].taken("mae", logit, label), off[:, 0])
+    assert torch.allclose(two["mse"].taken("mse", logit, label), off[:, 0].square())
+    with pytest.raises(ConfigError, match="auc is nothing that a model with the loss mse has"):
+        chosen("auc", "mse")
+
+
+def test_several_by_name_beside_the_accuracy_of_ten_classes() -> None:
+    run = atoll.run(sets=["metrics=auc, f1, mae", "rounds=2", "clients=5", "runs=none", "engine=loop"])
+    told = run.to_dict()
+    assert {"auc", "f1", "mae"} <= told["metrics"].keys() and told["accuracy"] > 0
+
+
 @pytest.mark.parametrize(
     ("metrics", "classes", "words"),
     [
         ("aux", 2, "there is no metric 'aux'.*did you mean 'auc'"),
-        ("f1", 3, "are of two classes, the model has 3.*macro_f1"),
-        ("rmse", 2, "rmse is nothing that a model with the loss cross_entropy has.*auc"),
         (
             {"set": lambda o, t: (o.argmax(1) == t).float().mean()},
             2,

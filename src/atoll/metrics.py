@@ -44,10 +44,11 @@ class Metric:
         """What it takes of each sample: [b] for a mean, else [b, rows, columns].  Raises ConfigError for a shape."""
         values = self.sample(outputs, targets)
         if values.ndim == 0 or values.shape[0] != targets.shape[0]:
+            of_sets = ", ".join(each for each in NAMED if each not in _OF_PROBABILITIES)
             raise ConfigError(
                 f"the metric {name} returned shape {tuple(values.shape)} for {targets.shape[0]} samples",
-                hint=f"return one value per sample, of which the mean counts; figures of a whole set have names "
-                f"({', '.join(_OF_SETS)}), or are made with atoll.Metric(rows, whole=...)",
+                hint="return one value per sample, of which the mean counts; figures of a whole set have names "
+                f"({of_sets}), or are made with atoll.Metric(rows, whole=...)",
             )
         if self.whole is None:
             return values.reshape(len(values), -1).mean(1) if values.ndim > 1 else values
@@ -116,12 +117,12 @@ def _own(name: str) -> Metric:
 def _named(name: str, loss: str) -> Metric:
     if name not in NAMED:
         raise ConfigError(f"metrics: there is no metric {name!r}", hint=suggest(name, NAMED))
-    wrong = {"cross_entropy": _OF_NUMBERS, "bce": _OF_NUMBERS, "mse": _OF_SETS, "l1": _OF_SETS}.get(loss, ())
-    if name in wrong:
-        others = _OF_NUMBERS if wrong is _OF_SETS else _OF_SETS
+    if loss in ("cross_entropy", "bce") and name in _OF_PROBABILITIES:
+        return _OF_PROBABILITIES[name]
+    if loss in ("mse", "l1") and name not in _OF_PROBABILITIES:
         raise ConfigError(
             f"metrics: {name} is nothing that a model with the loss {loss} has",
-            hint=f"what can be measured there: {', '.join(others)}",
+            hint=f"what can be measured there: {', '.join(_OF_PROBABILITIES)}",
         )
     return NAMED[name]
 
@@ -162,15 +163,11 @@ def _predicted(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([labels, logits.argmax(-1).to(labels.dtype)], -1)
 
 
-def _of_two(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The same, where there are two classes."""
-    classes = outputs.numel() // max(1, targets.numel())
-    if classes > 2:
-        raise ConfigError(
-            f"metrics: f1, precision, recall, sensitivity and specificity are of two classes, the model has {classes}",
-            hint="macro_f1, balanced_accuracy and auc are means over classes",
-        )
-    return _predicted(outputs, targets)
+def _of_classes(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Rows (label, predicted class, how many classes there are)."""
+    rows = _predicted(outputs, targets)
+    many = max(2, outputs.numel() // max(1, targets.numel()))
+    return torch.cat([rows, torch.full_like(rows[..., :1], many)], -1)
 
 
 def _scored(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -178,6 +175,22 @@ def _scored(outputs: Tensor, targets: Tensor) -> Tensor:
     logits, labels = _logits(outputs, targets)
     scores = torch.log_softmax(logits, -1) if logits.shape[-1] > 2 else logits[..., 1:] - logits[..., :1]
     return torch.cat([labels.unsqueeze(-1), scores], -1)
+
+
+def _missed(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How much of the probability goes to other classes than the label's [b, rows]; of two classes |p - y|."""
+    logits, labels = _logits(outputs, targets)
+    right = labels.nan_to_num().long().unsqueeze(-1)
+    missed = 1 - torch.softmax(logits, -1).gather(-1, right).squeeze(-1)
+    return torch.where(torch.isnan(labels), labels, missed)
+
+
+def _brier(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Half of the squared distance between probabilities and label [b, rows]; of two classes (p - y)^2."""
+    logits, labels = _logits(outputs, targets)
+    given = torch.softmax(logits, -1)
+    right = torch.nn.functional.one_hot(labels.nan_to_num().long(), logits.shape[-1])
+    return torch.where(torch.isnan(labels), labels, (given - right).square().sum(-1) / 2)
 
 
 def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -214,23 +227,37 @@ def _auc(rows: Rows) -> float:
     return float(np.mean(found))
 
 
-def _precision(rows: Rows) -> float:
-    picked = rows[:, 1] == 1
-    return _ratio(float((rows[picked, 0] == 1).sum()), float(picked.sum()))
+def _precision(rows: Rows, of: float) -> float:
+    picked = rows[:, 1] == of
+    return _ratio(float((rows[picked, 0] == of).sum()), float(picked.sum()))
 
 
-def _recall(rows: Rows, of: int = 1) -> float:
+def _recall(rows: Rows, of: float) -> float:
     there = rows[:, 0] == of
     return _ratio(float((rows[there, 1] == of).sum()), float(there.sum()))
 
 
-def _specificity(rows: Rows) -> float:
-    return _recall(rows, 0)
+def _specificity(rows: Rows, of: float) -> float:
+    others = rows[:, 0] != of
+    return _ratio(float((rows[others, 1] != of).sum()), float(others.sum()))
 
 
-def _f1(rows: Rows, of: float = 1) -> float:
+def _f1(rows: Rows, of: float) -> float:
     there, picked = rows[:, 0] == of, rows[:, 1] == of
     return _ratio(2 * float((there & picked).sum()), float(there.sum() + picked.sum()))
+
+
+def _positive(figure: Callable[[Rows, float], float]) -> Callable[[Rows], float]:
+    """Of two classes the figure of the second; of more the mean over those where it is defined."""
+
+    def whole(rows: Rows) -> float:
+        if rows[0, 2] <= 2:
+            return figure(rows, 1)
+        found = [figure(rows, each) for each in np.unique(rows[:, :2])]
+        known = [value for value in found if value == value]
+        return float(np.mean(known)) if known else float("nan")
+
+    return whole
 
 
 def _macro_f1(rows: Rows) -> float:
@@ -238,7 +265,7 @@ def _macro_f1(rows: Rows) -> float:
 
 
 def _balanced(rows: Rows) -> float:
-    return float(np.mean([_recall(rows, int(each)) for each in np.unique(rows[:, 0])]))
+    return float(np.mean([_recall(rows, each) for each in np.unique(rows[:, 0])]))
 
 
 def _root(rows: Rows) -> float:
@@ -249,12 +276,12 @@ NAMED: Mapping[str, Metric] = {
     name: Metric(sample, BETTER[name], whole)
     for name, sample, whole in (
         ("auc", _scored, _auc),
-        ("f1", _of_two, _f1),
+        ("f1", _of_classes, _positive(_f1)),
         ("macro_f1", _predicted, _macro_f1),
-        ("precision", _of_two, _precision),
-        ("recall", _of_two, _recall),
-        ("sensitivity", _of_two, _recall),
-        ("specificity", _of_two, _specificity),
+        ("precision", _of_classes, _positive(_precision)),
+        ("recall", _of_classes, _positive(_recall)),
+        ("sensitivity", _of_classes, _positive(_recall)),
+        ("specificity", _of_classes, _positive(_specificity)),
         ("balanced_accuracy", _predicted, _balanced),
         ("mae", lambda outputs, targets: _errors(outputs, targets).abs(), None),
         ("mse", lambda outputs, targets: _errors(outputs, targets).square(), None),
@@ -263,5 +290,9 @@ NAMED: Mapping[str, Metric] = {
 }
 """Metrics that a name suffices for."""
 
-_OF_NUMBERS = ("mae", "mse", "rmse")
-_OF_SETS = tuple(name for name in NAMED if name not in _OF_NUMBERS)
+_OF_PROBABILITIES: Mapping[str, Metric] = {
+    "mae": Metric(_missed, "lower"),
+    "mse": Metric(_brier, "lower"),
+    "rmse": Metric(lambda outputs, targets: _brier(outputs, targets).unsqueeze(-1), "lower", _root),
+}
+"""What errors are where a model gives each class a probability."""

@@ -27,7 +27,7 @@ from .conftest import COMMAND, Atoll, environment
             "settings follow --set: --set batch_size=5",
         ),
         ("run --epochz 3", "there is no option --epochz", "did you mean 'epochs'"),
-        ("run --set model=resnet", "unknown model 'resnet'", "any other nn.Module goes to atoll.Federation"),
+        ("run --set model=resnet", "unknown model 'resnet'", "a module of your own is package.module:Name"),
         ("run --set model=xyz", "unknown model 'xyz'", "known: 2nn, auto, cnn"),
         ("run --set cohrt=5", "unknown key 'cohrt'", "did you mean 'cohort'"),
     ],

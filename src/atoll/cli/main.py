@@ -173,7 +173,7 @@ def partitions() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Describe this installation: a block to paste into a bug report."""
+    """Describe this installation, for a bug report."""
     from atoll.cli.doctor import report
 
     report()
