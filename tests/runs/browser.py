@@ -91,7 +91,10 @@ class Page:
                 """
                 const blank = (canvas) => {
                   const { width, height } = canvas;
-                  const data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+                  const copy = Object.assign(document.createElement("canvas"), { width, height });
+                  const sheet = copy.getContext("2d", { willReadFrequently: true });
+                  sheet.drawImage(canvas, 0, 0);  // the browser warns where the page's own is read often
+                  const data = sheet.getImageData(0, 0, width, height).data;
                   const seen = new Set();
                   for (let i = 0; i < data.length && seen.size < 3; i += 4) {
                     seen.add((data[i] << 24) | (data[i + 1] << 16) | (data[i + 2] << 8) | data[i + 3]);
