@@ -35,6 +35,7 @@ _LENGTHS = (2, 8)  # steps a client takes in a trial
 _CAPTURE = 1.5e-3  # seconds that capturing takes, for each operation of a step
 _LIBRARIES = 1.5  # seconds that it takes to import what captures need
 _TOGETHER = 4.0  # capturing a step of many clients, in captures of one client's
+_TINY = 3e-3  # seconds of a client's round below which batching nearly always wins: its captures are not lost
 _SHARE = 0.1  # of the rounds to come, that may be spent on choosing
 
 
@@ -105,7 +106,8 @@ class Auto(Engine):
             return loop, f"nothing faster can: {error.message}"
         if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
             return processes, f"about {duration_text(alone)} a round; recurrent layers batch badly on a CPU"
-        if trial > _SHARE * left * alone:
+        tiny = alone * workers < _TINY * len(job.clients)
+        if trial > _SHARE * left * alone and not tiny:
             return (
                 processes,
                 f"about {duration_text(alone)} a round; trying batched would take about {duration_text(trial)}",
