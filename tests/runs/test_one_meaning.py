@@ -51,7 +51,13 @@ def printed(view: RenderableType) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-@pytest.mark.parametrize("name", METHODS)
+FEW = ("fedavg", "local", "fedora", "ditto", "heterofl", "fedproto", "ifca", "fedavg-ft")
+"""Methods that span what there is to show; the long run has all."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in METHODS]
+)
 def test_no_figure_of_a_run_differs_between_those_who_show_it(name: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"lr": 0.1}
     if name.startswith("pfedhn"):
