@@ -356,9 +356,9 @@ def prepare(
 def run_settings() -> dict[str, Any]:
     """The keys of a run that are not its method's, with their annotated types: what is run, and then how."""
     hints = get_type_hints(Experiment, include_extras=True)
-    own = [each.name for each in dataclasses.fields(Experiment) if each.name != "settings"]
+    keys = [each.name for each in dataclasses.fields(Experiment) if each.name != "settings"]
     shared = Settings.kinds()
-    return {key: hints[key] for key in (*(key for key in own if key not in shared), *shared)}
+    return {key: hints[key] for key in (*(key for key in keys if key not in shared), *shared)}
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -366,13 +366,13 @@ def run_settings() -> dict[str, Any]:
 
 def for_method(content: Mapping[str, Any], method: str) -> dict[str, Any]:
     """What a file says to a method: its top level, and over that the method's own table."""
-    own = content.get(method)
+    table = content.get(method)
     top = {
         key: value
         for key, value in content.items()
         if not (isinstance(value, dict) and key in methods.METHODS)
     }
-    return {**top, **(own if isinstance(own, dict) else {})}
+    return {**top, **(table if isinstance(table, dict) else {})}
 
 
 def _build(given: dict[str, tuple[Any, str]]) -> Experiment:

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from atoll.measures import Better
+from atoll.measures import Better, called
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
@@ -40,10 +40,10 @@ class Run:
     target_round: int | None
     model: nn.Module
     folder: RunFolder | None = None
-    source: Callable[[], list[Event]] | None = field(default=None, repr=False)
-    better: Mapping[str, Better | None] = field(default_factory=dict, repr=False)
-    tested: Mapping[int, int] = field(default_factory=dict, repr=False)
-    names: Sequence[object] = field(default=(), repr=False)
+    source: Callable[[], list[Event]] | None = None
+    better: Mapping[str, Better | None] = field(default_factory=dict)
+    tested: Mapping[int, int] = field(default_factory=dict)
+    names: Sequence[object] = ()
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -131,10 +131,10 @@ class Run:
 
     def __repr__(self) -> str:
         last = self.evaluation
-        score = None if last is None else last.value(last.measure)
-        judged = (
-            "" if last is None or score is None else f", {last.measure} {value_text(last.measure, score)}"
-        )
+        score = None if last is None else last.value(last.first)
+        judged = ""
+        if last is not None and score is not None:
+            judged = f", {called(last.first, last.measure)} {value_text(last.measure, score)}"
         return f"<Run {self.method} on {self.data}, {self.partition}: {len(self.rounds)} rounds{judged}>"
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import atoll.data
 from atoll.engines import replay
-from atoll.engines.batched import stretches
+from atoll.engines.group import stretches
 from atoll.engines.replay import Replayed, Replays, in_turn
 from atoll.federation import Federation
 from atoll.methods import METHODS, FedAvg

@@ -104,6 +104,6 @@ class TestNotebook:
 
 def test_a_run_is_short_in_a_prompt() -> None:
     run = federation().fit()
-    assert repr(run).startswith("<Run FedAvg on digits, iid: 3 rounds, accuracy ")
+    assert repr(run).startswith("<Run FedAvg on digits, iid: 3 rounds, client mean ")
     assert len(repr(run)) < 100
     assert len(repr(run.rounds[-1])) < 1500

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -13,7 +12,7 @@ from atoll import seeds, spec
 from atoll.data import FederatedData
 from atoll.errors import ConfigError
 
-__all__ = ["Membership", "Schedule", "schedule_text"]
+__all__ = ["Membership", "Schedule"]
 
 Schedule = str | Mapping[int | str, int]
 """Clients and a round each: "6@20, 0.1@40" (so many, or a share, drawn by the seed), or {client: round}."""
@@ -84,12 +83,6 @@ class Membership:
     def leaving(self, round: int) -> list[int]:
         """Clients that were there and are not from this round on."""
         return sorted(client for client, at in self.leaves.items() if at == round)
-
-
-def schedule_text(rounds: Mapping[int, int]) -> str | None:
-    """How many clients at which round, "6@20, 2@40"; None for nobody."""
-    counted = sorted(Counter(rounds.values()).items())
-    return ", ".join(f"{count}@{round}" for round, count in counted) or None
 
 
 def _named(name: str, given: Schedule | None, data: FederatedData) -> dict[int, int]:

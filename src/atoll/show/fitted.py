@@ -16,9 +16,8 @@ from rich.text import Text
 __all__ = ["Column", "Fitted", "live"]
 
 _GAP = 2  # cells between two columns, and at both ends together
-_FIGURE = (
-    7  # cells that a figure has at least in a table drawn anew, or columns would come and go with its digits
-)
+# What a figure has at least in a table drawn anew, or columns would come and go with its digits:
+_FIGURE = 7
 
 
 @dataclass(frozen=True)
