@@ -50,6 +50,7 @@ def output(name: str, out: Path, *arguments: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAR.exists(), reason="ATOLL_DATA has no har")
 def test_personalised_har_prints_every_method_beside_local(tmp_path: Path) -> None:
     text = output("personalised_har", tmp_path, "--rounds", "2")
@@ -73,6 +74,7 @@ def test_hospitals_prints_gains_and_advice(tmp_path: Path) -> None:
     assert re.search(r"^advice: cleveland .*, va ", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_recommender_beats_users_alone_and_central_training_is_the_bar(tmp_path: Path) -> None:
     text = output("recommender", tmp_path, "--rounds", "15")
     rmse = {

@@ -273,6 +273,7 @@ def test_baselines_follow_the_points_once(tmp_path: Path) -> None:
     assert facts(different) == [("local",)]  # there is no average of different architectures
 
 
+@pytest.mark.slow
 def test_a_sweep_with_baselines_says_who_is_worse_off(atoll: Atoll, tmp_path: Path) -> None:
     command = ["sweep", *SMALL, "--set", "rounds=2", "--set", "method=ditto", "--set", "lam=0.5"]
     command += ["--runs", str(tmp_path), "--jobs", "1"]

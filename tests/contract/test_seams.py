@@ -105,7 +105,10 @@ class Clipping:
 METHODS = {"fedavg": {}, "scaffold": {}, "fedora": {"gate": "always"}, "fedamp": {}}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("fedavg", "fedora") else ()) for name in METHODS],
+)
 def test_a_transform_works_in_all_engines_with_a_memory_of_its_own(method: str) -> None:
     made = [federation(method, engine, channel=Clipping(0.01), **METHODS[method]) for engine in ENGINES]
     runs = [each.fit() for each in made]

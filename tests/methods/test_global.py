@@ -257,7 +257,7 @@ def test_fedavg_is_biased_where_clients_disagree() -> None:
 
 
 @pytest.mark.parametrize("option", [1, 2])
-@pytest.mark.parametrize("server_lr", [1.0, 0.6])
+@pytest.mark.parametrize("server_lr", [1.0, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_scaffold_reaches_the_optimum(option: Any, server_lr: float) -> None:
     method = Scaffold(**DRIFTING, option=option, server_lr=server_lr)
     played = Played(method, line(), disagreeing()).rounds(100)

@@ -655,9 +655,7 @@ VARIED = (FedRep, FedBABU)
         ),
         *((method, "batched") for method in VARIANTS),
         *(
-            pytest.param(
-                method, "processes", marks=() if isinstance(method, (FedBN, FedRep)) else pytest.mark.slow
-            )
+            pytest.param(method, "processes", marks=() if isinstance(method, FedRep) else pytest.mark.slow)
             for method in KINDS.values()
         ),
     ],

@@ -15,8 +15,8 @@ import pytest
 from atoll.runs.folder import RunFolder
 from tests.runs.test_resume import ENGINES, federation
 
-FEW = (("fedavg", "loop"), ("scaffold", "loop"), ("scaffold", "batched"), ("fedadam", "processes"))
-"""Each engine, each method, and memories in two of the engines; the rest is for the long run."""
+FEW = (("scaffold", "loop"), ("scaffold", "batched"), ("fedadam", "processes"))
+"""Each engine, a server with a state of its own, and memories in two engines; the rest is for the long run."""
 
 
 @pytest.mark.parametrize(
