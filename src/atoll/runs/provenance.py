@@ -15,7 +15,7 @@ from typing import Any
 
 from atoll.schema import toml_line, toml_value
 
-__all__ = ["command", "commit", "config_text", "versions"]
+__all__ = ["changed_text", "command", "commit", "config_text", "versions"]
 
 
 @cache
@@ -65,11 +65,5 @@ def changed_text(text: str, config: Mapping[str, Any]) -> str:
     for at, line in enumerate(lines):
         key = line.partition(" = ")[0]
         if key in config:
-            lines[at] = f"{key} = {_value(key, config[key])}"
+            lines[at] = toml_line(key, config[key])
     return "\n".join(lines) + mark + origin
-
-
-def _value(key: str, value: Any) -> str:
-    if value is None:
-        return '"full"' if key == "batch_size" else '"none"'
-    return toml_value(value)

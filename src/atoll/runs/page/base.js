@@ -255,9 +255,7 @@ const Base = (() => {
   }
 
   return {
-    $, h, setText, segments, figures, copyable, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural,
-    quantiles, gini, ticks, color, contrast, inkOn, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
     $, h, setText, segments, figures, copyable, quoted, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural,
-    quantiles, gini, ticks, color, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
+    quantiles, gini, ticks, color, contrast, inkOn, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
   };
 })();

@@ -236,7 +236,7 @@ const { RunList, Comparison } = (() => {
 
     function runTable(runs, hrefs) {
       const labels = new Map();
-      const words = shown.measure === "accuracy" ? "Accuracy" : "Loss";
+      const words = shown.shown === "own" ? "Client mean" : `Test ${shown.measure}`;
       shown.groups.forEach((group, g) => group.runs.forEach((name, i) => labels.set(name, { g, label: group.label, seed: (group.seeds || [])[i] })));
       $("#compare-runs table").replaceChildren(
         h("thead", null, h("tr", null, ["Run", "Setting", "Seed", "Status", "Rounds", words].map((text) => h("th", { scope: "col", class: text === words ? "right" : null }, text)))),
