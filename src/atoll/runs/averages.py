@@ -193,12 +193,11 @@ class Compared:
             found["ground"] = [known.setdefault(ground(story), len(known)) for story in group.stories]
         names: dict[str, dict[str, str]] = {}
         for story in self.stories:
-            names.setdefault(
-                str(known[ground(story)]),
-                _by_client(
-                    dict(islice(((k, story.names[k]) for k in story.own if k in story.names), CLIENTS))
-                ),
-            )
+            number = str(known[ground(story)])
+            if number not in names:
+                called = story.names
+                listed = {k: called[k] for k in islice(story.own, CLIENTS) if k in called}
+                names[number] = _by_client(listed)
         return {
             "measure": self.measure, "shown": self.shown, "target": target, "groups": groups, "names": names,
         }  # fmt: skip
