@@ -113,7 +113,10 @@ def test_tables_say_what_pictures_show(page: Page, rich: list[Event], tmp_path: 
 
 def test_by_keyboard_on_a_phone(page: Page, rich: list[Event], tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    stopped = [*rich[:-1], {"event": "error", "time": time.time(), "kind": "Interrupted", "message": "interrupted"}]
+    stopped = [
+        *rich[:-1],
+        {"event": "error", "time": time.time(), "kind": "Interrupted", "message": "interrupted"},
+    ]
     report.write(file, "digits", [stopped])
     page.open(file.as_uri(), width=360, height=740)
     page.ready()
@@ -322,7 +325,9 @@ def test_a_comparison_by_what_it_costs_and_client_by_client(page: Page, tmp_path
     page.open(file.as_uri())
     page.ready()
     assert page.text("#compare-curves h2") == "Learning curves: mean accuracy over clients"
-    assert page.js("return document.querySelector('#compare-runs th:last-child').textContent") == "Client mean"
+    assert (
+        page.js("return document.querySelector('#compare-runs th:last-child').textContent") == "Client mean"
+    )
     assert page.text("#compare-curves .at") == "round 12"
     page.js("document.querySelectorAll('#compare-curves .axis button')[1].click()")
     total = sum(each["bytes_up"] + each["bytes_down"] for each in dear if each["event"] == "round")
