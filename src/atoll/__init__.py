@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from atoll.methods.qfedavg import QFedAvg
     from atoll.methods.scaffold import Scaffold
     from atoll.metrics import Metric
+    from atoll.parts import Parts
     from atoll.results import Run
     from atoll.rounds.evaluation import Evaluation, Spread
     from atoll.rounds.history import Round
@@ -145,6 +146,7 @@ _HOMES = {
         "Scaffold",
     ),
     "metrics": ("Metric",),
+    "parts": ("Parts",),
     "task": ("Batch", "Task"),
     "settings": ("Settings",),
     "runs.folder": ("RunFolder",),
@@ -211,6 +213,7 @@ __all__ = [
     "PFedHNPC",
     "PFedMe",
     "PartlyShared",
+    "Parts",
     "PerFedAvg",
     "Plan",
     "Population",

@@ -22,6 +22,7 @@ from atoll.data.wishes import read_classes, read_names
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Federation
 from atoll.machine import warm_up
+from atoll.parts import Parts, shapes, tensors
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import FREE
@@ -269,8 +270,16 @@ class Experiment(Settings):
         tell("setting up the model")
         example = divided.example()
         outputs = divided.classes or (math.prod(example.targets.shape[1:]) or 1)
-        shape = tuple(example.inputs.shape[1:])
-        tokens = self.model == "auto" and not example.inputs.is_floating_point()
+        inputs = example.inputs
+        if isinstance(inputs, Parts) and not own.named(self.model):
+            parts = shapes(inputs)
+            raise ConfigError(
+                f"model = {self.model!r} reads one tensor, and the inputs of {self.data} have the parts {parts}",
+                hint='name a module of your own: model = "package.module:Name"',
+            )
+        first = tensors([inputs])[0]
+        shape = tuple(first.shape[1:])
+        tokens = self.model == "auto" and not first.is_floating_point()
         network = "lstm" if tokens else self.model
 
         architectures = [

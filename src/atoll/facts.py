@@ -13,6 +13,7 @@ import torch
 from atoll.contract import Method
 from atoll.data import FederatedData
 from atoll.digits import shortened
+from atoll.parts import tensors
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
@@ -115,7 +116,9 @@ def identity(
         if schedule:
             found[name] = about.checksum(sorted(schedule.items()))
     if data.public is not None:
-        found["public data"] = about.checksum(data.public.inputs.cpu().numpy().tobytes())
+        found["public data"] = about.checksum(
+            b"".join(part.cpu().numpy().tobytes() for part in tensors([data.public.inputs]))
+        )
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 

@@ -36,11 +36,16 @@ class Metric:
         whole: rows [n, columns] -> the figure, NaN where it is not defined. Rows with NaN in them do not reach it.
     """
 
-    sample: Callable[[Tensor, Tensor], Tensor]
+    sample: Callable[[Any, Tensor], Tensor]
     better: Better | None = None
     whole: Callable[[Rows], float] | None = None
 
-    def taken(self, name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    @property
+    def of_tensors(self) -> bool:
+        """Whether it is one of Atoll's, which look at the outputs alone; others get all that a model gives."""
+        return getattr(self.sample, "__module__", "") == __name__
+
+    def taken(self, name: str, outputs: Any, targets: Tensor) -> Tensor:
         """What it takes of each sample: [b] for a mean, else [b, rows, columns].  Raises ConfigError for a shape."""
         values = self.sample(outputs, targets)
         if values.ndim == 0 or values.shape[0] != targets.shape[0]:
@@ -82,7 +87,7 @@ class Metric:
         return found if np.isfinite(found) else float("nan")
 
 
-Metrics = str | Sequence[str] | Mapping[str, "Metric | Callable[[Tensor, Tensor], Tensor]"]
+Metrics = str | Sequence[str] | Mapping[str, "Metric | Callable[[Any, Tensor], Tensor]"]
 """Names, as one text ("auc, f1") or several, or functions and `Metric`s by name."""
 
 

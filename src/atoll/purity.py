@@ -28,7 +28,7 @@ from atoll.errors import EngineError
 if TYPE_CHECKING:
     from atoll.task import Batch
 
-__all__ = ["Pure", "Used", "as_batched", "unpacked"]
+__all__ = ["Pure", "Used", "as_batched", "plainly"]
 
 _batched: ContextVar[bool] = ContextVar("atoll_batched", default=False)
 
@@ -44,17 +44,23 @@ def as_batched() -> Iterator[None]:
 
 
 @contextmanager
-def unpacked(layers: Sequence[nn.RNNBase]) -> Iterator[None]:
-    """Inside, these layers leave their weights where they are.
+def plainly(layers: Sequence[nn.RNNBase]) -> Iterator[None]:
+    """Inside, layers do without what works on plain tensors only, since tensors may be those of a function transform.
 
-    On a GPU they would pack what they are given into one storage: tensors inside a function transform have none, and
-    those of a state are not theirs to move.
+    On a GPU these recurrent layers would pack what they are given into one storage: tensors inside a function transform
+    have none, and those of a state are not theirs to move. Transformers have a fast path in evaluation mode, and
+    attention a fused kernel, for which there are no batching rules.
     """
+    fast, fused = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cuda.enable_flash_sdp(fused and not _batched.get())
     for layer in layers:
         layer.__dict__["flatten_parameters"] = lambda: None
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.cuda.enable_flash_sdp(fused)
         for layer in layers:
             del layer.__dict__["flatten_parameters"]
 

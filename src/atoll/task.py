@@ -10,7 +10,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
+from atoll.calling import alike, arguments, main
 from atoll.errors import ConfigError
 from atoll.measures import Better
 from atoll.metrics import Metric, Metrics, chosen, class_last
-from atoll.purity import Pure, Used, unpacked
+from atoll.parts import Inputs, joined, shapes
+from atoll.purity import Pure, Used, plainly
 from atoll.tensors import Record, Tensors
 
 __all__ = ["LOSSES", "Batch", "Loss", "Task", "architecture", "ready"]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
 
 
 def architecture(client: int, count: int) -> int:
@@ -34,7 +36,7 @@ def architecture(client: int, count: int) -> int:
     return client % count
 
 
-def ready(module: nn.Module, inputs: Tensor) -> nn.Module:
+def ready(module: nn.Module, inputs: Inputs) -> nn.Module:
     """The module; where layers are lazy, a copy whose parameters have the shapes that these inputs give them.
 
     Raises ConfigError where the module cannot read them.
@@ -49,25 +51,33 @@ def ready(module: nn.Module, inputs: Tensor) -> nn.Module:
     training = module.training
     module = copy.deepcopy(module, blank).eval()
     try:
+        places, names = arguments(module, inputs)
         with torch.no_grad():
-            module(inputs)
+            module(*places, **names)
     except Exception as error:
         raise _unreadable(inputs, error) from error
     return module.train(training)
 
 
-def _unreadable(inputs: Tensor, error: Exception) -> ConfigError:
+def _unreadable(inputs: Inputs, error: Exception) -> ConfigError:
+    if isinstance(inputs, Tensor):
+        what = f"inputs of shape {tuple(inputs.shape[1:])} a sample"
+        hint = "choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])"
+    else:
+        what = f"inputs of the parts {shapes(inputs)}"
+        hint = "let its forward take these parts by name or in this order, or all of them as one mapping or tuple"
     return ConfigError(
-        f"the model cannot read the data: inputs of shape {tuple(inputs.shape[1:])} a sample gave "
-        f"{type(error).__name__}: {error}",
-        hint="choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])",
+        f"the model cannot read the data: {what} gave {type(error).__name__}: {error}", hint=hint
     )
 
 
 class Batch(NamedTuple):
-    """Samples of one client: `inputs` [b, ...], `targets` [b, ...], `mask` [b] (1 real, 0 padding), `key` (scalar)."""
+    """Samples of one client: `inputs` [b, ...], `targets` [b, ...], `mask` [b] (1 real, 0 padding), `key` (scalar).
 
-    inputs: Tensor
+    Inputs may have several parts (see `atoll.parts`).
+    """
+
+    inputs: Inputs
     targets: Tensor
     mask: Tensor
     key: Tensor
@@ -79,9 +89,13 @@ class Task:
     Args:
         module: any `nn.Module`. It is copied; the caller's stays as it is.
         loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", or a function
-            (outputs, targets) -> per-sample losses of shape [b].
+            (outputs, targets) -> per-sample losses of shape [b], which gets whatever the module gives.
         metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
             function (outputs, targets) -> per-sample values [b], whose mean counts.
+
+    A module may give more than a tensor: something with a field `logits`, or a tuple that begins with the outputs. What
+    predicts is that tensor; functions for the loss and metrics get all of it. Of inputs with several parts see
+    `atoll.calling.arguments`.
 
     Trainable parameters are `params`, the module's buffers `buffers`. Parameters that are not trained
     (requires_grad=False) are in neither: they are the same everywhere, so that nobody sends or remembers them. A tensor
@@ -99,7 +113,10 @@ class Task:
         self.module = copy.deepcopy(module).cpu()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
+        self._known_loss = isinstance(loss, str)
         self.metrics: dict[str, Metric] = chosen(metrics, self.loss_name)
+        self._gets_all = {n for n, each in self.metrics.items() if not each.of_tensors}
+        self._wrapped: Callable[[Tensor], Any] = lambda outputs: outputs
         if self.loss_name in ("cross_entropy", "bce"):
             self.metrics.setdefault("accuracy", Metric(_ACCURACIES[self.loss_name], "higher"))
         self.normalises = any(
@@ -144,22 +161,30 @@ class Task:
     # --- pure functions -----------------------------------------------------------------------------------------
 
     def predict(
-        self, params: Tensors, buffers: Tensors, inputs: Tensor, *, batch: Batch | None = None
+        self, params: Tensors, buffers: Tensors, inputs: Inputs, *, batch: Batch | None = None
     ) -> tuple[Tensor, Tensors]:
         """Outputs and new buffers. With `batch` the module is in training mode, else in evaluation mode."""
+        given, buffers = self._called(params, buffers, inputs, batch)
+        return main(given), buffers
+
+    def _called(
+        self, params: Tensors, buffers: Tensors, inputs: Inputs, batch: Batch | None = None
+    ) -> tuple[Any, Tensors]:
+        """What the module gives, and new buffers."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
         if self.frozen:
             device = next(iter(params.values())).device
             state |= self._held.get(device) or self.frozen.map(lambda value: value.to(device))
-        with Pure(batch) as pure, unpacked(self._layers):
-            outputs = functional_call(self.module, state, (inputs,))
+        places, names = arguments(self.module, inputs)
+        with Pure(batch) as pure, plainly(self._layers):
+            outputs = functional_call(self.module, state, places, names)
         return outputs, Tensors({name: pure.moved.get(id(state[name]), state[name]) for name in buffers})
 
     def loss(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """Mean training loss over the real samples of a batch, and the new buffers."""
-        outputs, buffers = self.predict(params, buffers, batch.inputs, batch=batch)
-        losses = self._per_sample(self.loss_function, outputs, batch.targets)
+        outputs, buffers = self._called(params, buffers, batch.inputs, batch)
+        losses = self._losses(outputs, batch.targets)
         return torch.sum(losses * batch.mask) / batch.mask.sum().clamp(min=1), buffers
 
     def gradient(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensor, Tensors]:
@@ -176,14 +201,27 @@ class Task:
         """Which of two values of a metric is the better one, None where nobody has said so."""
         return {name: metric.better for name, metric in self.metrics.items()}
 
-    def measure(self, params: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> Record:
+    def measure(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> Record:
         """Per-sample loss and metrics in evaluation mode: a record of tensors [b] (see `Metric.taken`)."""
-        return self.judged(self.predict(params, buffers, inputs)[0], targets)
+        return self._measured(self._called(params, buffers, inputs)[0], targets)
 
     def judged(self, outputs: Tensor, targets: Tensor) -> Record:
         """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`)."""
-        losses = self._per_sample(self.loss_function, outputs, targets)
-        return Record(loss=losses, **{n: m.taken(n, outputs, targets) for n, m in self.metrics.items()})
+        return self._measured(self._wrapped(outputs), targets)
+
+    def _measured(self, given: Any, targets: Tensor) -> Record:
+        outputs = main(given)
+        return Record(
+            loss=self._losses(given, targets),
+            **{
+                n: m.taken(n, given if n in self._gets_all else outputs, targets)
+                for n, m in self.metrics.items()
+            },
+        )
+
+    def _losses(self, given: Any, targets: Tensor) -> Tensor:
+        """The loss of each sample [b]."""
+        return self._per_sample(self.loss_function, main(given) if self._known_loss else given, targets)
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
         """Of the real samples: their `count` and the sum of the loss, to be pooled, then divided once; metrics too."""
@@ -197,7 +235,7 @@ class Task:
         return Record(count=batch.mask.sum(), **sums)
 
     @staticmethod
-    def _per_sample(function: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    def _per_sample(function: Loss, outputs: Any, targets: Tensor) -> Tensor:
         values = function(outputs, targets)
         if values.ndim == 0 or values.shape[0] != targets.shape[0]:
             raise ConfigError(
@@ -211,8 +249,8 @@ class Task:
         return getattr(function, "__name__", "the loss")
 
     @torch.no_grad()
-    def follow(self, inputs: Tensor) -> Tensor:
-        """The outputs for a few samples, while it is noted in which order the forward uses the module's tensors.
+    def follow(self, inputs: Inputs) -> Any:
+        """What the module gives for a few samples, while it is noted in which order the forward uses its tensors.
 
         Before that, `used` is empty, and layers come in the order in which they are defined.
         """
@@ -220,17 +258,18 @@ class Task:
         counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
         shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
         with Used({**self.frozen, **params, **buffers}) as seen:
-            outputs, _ = self.predict(params, buffers, inputs)
+            outputs, _ = self._called(params, buffers, inputs)
         self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
         return outputs
 
-    def check(self, inputs: Tensor, targets: Tensor, classes: int | None) -> None:
+    def check(self, inputs: Inputs, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
         params, buffers = self.initial()
         try:
-            outputs = self.follow(inputs)
+            given = self.follow(inputs)
         except Exception as error:
             raise _unreadable(inputs, error) from error
+        outputs, self._wrapped = main(given), alike(given)
         if self.loss_name == "cross_entropy":
             if targets.is_floating_point():
                 raise ConfigError(
@@ -253,20 +292,26 @@ class Task:
             self._check_rows(params, buffers, inputs, targets)
             self.measure(params, buffers, inputs, targets)
 
-    def _check_rows(self, params: Tensors, buffers: Tensors, inputs: Tensor, targets: Tensor) -> None:
+    def _check_rows(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> None:
         """Refuse losses and measures that broadcast: outputs [n, 1] beside targets [n] are [n, n] to torch.
 
         Two samples tell: what one comes to must not depend on the other, where the shapes invite that.
         """
-        inputs, targets = torch.cat([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
-        outputs = self.predict(params, buffers, inputs)[0]
+        inputs, targets = joined([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
+        given = self._called(params, buffers, inputs)[0]
+        outputs = main(given)
         if outputs.shape == targets.shape or outputs.numel() != targets.numel():
             return
         changed, moved = targets.clone(), outputs.clone()
         far = targets[1] + 1e3 if targets.is_floating_point() else (targets[1] == 0).to(targets.dtype)
         changed[1], moved[1] = far, outputs[1] + 1e3
-        samples = [each.sample for each in self.metrics.values() if each.whole is None]
-        for function in (self.loss_function, *samples):
+        looked_at = [self.loss_function] if self._known_loss or given is outputs else []
+        looked_at += [
+            each.sample
+            for name, each in self.metrics.items()
+            if each.whole is None and (given is outputs or name not in self._gets_all)
+        ]
+        for function in looked_at:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own word on it
                 one, other = (

@@ -173,7 +173,10 @@ def test_what_atoll_brings_is_padded(name: str) -> None:
         [nn.Dropout(0.4), nn.Linear(6, 3)],
         [nn.LayerNorm(6), nn.Linear(6, 3)],
         [nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(8, 3)],
-        [nn.Unflatten(1, (3, 2)), nn.TransformerEncoderLayer(2, 1, 4, batch_first=True), nn.Flatten(), nn.Linear(6, 3)],
+        [
+            nn.Unflatten(1, (3, 2)), nn.Linear(2, 8),  # of two numbers LayerNorm leaves no gradient but rounding
+            nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(24, 3),
+        ],
     ],
     ids=["dropout", "layernorm", "convolution", "attention"],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, nbytes
 
@@ -27,8 +28,8 @@ class Population(NamedTuple):
 
     clients: int
     tasks: tuple[Task, ...] = ()
-    example: Tensor | None = None
-    public: Tensor | None = None
+    example: Inputs | None = None
+    public: Inputs | None = None
     seed: int = 0
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from atoll.errors import DataError
+from atoll.parts import Inputs, alone, shapes
 from atoll.seeds import rng
 
 from .division import Division, Partitioner, Place, deal_test, split_rows
@@ -80,14 +80,13 @@ class Dataset:
                 )
         if natural is not None and natural not in self.columns:
             raise DataError(f"{name}: the natural column {natural!r} is not among the columns")
-        if test is not None and test.inputs.shape[1:] != train.inputs.shape[1:]:
+        if test is not None and shapes(test.inputs) != shapes(train.inputs):
             raise DataError(
-                f"{name}: a training input has shape {tuple(train.inputs.shape[1:])}, "
-                f"a test input {tuple(test.inputs.shape[1:])}"
+                f"{name}: a training input has shape {shapes(train.inputs)}, a test input {shapes(test.inputs)}"
             )
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self.train.inputs.shape[1:])) or "scalar"
+        shape = shapes(self.train.inputs)
         kind = "regression" if self.classes is None else f"{self.classes} classes"
         test = f" + {self.test.count:,} test" if self.test is not None else ""
         natural = ""
@@ -130,7 +129,11 @@ class Dataset:
             divided = rest.partition(
                 partitioner, clients=clients, seed=seed, test=test, validation=validation
             )
-            known = inputs if divided.scale is None else apply(inputs, self.features or (), divided.scale)
+            known = (
+                inputs
+                if divided.scale is None
+                else apply(alone(inputs, "scale"), self.features or (), divided.scale)
+            )
             return divided.publish(known)
         rule = resolve(partitioner, clients, self)
         check_splits(test, validation)
@@ -167,7 +170,7 @@ class Dataset:
             partition=str(rule),
         )
 
-    def _set_aside(self, amount: float | int, seed: int) -> tuple[Dataset, torch.Tensor]:
+    def _set_aside(self, amount: float | int, seed: int) -> tuple[Dataset, Inputs]:
         """The data without some training rows, chosen at random, and the inputs of these."""
         count = round(amount * self.train.count) if isinstance(amount, float) else amount
         if not 0 < count < self.train.count:
@@ -214,7 +217,10 @@ def resident(
         names, train = data.features or (), rows["train"]
         constants = agree(pools["train"], [train[k] for k in range(len(train.ends))], names, data.unscaled)
         wanted = {id(part): part for part in (*pools.values(), *([] if test_set is None else [test_set]))}
-        done = {at: part._replace(inputs=apply(part.inputs, names, constants)) for at, part in wanted.items()}
+        done = {
+            at: part._replace(inputs=apply(alone(part.inputs, "scale"), names, constants))
+            for at, part in wanted.items()
+        }
         pools = {split: done[id(part)] for split, part in pools.items()}
         test_set = None if test_set is None else done[id(test_set)]
     made = Resident(pools=pools, rows=rows, test_set=test_set, **about)

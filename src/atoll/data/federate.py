@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from torch.utils import data as torch_data
 
 from atoll.errors import ConfigError, DataError
+from atoll.parts import shapes, tensors
 from atoll.seeds import rng
 
 from .dataset import Dataset, check_splits, resident
@@ -21,7 +23,7 @@ from .hub import is_hf
 from .lazy import from_function
 from .options import call
 from .question import UNASKED, ask
-from .samples import Samples, as_samples, labels_of
+from .samples import Pad, Samples, as_samples, labels_of, levelled
 from .table import is_frame
 from .whole import as_dataset, encoded, in_order, is_pair, is_split, tables_of
 from .wishes import Classes, read_classes
@@ -63,6 +65,7 @@ def from_clients(
     check_splits(None if isinstance(test, tuple) else test, validation)
     classes = read_classes(classes)
     found = _datasets(named, name, {**options, "classes": UNASKED if classes is None else classes})
+    found = _levelled(found, options.get("pad"))
     (first, model), trains, tests, checks = next(iter(found.items())), [], [], []
     for position, (client, own) in enumerate(found.items()):
         own = in_order(own, model, f"{name}, client {client!r}", f"client {first!r}")
@@ -122,6 +125,21 @@ def _datasets(named: Mapping[str, Any], name: str, options: dict[str, Any]) -> d
     return found
 
 
+def _levelled(found: dict[str, Dataset], pad: Pad) -> dict[str, Dataset]:
+    """The same with samples of one shape, where there is something to fill the shorter ones up with."""
+    if pad is None:
+        return found
+    splits = [(client, split) for client, own in found.items() for split in ("train", "test")]
+    splits = [each for each in splits if getattr(found[each[0]], each[1]) is not None]
+    even = dict(
+        zip(splits, levelled([getattr(found[client], split) for client, split in splits], pad), strict=True)
+    )
+    made = {client: copy.copy(own) for client, own in found.items()}
+    for (client, split), samples in even.items():
+        setattr(made[client], split, samples)
+    return made
+
+
 def _client(data: Any, where: str, options: dict[str, Any]) -> Dataset:
     try:
         return as_dataset(data, **options)
@@ -135,7 +153,8 @@ def _alike(where: str, own: Dataset, other: str, model: Dataset) -> None:
     def form(data: Dataset) -> str:
         x, y = data.train
         kind = "classes" if data.classes is not None else "numbers"
-        return f"inputs {tuple(x.shape[1:])} {str(x.dtype)[6:]} and targets {tuple(y.shape[1:])} {kind}"
+        types = ", ".join(dict.fromkeys(str(part.dtype)[6:] for part in tensors([x])))
+        return f"inputs {shapes(x)} {types} and targets {tuple(y.shape[1:])} {kind}"
 
     if form(own) != form(model):
         raise DataError(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from atoll.errors import ConfigError, DataError, suggest
+from atoll.parts import Inputs, Parts, shapes
 from atoll.seeds import rng
 
 from .names import Rows
@@ -87,12 +88,12 @@ class FederatedData(ABC):
     def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
         """The federation of these clients only, in this order. Nothing is copied."""
 
-    def publish(self, inputs: torch.Tensor) -> FederatedData:
+    def publish(self, inputs: Inputs) -> FederatedData:
         """The same data, and inputs [n, ...] that everybody knows, without labels (for methods that distil)."""
-        shape = tuple(self.example().inputs.shape[1:])
-        if not len(inputs) or tuple(inputs.shape[1:]) != shape:
+        shape = shapes(self.example().inputs)
+        if not len(inputs) or shapes(inputs) != shape:
             raise DataError(
-                f"public inputs have shape {tuple(inputs.shape)}, the clients' [n, {', '.join(map(str, shape))}]",
+                f"{len(inputs)} public inputs are of shape {shapes(inputs)}, the clients' of {shape}",
                 hint="public data are inputs like the clients', at least one",
             )
         known = copy.copy(self)
@@ -245,7 +246,8 @@ class Resident(FederatedData):
             # Splits that share a pool store it once: the second holds the name of the first.
             owner = stored.setdefault(id(pool), split)
             if owner == split:
-                arrays[f"{split}.inputs"] = pool.inputs.cpu().numpy()
+                for end, part in _ends(pool.inputs).items():
+                    arrays[f"{split}.inputs{end}"] = part.cpu().numpy()
                 arrays[f"{split}.targets"] = pool.targets.cpu().numpy()
             arrays[f"{split}.pool"] = np.array(owner)
         for split, rows in self._rows.items():
@@ -265,11 +267,12 @@ class Resident(FederatedData):
         if str(arrays["format"]) != "atoll-partition-1":
             raise ValueError(f"format {arrays['format']}")
         pools = {
-            key[: -len(".inputs")]: Samples(
-                torch.from_numpy(value), torch.from_numpy(arrays[key[: -len("inputs")] + "targets"])
+            split: Samples(_stored_inputs(arrays, f"{split}.inputs"), torch.from_numpy(value))
+            for split, value in (
+                (key.removesuffix(".targets"), value)
+                for key, value in arrays.items()
+                if key.endswith(".targets")
             )
-            for key, value in arrays.items()
-            if key.endswith(".inputs")
         }
         used = {
             key[: -len(".pool")]: pools[str(value)] for key, value in arrays.items() if key.endswith(".pool")
@@ -301,6 +304,24 @@ def pack(parts: Sequence[Samples | None]) -> tuple[Samples, Rows] | None:
     lengths = [0 if part is None else part.count for part in parts]
     ends = np.cumsum(lengths, dtype=np.int64)
     return concatenate(present), Rows(np.arange(ends[-1], dtype=np.int64), ends)
+
+
+def _ends(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Inputs by the end of their keys in a file: one tensor has none, parts have ":name" or "#position"."""
+    if not isinstance(inputs, Parts):
+        return {"": inputs}
+    return {f":{name}" if inputs.named else f"#{name}": part for name, part in inputs.items()}
+
+
+def _stored_inputs(
+    arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], key: str
+) -> Inputs:
+    """The inverse of `_ends`."""
+    found = {end[len(key) :]: torch.from_numpy(value) for end, value in arrays.items() if end.startswith(key)}
+    if "" in found:
+        return found[""]
+    named = next(iter(found)).startswith(":")
+    return Parts({end[1:]: part for end, part in found.items()} if named else list(found.values()))
 
 
 def _known(split: str) -> None:

@@ -12,6 +12,7 @@ from atoll.errors import DataError, suggest
 from .arrays import from_arrays
 from .dataset import Dataset
 from .question import UNASKED
+from .samples import Pad
 from .wishes import Classes
 
 __all__ = ["from_hf", "is_hf"]
@@ -32,17 +33,19 @@ def from_hf(
     test: str | None = "test",
     classes: Classes = None,
     name: str | None = None,
+    pad: Pad = None,
 ) -> Dataset:
     """A dataset from a Hugging Face `Dataset` or `DatasetDict`.
 
     Args:
         dataset: one split, or a dictionary of splits.
         label: the column to predict; a class label's number of classes is taken from the features.
-        inputs: one column (pictures, arrays, token lists of one length), or several columns of numbers that
-            become one row each. By default the only column that is neither `label` nor `client`.
+        inputs: one column (pictures, arrays, token lists), or several: columns of numbers become one row each, columns
+            of lists (``["input_ids", "attention_mask"]``) are parts that the model gets by name. By default the only
+            column that is neither `label` nor `client`.
         client: the column that says which client a row belongs to.
         split, test: which splits of a dictionary to train and to test on; a test split that is absent is
-        ignored. classes, name: as in `from_arrays`.
+        ignored. classes, name, pad: as in `from_arrays`.
     """
     held = None
     if isinstance(dataset, Mapping):
@@ -74,13 +77,15 @@ def from_hf(
     x, y = _read(dataset, inputs, label)
     columns = {} if client is None else {client: np.asarray(list(dataset[client]))}
     test_pair = None if held is None else _read(held, inputs, label)
-    return from_arrays(x, y, test_pair, classes, columns, natural=client, name=title)
+    return from_arrays(x, y, test_pair, classes, columns, natural=client, name=title, pad=pad)
 
 
 def _read(dataset: Any, inputs: str | Sequence[str], label: str) -> tuple[Any, Any]:
     plain = dataset.with_format(None)
     if isinstance(inputs, str):
         x: Any = list(plain[inputs])
+    elif all(np.ndim(plain[column][0]) for column in inputs):
+        x = {column: list(plain[column]) for column in inputs}
     else:
         x = np.stack([np.asarray(list(plain[column]), dtype=np.float32) for column in inputs], axis=1)
     return x, list(plain[label])

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from atoll.errors import DataError
+from atoll.parts import Inputs, Parts, joined
 
 from .question import REGRESSION, UNASKED
 from .table import collected, is_frame, key
 
-__all__ = ["IntArray", "Samples", "as_samples", "concatenate", "labels_of"]
+__all__ = ["IntArray", "Pad", "Samples", "as_samples", "concatenate", "labels_of", "levelled", "read_inputs"]
 
 IntArray = NDArray[np.int64]
 
 
 class Samples(NamedTuple):
-    """Inputs and targets; the first dimension of both counts the samples."""
+    """Inputs and targets; the first dimension of both counts the samples. Inputs may have parts (`atoll.parts`)."""
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
 
     @property
     def count(self) -> int:  # type: ignore[override]
         """How many samples there are (a tuple's own `count` is of no use here)."""
-        return int(self.inputs.shape[0])
+        return len(self.targets)
 
     def take(self, rows: IntArray | slice) -> Samples:
         """The samples at `rows`. A gap-free run of rows, or a slice, gives views and not copies."""
@@ -46,7 +48,7 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
     """All samples of `parts`, in order."""
     if len(parts) == 1:
         return parts[0]
-    return Samples(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+    return Samples(joined([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
 
 
 def labels_of(samples: Samples, classes: int | None) -> IntArray | None:
@@ -66,7 +68,94 @@ def _image(value: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(torch.float32) / scale
 
 
-def _tensor(value: Any, what: str, where: str) -> Tensor:
+Pad = float | Mapping[str, float] | None
+"""What shorter samples are filled up with, for all inputs or by the name of a part; None where there are none."""
+
+
+def read_inputs(value: Any, where: str, count: int | None = None, pad: Pad = None) -> Inputs:
+    """Inputs as tensors: of a mapping its parts by name, of a tuple of as many arrays as parts by position.
+
+    Args:
+        count: how many samples there are: a tuple of arrays of this length holds parts, another one samples.
+    """
+    if isinstance(value, Parts):
+        value = {str(name): part for name, part in value.items()} if value.named else value.values()
+    if isinstance(value, Mapping) and not is_frame(value):
+        if not value:
+            raise DataError(f"{where}: the inputs are a mapping without anything in it")
+        return Parts(
+            {
+                str(name): _part(
+                    part, f"inputs {name!r}", where, pad.get(name) if isinstance(pad, Mapping) else pad
+                )
+                for name, part in value.items()
+            }
+        )
+    if isinstance(pad, Mapping):
+        raise DataError(
+            f"{where}: pad names parts of the inputs ({', '.join(map(str, pad))}), and these have none",
+            hint="pad=0 is for inputs that are one array",
+        )
+    if isinstance(value, tuple) and len(value) > 1 and all(_holds(part, count) for part in value):
+        return Parts([_part(part, f"inputs {k}", where, pad) for k, part in enumerate(value)])
+    return _tensor(value, "inputs", where, pad)
+
+
+def _holds(part: Any, count: int | None) -> bool:
+    """Whether something is an array, or a list of arrays, with an entry for each of so many samples."""
+    if isinstance(part, list):
+        return len(part) == count and all(isinstance(each, (Tensor, np.ndarray)) for each in part)
+    return isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0 and len(part) == count
+
+
+def _part(value: Any, what: str, where: str, pad: float | None) -> Tensor:
+    """A part as a tensor; truth values stay what they are, since masks are."""
+    found = _tensor(value, what, where, pad)
+    return found if found.dtype == torch.bool else _number(found)
+
+
+def _number(found: Tensor) -> Tensor:
+    """Numbers of the kinds that models get: float32, or int64 for what may be tokens."""
+    whole = found.dtype in (torch.int32, torch.int64)
+    return found.to(torch.int64 if whole else torch.float32)
+
+
+def filled(parts: Sequence[Tensor], pad: float, skip: int = 0) -> list[Tensor]:
+    """Tensors filled up at the ends of their axes to one shape; the first `skip` axes stay as they are."""
+    shape = torch.tensor([part.shape[skip:] for part in parts]).amax(0).tolist()
+    made = []
+    for part in parts:
+        if list(part.shape[skip:]) == shape:
+            made.append(part)
+            continue
+        whole = torch.full((*part.shape[:skip], *shape), pad).to(part.dtype)
+        whole[tuple(slice(size) for size in part.shape)] = part
+        made.append(whole)
+    return made
+
+
+def levelled(several: Sequence[Samples], pad: Pad) -> list[Samples]:
+    """Samples of several places filled up to one shape; as they are where there is nothing to fill up with."""
+    models = [each.inputs for each in several]
+    if pad is None or len({str(pytree.tree_structure(x)) for x in models}) > 1:
+        return list(several)
+
+    def level(name: str | int, parts: Sequence[Tensor]) -> list[Tensor]:
+        with_what = pad.get(str(name)) if isinstance(pad, Mapping) else pad
+        alike = with_what is None or len({part.dim() for part in parts}) > 1
+        return list(parts) if alike else filled(parts, float(with_what or 0), 1)
+
+    if not isinstance(models[0], Parts):
+        made: list[Inputs] = list(level("", models))  # type: ignore[arg-type]
+    else:
+        names = [name for name, _ in models[0].items()]
+        columns = zip(*(x.values() for x in models if isinstance(x, Parts)), strict=True)
+        rows = zip(*(level(name, parts) for name, parts in zip(names, columns, strict=True)), strict=True)
+        made = [Parts(dict(zip(names, row, strict=True)) if models[0].named else row) for row in rows]  # type: ignore[arg-type]
+    return [Samples(x, each.targets) for x, each in zip(made, several, strict=True)]
+
+
+def _tensor(value: Any, what: str, where: str, pad: float | None = None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     if hasattr(value, "toarray"):  # a scipy sparse matrix
@@ -84,17 +173,22 @@ def _tensor(value: Any, what: str, where: str) -> Tensor:
             parts = [_image(item) for item in items]
         elif items and isinstance(items[0], (Tensor, np.ndarray)):
             parts = [torch.as_tensor(item) for item in items]
+        elif items and all(isinstance(item, list) for item in items) and len({*map(len, items)}) > 1:
+            parts = [
+                _tensor(item, what, where) if item else torch.zeros(0, dtype=torch.int64) for item in items
+            ]
         else:
             parts = []
         if parts:
-            shapes = {tuple(part.shape) for part in parts}
-            if len(shapes) > 1:
-                shown = ", ".join(map(str, sorted(shapes)[:3]))
+            forms = {tuple(part.shape) for part in parts}
+            if len(forms) > 1 and (pad is None or len({*map(len, forms)}) > 1):
+                shown = ", ".join(map(str, sorted(forms)[:3]))
                 raise DataError(
                     f"{where}: the {what} of different samples differ in shape ({shown})",
-                    hint="resize or pad the samples to one shape",
+                    hint="resize or pad the samples to one shape; from_arrays, from_torch and from_clients fill them "
+                    "up with pad=0, or another number that means nothing",
                 )
-            return torch.stack(parts)
+            return torch.stack(parts if pad is None else filled(parts, pad))
         try:
             value = np.array(items)
         except ValueError as error:
@@ -134,21 +228,27 @@ def _rows(bad: Tensor) -> str:
 
 
 def as_samples(
-    inputs: Any, targets: Any, classes: int | str | Sequence[Any] | None = None, where: str = "data"
+    inputs: Any,
+    targets: Any,
+    classes: int | str | Sequence[Any] | None = None,
+    where: str = "data",
+    pad: Pad = None,
 ) -> tuple[Samples, int | None]:
     """Check inputs and targets and bring them into the form that everything else relies on.
 
     Inputs (arrays, tensors, sparse matrices or lists of them) become float32; integers of 32 bits or more
-    stay integers (int64), since those are tokens, unless they come in a data frame. Nothing is rescaled, except picture
-    objects, which come out as (channels, height, width) in [0, 1]. Integer targets are classes, int64; floating targets
-    are a regression (float32) unless `classes` is given. `classes` is a number, or the labels in order, and text labels
-    need it; "regression" makes numbers of whole numbers too.
+    stay integers (int64), since those are tokens, unless they come in a data frame. A mapping of these, or a tuple of
+    arrays, holds the parts of inputs (`atoll.parts`); truth values in them stay so. `pad` fills up samples of different
+    shapes. Nothing is rescaled, except picture objects, which come out as (channels, height, width) in [0, 1]. Integer
+    targets are classes, int64; floating targets are a regression (float32) unless `classes` is given. `classes` is a
+    number, or the labels in order, and text labels need it; "regression" makes numbers of whole numbers too.
 
     Returns the samples and the number of classes (None for a regression). Raises `DataError` that names
     `where` and the rows for lengths that differ, no samples at all, NaN or infinite values, and labels out of
     range.
     """
-    x = _tensor(inputs, "inputs", where)
+    length = len(targets) if hasattr(targets, "__len__") and getattr(targets, "ndim", True) else None
+    x = read_inputs(inputs, where, length, pad)
     if isinstance(classes, Sequence) and not isinstance(classes, str):
         y: Tensor = torch.from_numpy(_encode(targets, classes, where))
         known: int | None = len(classes)
@@ -157,24 +257,26 @@ def as_samples(
         numbers = isinstance(classes, str) and classes == REGRESSION
         y = y.to(torch.float32) if numbers and not y.is_floating_point() else y
         known = None if numbers or classes is None or classes is UNASKED else int(classes)
-    if x.dim() == 0 or y.dim() == 0:
-        raise DataError(f"{where}: inputs and targets are single values, not one per sample")
-    if len(x) != len(y):
-        raise DataError(
-            f"{where}: {len(x)} inputs but {len(y)} targets", hint="each sample needs one of both"
-        )
-    if len(x) == 0:
-        raise DataError(f"{where}: there are no samples", hint="leave an empty client out")
-    if x.is_floating_point():
-        x = x.to(torch.float32)
-        finite = x.reshape(len(x), -1).isfinite().all(dim=1)
-        if not bool(finite.all()):
+    x = x if isinstance(x, Parts) else _number(x)
+    named = (
+        [(f"inputs {name!r}", part) for name, part in x.items()] if isinstance(x, Parts) else [("inputs", x)]
+    )
+    for what, part in named:
+        if part.dim() == 0 or y.dim() == 0:
+            raise DataError(f"{where}: {what} and targets are single values, not one per sample")
+        if len(part) != len(y):
             raise DataError(
-                f"{where}: the inputs hold NaN or infinite values in {_rows(~finite)}",
-                hint="fill or drop missing values before training",
+                f"{where}: {len(part)} {what} but {len(y)} targets", hint="each sample needs one of both"
             )
-    else:
-        x = x.to(torch.int64 if x.dtype in (torch.int32, torch.int64) else torch.float32)
+        if len(part) == 0:
+            raise DataError(f"{where}: there are no samples", hint="leave an empty client out")
+        if part.is_floating_point():
+            finite = part.reshape(len(part), -1).isfinite().all(dim=1)
+            if not bool(finite.all()):
+                raise DataError(
+                    f"{where}: the {what} hold NaN or infinite values in {_rows(~finite)}",
+                    hint="fill or drop missing values before training",
+                )
     return Samples(x, _check_targets(y, known, where)), (
         known if known is not None or y.is_floating_point() else int(y.max()) + 1
     )

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atoll.parts import alone
+
 from .samples import IntArray, Samples
 
 __all__ = ["Constants", "agree", "apply"]
@@ -27,7 +29,7 @@ def agree(
     """Mean and deviation of the chosen features over all clients' rows; a feature that is constant has the unit 1."""
     sums = np.zeros((3, int(which.sum())))
     for rows in clients:
-        own = train.inputs[torch.from_numpy(rows)].numpy()[:, which].astype(np.float64)
+        own = alone(train.inputs, "scale")[torch.from_numpy(rows)].numpy()[:, which].astype(np.float64)
         there = ~np.isnan(own)
         own = np.where(there, own, 0.0)
         sums += np.stack([there.sum(axis=0), own.sum(axis=0), np.square(own).sum(axis=0)])

@@ -22,6 +22,7 @@ from .frames import from_frame
 from .hub import from_hf, is_hf
 from .options import call
 from .question import UNASKED, ask
+from .samples import levelled
 from .table import Table, is_frame
 
 __all__ = ["as_dataset", "encoded", "in_order", "is_pair", "is_split", "tables_of"]
@@ -95,10 +96,11 @@ def _joined(data: Mapping[str, Any], options: dict[str, Any]) -> Dataset:
         raise DataError(
             "training and test targets differ in kind", hint="both whole numbers, or both floating"
         )
+    learned, held = levelled([train.train, test.train], options.get("pad"))
     whole = Dataset(
         train.name,
-        train.train,
-        test.train,
+        learned,
+        held,
         classes=None if train.classes is None else max(train.classes, test.classes or 0),
         columns=train.columns,
         natural=train.natural,

@@ -16,6 +16,7 @@ import torch
 
 from atoll.contract import Job, Memories, Outcome, Reducer
 from atoll.data import FederatedData, Samples
+from atoll.data.samples import concatenate
 from atoll.engines.devices import Room
 from atoll.engines.engine import Engine
 from atoll.engines.group import Group
@@ -26,6 +27,7 @@ from atoll.errors import EngineError
 from atoll.machine import cores, threads
 from atoll.purity import as_batched
 from atoll.task import Task
+from atoll.tensors import nbytes
 
 __all__ = ["Batched"]
 
@@ -117,9 +119,9 @@ class Batched(Engine):
     def _need(self, job: Job, samples: int) -> int:
         """Bytes that the state of one client of a group takes, about."""
         model = max((job.work.nbytes(client) for client in job.clients[:4]), default=0)
-        example = self.data.example().inputs
+        example = nbytes(self.data.example().inputs)
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
-        return 4 * model + 16 * rows * example[0].numel() * example.element_size()
+        return 4 * model + 16 * rows * example
 
     def _alike(self, job: Job, order: Sequence[int], padded: bool) -> list[list[int]]:
         """Positions in the job, in this order, by what clients are sent: only payloads of one form can be stacked.
@@ -145,11 +147,11 @@ class Batched(Engine):
             own = [self.data.rows(client, split) for client in clients]
             return self.resident(pool), [r if r is not None else np.zeros(0, np.int64) for r in own]
         found = [self.data.samples(client, split) for client in clients]
-        parts = [s for s in found if s is not None and len(s.inputs)]
+        parts = [s for s in found if s is not None and s.count]
         rows, start = [], 0
         for samples in found:
-            count = 0 if samples is None else len(samples.inputs)
+            count = 0 if samples is None else samples.count
             rows.append(np.arange(start, start + count))
             start += count
-        joined = Samples(torch.cat([s.inputs for s in parts]), torch.cat([s.targets for s in parts]))
-        return Samples(*(t.to(self.device) for t in joined)), rows
+        whole = concatenate(parts)
+        return Samples(whole.inputs.to(self.device), whole.targets.to(self.device)), rows

@@ -23,6 +23,7 @@ from atoll.draws import STREAMS, untouched
 from atoll.engines.graph import aten, dtype_of, is_call, shape_of
 from atoll.engines.inplace import write_in_place
 from atoll.errors import AtollError, EngineError
+from atoll.parts import tensors
 
 __all__ = ["Captured", "capture"]
 
@@ -40,8 +41,8 @@ class Captured:
         self.spec = spec
         self._forward = module.forward
 
-    def __call__(self, state: Sequence[Any], arguments: Sequence[Tensor]) -> list[Any]:
-        return self._forward(*state, *arguments)  # type: ignore[no-any-return]
+    def __call__(self, state: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+        return self._forward(*state, *tensors(arguments))  # type: ignore[no-any-return]
 
 
 def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Captured:
@@ -83,7 +84,7 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
             hint='a model that branches on the values of tensors runs with engine="loop"',
         ) from error
     graph = module.graph
-    drawn = {str(node.target) for node in graph.nodes if _RANDOM in getattr(node.target, "tags", ())}
+    drawn = {str(node.target) for node in graph.nodes if _draws(node)}
     if drawn:
         raise EngineError(
             f"the client program calls {', '.join(sorted(drawn))}, which draws from the global random state",
@@ -163,6 +164,17 @@ _SHAPE_ONLY = {
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
 }  # fmt: skip
 _RANDOM = torch.Tag.nondeterministic_seeded
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operation draws random numbers; attention without dropout only could."""
+    if _RANDOM not in getattr(node.target, "tags", ()):
+        return False
+    takes = [each.name for each in node.target._schema.arguments]  # type: ignore[union-attr]
+    if "dropout_p" not in takes:
+        return True
+    at = takes.index("dropout_p")
+    return bool(node.args[at] if at < len(node.args) else node.kwargs.get("dropout_p"))
 
 
 def _hoist(module: fx.GraphModule) -> None:

@@ -38,7 +38,7 @@ class Resident:
         """These samples there. They stay as long as this does."""
         known = self._held.get(id(samples.inputs))
         if known is None:
-            there = Samples(*(part.to(self.device) for part in samples))
+            there = Samples(samples.inputs.to(self.device), samples.targets.to(self.device))
             known = self._held[id(samples.inputs)] = (samples, there)
         return known[1]
 

@@ -28,6 +28,7 @@ from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys,
 from atoll.engines.replay import Play, Replays, Step, in_turn
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
+from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, nbytes, to_device
 
@@ -170,7 +171,8 @@ class Group:
             known = self.engine.data.public
             public = whole(known and self.engine.resident(known), keys, self.device)
             data = data._replace(public=public)
-            dims = dims._replace(public=public and Batch(_SHARED, _SHARED, _SHARED, _OWN))  # type: ignore[arg-type]
+            alike = public and map_leaves(lambda _: _SHARED, public)._replace(key=_OWN)
+            dims = dims._replace(public=alike)
         return data, dims
 
     # --- the client half --------------------------------------------------------------------------------------
@@ -209,10 +211,13 @@ class Group:
         masks = torch.from_numpy(mask).to(self.device).unbind()
         keys = step_keys(self.job, self.clients, total).to(self.device).T.contiguous().unbind()
 
-        def batch(t: int, first: int, last: int) -> list[Tensor]:
+        def batch(t: int, first: int, last: int) -> list[Any]:
             all_of_them = last - first == size
             at = where[t] if all_of_them else where[t][first * width : last * width]
-            inputs, targets = (part.view(last - first, width, *part.shape[1:]) for part in gather(pool, at))
+            lead = (last - first, width)
+            inputs, targets = (
+                each_part(lambda part: part.view(*lead, *part.shape[1:]), part) for part in gather(pool, at)
+            )
             if full[t]:
                 return [inputs, targets, keys[t]]
             return [inputs, targets, keys[t][first:last], masks[t][first:last]]
@@ -260,7 +265,7 @@ class Group:
         spec: Any,
         changed: set[int],
         mask: np.ndarray[Any, np.dtype[np.float32]],
-        batch: Callable[[int, int, int], list[Tensor]],
+        batch: Callable[[int, int, int], list[Any]],
     ) -> list[Any]:
         """All steps without a padded row: clients whose batches have as many samples take a step together.
 
@@ -291,7 +296,7 @@ class Group:
                         values[i][at] = new[i]
         return values
 
-    def playing(self, local: Record, dims: Any, changed: set[int], batch: list[Tensor]) -> Play:
+    def playing(self, local: Record, dims: Any, changed: set[int], batch: list[Any]) -> Play:
         """What takes a step for each of some batches, from states and with batches of these forms."""
         steps = self.engine.steps
         key = (self.program, "batched", form(local), tuple(pytree.tree_leaves(dims)), form(batch))

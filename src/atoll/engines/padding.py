@@ -17,6 +17,7 @@ from atoll.data import FederatedData
 from atoll.engines import stages
 from atoll.engines.client import Client
 from atoll.engines.reading import gather, step_keys, the_order
+from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves
 
@@ -81,7 +82,8 @@ class Padding:
         if not len(read.index) or train is None:
             return None
         rows = torch.from_numpy(read.index[0][read.mask[0] > 0])
-        inputs, targets = (part.to(self.device) for part in gather(train, rows))
+        inputs, targets = gather(train, rows)
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
         key = step_keys(order, [client], 1)[0, 0].to(self.device)
         return Batch(inputs, targets, torch.ones(len(rows), device=self.device), key)
 
@@ -93,7 +95,9 @@ def _more(batch: Batch, at: int) -> Batch:
         return torch.cat([part, part[at].expand(_ROWS, *part.shape[1:])])
 
     nothing = torch.zeros(_ROWS, dtype=batch.mask.dtype, device=batch.mask.device)
-    return Batch(longer(batch.inputs), longer(batch.targets), torch.cat([batch.mask, nothing]), batch.key)
+    return Batch(
+        each_part(longer, batch.inputs), longer(batch.targets), torch.cat([batch.mask, nothing]), batch.key
+    )
 
 
 def _padded(data: ClientData, at: int) -> ClientData:

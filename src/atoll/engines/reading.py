@@ -13,6 +13,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.contract import ClientData, Job, Order, Plan, Program
 from atoll.data import FederatedData, Samples
+from atoll.parts import Inputs
 from atoll.task import Batch, Task
 
 __all__ = [
@@ -97,9 +98,9 @@ def stacked(
     return index, mask
 
 
-def gather(samples: Samples, index: Tensor) -> list[Tensor]:
+def gather(samples: Samples, index: Tensor) -> tuple[Inputs, Tensor]:
     """Inputs and targets of the samples at `index` [n]."""
-    return [samples.inputs.index_select(0, index), samples.targets.index_select(0, index)]
+    return samples.inputs.index_select(0, index), samples.targets.index_select(0, index)
 
 
 def step_keys(job: Job | Order, clients: Sequence[int], steps: int) -> Tensor:
@@ -115,10 +116,10 @@ def whole_keys(job: Job | Order, clients: Sequence[int], stage: str) -> Tensor:
 
 def whole(samples: Samples | None, key: Tensor, device: torch.device) -> Batch | None:
     """A split as one unpadded batch."""
-    if samples is None or samples.inputs.shape[0] == 0:
+    if samples is None or samples.count == 0:
         return None
     inputs, targets = samples.inputs.to(device), samples.targets.to(device)
-    return Batch(inputs, targets, torch.ones(len(inputs), device=device), key)
+    return Batch(inputs, targets, torch.ones(len(targets), device=device), key)
 
 
 def client_data(data: FederatedData, order: Order, program: Program, device: torch.device) -> ClientData:

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atoll.parts import each_part, tensors
+
 __all__ = ["Play", "Replayed", "Replays", "Step", "in_turn"]
 
-Step = Callable[[list[Any], list[Tensor]], list[Any]]
+Step = Callable[[list[Any], list[Any]], list[Any]]
 """(leaves of the state, batch) -> leaves of the new state; those it renews may be written over."""
 
-Play = Callable[[list[Any], Iterable[list[Tensor]]], list[Any]]
+Play = Callable[[list[Any], Iterable[list[Any]]], list[Any]]
 """(leaves of the state, batches) -> leaves of the state after a step for each; the caller must own those it renews."""
 
 _PLAIN = 2  # steps before one is recorded: what comes once or twice is not worth a graph
@@ -30,7 +32,7 @@ _MOST = 64  # graphs that are kept
 def in_turn(step: Step) -> Play:
     """Steps as they are, one after the other."""
 
-    def play(state: list[Any], batches: Iterable[list[Tensor]]) -> list[Any]:
+    def play(state: list[Any], batches: Iterable[list[Any]]) -> list[Any]:
         for batch in batches:
             state = step(state, batch)
         return state
@@ -54,9 +56,9 @@ class Replayed:
         self.taken = 0
         self.replay: Callable[[], None] | None = None
         self.state: list[Any] = []
-        self.batch: list[Tensor] = []
+        self.batch: list[Any] = []
 
-    def __call__(self, state: list[Any], batches: Iterable[list[Tensor]]) -> list[Any]:
+    def __call__(self, state: list[Any], batches: Iterable[list[Any]]) -> list[Any]:
         there = False
         for batch in batches:
             if self.replay is None and not self._ready(state, batch):
@@ -65,7 +67,7 @@ class Replayed:
             if not there:
                 _copy(self.state, state)
                 there = True
-            _copy(self.batch, batch)
+            _copy(tensors(self.batch), tensors(batch))
             assert self.replay is not None
             self.replay()
         if there:
@@ -73,13 +75,13 @@ class Replayed:
                 state[at].copy_(self.state[at])
         return state
 
-    def _ready(self, state: list[Any], batch: list[Tensor]) -> bool:
+    def _ready(self, state: list[Any], batch: list[Any]) -> bool:
         """Whether the step is recorded, which is done now if it is time."""
         self.taken += 1
         if self.taken <= _PLAIN:
             return False
         self.state = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in state]
-        self.batch = [part.clone() for part in batch]
+        self.batch = [each_part(torch.clone, part) for part in batch]
         here = {_address(leaf) for leaf in self.state if isinstance(leaf, Tensor)}
 
         def in_place() -> None:

@@ -46,7 +46,7 @@ class Sequential(Client):
         if rows is not None and pool is not None:
             train = pool
         else:
-            rows = np.arange(len(train.inputs))
+            rows = np.arange(train.count)
         index, mask = (torch.from_numpy(each).squeeze(1) for each in stacked([read], [rows], width))
         full = mask.all(1).tolist()
         each = zip(
@@ -61,7 +61,7 @@ class Sequential(Client):
                 few = whole_batch([*gather(train, at[real > 0]), key])
                 leaves, owned = pytree.tree_leaves(stages.step(program, self.task, now, few)), None
                 continue
-            batch = [*gather(train, at), key]
+            batch: list[Any] = [*gather(train, at), key]
             if not whole:
                 batch.append(real)
             step = captured.get(whole)

@@ -35,7 +35,7 @@ class Steps:
         self.known: dict[Any, Captured] = {}
         self._changed: dict[Any, set[int]] = {}
 
-    def single(self, program: Program, local: Record, batch: list[Tensor]) -> Captured:
+    def single(self, program: Program, local: Record, batch: list[Any]) -> Captured:
         """The step of one client; `batch` as `whole_batch` reads it."""
         return self.find((program, form(local), form(batch)), self.step(program), local, batch)
 
@@ -43,7 +43,7 @@ class Steps:
         """The step as a function of (working state, batch as a list)."""
         return lambda local, batch: stages.step(program, self.task, local, whole_batch(batch))
 
-    def changed(self, program: Program, local: Record, batch: list[Tensor]) -> set[int]:
+    def changed(self, program: Program, local: Record, batch: list[Any]) -> set[int]:
         """Which leaves of the working state a step replaces, found by taking one."""
         key = (program, "changed", form(local), form(batch))
         if key not in self._changed:
@@ -53,9 +53,7 @@ class Steps:
             self._changed[key] = {at for at, (a, b) in enumerate(zip(old, new, strict=True)) if a is not b}
         return self._changed[key]
 
-    def find(
-        self, key: Any, function: Callable[[Any, Any], Any], state: Any, batch: list[Tensor]
-    ) -> Captured:
+    def find(self, key: Any, function: Callable[[Any, Any], Any], state: Any, batch: list[Any]) -> Captured:
         """The captured step under this key; `function` is captured if there is none yet."""
         found = self.known.get(key)
         if found is None:
@@ -63,13 +61,13 @@ class Steps:
         return found
 
 
-def whole_batch(batch: list[Tensor]) -> Batch:
+def whole_batch(batch: list[Any]) -> Batch:
     """A batch from [inputs, targets, key], all rows real, or [inputs, targets, key, mask].
 
     Steps on full batches, nearly all of them, are captured without a mask: what depends on it is then constant.
     """
     inputs, targets, key, *mask = batch
-    return Batch(inputs, targets, mask[0] if mask else torch.ones(inputs.shape[0], device=inputs.device), key)
+    return Batch(inputs, targets, mask[0] if mask else torch.ones(len(targets), device=targets.device), key)
 
 
 def padded_width(width: int) -> int:

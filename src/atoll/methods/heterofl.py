@@ -21,6 +21,7 @@ from atoll.methods.parts.axes import Groups, permutation_groups
 from atoll.methods.parts.bank import keep
 from atoll.methods.parts.buffers import form, mean_buffers
 from atoll.methods.parts.settings import require
+from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -328,7 +329,7 @@ def _narrowed(groups: Groups, params: Tensors, buffers: Tensors, rate: float) ->
     return cut(params), cut(buffers)
 
 
-def _try(task: Task, whole: Model, narrow: Model, example: Tensor | None, rate: float) -> None:
+def _try(task: Task, whole: Model, narrow: Model, example: Inputs | None, rate: float) -> None:
     """Run a sub-model once.  Raises ConfigError where a layer insists on its size."""
     if example is None:
         return

@@ -23,6 +23,7 @@ from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
 from atoll.metrics import counted
+from atoll.parts import pieces
 from atoll.rounds.evaluation import Evaluation, Spread
 from atoll.rounds.membership import Membership
 from atoll.task import Task
@@ -138,13 +139,14 @@ class Judge:
         if not rows:
             return {}
         if test is not None and test.inputs is pool.inputs:
-            position = np.arange(len(pool.inputs))
+            position = np.arange(pool.count)
         else:
             wanted = np.unique(np.concatenate(list(rows.values())))
-            position = np.zeros(len(pool.inputs), np.int64)
+            position = np.zeros(pool.count, np.int64)
             position[wanted] = np.arange(len(wanted))
             where, here = torch.from_numpy(wanted), self.engine.resident.within(pool)
-            few = Samples(*(part[where.to(part.device)] for part in here))
+            at = where.to(here.targets.device)
+            few = Samples(here.inputs[at], here.targets[at])
             measured = self.measures(params, buffers, few)
         return {
             k: (len(own), self._totals({name: values[position[own]] for name, values in measured.items()}))
@@ -157,7 +159,7 @@ class Judge:
         buffers = buffers.map(lambda t: t.to(self.device))
         parts: dict[str, list[Any]] = {}
         with torch.inference_mode():
-            for start in range(0, len(samples.inputs), _ROWS):
+            for start in range(0, samples.count, _ROWS):
                 inputs = samples.inputs[start : start + _ROWS].to(self.device)
                 targets = samples.targets[start : start + _ROWS].to(self.device)
                 for name, values in self.task.measure(params, buffers, inputs, targets).items():
@@ -227,7 +229,7 @@ class Judge:
             return None  # it is right about several classes
         params, buffers = (part.map(lambda t: t.to(self.device)) for part in (params, buffers))
         with torch.inference_mode():
-            for part in torch.split(test.inputs, _ROWS):
+            for part in pieces(test.inputs, _ROWS):
                 outputs = self.task.predict(params, buffers, part.to(self.device))[0]
                 if (
                     outputs.ndim == 2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from atoll.contract import ClientData, Program, Reply, Through
+from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record
 from atoll.testing.compared import copied, differs, reformed
@@ -154,10 +155,12 @@ def _padded_data(data: ClientData) -> ClientData:
 
 def _padded(batch: Batch) -> Batch:
     """The batch with rows at its end that mean nothing. Whole numbers may name things, so known ones are repeated."""
-    first = batch.inputs[:1]
-    other = 2 - 3 * first if first.is_floating_point() else first
+
+    def other(part: Tensor) -> Tensor:
+        return _longer(part, 2 - 3 * part[:1] if part.is_floating_point() else part[:1])
+
     return batch._replace(
-        inputs=_longer(batch.inputs, other),
+        inputs=each_part(other, batch.inputs),
         targets=_longer(batch.targets, batch.targets[:1]),
         mask=torch.cat([batch.mask, batch.mask.new_zeros(_PADDING)]),
     )

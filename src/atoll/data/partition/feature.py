@@ -12,6 +12,7 @@ import torch
 from atoll.data.division import Division, Partitioner, Place, cut, require, required_labels
 from atoll.data.names import Names
 from atoll.data.samples import IntArray, Samples
+from atoll.parts import alone
 from atoll.seeds import address, rng
 
 from .quantity import IID
@@ -38,7 +39,7 @@ class Noise(Partitioner):
     def divide(self, data: Dataset, seed: int) -> Division:
         require(self.sigma >= 0, f"noise: sigma must not be negative: {self.sigma}", "0.1 is mild")
         require(
-            data.train.inputs.is_floating_point(),
+            alone(data.train.inputs, "noise").is_floating_point(),
             f"noise: the inputs of {data.name!r} are whole numbers",
             "noise needs inputs that are measurements",
         )
@@ -48,10 +49,9 @@ class Noise(Partitioner):
         generator = torch.Generator().manual_seed(
             address(place.seed, f"data.noise.{place.split}", 0, place.client)
         )
-        noise = torch.randn(samples.inputs.shape, generator=generator)
-        return Samples(
-            samples.inputs + noise * (self.sigma * (place.client + 1) / place.clients), samples.targets
-        )
+        inputs = alone(samples.inputs, "noise")
+        noise = torch.randn(inputs.shape, generator=generator)
+        return Samples(inputs + noise * (self.sigma * (place.client + 1) / place.clients), samples.targets)
 
 
 def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
@@ -111,7 +111,7 @@ class Rotated(Partitioner):
             "clients and train are positive; validation and test may be 0",
         )
         require(
-            data.train.inputs.dim() >= 3,
+            alone(data.train.inputs, "rotated").dim() >= 3,
             f"rotated: the inputs of {data.name!r} are not images",
             "inputs need a height and a width as their last dimensions",
         )
@@ -142,7 +142,9 @@ class Rotated(Partitioner):
         return f"{client * 360 / self.clients:g} degrees"
 
     def transform(self, samples: Samples, place: Place) -> Samples:
-        return Samples(rotate(samples.inputs, place.client * 360 / place.clients), samples.targets)
+        return Samples(
+            rotate(alone(samples.inputs, "rotated"), place.client * 360 / place.clients), samples.targets
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from atoll.methods.parts.buffers import averaged, form
 from atoll.methods.parts.outputs import common_outputs, gradient_towards, outputs
 from atoll.methods.parts.settings import require
 from atoll.optimizers import Adam, schedule_factor
+from atoll.parts import Inputs
 from atoll.task import Batch, Task, architecture
 from atoll.tensors import Record
 
@@ -127,7 +128,7 @@ class FedDF(FedAvg):
         rows, where = np.unique(order[: self.distill_steps * size], return_inverse=True)
         return torch.from_numpy(rows), torch.from_numpy(where.reshape(self.distill_steps, size))
 
-    def ensemble(self, teachers: Record, tasks: Sequence[Task], inputs: Tensor) -> Tensor:
+    def ensemble(self, teachers: Record, tasks: Sequence[Task], inputs: Inputs) -> Tensor:
         """Logarithms of the probabilities that all clients' models together give the classes of inputs: [n, C]."""
         with torch.no_grad():
             made = [
@@ -146,7 +147,7 @@ class FedDF(FedAvg):
         self,
         task: Task,
         student: Record,
-        inputs: Tensor,
+        inputs: Inputs,
         wanted: Tensor,
         order: Tensor,
         seed: int,

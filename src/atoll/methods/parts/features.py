@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from atoll.errors import ConfigError
+from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
 
@@ -18,7 +19,7 @@ __all__ = ["features", "gradient_with", "watched", "widths"]
 
 
 def features(
-    task: Task, params: Tensors, buffers: Tensors, inputs: Tensor, *, batch: Batch | None = None
+    task: Task, params: Tensors, buffers: Tensors, inputs: Inputs, *, batch: Batch | None = None
 ) -> Tensor:
     """The input of the last layer that has parameters, a row a sample: [b, d].
 
@@ -78,7 +79,7 @@ def watched(task: Task, rows: int) -> Iterator[Callable[[], Tensor]]:
 
 
 @torch.no_grad()
-def widths(task: Task, example: Tensor, method: str) -> tuple[int, int]:
+def widths(task: Task, example: Inputs, method: str) -> tuple[int, int]:
     """How many features and how many classes a model has, from one input [1, ...], for methods that need labels.
 
     Raises ConfigError, naming the method, unless there is one class label a sample and one output a class.

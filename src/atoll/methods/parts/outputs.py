@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from atoll.errors import ConfigError
+from atoll.parts import Inputs, pieces
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
 
 __all__ = ["common_outputs", "cuts", "gradient_towards", "outputs"]
 
 
-def common_outputs(method: str, tasks: Sequence[Task], public: Tensor | None) -> Tensor:
+def common_outputs(method: str, tasks: Sequence[Task], public: Inputs | None) -> Tensor:
     """Zeros in the shape that every architecture's outputs have for one input: [1, ...].
 
     Raises ConfigError where there are no public inputs [n, ...], or where the architectures' outputs differ in shape.
@@ -40,9 +41,9 @@ def common_outputs(method: str, tasks: Sequence[Task], public: Tensor | None) ->
     return torch.zeros_like(made[0])
 
 
-def outputs(task: Task, params: Tensors, buffers: Tensors, inputs: Tensor, rows: int) -> Tensor:
+def outputs(task: Task, params: Tensors, buffers: Tensors, inputs: Inputs, rows: int) -> Tensor:
     """A model's outputs [n, ...] in evaluation mode, made of so many inputs at a time."""
-    return torch.cat([task.predict(params, buffers, part)[0] for part in torch.split(inputs, rows)])
+    return torch.cat([task.predict(params, buffers, part)[0] for part in pieces(inputs, rows)])
 
 
 def gradient_towards(

@@ -25,6 +25,7 @@ from atoll.methods.personal.relatedness import (
     truncated,
 )
 from atoll.methods.personal.sketches import Sketch, basis
+from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -177,7 +178,7 @@ class Fedora(FedAvg):
         sketches = state.near.sketches[order]
         return state.near.ids[order].tolist(), likeness(sketches, sketches) / self.rank
 
-    def offer(self, state: Record, inputs: Tensor) -> Model:
+    def offer(self, state: Record, inputs: Inputs) -> Model:
         """A model for someone without labels, from their inputs [n, ...] alone: neighbours by the sample part of
         the sketches, weighted as usual. Raises ConfigError before any client has trained."""
         if not held(state.models):

@@ -14,6 +14,7 @@ from atoll.errors import ConfigError
 from atoll.methods.local import Local
 from atoll.methods.parts.features import features, gradient_with, watched, widths
 from atoll.methods.parts.settings import require
+from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -154,7 +155,7 @@ def nearness(z: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
     return -torch.where(known > 0, apart, farthest + _UNKNOWN)
 
 
-def _common(tasks: Sequence[Task], example: Tensor | None) -> tuple[int, int]:
+def _common(tasks: Sequence[Task], example: Inputs | None) -> tuple[int, int]:
     """The width of features and the number of classes that all architectures share."""
     if example is None:
         raise ConfigError(

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from atoll import seeds
 from atoll.contract import ClientData, Plan, Program, Reply
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.parts.settings import require
 from atoll.task import Batch, Task
-from atoll.tensors import Record, Tensors
+from atoll.tensors import Record, Tensors, map_leaves
 
 __all__ = ["PerFedAvg"]
 
@@ -131,9 +132,11 @@ def disjoint(batch: Batch, parts: int) -> list[Batch]:
             dealt.append(first._replace(key=seeds.fold(batch.key, at + 1)))
             continue
         empty = batch.mask[at::parts].sum() == 0
-        inputs, targets, mask = (
-            torch.where(empty, instead[:rows], own[at::parts])
-            for instead, own in zip(first[:3], batch[:3], strict=True)
-        )
+
+        def take(own: Tensor, instead: Tensor, at: int = at, empty: Tensor = empty) -> Tensor:
+            mine = own[at::parts]
+            return torch.where(empty, instead[: len(mine)], mine)
+
+        inputs, targets, mask = map_leaves(take, batch[:3], first[:3])
         dealt.append(Batch(inputs, targets, mask, seeds.fold(batch.key, at + 1)))
     return dealt

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.contract import ClientData, Program, Reply
+from atoll.parts import Inputs, tensors
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -62,10 +63,12 @@ class Sketch(Program):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         return Reply(Record(sketch=local.sketch), torch.ones_like(data.count), Record()), local.memory
 
-    def rows(self, inputs: Tensor, projection: Tensor | None = None) -> Tensor:
+    def rows(self, inputs: Inputs, projection: Tensor | None = None) -> Tensor:
         """Inputs [n, ...] as rows [n, d], projected if asked by the matrix drawn at the address `projection`."""
-        rows: Tensor = inputs.flatten(1)
-        rows = rows if rows.is_floating_point() else rows.float()
+        parts = [part.flatten(1) for part in tensors([inputs])]
+        rows: Tensor = torch.cat(
+            [part if part.is_floating_point() else part.float() for part in parts], dim=1
+        )
         if not self.dim:
             return rows
         assert projection is not None
