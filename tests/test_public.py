@@ -67,6 +67,7 @@ NAMES = [
     "PFedHNPC",
     "PFedMe",
     "PartlyShared",
+    "Parts",
     "PerFedAvg",
     "Plan",
     "Population",
