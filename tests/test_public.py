@@ -103,11 +103,11 @@ PARAMETERS = {
     " workers device runs checkpoint keep",
     "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target eval_every eval_clients engine"
     " workers device runs checkpoint keep data label client features categorical classes missing"
-    " scale partition clients test validation public model loss metrics method log settings",
+    " scale partition clients test validation public augment model loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each only",
-    "Task": "module loss metrics",
+    "Task": "module loss metrics augment",
     "Plan": "epochs steps batch_size",
     "run": "file sets resume callbacks progress keywords",
     "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule"

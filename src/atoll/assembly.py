@@ -110,7 +110,9 @@ def architectures(
         with seeds.scoped(seed):
             module = each if isinstance(each, nn.Module) else each()
             module = ready(module, example.inputs[:1])
-            task = Task(module, loss or ("cross_entropy" if data.classes else "mse"), metrics)
+            task = Task(
+                module, loss or ("cross_entropy" if data.classes else "mse"), metrics, data.augmentation
+            )
             task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)

@@ -101,6 +101,13 @@ class Experiment(Settings):
         Annotated[int, Meta(ge=0)] | Share,
         Meta(description="share or number of training samples that everybody knows, without their labels"),
     ] = 0
+    augment: Annotated[
+        str | None,
+        Meta(
+            description='change training batches anew each time: "flip", "crop:4", "noise:0.1", several with +, or your'
+            " own, module:function"
+        ),
+    ] = None
     model: Annotated[
         str,
         Meta(
@@ -226,7 +233,7 @@ class Experiment(Settings):
     def divide(self, dataset: Dataset) -> FederatedData:
         """The data divided among clients."""
         partition, clients = self._division(dataset)
-        return dataset.partition(
+        divided = dataset.partition(
             partition,
             clients=clients,
             seed=self.seed,
@@ -234,6 +241,7 @@ class Experiment(Settings):
             validation=self.validation,
             public=self.public,
         )
+        return divided if self.augment is None else divided.augment(self.augment)
 
     @staticmethod
     def of_run(folder: RunFolder, sets: Sequence[str] = (), **overrides: Any) -> Experiment:

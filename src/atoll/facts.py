@@ -115,6 +115,8 @@ def identity(
     for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):
         if schedule:
             found[name] = about.checksum(sorted(schedule.items()))
+    if data.augmentation is not None:
+        found["augment"] = data.augmentation.text
     if data.public is not None:
         found["public data"] = about.checksum(
             b"".join(part.cpu().numpy().tobytes() for part in tensors([data.public.inputs]))

@@ -92,6 +92,7 @@ class Task:
             (outputs, targets) -> per-sample losses of shape [b], which gets whatever the module gives.
         metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
             function (outputs, targets) -> per-sample values [b], whose mean counts.
+        augment: what is done to the inputs of each training batch, which may draw (see `FederatedData.augment`).
 
     A module may give more than a tensor: something with a field `logits`, or a tuple that begins with the outputs. What
     predicts is that tensor; functions for the loss and metrics get all of it. Of inputs with several parts see
@@ -107,10 +108,12 @@ class Task:
         module: nn.Module,
         loss: str | Loss = "cross_entropy",
         metrics: Metrics | None = None,
+        augment: Callable[[Inputs], Inputs] | None = None,
     ) -> None:
         if isinstance(loss, str) and loss not in LOSSES:
             raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(LOSSES)}, or a function")
         self.module = copy.deepcopy(module).cpu()
+        self.augment = augment
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
         self._known_loss = isinstance(loss, str)

@@ -7,17 +7,20 @@ import os
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from atoll import seeds
 from atoll.errors import ConfigError, DataError, suggest
 from atoll.parts import Inputs, Parts, shapes
 from atoll.seeds import rng
 
+from .augment import Augmentation, augmentation
 from .names import Rows
 from .report import PartitionReport, measure
 from .samples import IntArray, Samples, concatenate
@@ -36,11 +39,13 @@ class FederatedData(ABC):
         classes: how many classes there are; None for a regression.
         dataset, partition: what reports call the data and the way it was divided.
         public: samples that everybody knows, the server too, or None; see `publish`.
+        augmentation: what is done to every training batch anew, or None; see `augment`.
         scale: the constants that the inputs were scaled by when the data was divided (``scale="federated"``), as
             `from_frame` takes them; None otherwise.
     """
 
     public: Samples | None = None
+    augmentation: Augmentation | None = None
     scale: Constants | None = None
     names: Sequence[str]
     classes: int | None
@@ -98,6 +103,23 @@ class FederatedData(ABC):
             )
         known = copy.copy(self)
         known.public = Samples(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        return known
+
+    def augment(self, what: str | Callable[[Any], Any]) -> FederatedData:
+        """The same data, whose training batches are changed anew each time they are read.
+
+        Args:
+            what: "flip", "crop:4", "noise:0.1" or several, "crop:4 + flip"; or a function of a batch's inputs [b, ...]
+                that gives others of the same form. What it draws with torch's random functions comes from the client's
+                own stream, so that runs repeat in every engine.
+
+        Raises ConfigError where it does not fit the data.
+        """
+        made = augmentation(what)
+        with seeds.scoped(0, "augment"):
+            made.check(self.example().inputs)
+        known = copy.copy(self)
+        known.augmentation = made
         return known
 
     def report(self, limit: int = 200) -> PartitionReport:
@@ -222,7 +244,7 @@ class Resident(FederatedData):
             partition=self.partition,
             test_set=self._official,
         )
-        chosen.public, chosen.scale = self.public, self.scale
+        chosen.public, chosen.scale, chosen.augmentation = self.public, self.scale, self.augmentation
         return chosen
 
     def report(self, limit: int = 200) -> PartitionReport:

@@ -128,7 +128,7 @@ class Lazy(FederatedData):
             reading=self._reading,
             positions=positions if self._positions is None else self._positions[positions],
         )
-        chosen.public = self.public
+        chosen.public, chosen.augmentation = self.public, self.augmentation
         return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atoll import seeds
 from atoll.contract import ClientData, Program, Reply
 from atoll.draws import Drawn
 from atoll.task import Batch, Task
@@ -10,6 +11,7 @@ from atoll.tensors import Record
 __all__ = ["begin", "finish", "recall", "step"]
 
 _WHO = "a client program"
+_AUGMENT = 0x61756767
 
 
 def recall(program: Program, task: Task, received: Record, stored: Record | None) -> Record:
@@ -25,7 +27,10 @@ def begin(program: Program, task: Task, received: Record, memory: Record, data: 
 
 
 def step(program: Program, task: Task, local: Record, batch: Batch) -> Record:
-    """`Program.step`."""
+    """`Program.step`, with the batch augmented first where that is wanted."""
+    if task.augment is not None:
+        with Drawn(seeds.fold(batch.key, _AUGMENT), "the augmentation"):
+            batch = batch._replace(inputs=task.augment(batch.inputs))
     with Drawn(batch.key, _WHO):
         return program.step(task, local, batch)
 

@@ -1,0 +1,102 @@
+"""Augmentation: what it does to images, that it is drawn anew, and the same in every engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atoll
+from atoll.data.augment import augmentation, crop, flip, noise
+from atoll.errors import ConfigError
+
+IMAGES = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).reshape(2, 3, 5, 4) + 1
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    torch.manual_seed(0)
+    turned = flip(IMAGES[:1].expand(400, 3, 5, 4))
+    same, mirrored = ((turned == each).flatten(1).all(1) for each in (IMAGES[0], IMAGES[0].flip(-1)))
+    assert bool((same ^ mirrored).all())
+    assert 160 < int(mirrored.sum()) < 240
+
+
+@pytest.mark.parametrize("images", [IMAGES, IMAGES[:, 0]], ids=["colour", "grey"])
+def test_crop_moves_images_and_leaves_zeros(images: Tensor) -> None:
+    torch.manual_seed(0)
+    moved = crop(images[:1].expand(300, *images.shape[1:]), 2)
+    padded = torch.nn.functional.pad(images[0], [2] * 4)
+    windows = {(r, c): padded[..., r : r + 5, c : c + 4] for r in range(5) for c in range(5)}
+    found = [next(at for at, window in windows.items() if torch.equal(each, window)) for each in moved]
+    assert set(found) == set(windows)
+
+
+def test_noise_has_its_deviation() -> None:
+    torch.manual_seed(0)
+    assert float((noise(torch.zeros(20000), 0.3)).std()) == pytest.approx(0.3, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> atoll.FederatedData:
+    x = torch.randn(60, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    return atoll.data.from_arrays(x, (x.flatten(1).sum(1) > 0).long()).partition("dirichlet:1", clients=3)
+
+
+def fitted(data: atoll.FederatedData, method: str = "fedavg", **settings: Any) -> list[tuple[int, float]]:
+    settings = {"rounds": 2, "lr": 0.1, "batch_size": 8, "seed": 3, **settings}
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+
+    return atoll.Federation(model, data, method, **settings).fit(progress=False).history("loss")
+
+
+def test_batches_are_augmented_alike_in_every_engine(pictures: atoll.FederatedData) -> None:
+    data = pictures.augment("crop:1 + flip + noise:0.1")
+    plain, *rest = (fitted(data, engine=engine) for engine in ("loop", "batched", "processes"))
+    for other in rest:
+        assert [value for _, value in other] == pytest.approx([value for _, value in plain], rel=1e-5)
+    assert plain != fitted(pictures, engine="loop")
+    assert plain == fitted(data, engine="loop")
+    assert plain == fitted(data.choose([0, 1, 2]), engine="loop")
+    assert fitted(data, "fedprox", engine="loop", mu=0.0) == plain
+
+
+def test_a_batch_is_drawn_anew_and_only_in_training(pictures: atoll.FederatedData) -> None:
+    seen: list[Tensor] = []
+
+    def note(inputs: Tensor) -> Tensor:
+        seen.append(torch.rand(len(inputs)))
+        return inputs
+
+    one = pictures.augment(note)
+    drawn = len(seen)  # it was tried
+    fitted(one, engine="loop", batch_size=None, cohort=3)
+    assert len(seen) - drawn == 6  # three clients, two rounds, no evaluation
+    assert len({float(each[0]) for each in seen[drawn:]}) == 6
+    state = torch.get_rng_state()
+    pictures.augment("noise:1")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("flop", "flop"),
+        ("noise", "noise"),
+        ("noise:0", "sigma = '0' is not a number above 0"),
+        (lambda x: x[:, :, 1:], "makes 1x1x5x6 of inputs of shape 1x1x6x6"),
+        (lambda x: x + torch.zeros(7), "augment = '<lambda>': inputs of shape 1x6x6 gave RuntimeError"),
+        (lambda x: None, "makes NoneType of inputs"),
+    ],
+)
+def test_what_does_not_fit_is_said_at_once(pictures: atoll.FederatedData, what: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pictures.augment(what)
+
+
+def test_the_name_of_an_augmentation() -> None:
+    assert augmentation("crop:2+flip").text == "crop:2+flip"
+    assert augmentation(flip).text == "flip"
