@@ -228,6 +228,22 @@ def test_losses_that_broadcast_are_refused(
     Task(model, nn.HuberLoss(reduction="none")).check(inputs, wanted.reshape(1, *outputs), None)
 
 
+def test_losses_and_metrics_that_fail_are_named() -> None:
+    model, inputs, labels = nn.Linear(3, 4), torch.randn(1, 3), torch.tensor([[1, 0, 1, 0]])
+    logits = nn.BCEWithLogitsLoss(reduction="none")
+    with pytest.raises(
+        ConfigError, match=r"the loss cannot .* \(1, 4\) float32 .* \(1, 4\) int64: RuntimeError"
+    ) as caught:
+        Task(model, logits).check(inputs, labels, 2)
+    assert "targets.float()" in str(caught.value.hint)
+    Task(model, lambda o, t: logits(o, t.float())).check(inputs, labels, 2)
+    with pytest.raises(ConfigError, match="the metric top cannot compare"):
+        Task(model, "bce", {"top": lambda o, t: o.gather(1, t + 9)}).check(inputs, labels, 2)
+    with pytest.raises(ConfigError, match="for labels of shape") as caught:
+        Task(model).check(inputs, labels, 2)
+    assert caught.value.hint == 'several yes-or-no labels a sample are for loss="bce"'
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_packed_sequences_train_as_torch_trains_them(kind: type[nn.RNNBase]) -> None:
     class Packed(nn.Module):

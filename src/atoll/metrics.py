@@ -139,7 +139,9 @@ def class_last(outputs: Tensor, targets: Tensor) -> Tensor:
             return outputs.movedim(1, -1)
     raise ConfigError(
         f"the model gives outputs of shape {tuple(outputs.shape)} for labels of shape {tuple(targets.shape)}",
-        hint="cross_entropy wants one row of logits a label: [batch, classes] for labels [batch]",
+        hint='several yes-or-no labels a sample are for loss="bce"'
+        if outputs.shape == targets.shape and targets.ndim > 1
+        else "cross_entropy wants one row of logits a label: [batch, classes] for labels [batch]",
     )
 
 
