@@ -12,6 +12,9 @@ from torch import nn
 import atoll
 import atoll.data
 from atoll.federation import Federation
+from atoll.rounds.alarm import Alarm
+from atoll.rounds.evaluation import Evaluation, Spread
+from atoll.rounds.history import Round
 
 
 def clients(regression: bool = False, tested: int = 7) -> dict[str, Any]:
@@ -97,6 +100,21 @@ def test_a_model_that_gives_everybody_one_class_is_told_of(
     else:
         assert run.accuracy > 0.8
         assert not told
+
+
+def test_one_class_is_told_of_once_and_after_ten_rounds_in_a_row() -> None:
+    def told(only: list[int | None], personal: bool = False) -> list[int]:
+        alarm, spread = Alarm(), {"loss": Spread.of([1.0], [1])} if personal else {}
+        found = [
+            Round(at, [0], evaluation=Evaluation(only=each, personal=spread))
+            for at, each in enumerate(only, 1)
+        ]
+        return [record.number for record in found if alarm.notice(record)]
+
+    assert told([2] * 25) == [10]
+    assert told([2] * 9 + [None] + [0] * 9) == []
+    assert told([2] * 9 + [None] + [0] * 10) == [20]
+    assert told([2] * 25, personal=True) == []
 
 
 def test_one_class_is_what_the_model_says_and_not_what_it_is_right_about() -> None:
