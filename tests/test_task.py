@@ -41,6 +41,22 @@ class Norms(nn.Module):
         return self.head(self.drop(torch.relu(self.norm(self.convolution(x)))))  # type: ignore[no-any-return]
 
 
+def test_padding_is_in_no_total() -> None:
+    off = {"off": lambda o, t: (o.argmax(1) - t).abs().float()}
+    for metrics in (off, "auc, mae, macro_f1"):
+        task = Task(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), metrics=metrics)
+        b = batch(torch.randn(5, 4))
+        short, long = (task.totals(*task.initial(), each) for each in (b, padded(b, 8)))
+        assert short["count"] == long["count"] == 5
+        for name in ("loss", *(part for part in short if part != "loss")):
+            torch.testing.assert_close(long[name].nansum(), short[name].nansum())
+        for name, metric in task.metrics.items():
+            one, other = (
+                metric.value([{n: v.numpy() for n, v in each.items()}], name) for each in (short, long)
+            )
+            assert one == pytest.approx(other, rel=1e-6)
+
+
 @pytest.mark.parametrize("batched", [False, True])
 def test_padding_changes_nothing(batched: bool) -> None:
     task = Task(Norms())

@@ -119,7 +119,8 @@ def test_the_command(place: Path, sign: signal.Signals) -> None:
 
 
 def test_who_asks_for_nothing_else_listens_to_this_machine_alone(place: Path) -> None:
-    code = "import sys; from atoll.runs.serve import serve; serve(*sys.argv[1:], ready=lambda url: print(url, flush=True))"
+    code = "import sys; from atoll.runs.serve import serve; "
+    code += "serve(*sys.argv[1:], ready=lambda url: print(url, flush=True))"
     for host, seen in (([], False), (["0.0.0.0"], sys.platform == "linux")):
         with subprocess.Popen(
             [sys.executable, "-c", code, str(place), *host], stdout=subprocess.PIPE, text=True
