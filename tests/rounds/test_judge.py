@@ -67,9 +67,12 @@ def test_a_population_made_on_demand_judges_itself() -> None:
 
 def test_judging_leaves_no_trace() -> None:
     data = atoll.data.from_clients(clients(), classes=3)
-    fed = Federation(nn.Linear(6, 3), data, "ditto", rounds=2, batch_size=4, device="cpu", engine="loop")
-    fed.round()
+    fed = Federation(
+        nn.Linear(6, 3), data, "ditto", rounds=2, cohort=2, batch_size=4, device="cpu", engine="loop"
+    )
+    record = fed.round()
     known = {k: fed.memories.get(k) for k in fed.memories.clients()}
+    assert list(known) == list(record.cohort) and len(fed.judge.clients) == 4
     first, second = fed.evaluate(), fed.evaluate()
     assert first == second
     assert {k: fed.memories.get(k) for k in fed.memories.clients()} == known
