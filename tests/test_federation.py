@@ -269,6 +269,11 @@ class Spoiled(FedAvg):
             return answer._replace(values=answer.values.replace(update=update)), memory
         if self.spoil == "zero":
             return answer._replace(weight=answer.weight * 0), memory
+        if self.spoil == "field":
+            return answer._replace(values=Record()), memory
+        if self.spoil.startswith("weight"):
+            wrong = float(self.spoil.removeprefix("weight "))
+            return answer._replace(weight=torch.where(bad, wrong, answer.weight)), memory
         if self.spoil == "all":
             return answer._replace(
                 values=answer.values.replace(update=answer.values["update"] * torch.inf)
@@ -302,11 +307,32 @@ def test_a_non_finite_reply_is_refused_named_and_counted(engine: str) -> None:
     torch.testing.assert_close(spoiled.state.params.flat(), clean.state.params.flat(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
-def test_a_misshapen_reply_is_refused_and_a_run_without_replies_ends(engine: str) -> None:
-    fed = federation(method=Spoiled(batch_size=4, spoil="shape"), cohort=3, engine=engine)
+@pytest.mark.parametrize("engine", ["loop", "batched"])
+@pytest.mark.parametrize("weight", ["nan", "inf", "-3.0"])
+def test_a_weight_that_is_none_is_refused(weight: str, engine: str) -> None:
+    fed = federation(method=Spoiled(batch_size=4, spoil=f"weight {weight}"), cohort=3, engine=engine)
+    record = fed.round()
+    fed.engine.close()
+    assert record.refused == {1: f"its weight is {weight}"}
+    assert bool(torch.isfinite(fed.state.params.flat()).all())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "engine", "words"),
+    [
+        *[
+            ("shape", engine, r"update\.weight has shape \(11,\), not \(3, 4\)")
+            for engine in ("loop", "batched", "processes")
+        ],
+        *[("field", engine, "it has no 'update'") for engine in ("loop", "batched")],
+    ],
+)
+def test_a_misshapen_reply_is_refused_and_a_run_without_replies_ends(
+    spoil: str, engine: str, words: str
+) -> None:
+    fed = federation(method=Spoiled(batch_size=4, spoil=spoil), cohort=3, engine=engine)
     before = fed.state.params.flat()
-    with pytest.raises(Exception, match=r"update\.weight has shape \(11,\), not \(3, 4\)"):
+    with pytest.raises(Exception, match=words):
         fed.round()
     fed.engine.close()
     assert torch.equal(before, fed.state.params.flat())

@@ -226,6 +226,27 @@ def test_figures_of_classes_and_of_probabilities_by_hand() -> None:
         chosen("auc", "mse")
 
 
+def test_targets_that_do_not_count_are_in_no_figure() -> None:
+    names = "auc, f1, macro_f1, recall, balanced_accuracy, mae, mse, rmse"
+    g = torch.Generator().manual_seed(2)
+    outputs, targets = torch.randn(5, 7, 3, generator=g), torch.randint(0, 3, (5, 7), generator=g)
+    left = torch.rand(5, 7, generator=g) < 0.4
+    holes = targets.masked_fill(left, -1)
+    holes[0] = -1
+    left[0] = True
+    for name, each in chosen(names, "cross_entropy").items():
+        found = each.value([each.total(name, each.taken(name, outputs, holes).numpy())], name)
+        if each.whole is None:  # a mean over samples, of what counts in each
+            parts = [
+                each.sample(o[~out], t[~out]).mean()
+                for o, t, out in zip(outputs[1:], targets[1:], left[1:], strict=True)
+            ]
+            assert found == pytest.approx(float(torch.stack(parts).mean()), abs=1e-6), name
+            continue
+        alone = each.total(name, each.taken(name, outputs[~left], targets[~left]).numpy())
+        assert found == pytest.approx(each.value([alone], name)), name
+
+
 def test_several_by_name_beside_the_accuracy_of_ten_classes() -> None:
     run = atoll.run(sets=["metrics=auc, f1, mae", "rounds=2", "clients=5", "runs=none", "engine=loop"])
     told = run.to_dict()

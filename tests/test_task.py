@@ -41,6 +41,22 @@ class Norms(nn.Module):
         return self.head(self.drop(torch.relu(self.norm(self.convolution(x)))))  # type: ignore[no-any-return]
 
 
+def test_padding_is_in_no_total() -> None:
+    off = {"off": lambda o, t: (o.argmax(1) - t).abs().float()}
+    for metrics in (off, "auc, mae, macro_f1"):
+        task = Task(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), metrics=metrics)
+        b = batch(torch.randn(5, 4))
+        short, long = (task.totals(*task.initial(), each) for each in (b, padded(b, 8)))
+        assert short["count"] == long["count"] == 5
+        for name in ("loss", *(part for part in short if part != "loss")):
+            torch.testing.assert_close(long[name].nansum(), short[name].nansum())
+        for name, metric in task.metrics.items():
+            one, other = (
+                metric.value([{n: v.numpy() for n, v in each.items()}], name) for each in (short, long)
+            )
+            assert one == pytest.approx(other, rel=1e-6)
+
+
 @pytest.mark.parametrize("batched", [False, True])
 def test_padding_changes_nothing(batched: bool) -> None:
     task = Task(Norms())
@@ -226,6 +242,22 @@ def test_losses_that_broadcast_are_refused(
     Task(model, lambda o, t: (o.flatten() - t.flatten()).square()).check(inputs, wanted, None)
     Task(model, "mse").check(inputs, wanted, None)
     Task(model, nn.HuberLoss(reduction="none")).check(inputs, wanted.reshape(1, *outputs), None)
+
+
+def test_losses_and_metrics_that_fail_are_named() -> None:
+    model, inputs, labels = nn.Linear(3, 4), torch.randn(1, 3), torch.tensor([[1, 0, 1, 0]])
+    logits = nn.BCEWithLogitsLoss(reduction="none")
+    with pytest.raises(
+        ConfigError, match=r"the loss cannot .* \(1, 4\) float32 .* \(1, 4\) int64: RuntimeError"
+    ) as caught:
+        Task(model, logits).check(inputs, labels, 2)
+    assert "targets.float()" in str(caught.value.hint)
+    Task(model, lambda o, t: logits(o, t.float())).check(inputs, labels, 2)
+    with pytest.raises(ConfigError, match="the metric top cannot compare"):
+        Task(model, "bce", {"top": lambda o, t: o.gather(1, t + 9)}).check(inputs, labels, 2)
+    with pytest.raises(ConfigError, match="for labels of shape") as caught:
+        Task(model).check(inputs, labels, 2)
+    assert caught.value.hint == 'several yes-or-no labels a sample are for loss="bce"'
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

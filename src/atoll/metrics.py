@@ -31,7 +31,7 @@ class Metric:
 
     Args:
         sample: (outputs [b, ...], targets [b, ...]) -> what it takes of each sample: its value [b] (or [b, ...], of
-            which the mean counts); with `whole`, its rows [b, columns] or [b, rows, columns].
+            which the mean counts, NaN left out); with `whole`, its rows [b, columns] or [b, rows, columns].
         better: "higher" or "lower"; by default that of the name where it has one of its own (`atoll.measures.BETTER`).
         whole: rows [n, columns] -> the figure, NaN where it is not defined. Rows with NaN in them do not reach it.
     """
@@ -56,7 +56,7 @@ class Metric:
                 f"({of_sets}), or are made with atoll.Metric(rows, whole=...)",
             )
         if self.whole is None:
-            return values.reshape(len(values), -1).mean(1) if values.ndim > 1 else values
+            return values.reshape(len(values), -1).nanmean(1) if values.ndim > 1 else values
         rows = values if values.is_floating_point() else values.float()
         return rows.reshape(rows.shape[0], -1, rows.shape[-1] if rows.ndim > 1 else 1)
 
@@ -144,7 +144,9 @@ def class_last(outputs: Tensor, targets: Tensor) -> Tensor:
             return outputs.movedim(1, -1)
     raise ConfigError(
         f"the model gives outputs of shape {tuple(outputs.shape)} for labels of shape {tuple(targets.shape)}",
-        hint="cross_entropy wants one row of logits a label: [batch, classes] for labels [batch]",
+        hint='several yes-or-no labels a sample are for loss="bce"'
+        if outputs.shape == targets.shape and targets.ndim > 1
+        else "cross_entropy wants one row of logits a label: [batch, classes] for labels [batch]",
     )
 
 

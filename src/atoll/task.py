@@ -19,7 +19,7 @@ from torch.func import functional_call, grad_and_value
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.calling import alike, arguments, main
-from atoll.errors import ConfigError
+from atoll.errors import AtollError, ConfigError
 from atoll.measures import Better
 from atoll.metrics import Metric, Metrics, chosen, class_last
 from atoll.parts import Inputs, joined, shapes
@@ -284,7 +284,12 @@ class Task:
             if width < need:
                 raise ConfigError(
                     f"the model has {width} outputs but the data has {need} classes",
-                    hint=f"give the last layer {need} outputs",
+                    hint=f"give the last layer {need} outputs"
+                    + (
+                        f"; if {need - 1} marks what has no label, from_arrays(x, y, ignore={need - 1}) leaves it out"
+                        if targets.ndim > 1
+                        else ""
+                    ),
                 )
         elif self.loss_name in ("mse", "l1", "bce") and outputs.numel() != targets.numel():
             raise ConfigError(
@@ -292,8 +297,30 @@ class Task:
                 hint="give the last layer as many outputs as a target has numbers",
             )
         with torch.no_grad():
+            self._check_measures(given, targets)
             self._check_rows(params, buffers, inputs, targets)
-            self.measure(params, buffers, inputs, targets)
+
+    def _check_measures(self, given: Any, targets: Tensor) -> None:
+        """Refuse a loss or a metric that cannot take such outputs and targets, whatever it raises."""
+        what = self._name(self.loss_function)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what broadcasts is refused by `_check_rows`
+                self._losses(given, targets)
+                for name, metric in self.metrics.items():
+                    what = f"the metric {name}"
+                    metric.taken(name, given if name in self._gets_all else main(given), targets)
+        except AtollError:
+            raise
+        except Exception as error:
+            o, t = (
+                f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}"
+                for each in (main(given), targets)
+            )
+            raise ConfigError(
+                f"{what} cannot compare outputs {o} with targets {t}: {type(error).__name__}: {error}",
+                hint="it gets both as they are: what it needs otherwise it must convert, as in targets.float()",
+            ) from error
 
     def _check_rows(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> None:
         """Refuse losses and measures that broadcast: outputs [n, 1] beside targets [n] are [n, n] to torch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 import atoll.data
+from atoll import seeds
 from atoll.contract import Change, ClientData, Job, Reply, Work
+from atoll.draws import states, touched
 from atoll.engines.client import Client
 from atoll.engines.reading import client_data, of_stage, whole_keys
 from atoll.errors import AtollError, ConfigError, EngineError, RunError
@@ -65,6 +68,27 @@ def test_what_the_server_draws_follows_from_the_runs_seed(name: str) -> None:
         each.population = each.simulation.population  # type: ignore[attr-defined]
     assert torch.equal(drawn(one), drawn(again))
     assert not torch.equal(drawn(one), drawn(other))
+
+
+def test_global_generators_have_an_address_on_the_server_and_are_put_back() -> None:
+    draws = {
+        "torch's": lambda: float(torch.rand(())),
+        "NumPy's": lambda: float(np.random.rand()),  # noqa: NPY002
+        "Python's": random.random,
+    }
+
+    def drawn(seed: int, round: int) -> dict[str, float]:
+        before = states()
+        with seeds.scoped(seed, "update", round):
+            found = {whose: draw() for whose, draw in draws.items()}
+        assert touched(before) is None
+        for draw in draws.values():
+            draw()  # of no consequence
+        return found
+
+    one, again, other, later = drawn(0, 1), drawn(0, 1), drawn(1, 1), drawn(0, 2)
+    assert one == again
+    assert all(one[whose] not in (other[whose], later[whose]) for whose in draws)
 
 
 def test_replicates_of_the_models_that_a_client_is_sent_differ() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import atoll.data
-from atoll.errors import DataError
+from atoll.errors import ConfigError, DataError
 from atoll.federation import Federation
 
 
@@ -64,3 +64,39 @@ def test_samples_without_a_label_are_left_out() -> None:
         atoll.data.from_arrays(x, np.full(10, 7), ignore=7)
     with pytest.raises(DataError, match="classes lists labels"):
         atoll.data.from_arrays(x, y, classes=["no", "yes"], ignore=-1)
+
+
+def test_labels_out_of_range_get_hints_that_work() -> None:
+    x, y, hole = pictures()
+    for mark, classes in ((-1, None), (-100, 3), (255, 3)):
+        holed = y.masked_fill(hole, mark)
+        with pytest.raises(DataError, match="hold others") as caught:
+            atoll.data.from_arrays(x, holed, classes=classes)
+        assert f"ignore={mark})" in str(caught.value.hint)
+        assert atoll.data.from_arrays(x, holed, ignore=mark).classes == 3
+    data = atoll.data.from_arrays(x, y.masked_fill(hole, 255)).partition("iid", clients=3)
+    with pytest.raises(ConfigError, match="has 3 outputs but the data has 256") as told:
+        Federation(net, data, rounds=1)
+    assert "ignore=255)" in str(told.value.hint)
+    signs = np.array([1, -1, 1, 1, -1])
+    with pytest.raises(DataError, match="at least 0") as caught:
+        atoll.data.from_arrays(np.zeros((5, 2)), signs)
+    assert 'classes="-1,1"' in str(caught.value.hint)
+    assert atoll.data.from_arrays(np.zeros((5, 2)), signs, classes="-1,1").train.targets.tolist() == [
+        1,
+        0,
+        1,
+        1,
+        0,
+    ]
+
+
+def test_listed_labels_may_be_several_a_sample() -> None:
+    y = np.array([[3, 7], [7, 7], [9, 3]])
+    for classes in ("3,7,9", [3, 7, 9]):
+        data = atoll.data.from_arrays(np.zeros((3, 2)), y, classes=classes)
+        assert data.classes == 3 and data.train.targets.tolist() == [[0, 1], [1, 1], [2, 0]]
+    text = atoll.data.from_arrays(np.zeros((2, 2)), [["b", "a"], ["a", "a"]], classes=["a", "b"])
+    assert text.train.targets.tolist() == [[1, 0], [0, 0]]
+    with pytest.raises(DataError, match="differ in shape"):
+        atoll.data.from_arrays(np.zeros((2, 2)), [["b"], ["a", "a"]], classes=["a", "b"])

@@ -229,6 +229,15 @@ def test_sums_over_the_clients_bring_columns_to_a_scale(measured: dict[str, Any]
     assert public.inputs[:, 0].abs().max() < 4
 
 
+def test_an_official_test_table_is_on_the_scale_of_the_training_rows() -> None:
+    train = {"x": np.array([1.0, 3, 5, 7]), "y": np.array([0, 1, 0, 1])}
+    test = {"x": np.array([104.0, 4.0]), "y": np.array([0, 1])}
+    data = from_frame(train, "y", test=test, scale="federated").partition("iid", clients=2, seed=0)
+    assert data.scale == {"x": (4.0, pytest.approx(5**0.5))}
+    assert data.test_set is not None
+    assert data.test_set.inputs.flatten().tolist() == pytest.approx([100 / 5**0.5, 0])
+
+
 def test_clients_of_their_own_agree_on_a_scale(measured: dict[str, Any]) -> None:
     parts = {
         site: {key: v[measured["site"] == site] for key, v in measured.items() if key != "site"}

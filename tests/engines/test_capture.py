@@ -251,3 +251,13 @@ def test_a_step_that_changes_the_form_of_its_state_is_refused() -> None:
         capture(grows, state(), torch.ones(6, 5))
     with pytest.raises(EngineError, match="cannot be captured"):
         capture(branches, state(), torch.ones(6, 5))
+
+
+def test_a_draw_from_a_generator_is_seen_in_the_graph() -> None:
+    generator = torch.Generator()
+
+    def draws(s: Record, x: Tensor) -> Record:
+        return s.replace(params=s.params + torch.rand((), generator=generator))
+
+    with pytest.raises(EngineError, match=r"calls aten\.rand\.generator, which draws from the global"):
+        capture(draws, state(), torch.ones(6, 5))

@@ -163,6 +163,18 @@ def test_draws_without_a_stream_are_refused_by_name(name: str, engine: str) -> N
     assert "round 1, client" in str(caught.value) and caught.value.hint
 
 
+def test_a_client_that_alone_draws_is_found_among_the_others() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Sometimes(FedAvg):
+        def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+            if int(data.count) == 4:  # the third client has so many
+                nn.init.kaiming_uniform_(torch.zeros(3, 3))
+            return super().finish(task, local, data)
+
+    with pytest.raises(EngineError, match=r"client c2: .* draws from torch's global random state"):
+        learnt("loop", Sometimes(batch_size=4))
+
+
 def test_a_thread_that_draws_meanwhile_is_no_fault_of_the_clients() -> None:
     once = iter([True])
     method = noise_from(lambda: random.random() if next(once, False) else 0.0)

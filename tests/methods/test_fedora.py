@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll.data
+from atoll import seeds
 from atoll.contract import ClientData, Population, Replies, Reply
 from atoll.errors import ConfigError
 from atoll.federation import Federation
@@ -21,7 +22,7 @@ from atoll.methods.personal.relatedness import (
     truncated,
     walk,
 )
-from atoll.methods.personal.sketches import basis
+from atoll.methods.personal.sketches import Sketch, basis
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.round import ServerRound
 from atoll.task import Batch, Task
@@ -231,6 +232,24 @@ def test_noise_hides_and_a_basis_remains() -> None:
     near, far = (float(likeness(found[0][None], other[None])) for other in found[1:])
     assert near > 0.99
     assert far < near
+
+
+def test_the_noise_has_its_deviation_where_no_sample_counts_for_more_than_one() -> None:
+    """The Gaussian mechanism: symmetric noise in the mean of x x' with every |x| <= 1, and each client's own."""
+    rng = np.random.default_rng(2)
+    x, y, noise = (rng.normal(size=(40, 5)) * 9).astype(np.float32), rng.integers(0, 2, 40), 0.2
+    task, program = Task(nn.Linear(5, 2)), Sketch(rank=2, label_scale=1.0, dim=0, noise=noise)
+    rows = np.concatenate([x, np.eye(2)[y]], axis=1)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1)
+    for key in (torch.tensor(77), torch.tensor(78)):
+        data = ClientData(
+            torch.tensor(40.0), key, train=whole(torch.from_numpy(x), torch.from_numpy(y))._replace(key=key)
+        )
+        sketch = program.begin(task, Record(), Record(), data).sketch.double().numpy()
+        drawn = np.triu(seeds.normal(key, (7, 7)).double().numpy())
+        moment = rows.T @ rows / 40 + noise * (drawn + np.triu(drawn, 1).T)
+        want = np.linalg.eigh(moment)[1][:, -2:]
+        assert np.linalg.norm(sketch.T @ want) ** 2 == pytest.approx(2, abs=1e-4)
 
 
 # --- the whole ------------------------------------------------------------------------------------------------------

@@ -161,6 +161,7 @@ def fedamp_by_hand(
         ({"alpha": 0.4, "lam": 0.5, "sigma": 3.0, "unit": "absolute"}, False),
         ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "unit": "absolute", "self_weight": 0.0}, False),  # capped
         ({"alpha": 50.0, "lam": 0.3, "sigma": 2.0, "unit": "absolute"}, False),
+        ({"alpha": 0.4, "lam": 30.0, "sigma": 0.5}, True),  # a pull above 1 / lr
     ],
 )
 def test_fedamp_on_quadratics_is_the_algorithm_box(settings: dict[str, Any], median: bool) -> None:

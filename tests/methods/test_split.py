@@ -173,6 +173,25 @@ def test_the_order_of_use_is_that_of_tensors_whatever_calls_them() -> None:
     assert owners == ["read", "attend", "attend", "decode"]
 
 
+def test_a_layer_counts_where_it_is_used_last_and_a_tied_tensor_where_it_is_used_first() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice, self.once = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.twice(self.once(self.twice(x)))  # type: ignore[no-any-return]
+
+    task = Task(Again())
+    task.follow(torch.zeros(2, 4))
+    assert head(task, 1) == {"twice.weight", "twice.bias"}
+    encode, body, decode = nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+    decode.weight = encode.weight
+    task = Task(nn.Sequential(encode, body, decode))
+    task.follow(torch.zeros(2, 4))
+    assert head(task, 1) == {"1.weight", "1.bias"}
+
+
 # --- the ends of the scale are FedAvg and Local -------------------------------------------------------------
 
 LAYERS = 3  # of the network with BatchNorm

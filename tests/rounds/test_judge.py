@@ -12,6 +12,9 @@ from torch import nn
 import atoll
 import atoll.data
 from atoll.federation import Federation
+from atoll.rounds.alarm import Alarm
+from atoll.rounds.evaluation import Evaluation, Spread
+from atoll.rounds.history import Round
 
 
 def clients(regression: bool = False, tested: int = 7) -> dict[str, Any]:
@@ -64,9 +67,12 @@ def test_a_population_made_on_demand_judges_itself() -> None:
 
 def test_judging_leaves_no_trace() -> None:
     data = atoll.data.from_clients(clients(), classes=3)
-    fed = Federation(nn.Linear(6, 3), data, "ditto", rounds=2, batch_size=4, device="cpu", engine="loop")
-    fed.round()
+    fed = Federation(
+        nn.Linear(6, 3), data, "ditto", rounds=2, cohort=2, batch_size=4, device="cpu", engine="loop"
+    )
+    record = fed.round()
     known = {k: fed.memories.get(k) for k in fed.memories.clients()}
+    assert list(known) == list(record.cohort) and len(fed.judge.clients) == 4
     first, second = fed.evaluate(), fed.evaluate()
     assert first == second
     assert {k: fed.memories.get(k) for k in fed.memories.clients()} == known
@@ -97,6 +103,21 @@ def test_a_model_that_gives_everybody_one_class_is_told_of(
     else:
         assert run.accuracy > 0.8
         assert not told
+
+
+def test_one_class_is_told_of_once_and_after_ten_rounds_in_a_row() -> None:
+    def told(only: list[int | None], personal: bool = False) -> list[int]:
+        alarm, spread = Alarm(), {"loss": Spread.of([1.0], [1])} if personal else {}
+        found = [
+            Round(at, [0], evaluation=Evaluation(only=each, personal=spread))
+            for at, each in enumerate(only, 1)
+        ]
+        return [record.number for record in found if alarm.notice(record)]
+
+    assert told([2] * 25) == [10]
+    assert told([2] * 9 + [None] + [0] * 9) == []
+    assert told([2] * 9 + [None] + [0] * 10) == [20]
+    assert told([2] * 25, personal=True) == []
 
 
 def test_one_class_is_what_the_model_says_and_not_what_it_is_right_about() -> None:

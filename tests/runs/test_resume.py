@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import atoll
+from atoll import facts
 from atoll.callbacks import Callback
 from atoll.codec import Form
 from atoll.errors import ConfigError
@@ -184,6 +185,46 @@ def test_a_resume_after_rounds_that_no_checkpoint_holds_voids_their_events(tmp_p
     run = again.fit()
     assert [e["round"] for e in folder.log().events if e["event"] == "round"] == [1, 2, 3, 4, 5, 6]
     assert len(run.rounds) == 6
+
+
+class Wider(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
+def absolute(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.softmax(1) - nn.functional.one_hot(targets, 3)).abs().sum(1)
+
+
+def test_what_decides_the_bits_of_a_round_is_what_runs_must_agree_in() -> None:
+    made = federation()
+    first = made.keeper._identity()
+    changes: dict[str, dict[str, Any]] = {
+        "method": {"method": "fedprox"},
+        "seed": {"seed": 6},
+        "cohort": {"cohort": 2},
+        "stragglers": {"stragglers": 0.4},
+        "loss": {"loss": absolute},
+        "number of clients": {"data": data((9, 30, 14, 22, 5))},
+        "clients' sizes": {"data": data((9, 30, 14, 22, 5, 18))},
+        "model": {"model": Wider},
+        "epochs": {"epochs": 2},
+        "newcomers": {"newcomers": 1},
+        "joins": {"joins": {"site1": 3}},
+        "leaves": {"leaves": {"site1": 3}},
+        "public data": {"data": data().publish(torch.ones(10, 6))},
+    }
+    for name, change in changes.items():
+        other = made.replace(**change).keeper._identity()
+        assert other.get(name) != first.get(name), name
+    here = made.simulation
+    assert (
+        facts.identity(made.method, made.tasks, made.data, here.cohorts, "cuda")["device"] != first["device"]
+    )
 
 
 @pytest.mark.parametrize(

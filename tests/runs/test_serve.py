@@ -33,6 +33,16 @@ def answers(url: str) -> bool:
         return False
 
 
+def elsewhere(url: str) -> bool:
+    """Whether the port answers at another address of this machine as well."""
+    port = int(url.rstrip("/").rpartition(":")[2])
+    try:
+        socket.create_connection(("127.0.0.2", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def ended(pid: int) -> bool:
     """Whether a process is over, soon."""
     for _ in range(100):
@@ -50,6 +60,7 @@ def test_beside_a_run(place: Path) -> None:
     with Dash(place) as dash:
         assert dash.url.startswith("http://127.0.0.1:")
         assert answers(dash.url)
+        assert not elsewhere(dash.url)
         pid = dash._process.pid
         port = int(dash.url.rstrip("/").rpartition(":")[2])
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
@@ -100,10 +111,25 @@ def test_the_command(place: Path, sign: signal.Signals) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith(f"runs in {place} are shown on http://127.0.0.1:")
-        assert answers(line.split()[-1])
+        found = answers(line.split()[-1]), elsewhere(line.split()[-1])
         process.send_signal(sign)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, out, err) == (0, "", "")
+        assert found == (True, False)
+
+
+def test_who_asks_for_nothing_else_listens_to_this_machine_alone(place: Path) -> None:
+    code = "import sys; from atoll.runs.serve import serve; "
+    code += "serve(*sys.argv[1:], ready=lambda url: print(url, flush=True))"
+    for host, seen in (([], False), (["0.0.0.0"], sys.platform == "linux")):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(place), *host], stdout=subprocess.PIPE, text=True
+        ) as here:
+            assert here.stdout is not None
+            url = here.stdout.readline().strip()
+            found = answers(url), elsewhere(url)
+            here.terminate()
+        assert found == (True, seen)
 
 
 def test_the_command_says_what_is_wrong(place: Path) -> None:

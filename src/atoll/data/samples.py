@@ -21,6 +21,8 @@ __all__ = ["IntArray", "Pad", "Samples", "as_samples", "concatenate", "labels_of
 
 IntArray = NDArray[np.int64]
 
+_FEW = 12  # labels that an error lists
+
 
 class Samples(NamedTuple):
     """Inputs and targets; the first dimension of both counts the samples. Inputs may have parts (`atoll.parts`)."""
@@ -207,6 +209,14 @@ def _tensor(value: Any, what: str, where: str, pad: float | None = None) -> Tens
 
 def _encode(targets: Any, names: Sequence[Any], where: str) -> IntArray:
     values = targets.tolist() if hasattr(targets, "tolist") else list(targets)
+    try:
+        shape = np.shape(values)
+    except ValueError:
+        raise DataError(
+            f"{where}: the targets of different samples differ in shape", hint="pad them to one shape"
+        ) from None
+    for _ in shape[1:]:
+        values = [each for row in values for each in row]
     position = {key(name): index for index, name in enumerate(names)}
     position |= {name: index for index, name in enumerate(names)}
     values = [value if value in position else key(value) for value in values]
@@ -216,7 +226,7 @@ def _encode(targets: Any, names: Sequence[Any], where: str) -> IntArray:
             f"{where}: labels that are not in classes: {', '.join(strange[:5])}",
             hint=f"classes lists {', '.join(map(str, names[:8]))}",
         )
-    return np.array([position[value] for value in values], dtype=np.int64)
+    return np.array([position[value] for value in values], dtype=np.int64).reshape(shape)
 
 
 def _rows(bad: Tensor) -> str:
@@ -304,8 +314,13 @@ def _check_targets(y: Tensor, classes: int | None, where: str) -> Tensor:
     if bool(outside.any()):
         limit = "be at least 0" if classes is None else f"lie in 0..{classes - 1}"
         values = sorted({int(value) for value in y[outside].reshape(-1)[:1000]})[:5]
+        found = torch.unique(y).tolist()
+        labels = ",".join(map(str, found)) if len(found) <= _FEW else "A,B,..."
+        strange = [label for label in found if label < 0 or (classes is not None and label >= classes)]
+        hint = f'classes="{labels}" numbers the labels from 0 on'
+        if len(strange) == 1:
+            hint += f"; if {strange[0]} marks what has no label, from_arrays(x, y, ignore={strange[0]}) leaves it out"
         raise DataError(
-            f"{where}: labels must {limit}, but {_rows(outside)} hold others, such as {values}",
-            hint='number the classes from 0, or list the labels in order with classes="A,B,..."',
+            f"{where}: labels must {limit}, but {_rows(outside)} hold others, such as {values}", hint=hint
         )
     return y
