@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.errors import ConfigError
 from atoll.measures import Better
-from atoll.metrics import Metric, Metrics, chosen, class_last
+from atoll.metrics import Confusion, Metric, Metrics, chosen, class_last
 from atoll.purity import Pure, Used, unpacked
 from atoll.tensors import Record, Tensors
 
@@ -99,7 +99,9 @@ class Task:
         self.module = copy.deepcopy(module).cpu()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
-        self.metrics: dict[str, Metric] = chosen(metrics, self.loss_name)
+        found = chosen(metrics, self.loss_name)
+        self.metrics: dict[str, Metric] = {n: m for n, m in found.items() if isinstance(m, Metric)}
+        self.confusion = next((each for each in found.values() if isinstance(each, Confusion)), None)
         if self.loss_name in ("cross_entropy", "bce"):
             self.metrics.setdefault("accuracy", Metric(_ACCURACIES[self.loss_name], "higher"))
         self.normalises = any(
@@ -181,9 +183,12 @@ class Task:
         return self.judged(self.predict(params, buffers, inputs)[0], targets)
 
     def judged(self, outputs: Tensor, targets: Tensor) -> Record:
-        """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`)."""
+        """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`, `Confusion.taken`)."""
         losses = self._per_sample(self.loss_function, outputs, targets)
-        return Record(loss=losses, **{n: m.taken(n, outputs, targets) for n, m in self.metrics.items()})
+        found = {n: m.taken(n, outputs, targets) for n, m in self.metrics.items()}
+        if self.confusion is not None:
+            found[self.confusion.name] = self.confusion.taken(outputs, targets)
+        return Record(loss=losses, **found)
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
         """Of the real samples: their `count` and the sum of the loss, to be pooled, then divided once; metrics too."""
@@ -194,6 +199,9 @@ class Task:
         sums = {"loss": torch.sum(measured.loss * batch.mask)}
         for name, metric in self.metrics.items():
             sums |= metric.summed(name, measured[name], batch.mask)
+        if self.confusion is not None:
+            name = self.confusion.name
+            sums[name] = self.confusion.summed(measured[name], batch.mask)
         return Record(count=batch.mask.sum(), **sums)
 
     @staticmethod
