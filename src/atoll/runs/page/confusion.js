@@ -47,7 +47,7 @@
       const shape = kinds.join() + kind;
       if (host.dataset.shape !== shape) {
         host.dataset.shape = shape;
-        segments(host, kinds.map((each) => [each, KINDS[each]]), kind, (value) => { chosen = value; update(run); });
+        segments(host, kinds.map((each) => [each, KINDS[each]]), kind, (value) => { chosen = value; at = null; update(run); });
       }
       const mistakes = pairs(true).slice(0, WORST);
       $(".list", section).replaceChildren(mistakes.length
@@ -69,8 +69,8 @@
     }
 
     function box(width, height) {
-      const side = Math.max(10, Math.min(width - 34, height - 34));
-      return { left: Math.floor((width - side + 34) / 2), top: 1, side, size: side / cells.length };
+      const side = Math.max(10, Math.min(width - 34, height - 40));
+      return { left: Math.floor((width - side + 34) / 2), top: 7, side, size: side / cells.length };
     }
 
     function draw(ctx, width, height) {
