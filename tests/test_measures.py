@@ -49,6 +49,32 @@ def test_whether_a_target_is_reached(text: str, reached: bool) -> None:
     assert Target.parse(str(target)) == target
 
 
+def test_figures_of_a_kind_by_measure() -> None:
+    spread, own = Spread.of([0.5, 0.7], [1, 1]), Spread.of([0.2], [1])
+    found = Evaluation({"accuracy": 0.9}, {"accuracy": own}, validation={"accuracy": spread, "mae": own})
+    assert (found.value("validation"), found.value("validation.mae"), found.value("clients.mae")) == (
+        0.6,
+        0.2,
+        None,
+    )
+    assert found.score == 0.6 and found.first == "own"
+    back = json.loads(json.dumps(found.to_event([])))
+    assert Evaluation.of_event(back, []) == found
+    measured = {"accuracy": None, "mae": None, "off": None}
+    for text, reached in (
+        ("validation:0.6", True),
+        ("validation.mae:0.2", True),
+        ("validation.mae:0.1", False),
+    ):
+        target = Target.parse(text).check(measured)  # type: ignore[arg-type]
+        assert target.on_validation and target.reached(found) == reached and Target.parse(str(target)).measure
+    assert not Target.parse("clients.mae:1").on_validation
+    with pytest.raises(ConfigError, match="whether more or less of 'off' is better is not known"):
+        Target.parse("validation.off:1").check(measured)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="does not measure 'own'"):
+        Target.parse("validation.own:1").check(measured)  # type: ignore[arg-type]
+
+
 def test_a_loss_is_reached_from_above() -> None:
     found = evaluation("loss", False)
     assert Target("worst", 0.9).reached(found) and not Target("worst", 0.8).reached(found)

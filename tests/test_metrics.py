@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import atoll
 import atoll.data
 from atoll.errors import ConfigError, DivergedError
 from atoll.federation import Federation
-from atoll.metrics import NAMED, Metric, chosen
+from atoll.metrics import NAMED, Confusion, Metric, chosen
 from atoll.rounds.evaluation import Evaluation
 
 OF_TWO = "auc, f1, macro_f1, precision, recall, sensitivity, specificity, balanced_accuracy"
@@ -54,7 +55,7 @@ def by_hand(logits: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, 
     }
 
 
-@pytest.mark.parametrize("engine", ["loop", "batched"])
+@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
 @pytest.mark.parametrize("method", ["fedavg", "ditto"])
 def test_figures_of_a_set_are_those_of_all_samples_together(method: str, engine: str) -> None:
     held = hospitals()
@@ -269,6 +270,94 @@ def test_what_cannot_be_measured(metrics: Any, classes: int, words: str) -> None
     with pytest.raises(ConfigError) as caught:
         Federation(nn.Linear(4, classes), data, metrics=metrics)
     assert re.search(words, f"{caught.value.message} {caught.value.hint}")
+
+
+# --- which classes are taken for which ------------------------------------------------------------------------------
+
+
+def taken_for(outputs: Tensor, targets: Tensor) -> Any:
+    """The counts of a batch, as samples that are all real, and as a masked batch whose last row is padding."""
+    confusion = Confusion()
+    rows = confusion.taken(outputs, targets)
+    whole = confusion.value([{"confusion": confusion.total(rows.double().numpy())}])
+    mask = torch.ones(len(rows) + 1)
+    mask[-1] = 0
+    padded = torch.cat([rows, rows[:1]])
+    assert confusion.value([{"confusion": confusion.summed(padded, mask).tolist()}]) == whole
+    twice = {
+        "confusion": torch.func.vmap(confusion.summed)(padded.expand(2, *padded.shape), mask.expand(2, -1))[1]
+    }
+    assert confusion.value([twice, twice]) == [[2 * n for n in row] for row in whole]
+    return whole
+
+
+def test_counts_of_classes_by_hand() -> None:
+    logits = torch.eye(3)[[0, 1, 1, 2, 0]]
+    assert taken_for(logits, torch.tensor([0, 1, 2, 2, -1])) == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    one = torch.tensor([[-1.0], [2.0], [-0.5], [0.3]])
+    assert taken_for(one, torch.tensor([0.0, 1.0, 1.0, 0.0])) == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_labels_of_sequences_that_are_ignored_do_not_count(first: bool) -> None:
+    """Five labels a sample, more than there are classes; classes last, or where torch has them."""
+    labels = torch.tensor([[0, 1, 1, -1, 0], [-1, 1, 0, 1, -1]])
+    guesses = torch.tensor([[0, 1, 0, 1, 1], [0, 1, 0, 1, 0]])
+    outputs = torch.nn.functional.one_hot(guesses, 2).float()
+    assert taken_for(outputs.movedim(-1, 1) if first else outputs, labels) == [[2, 1], [1, 3]]
+
+
+@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
+@pytest.mark.parametrize("method", ["fedavg", "ditto"])
+def test_counts_are_those_of_all_samples_of_the_models_that_clients_would_use(
+    method: str, engine: str, tmp_path: Path
+) -> None:
+    held = hospitals(3)
+    given: dict[str, Any] = {
+        "metrics": "confusion",
+        "rounds": 2,
+        "lr": 0.3,
+        "batch_size": 8,
+        "engine": engine,
+    }
+    data = atoll.data.from_clients(held)
+    fed = Federation(lambda: nn.Linear(4, 3), data, method, device="cpu", runs=tmp_path, **given)
+    run = fed.fit()
+    tests = [held[name]["test"] for name in held]
+
+    def by_hand(models: list[Any]) -> list[list[int]]:
+        counts = np.zeros((3, 3), int)
+        for model, (x, y) in zip(models, tests, strict=True):
+            with torch.no_grad():
+                np.add.at(counts, (y, model.eval()(torch.from_numpy(x)).argmax(1).numpy()), 1)
+        return counts.tolist()  # type: ignore[no-any-return]
+
+    found = run.evaluation
+    assert found is not None
+    assert found.confusion["own"] == by_hand([fed.personal(name) for name in held])
+    assert found.confusion["overall"] == by_hand([run.model] * 3)  # the test set is all that clients have
+    assert (found.confusion["own"] == found.confusion["overall"]) == (method == "fedavg")
+    assert "confusion" not in found.further and "confusion" not in run.to_dict()["metrics"]
+    rounds = [e["evaluation"] for e in run.events() if e["event"] == "round"]
+    result = next(e for e in run.events() if e["event"] == "result")
+    assert rounds[-1]["confusion"] == result["evaluation"]["confusion"] == found.confusion
+    fresh = Federation(lambda: nn.Linear(4, 3), data, method, device="cpu", runs=tmp_path, **given)
+    again = fresh.resume().fit()
+    assert [r.evaluation.confusion for r in again.rounds if r.evaluation] == [e["confusion"] for e in rounds]
+
+
+def test_a_matrix_is_no_figure() -> None:
+    data = atoll.data.from_clients(hospitals(), validation=0.2)
+    for target in ("confusion:0.9", "validation.confusion:0.9"):
+        with pytest.raises(ConfigError, match="confusion is a matrix, and no single number"):
+            Federation(nn.Linear(4, 2), data, metrics="confusion", target=target)
+    run = Federation(nn.Linear(4, 2), data, metrics="confusion", rounds=1, engine="loop").fit()
+    with pytest.raises(ConfigError, match="it can be no target, and has no curve"):
+        run.history("confusion")
+    with pytest.raises(ConfigError, match="confusion is a matrix"):
+        atoll.compare([run], target="confusion:1")
+    with pytest.raises(ConfigError, match="confusion is nothing that a model with the loss mse has"):
+        Federation(nn.Linear(3, 1), line(), metrics="confusion")
 
 
 def test_by_name_in_a_file_and_on_the_command_line() -> None:

@@ -58,8 +58,10 @@ def assemble(
     check_splits(method, data)
     engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
     judge = Judge(
-        tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, channel
-    )
+        tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, channel,
+        settings.validates,
+    )  # fmt: skip
+    check_validation(settings, judge)
     cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed)
@@ -141,6 +143,23 @@ def check_splits(method: Method, data: FederatedData) -> None:
         raise ConfigError(
             f"{type(method).__name__} looks at validation data, and the clients have none",
             hint="set validation=0.2, a share of each client's samples (or another setting of the method)",
+        )
+
+
+def check_validation(settings: Settings, judge: Judge) -> None:
+    """Who is to stop by validation data must have some, and look at them."""
+    if not settings.validates:
+        return
+    asks = "patience" if settings.patience is not None else "target"
+    if not judge.validated:
+        raise ConfigError(
+            f"{asks} = {getattr(settings, asks)} looks at validation data, and the clients have none",
+            hint="set validation=0.1, a share of each client's samples",
+        )
+    if settings.patience is not None and settings.eval_every == 0:
+        raise ConfigError(
+            f"patience = {settings.patience} counts evaluations, and with eval_every = 0 there is none but the last",
+            hint="set eval_every=1, or so many rounds between evaluations",
         )
 
 

@@ -113,7 +113,7 @@ class Federation:
     # --- the run ----------------------------------------------------------------------------------------------
 
     def fit(self, *, progress: bool | None = None) -> Run:
-        """Play all rounds that remain, or stop at the target. Terminals and notebooks show it, or as `progress` says.
+        """Play what remains, up to `target` or `patience`. Terminals and notebooks show it, or as `progress` says.
 
         Raises DivergedError where the model leaves the finite numbers; `run()` then still has every committed round and
         the last finite model. However it ends, a run folder has what is needed to go on.
@@ -129,7 +129,7 @@ class Federation:
     def play(self) -> Iterator[Round]:
         """Play round after round, yielding each once it is committed."""
         every = self.settings.eval_every
-        while self.number < self.rounds and self.keeper.target_round is None and not self._stopping:
+        while self.number < self.rounds and self.keeper.over is None and not self._stopping:
             number = self.number + 1
             self.hooks.call("on_round_start", self, number)
             played = self.simulation.advance(self.keeper.begun)
@@ -154,7 +154,7 @@ class Federation:
         """Go on with a run of this same federation: its folder, its name in `runs`, or the last one there.
 
         Takes over state, memories and rounds of its newest whole checkpoint; `fit` then plays what remains, and the
-        result is the undisturbed run's to the bit. `rounds`, `target`, `eval_every` and `eval_clients` may differ.
+        result is the undisturbed run's to the bit. `rounds`, `target`, `patience` and `eval_...` may differ.
         Raises ConfigError where there is no such run or it is another federation's, RunError while it is written.
         """
         self.keeper.resume(run)

@@ -17,7 +17,7 @@ from atoll.measures import Target
 from atoll.results import Run
 from atoll.rounds.alarm import Alarm
 from atoll.rounds.cohort import Cohort
-from atoll.rounds.history import Round
+from atoll.rounds.history import Round, best
 from atoll.rounds.play import Played, Simulation
 from atoll.runs.events import Event, kinds
 from atoll.runs.readers import Reader
@@ -78,6 +78,14 @@ class Keeper:
             return None
         judged = ((each.number, each.evaluation) for each in self.simulation.history if each.evaluation)
         return next((number for number, found in judged if self.target.reached(found)), None)
+
+    @property
+    def over(self) -> kinds.Reason | None:
+        """Why the run is over before all its rounds are played; None where it is not."""
+        patience = self.settings.patience
+        if self.target_round is not None:
+            return "target"
+        return "patience" if patience is not None and best(self.simulation.history)[1] >= patience else None
 
     def run(self) -> Run:
         """What the rounds played so far came to."""
@@ -170,7 +178,7 @@ class Keeper:
         self.session.commit(
             facts.round_event(record, self.simulation.judge.clients if record.evaluation is not None else []),
             self._snapshot(),
-            last=record.number == self.settings.rounds or self.target_round is not None,
+            last=record.number == self.settings.rounds or self.over is not None,
             beside=lambda: facts.affinity(self.method, played),
         )
         if (notice := self._alarm.notice(record)) is not None:
@@ -179,9 +187,8 @@ class Keeper:
     def end(self) -> None:
         """The run is over."""
         run = self.run()
-        over: kinds.Reason = "rounds" if len(run.rounds) >= self.settings.rounds else "stopped"
-        reason = "target" if self.target_round is not None else over
-        self.session.end(kinds.Result(reason=reason, **run.to_dict()))
+        played: kinds.Reason = "rounds" if len(run.rounds) >= self.settings.rounds else "stopped"
+        self.session.end(kinds.Result(reason=self.over or played, **run.to_dict()))
 
     def resume(self, run: str | Path) -> None:
         """Take up a run (see `Federation.resume`)."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from atoll import spec
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["BETTER", "OF_MAIN", "Better", "Figures", "Measured", "Target", "called"]
+__all__ = ["BETTER", "OF_MAIN", "Better", "Figures", "Measured", "Target", "called", "parts"]
 
 Better = Literal["higher", "lower"]
 BETTER: Mapping[str, Better] = {
@@ -29,12 +29,22 @@ BETTER: Mapping[str, Better] = {
 }
 """Measures that have a name of their own, and which of two values is the better one."""
 
-_KINDS = ("clients", "personal", "newcomers")
+_KINDS = ("clients", "personal", "newcomers", "validation")
 _OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
 _OF_LOSS = {"p10": "p90", "worst": "max"}  # the clients that do badly are at the other end
 
 OF_MAIN = (*_KINDS, *(name for name in _OF_OWN if name != "std"))
 """Figures that are in terms of the main measure, and so can be a target: how they differ (`std`) is no score."""
+
+
+def parts(figure: str) -> tuple[str, str]:
+    """(kind, measure) of a figure's name: the mean over clients of a measure of such models, or the measure alone.
+
+    >>> [parts(name) for name in ("validation.mae", "validation", "mae")]
+    [('validation', 'mae'), ('validation', ''), ('', 'mae')]
+    """
+    kind, _, measure = figure.partition(".")
+    return (kind, measure) if kind in _KINDS else ("", figure)
 
 
 @dataclass(frozen=True)
@@ -54,21 +64,27 @@ class Figures:
     @staticmethod
     def main(evaluation: Mapping[str, Any]) -> str:
         """The measure to look at first: accuracy where there is one, else the loss."""
-        known = evaluation.get("overall") or evaluation.get("clients") or evaluation.get("personal") or {}
-        return "accuracy" if "accuracy" in known else "loss"
+        kinds = (evaluation.get(kind) for kind in ("overall", "clients", "personal", "validation"))
+        known = next((found for found in kinds if found), None)
+        return "accuracy" if known and "accuracy" in known else "loss"
 
     def value(self, name: str) -> float | None:
         """A figure by name, None where it is missing.
 
         "accuracy", "loss" and other measures are the global model's on the global test set, or where there is none
         the mean over clients. "clients", "personal" and "newcomers" are means of the main measure over clients
-        (of the global model, of each client's own, of those that never took part). "own" (mean over clients),
-        "pooled" (mean over their samples), "std", "p10" and "worst" (over clients) describe the models that clients
-        would use: their own where the method personalises, else the global one. "p10" is the end where clients do
-        badly: the 90th percentile of a loss.
+        (of the global model, of each client's own, of those that never took part), "validation" is that of the models
+        clients would use on their validation data; "validation.mae" and the like are means of another measure.
+        "own" (mean over clients), "pooled" (mean over their samples), "std", "p10" and "worst" (over clients) describe
+        the models that clients would use: their own where the method personalises, else the global one. "p10" is the
+        end where clients do badly: the 90th percentile of a loss. Raises ConfigError for a confusion matrix, which is
+        no figure.
         """
-        if name in _KINDS:
-            return self._of(self.evaluation.get(name), self.measure, "mean")
+        kind, measure = parts(name)
+        if kind:
+            return self._of(self.evaluation.get(kind), measure or self.measure, "mean")
+        if name == "confusion" and name in self.evaluation:
+            raise _no_figure(name)
         own = self.evaluation.get("personal") or self.evaluation.get("clients")
         if name in _OF_OWN:
             key = (_OF_LOSS if self.measure == "loss" else {}).get(name, _OF_OWN[name])
@@ -87,8 +103,8 @@ class Figures:
 
     @property
     def score(self) -> float | None:
-        """The figure to look at first; the more the better."""
-        value = self.value(self.first)
+        """The figure to choose models by: "validation" where it is known, else the first; the more the better."""
+        value = self.value("validation" if self.evaluation.get("validation") else self.first)
         return -value if value is not None and self.measure == "loss" else value
 
     @staticmethod
@@ -126,6 +142,11 @@ class Target:
     value: float
     better: Better | None = None
 
+    @property
+    def on_validation(self) -> bool:
+        """Whether it is about clients' validation data."""
+        return parts(self.measure)[0] == "validation"
+
     @staticmethod
     def parse(text: str, measure: str | None = None) -> Target:
         """Read "accuracy:0.97", or "0.97" of the main measure where that is given.  Raises ConfigError."""
@@ -146,14 +167,19 @@ class Target:
 
         Raises ConfigError where it is none of them, or nobody has said which of its values are the better ones.
         """
-        known = {**measures, "loss": "lower", **dict.fromkeys(OF_MAIN)}
-        if self.measure not in known:
-            raise ConfigError(f"target: {words} {self.measure!r}", hint=suggest(self.measure, known))
-        better = measures.get(self.measure) or BETTER.get(self.measure)
-        if better is None and self.measure not in OF_MAIN:
+        kind, measure = parts(self.measure)
+        known = {**measures, "loss": "lower", **({"": None} if kind else dict.fromkeys(OF_MAIN))}
+        if measure == "confusion" and measure not in known:
+            raise _no_figure(measure)
+        if measure not in known:
             raise ConfigError(
-                f"target: whether more or less of {self.measure!r} is better is not known",
-                hint=f'say so: metrics={{"{self.measure}": atoll.Metric(function, better="lower")}}',
+                f"target: {words} {measure!r}", hint=suggest(measure, [each for each in known if each])
+            )
+        better = measures.get(measure) or BETTER.get(measure)
+        if better is None and measure and measure not in OF_MAIN:
+            raise ConfigError(
+                f"target: whether more or less of {measure!r} is better is not known",
+                hint=f'say so: metrics={{"{measure}": atoll.Metric(function, better="lower")}}',
             )
         return replace(self, better=better)
 
@@ -162,9 +188,16 @@ class Target:
         value = found.value(self.measure)
         if value is None:
             return False
-        name = found.measure if self.measure in OF_MAIN else self.measure
+        name = found.measure if self.measure in OF_MAIN else parts(self.measure)[1]
         falls = (self.better or BETTER.get(name)) == "lower"
         return value <= self.value if falls else value >= self.value
+
+
+def _no_figure(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is a matrix, and no single number: it can be no target, and has no curve",
+        hint="accuracy, balanced_accuracy and macro_f1 are numbers; the matrix is in Run.evaluation.confusion",
+    )
 
 
 def _number(value: Any) -> float | None:

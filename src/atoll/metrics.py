@@ -1,10 +1,11 @@
-"""What a model is measured by beside its loss: means over samples, and figures of a set of samples as a whole."""
+"""What a model is measured by beside its loss: means over samples, figures of a set of samples as a whole, and which
+classes are taken for which."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from atoll import own, spec
 from atoll.errors import ConfigError, suggest
 from atoll.measures import BETTER, Better
 
-__all__ = ["NAMED", "Metric", "Metrics", "Rows", "chosen", "class_last", "counted"]
+__all__ = ["NAMED", "Confusion", "Metric", "Metrics", "Rows", "chosen", "class_last", "counted"]
 
 Rows = NDArray[np.float64]
 """What a set of samples gives to a figure of the whole: [n, columns]."""
@@ -87,6 +88,47 @@ class Metric:
         return found if np.isfinite(found) else float("nan")
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """How often samples of each class are taken for each: counts [classes, classes], label by predicted class.
+
+    They add up over samples and clients. They are no figure: nothing about them is better, higher or a target. Labels
+    below 0 do not count. One logit (`bce`) knows the classes 0 and 1, of several such logits all together.
+    """
+
+    name: ClassVar[str] = "confusion"
+
+    def taken(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What it takes of each sample: rows (label, how often each class was predicted for it) [b, rows, 1 + classes].
+
+        A sample with more labels than there are classes has a row a class. Labels that do not count are NaN.
+        """
+        logits, labels = _logits(outputs, targets)
+        classes = logits.shape[-1]
+        guesses = torch.nn.functional.one_hot(logits.argmax(-1), classes).to(logits.dtype)
+        if labels.shape[1] > classes:
+            guesses = torch.einsum("brt,brp->btp", _marked(labels, classes), guesses)
+            labels = torch.arange(classes, device=labels.device).to(labels.dtype).expand(len(labels), classes)
+        return torch.cat([labels.unsqueeze(-1), guesses], -1)
+
+    def summed(self, taken: Tensor, mask: Tensor) -> Tensor:
+        """The counts of the real samples of a batch."""
+        marked = _marked(taken[..., 0], taken.shape[-1] - 1) * mask.reshape(-1, 1, 1)
+        return torch.einsum("brt,brp->tp", marked, taken[..., 1:])
+
+    def total(self, taken: Rows) -> Rows:
+        """The same of samples that are all real."""
+        rows = taken.reshape(-1, taken.shape[-1])
+        marked = rows[:, :1] == np.arange(rows.shape[1] - 1)
+        counts: Rows = marked.astype(np.float64).T @ rows[:, 1:]
+        return counts
+
+    def value(self, totals: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+        """The counts of these sets of samples together."""
+        counts = np.sum([np.asarray(each[self.name], np.float64) for each in totals], axis=0)
+        return counts.round().astype(int).tolist()  # type: ignore[no-any-return]
+
+
 Metrics = str | Sequence[str] | Mapping[str, "Metric | Callable[[Any, Tensor], Tensor]"]
 """Names, as one text ("auc, f1") or several, or functions and `Metric`s by name."""
 
@@ -96,10 +138,10 @@ def counted(name: str) -> str:
     return f"{name}_counted"
 
 
-def chosen(given: Metrics | None, loss: str) -> dict[str, Metric]:
+def chosen(given: Metrics | None, loss: str) -> dict[str, Metric | Confusion]:
     """Metrics by name. `loss` is the loss's name: what it learns is what can be measured.  Raises ConfigError."""
     if isinstance(given, Mapping):
-        found = {}
+        found: dict[str, Metric | Confusion] = {}
         for name, each in given.items():
             metric = each if isinstance(each, Metric) else Metric(each)
             found[name] = replace(metric, better=metric.better or BETTER.get(name))
@@ -119,9 +161,10 @@ def _own(name: str) -> Metric:
     return replace(metric, better=metric.better or BETTER.get(own.short(name)))
 
 
-def _named(name: str, loss: str) -> Metric:
-    if name not in NAMED:
-        raise ConfigError(f"metrics: there is no metric {name!r}", hint=suggest(name, NAMED))
+def _named(name: str, loss: str) -> Metric | Confusion:
+    if name not in NAMED and name != Confusion.name:
+        known = [*NAMED, Confusion.name]
+        raise ConfigError(f"metrics: there is no metric {name!r}", hint=suggest(name, known))
     if loss in ("cross_entropy", "bce") and name in _OF_PROBABILITIES:
         return _OF_PROBABILITIES[name]
     if loss in ("mse", "l1") and name not in _OF_PROBABILITIES:
@@ -129,7 +172,7 @@ def _named(name: str, loss: str) -> Metric:
             f"metrics: {name} is nothing that a model with the loss {loss} has",
             hint=f"what can be measured there: {', '.join(_OF_PROBABILITIES)}",
         )
-    return NAMED[name]
+    return Confusion() if name == Confusion.name else NAMED[name]
 
 
 # --- what is taken of samples ---------------------------------------------------------------------------------------
@@ -175,6 +218,12 @@ def _of_classes(outputs: Tensor, targets: Tensor) -> Tensor:
     rows = _predicted(outputs, targets)
     many = max(2, outputs.numel() // max(1, targets.numel()))
     return torch.cat([rows, torch.full_like(rows[..., :1], many)], -1)
+
+
+def _marked(labels: Tensor, classes: int) -> Tensor:
+    """Labels [b, rows] as 0 and 1 for each class [b, rows, classes]; those that do not count have none."""
+    marked = torch.nn.functional.one_hot(labels.nan_to_num().long(), classes).to(labels.dtype)
+    return marked * (~torch.isnan(labels)).to(labels.dtype).unsqueeze(-1)
 
 
 def _scored(outputs: Tensor, targets: Tensor) -> Tensor:

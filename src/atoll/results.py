@@ -15,7 +15,7 @@ from torch import nn
 
 from atoll.measures import Better, called
 from atoll.rounds.evaluation import Evaluation
-from atoll.rounds.history import Round
+from atoll.rounds.history import Round, best
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder, writing
 from atoll.words import value_text
@@ -56,6 +56,11 @@ class Run:
         return None if self.evaluation is None else self.evaluation.overall.get("accuracy")
 
     @property
+    def best_round(self) -> int | None:
+        """The round with the best models on validation data, where a target or `patience` asks to judge there."""
+        return best(self.rounds)[0]
+
+    @property
     def seconds_per_round(self) -> float:
         """Median seconds of a round without evaluation; the first two are left out where there are more."""
         times = [r.seconds for r in self.rounds]
@@ -84,6 +89,7 @@ class Run:
             "loss": last.overall.get("loss") if last else None,
             "metrics": {name: last.value(name) for name in last.further} if last else {},
             "target_round": self.target_round,
+            "best_round": self.best_round,
             "refused": sum(len(r.refused) for r in self.rounds),
             "dropped": sum(len(r.dropped) for r in self.rounds),
             "clients": None if own is None else own.to_dict(),

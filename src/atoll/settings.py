@@ -34,7 +34,8 @@ class Settings:
     `adapt` rounds of their own with the server's state as it is then: how well what was learned serves clients that
     were not there. Of those that leave, the server drops what it keeps (`Method.leave`); nobody is trained anew.
     `joins` and `leaves` draw clients by the seed, or name them: ``{"north": 20}``. Stragglers manage some of their
-    local epochs, drawn uniformly; methods without `partial_work` drop them.
+    local epochs, drawn uniformly; methods without `partial_work` drop them. `patience` counts evaluations since the
+    one in which the models that clients would use were best on their validation data (main measure, mean over clients).
     """
 
     rounds: Rounds = 10
@@ -59,7 +60,12 @@ class Settings:
         Annotated[float, Meta(ge=0, le=1)],
         Meta(description="share of a cohort that manages only some local epochs"),
     ] = 0.0
-    target: Annotated[str | None, Meta(description='stop once reached, such as "accuracy:0.97"')] = None
+    target: Annotated[
+        str | None, Meta(description='stop once reached, such as "accuracy:0.97" or "validation:0.9"')
+    ] = None
+    patience: Annotated[
+        Count | None, Meta(description="stop after so many evaluations that are no better on validation data")
+    ] = None
     eval_every: Annotated[Whole, Meta(description="rounds between evaluations; 0 only at the end")] = 1
     eval_clients: Annotated[Count | None, Meta(description="judge at most so many clients")] = None
     engine: Annotated[
@@ -75,6 +81,12 @@ class Settings:
     keep: Annotated[
         str, Meta(description='checkpoints that stay: "last", "best", "every:50", "all", with commas')
     ] = "last, best"
+
+    @property
+    def validates(self) -> bool:
+        """Whether evaluations judge on clients' validation data, too: `patience` or the target asks for it."""
+        asked = self.target is not None and Target.parse(self.target).on_validation
+        return asked or self.patience is not None
 
     @classmethod
     def kinds(cls) -> dict[str, Any]:

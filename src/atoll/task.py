@@ -21,7 +21,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
 from atoll.measures import Better
-from atoll.metrics import Metric, Metrics, chosen, class_last
+from atoll.metrics import Confusion, Metric, Metrics, chosen, class_last
 from atoll.parts import Inputs, joined, shapes
 from atoll.purity import Pure, Used, plainly
 from atoll.tensors import Record, Tensors
@@ -117,7 +117,9 @@ class Task:
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
         self._known_loss = isinstance(loss, str)
-        self.metrics: dict[str, Metric] = chosen(metrics, self.loss_name)
+        found = chosen(metrics, self.loss_name)
+        self.metrics: dict[str, Metric] = {n: m for n, m in found.items() if isinstance(m, Metric)}
+        self.confusion = next((each for each in found.values() if isinstance(each, Confusion)), None)
         self._gets_all = {n for n, each in self.metrics.items() if not each.of_tensors}
         self._wrapped: Callable[[Tensor], Any] = lambda outputs: outputs
         if self.loss_name in ("cross_entropy", "bce"):
@@ -209,18 +211,17 @@ class Task:
         return self._measured(self._called(params, buffers, inputs)[0], targets)
 
     def judged(self, outputs: Tensor, targets: Tensor) -> Record:
-        """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`)."""
+        """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`, `Confusion.taken`)."""
         return self._measured(self._wrapped(outputs), targets)
 
     def _measured(self, given: Any, targets: Tensor) -> Record:
         outputs = main(given)
-        return Record(
-            loss=self._losses(given, targets),
-            **{
-                n: m.taken(n, given if n in self._gets_all else outputs, targets)
-                for n, m in self.metrics.items()
-            },
-        )
+        found = {
+            n: m.taken(n, given if n in self._gets_all else outputs, targets) for n, m in self.metrics.items()
+        }
+        if self.confusion is not None:
+            found[self.confusion.name] = self.confusion.taken(outputs, targets)
+        return Record(loss=self._losses(given, targets), **found)
 
     def _losses(self, given: Any, targets: Tensor) -> Tensor:
         """The loss of each sample [b]."""
@@ -235,6 +236,9 @@ class Task:
         sums = {"loss": torch.sum(measured.loss * batch.mask)}
         for name, metric in self.metrics.items():
             sums |= metric.summed(name, measured[name], batch.mask)
+        if self.confusion is not None:
+            name = self.confusion.name
+            sums[name] = self.confusion.summed(measured[name], batch.mask)
         return Record(count=batch.mask.sum(), **sums)
 
     @staticmethod

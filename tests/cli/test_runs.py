@@ -157,6 +157,31 @@ def test_show_says_what_was_run_and_how_it_went(atoll: Atoll, runs: Runs) -> Non
     assert "go on with" not in done.out
 
 
+def test_show_has_a_confusion_matrix_and_the_best_round(atoll: Atoll, runs: Runs) -> None:
+    file = rewrite(runs, "2010-confused", 10**6)
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    last = [event for event in events if event["event"] == "round"][-1]
+
+    def shown(classes: int) -> str:
+        """With so many classes, of which the last one is always taken for the first."""
+        counts = [[7 * (k == j) for j in range(classes)] for k in range(classes)]
+        counts[-1] = [5, *[0] * (classes - 1)]
+        last["evaluation"]["confusion"] = {"overall": [[1]], "own": counts}
+        events[-1] |= {"reason": "patience", "best_round": 3}
+        file.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+        return atoll("show", "2010-confused").out
+
+    lines = [line.split() for line in shown(3).splitlines()]
+    assert ["label", "\\", "predicted", "0", "1", "2", "right"] in lines
+    assert ["0", "7", "0", "0", "100.0", "%"] in lines and ["2", "5", "0", "0", "0.0", "%"] in lines
+    assert "4 of 4, best on validation data in round 3" in shown(13)
+    assert "confusion of 13 classes: on the run's page" in shown(13)
+    assert (
+        "over (patience) after 4 rounds, best on validation data in round 3"
+        in atoll("log", "2010-confused").out
+    )
+
+
 def test_show_says_what_went_wrong_and_how_to_go_on(atoll: Atoll, runs: Runs) -> None:
     states(runs)
     resume = f"go on with: atoll run --resume {runs.place}"

@@ -158,6 +158,22 @@ def _resumed(parts: list[tuple[int, int]]) -> list[Event]:
     return events
 
 
+def test_counts_of_classes_stay_for_the_last_evaluations() -> None:
+    raw = list(log(clients=8, rounds=9, cohort=4))
+    for event in kinds(raw, "round"):
+        event["evaluation"] |= {
+            "confusion": {"own": [[event["round"]]]},
+            "validation": event["evaluation"]["clients"],
+        }
+    before = copy.deepcopy(raw)
+    thinned = kinds(compact(raw), "round")
+    assert raw == before
+    assert [e["evaluation"].get("confusion") for e in thinned] == [None] * 6 + [
+        {"own": [[k]]} for k in (7, 8, 9)
+    ]
+    assert all(e["evaluation"]["validation"] == e["evaluation"]["clients"] for e in thinned)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 75)), min_size=1, max_size=5))
 def test_void_rounds_are_gone(parts: list[tuple[int, int]]) -> None:

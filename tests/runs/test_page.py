@@ -291,6 +291,41 @@ def test_partial_work_and_dropped_replies_are_drawn(page: Page, tmp_path: Path) 
     assert page.errors() == []
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_which_classes_are_taken_for_which(page: Page, tmp_path: Path, dark: bool) -> None:
+    events = list(log(clients=8, rounds=6, cohort=4, personalised=True))
+    counts = [[8, 2, 0], [0, 0, 0], [3, 0, 5]]
+    for event in events:
+        if event["event"] == "round":
+            event["evaluation"]["confusion"] = {"overall": [[9, 1, 0], [0, 1, 0], [0, 0, 9]], "own": counts}
+            event["evaluation"]["validation"] = event["evaluation"]["clients"]
+    events[-1] |= {"reason": "patience", "best_round": 2}
+    file = tmp_path / "report.html"
+    report.write(file, "digits", [events])
+    page.open(file.as_uri(), width=390, dark=dark)
+    page.ready()
+    assert page.empty(["confusion"]) == []
+    assert page.js("return document.documentElement.scrollWidth") == 390
+    assert (
+        "After round 6, clients’ own models on all test data of clients: 13 of 18 samples right"
+        in page.text("#confusion")
+    )
+    assert page.js("return [...document.querySelectorAll('#confusion li')].map((e) => e.textContent)") == [
+        "2 → 0 3 of 8, 37.5 %", "0 → 1 2 of 10, 20.0 %",
+    ]  # fmt: skip
+    page.js("document.querySelector('#confusion canvas').focus()")
+    active = page.driver.switch_to.active_element
+    active.send_keys(Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_RIGHT)
+    assert page.text("#confusion .note") == "class 0 taken for 1, 2 of 10 samples (20.0 %)"
+    page.js("document.querySelectorAll('#confusion .of button')[1].click()")
+    page.until(lambda: "the global model on the global test set: 19 of 20" in page.text("#confusion .note"))
+    page.js("document.querySelector('#confusion details.data summary').click()")
+    page.until(lambda: page.text("#confusion .data tbody tr"))
+    assert "validation data" in page.text("#learning") and "Validation" in page.text("#run-kpis")
+    assert "no better on validation data since round 2" in page.text("#run-time")
+    assert page.errors() == []
+
+
 def test_absent_clients_are_not_idle(page: Page, tmp_path: Path) -> None:
     events = list(log(clients=6, rounds=4, cohort=2))
     events[1] |= {"joins": {"4": 9}, "leaves": {"5": 3}, "judged": [0, 1, 2, 3]}

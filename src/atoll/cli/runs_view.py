@@ -16,7 +16,7 @@ from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
 from atoll.runs.story import Story
 from atoll.show.fitted import Column, Fitted
-from atoll.show.scores import scores, worst_text
+from atoll.show.scores import confusion, scores, worst_text
 from atoll.show.summary import sparkline
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
@@ -71,6 +71,7 @@ def card(entry: Entry) -> RenderableType:
     parts: list[RenderableType] = [title, Text(str(entry.folder.path), "dim")]
     if story.final:
         parts.append(scores(story.final, story.measure, story.better))
+        parts += confusion(story.final)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
@@ -95,7 +96,10 @@ def line(event: Event) -> str:
         "checkpoint": lambda: f"checkpoint {event.get('path')}",
         "resume": lambda: f"resumed after round {event.get('round')}, to {event.get('rounds')} rounds",
         "problem": lambda: f"problem: {event.get('where')}: {event.get('message')}",
-        "result": lambda: f"over ({event.get('reason')}) after {event.get('rounds')} rounds",
+        "result": lambda: (
+            f"over ({event.get('reason')}) after {event.get('rounds')} rounds"
+            + (f", best on validation data in round {event['best_round']}" if event.get("best_round") else "")
+        ),
         "error": lambda: f"error: {event.get('message')}",
     }
     kind = event["event"]
@@ -117,11 +121,14 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
         rows.append((title, f"{ends[0]} {sparkline(values)} {ends[1]}"))
     if (text := worst_text(story.own, story.measure, story.names, story.tested)) is not None:
         rows.append(("worst client", text))
-    reached = (story.last("result") or {}).get("target_round")
+    result = story.last("result") or {}
     of = f" of {story.planned}" if story.planned else ""
-    rows.append(
-        ("rounds", f"{entry.round}{of}" + (f", target reached in round {reached}" if reached else ""))
-    )
+    named = {
+        "target reached in": result.get("target_round"),
+        "best on validation data in": result.get("best_round"),
+    }
+    told = [f"{what} round {number}" for what, number in named.items() if number]
+    rows.append(("rounds", ", ".join([f"{entry.round}{of}", *told])))
     counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
     if any(counts.values()):
         rows.append(("replies", ", ".join(f"{count} {what}" for what, count in counts.items() if count)))

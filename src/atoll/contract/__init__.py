@@ -10,8 +10,10 @@ from atoll.contract.method import Evaluate, Method, Program
 from atoll.contract.orders import Answer, Channel, Job, Memories, Order, Outcome
 from atoll.contract.reduce import Each, Mean, Reducer, Replies, Rule, Total, chunks
 from atoll.contract.screen import misshapen, screen
+from atoll.contract.validation import ON_VALIDATION, OnValidation
 
 __all__ = [
+    "ON_VALIDATION",
     "Answer",
     "Around",
     "Change",
@@ -25,6 +27,7 @@ __all__ = [
     "Memories",
     "Method",
     "Model",
+    "OnValidation",
     "Order",
     "Outcome",
     "Plan",

@@ -79,7 +79,8 @@ class Work:
     """What the server sends out for a round.
 
     `shared` goes to every client of the cohort, `own[client]` only to that one; the client receives both in one
-    record. `program` names the client program to run.
+    record. `program` names the client program to run; "personal on validation" is the program "personal" with
+    validation data in the place of test data (see `OnValidation`).
     """
 
     shared: Record

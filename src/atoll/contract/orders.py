@@ -13,6 +13,7 @@ from atoll.contract.change import Change
 from atoll.contract.messages import Reply, Work
 from atoll.contract.method import Method, Program
 from atoll.contract.reduce import Reducer
+from atoll.contract.validation import ON_VALIDATION, OnValidation
 from atoll.tensors import Record, Tensors
 
 __all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome"]
@@ -113,10 +114,11 @@ class Job:
     @property
     def program(self) -> Program:
         """What the clients run."""
-        inner = self.method.program(self.work.program)
-        if self.channel is None:
-            return inner
-        return self.channel.program(self.work.program, inner, self.method.change)
+        name, on_validation, _ = self.work.program.partition(ON_VALIDATION)
+        inner = self.method.program(name)
+        if on_validation:
+            inner = OnValidation(inner)
+        return inner if self.channel is None else self.channel.program(name, inner, self.method.change)
 
     def reducer(self) -> Reducer:
         """A new reducer for the replies."""

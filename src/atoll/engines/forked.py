@@ -63,7 +63,7 @@ class _Result(msgspec.Struct):
     run: int
     slot: int
     result: Header = []
-    outcomes: list[tuple[int, float, dict[str, float], int, str | None, float, float]] = []
+    outcomes: list[tuple[int, float, dict[str, Any], int, str | None, float, float]] = []
     error: str = ""
     hint: str | None = None
     engine: bool = False

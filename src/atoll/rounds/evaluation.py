@@ -58,7 +58,10 @@ class Evaluation:
     client's test data and `personal` each client's own model there, measure -> Spread; `personal` is empty unless the
     method personalises. `newcomers` is what clients that never took part in a round would use (see `Federation`).
     `each` holds the clients' values behind `clients` and `personal`: kind -> measure -> client -> value. `only` is the
-    class that the global model gives to every sample of a test set of several classes; None mostly.
+    class that the global model gives to every sample of a test set of several classes; None mostly. `confusion` is
+    there where it is asked for, counts [classes, classes], label by predicted class: "overall" of the global model on
+    the global test set, "own" of the models that clients would use on all their test data. `validation` is there where
+    a target or `patience` asks: the models that clients would use on their validation data, measure -> Spread.
     """
 
     overall: Mapping[str, float] = field(default_factory=dict)
@@ -67,6 +70,8 @@ class Evaluation:
     newcomers: Mapping[str, Spread] = field(default_factory=dict)
     each: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict, repr=False)
     only: int | None = field(default=None, compare=False)
+    confusion: Mapping[str, list[list[int]]] = field(default_factory=dict, repr=False)
+    validation: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def measure(self) -> str:
@@ -103,11 +108,17 @@ class Evaluation:
         return Figures(self.to_dict(), self.measure)
 
     def to_dict(self) -> dict[str, Any]:
+        """As plain values; `confusion` and `validation` only where they are asked for."""
+        asked = {
+            "validation": {name: spread.to_dict() for name, spread in self.validation.items()},
+            "confusion": dict(self.confusion),
+        }
         return {
             "overall": dict(self.overall),
             "clients": {name: spread.to_dict() for name, spread in self.clients.items()},
             "personal": {name: spread.to_dict() for name, spread in self.personal.items()},
             "newcomers": {name: spread.to_dict() for name, spread in self.newcomers.items()},
+            **{name: found for name, found in asked.items() if found},
         }
 
     def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
@@ -135,6 +146,9 @@ class Evaluation:
         overall = dict(zip(event["overall"], restored(list(event["overall"].values())), strict=True))
         spreads = {
             kind: {name: Spread(**spread) for name, spread in event.get(kind, {}).items()}
-            for kind in ("clients", "personal", "newcomers")
+            for kind in ("clients", "personal", "newcomers", "validation")
         }
-        return Evaluation(overall, spreads["clients"], spreads["personal"], spreads["newcomers"], each)
+        return Evaluation(
+            overall, spreads["clients"], spreads["personal"], spreads["newcomers"], each,
+            confusion=event.get("confusion", {}), validation=spreads["validation"],
+        )  # fmt: skip

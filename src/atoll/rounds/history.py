@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from atoll.digits import restored
 from atoll.rounds.evaluation import Evaluation
 
-__all__ = ["Round"]
+__all__ = ["Round", "best"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,21 @@ class Round:
             event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
             event["bytes_down"], event["seconds"], evaluation, columns,
         )  # fmt: skip
+
+
+def best(history: Sequence[Round]) -> tuple[int | None, int]:
+    """The round with the best models on validation data, the first of equals, and how many evaluations came after it.
+
+    None where none was judged on validation data.
+    """
+    found, top, since = None, -math.inf, 0
+    for each in history:
+        if each.evaluation is None or not each.evaluation.validation:
+            continue
+        measure = each.evaluation.measure
+        value = each.evaluation.validation[measure].mean  # read straight: this is asked after every round
+        score = -value if measure == "loss" else value
+        since += 1
+        if score > top:
+            found, top, since = each.number, score, 0
+    return found, since

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from atoll import seeds
-from atoll.contract import Channel, Job, Memories, Method, Replies, Work
+from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Replies, Work
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
@@ -45,6 +45,7 @@ class Judge:
     Args:
         limit: at most this many clients are judged, the same ones every time (a sample drawn with the seed).
         membership: clients are judged while they are there, and newcomers apart, after `adapt` rounds of their own.
+        validates: whether the models that clients would use are judged on their validation data, too.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Judge:
         membership: Membership,
         adapt: int = 1,
         channel: Channel | None = None,
+        validates: bool = False,
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
         self.limit, self.adapt, self.membership, self.channel = limit, adapt, membership, channel
-        self.newcomers = [client for client in membership.newcomers if self._tested(client) is not None]
+        self.validates = validates
+        self.newcomers = [client for client in membership.newcomers if self._held(client, "test") is not None]
 
     @property
     def clients(self) -> list[int]:
@@ -71,6 +74,15 @@ class Judge:
     @cached_property
     def tested(self) -> dict[int, int]:
         """How many test samples each of them has."""
+        return self._having("test")
+
+    @cached_property
+    def validated(self) -> dict[int, int]:
+        """How many validation samples the clients of the sample have, of those that have some."""
+        return self._having("validation")
+
+    def _having(self, split: str) -> dict[int, int]:
+        """How many samples the clients of the sample have in a split, of those that have some."""
         count, limit = len(self.data), self.limit
         if limit is None and self.data.pool("train") is None:
             limit = 100  # a generated population has no end of clients
@@ -79,14 +91,14 @@ class Judge:
         else:
             chosen = np.arange(count)
         apart = set(self.newcomers)
-        counts = {int(k): self._tested(int(k)) for k in np.sort(chosen) if int(k) not in apart}
+        counts = {int(k): self._held(int(k), split) for k in np.sort(chosen) if int(k) not in apart}
         return {client: count for client, count in counts.items() if count is not None}
 
-    def _tested(self, client: int) -> int | None:
+    def _held(self, client: int, split: str) -> int | None:
         if self.data.pool("train") is not None:
-            rows = self.data.rows(client, "test")
+            rows = self.data.rows(client, split)
             return None if rows is None else len(rows)
-        samples = self.data.samples(client, "test")
+        samples = self.data.samples(client, split)
         return None if samples is None else samples.count
 
     def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
@@ -107,35 +119,55 @@ class Judge:
             else:
                 sums = self.pooled(params, buffers, there, measured)
             only = self._only_class(params, buffers, measured, test)
-        overall = {} if not measured else self._figures([(len(measured["loss"]), self._totals(measured))])
+        whole = [(len(measured["loss"]), self._totals(measured))] if measured else []
+        overall = self._figures(whole) if whole else {}
         clients, each = self._spreads(sums)
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
         if method.personalised and there:
-            personal, found["personal"] = self._personal(method, state, memories, round, there)
+            sums = self._personal(method, state, memories, round, there)
+            personal, found["personal"] = self._spreads(sums)
         newcomers = self._newcomers(method, state, memories, round) if self.newcomers else {}
-        return Evaluation(overall, clients, personal, newcomers, found, only)
+        confusion = self._confusion(overall=whole, own=list(sums.values()))
+        validation = self._validation(method, state, memories, round) if self.validates else {}
+        return Evaluation(overall, clients, personal, newcomers, found, only, confusion, validation)
 
     # --- the global model -------------------------------------------------------------------------------------
 
     def asked(
-        self, method: Method, params: Tensors, buffers: Tensors, clients: Sequence[int], round: int
+        self,
+        method: Method,
+        params: Tensors,
+        buffers: Tensors,
+        clients: Sequence[int],
+        round: int,
+        on: str = "",
     ) -> Sums:
-        """What these clients answer who are sent a model to judge on their test data, with the program "evaluate"."""
-        work = Work(Record(params=params, buffers=buffers), program="evaluate", reduction="each")
+        """What these clients answer who are sent a model to judge on their test data, with the program "evaluate".
+
+        `on` is nothing, or `ON_VALIDATION`.
+        """
+        work = Work(Record(params=params, buffers=buffers), program=f"evaluate{on}", reduction="each")
         job = Job(method, work, clients, round, self.seed)
         _, outcomes = Loop(self.task, self.data, self.device).run(job, _Aside())
         return {outcome.client: _answered(outcome.metrics) for outcome in outcomes}
 
-    def pooled(self, params: Tensors, buffers: Tensors, clients: Sequence[int], measured: Measures) -> Sums:
-        """The same, by one pass over the tensor that holds all clients' test data.
+    def pooled(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        clients: Sequence[int],
+        measured: Measures,
+        split: str = "test",
+    ) -> Sums:
+        """The same, by one pass over the tensor that holds all clients' data of the split.
 
         Args:
-            measured: the model's measures on the global test set, which may be that tensor itself.
+            measured: the model's measures on the global test set, which may be that tensor itself; {} where unknown.
         """
-        test, pool = self.data.test_set, self.data.pool("test")
+        test, pool = self.data.test_set if measured else None, self.data.pool(split)
         assert pool is not None
-        rows = {k: own for k in clients if (own := self.data.rows(k, "test")) is not None}
+        rows = {k: own for k in clients if (own := self.data.rows(k, split)) is not None}
         if not rows:
             return {}
         if test is not None and test.inputs is pool.inputs:
@@ -179,6 +211,8 @@ class Judge:
         found: dict[str, Any] = {"loss": float(measured["loss"].sum())}
         for name, metric in self.task.metrics.items():
             found |= metric.total(name, measured[name])
+        if (confusion := self.task.confusion) is not None:
+            found[confusion.name] = confusion.total(measured[confusion.name])
         return found
 
     def _figures(self, sums: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, float]:
@@ -189,6 +223,13 @@ class Judge:
             "loss": loss,
             **{name: metric.value(totals, name) for name, metric in self.task.metrics.items()},
         }
+
+    def _confusion(self, **sums: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[list[int]]]:
+        """Which classes are taken for which, where that is asked: of each sort, all sets of samples together."""
+        confusion = self.task.confusion
+        if confusion is None:
+            return {}
+        return {of: confusion.value([totals for _, totals in found]) for of, found in sums.items() if found}
 
     def _spreads(self, sums: Sums) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
         """How the clients' figures are spread, and the figures; of a metric, of those where it is defined."""
@@ -242,20 +283,41 @@ class Judge:
     # --- personal models --------------------------------------------------------------------------------------
 
     def _personal(
-        self, method: Method, state: Record, memories: Memories, round: int, clients: Sequence[int]
-    ) -> tuple[dict[str, Spread], dict[str, dict[int, float]]]:
-        """These clients run the method's "personal" program, which ends in sums over their test data."""
+        self,
+        method: Method,
+        state: Record,
+        memories: Memories,
+        round: int,
+        clients: Sequence[int],
+        on: str = "",
+    ) -> Sums:
+        """These clients run the method's "personal" program, which ends in sums over test data (`on`: as above)."""
         sent = method.broadcast(state, clients)
         job = Job(
             method,
-            Work(sent.shared, sent.own, "personal", passes=sent.passes),
+            Work(sent.shared, sent.own, f"personal{on}", passes=sent.passes),
             clients,
             round,
             self.seed,
             channel=self.channel,
         )
         _, outcomes = self.engine.run(job, _Aside(memories))
-        return self._spreads({outcome.client: _answered(outcome.metrics) for outcome in outcomes})
+        return {outcome.client: _answered(outcome.metrics) for outcome in outcomes}
+
+    # --- validation data --------------------------------------------------------------------------------------
+
+    def _validation(self, method: Method, state: Record, memories: Memories, round: int) -> dict[str, Spread]:
+        """How the models that clients would use do on their validation data."""
+        there = [client for client in self.validated if self.membership.there(client, round)]
+        if not there:
+            return {}
+        if method.personalised:
+            return self._spreads(self._personal(method, state, memories, round, there, ON_VALIDATION))[0]
+        params, buffers = method.model(state)
+        if self.data.pool("validation") is None:
+            return self._spreads(self.asked(method, params, buffers, there, round, ON_VALIDATION))[0]
+        with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
+            return self._spreads(self.pooled(params, buffers, there, {}, "validation"))[0]
 
     # --- newcomers --------------------------------------------------------------------------------------------
 
@@ -277,7 +339,7 @@ class Judge:
             work = replace(method.broadcast(state, clients), reduction="each")
             replies = played(work, method.expects(state), clients, round + at)
             state = state if replies is None else method.adapt(state, replies)
-        return self._personal(method, state, aside, round, clients)[0]
+        return self._spreads(self._personal(method, state, aside, round, clients))[0]
 
 
 class _Aside:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.errors import ConfigError
-from atoll.measures import Target
+from atoll.measures import Target, parts
 from atoll.runs import compare_view, figures, report
 from atoll.runs.averages import Compared, Group
 from atoll.runs.csvs import comparison_csv
@@ -86,7 +86,7 @@ def _goal(stories: Sequence[Story], target: str | None) -> Target | None:
     if target is None:
         given = {str(story.start["target"]) for story in stories if story.start.get("target")}
         goal = Target.parse(given.pop(), shown) if len(given) == 1 else None
-        return goal and replace(goal, better=better.get(goal.measure))
+        return goal and replace(goal, better=better.get(parts(goal.measure)[1]))
     known = {name for story in stories for kind in _KINDS for name in story.final.get(kind) or {}}
     known |= {measure, *better}
     return Target.parse(target, shown).check({name: better.get(name) for name in known}, "no run measures")

@@ -24,7 +24,7 @@ __all__ = ["Csv", "clients_csv", "comparison_csv", "known", "metrics_csv"]
 FILE = "metrics.csv"
 
 _BASE = ("round", "seconds", "clients", "refused", "dropped", "train_loss", "bytes_up", "bytes_down")
-_KINDS = ("overall", "clients", "personal")
+_KINDS = ("overall", "clients", "personal", "validation")
 _SPREAD = ("mean", "pooled", "std", "p10", "median", "p90", "min", "max")
 
 _Column = tuple[
@@ -48,8 +48,8 @@ def metrics_csv(events: Iterable[Event]) -> str:
 
     The columns are round, seconds, clients (how many took part), refused, dropped, train_loss, bytes_up, bytes_down;
     <measure> of the global model on the global test set; clients_<measure>_<mean, pooled, std, p10, median, p90, min,
-    max> of the global model over clients; personal_<measure>_<...> of the clients' own models. Only measures that
-    occur in some round have columns.
+    max> of the global model over clients; personal_<measure>_<...> of the clients' own models;
+    validation_<measure>_<...> on validation data. Only measures that occur in some round have columns.
     """
     metrics = _Metrics()
     for each in events:

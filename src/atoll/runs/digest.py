@@ -43,7 +43,8 @@ def compact(events: Iterable[Event], share: int = 1) -> list[Event]:
     - `clients` is there for the last 60 rounds or fewer (about 20,000 entries); the rounds before have `quantiles`,
       {column: [p10, median, p90]}; `partial` counts those whose `work` is below 1;
     - a spread has mean, p10, median, p90, min and max; `each` holds the first measure alone, and is there for the
-      first, the last and about 12 to 24 evenly spaced evaluations, fewer where more than 4,000 clients are judged.
+      first, the last and about 12 to 24 evenly spaced evaluations, fewer where more than 4,000 clients are judged;
+    - `confusion` is there for the last three evaluations.
 
     One kind is added: `latest` {`clients`, `round`, `loss`, `norm`, `cosine`} tells what is last known of clients
     whose last round has no `clients`.
@@ -102,6 +103,7 @@ class Digest:
     _others: list[tuple[int, Event]] = field(default_factory=list)
     _rounds: list[_Round] = field(default_factory=list)
     _each: list[_Each] = field(default_factory=list)
+    _confused: list[dict[str, Any]] = field(default_factory=list)  # evaluations with a confusion matrix
     _latest: dict[int, tuple[int, list[Any]]] = field(default_factory=dict)
     _problems: dict[tuple[str, str], Event] = field(default_factory=dict)
     _reasons: set[str] = field(default_factory=set)
@@ -174,12 +176,21 @@ class Digest:
         evaluation = event.get("evaluation")
         if evaluation:
             overall = {name: short(value) for name, value in (evaluation.get("overall") or {}).items()}
-            thin["evaluation"] = {
+            found: dict[str, Any] = {
                 "overall": overall,
                 "clients": _spreads(evaluation.get("clients")),
                 "personal": _spreads(evaluation.get("personal")),
                 "newcomers": _spreads(evaluation.get("newcomers")),
             }
+            if evaluation.get("validation"):
+                found["validation"] = _spreads(evaluation["validation"])
+            if evaluation.get("confusion"):
+                found["confusion"] = evaluation["confusion"]
+                self._confused.append(found)
+                for old in self._confused[:-_RECENT]:
+                    del old["confusion"]
+                self._confused = self._confused[-_RECENT:]
+            thin["evaluation"] = found
             self._add_each(number, evaluation.get("each") or {})
         shares = (event.get("clients") or {}).get("work") or ()
         if partial := sum(share is not None and share < 1 for share in shares):

@@ -1,8 +1,8 @@
 """A run in TensorBoard, and what it has in common with other tools (`mlflows`): the names of numbers and settings.
 
-All call a round's numbers the same: test/<measure> of the global model on the global test set, clients/<measure>/
-and personal/<measure>/ with mean, p10, p90 and min over clients, train/loss, bytes/up, bytes/down, and seconds. The
-step is the round.
+All call a round's numbers the same: test/<measure> of the global model on the global test set, clients/<measure>/,
+personal/<measure>/ and validation/<measure>/ with mean, p10, p90 and min over clients, train/loss, bytes/up,
+bytes/down, and seconds. The step is the round.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def scalars(event: Event) -> dict[str, float]:
     evaluation = event.get("evaluation") or {}
     for measure, value in (evaluation.get("overall") or {}).items():
         found[f"test/{measure}"] = value
-    for kind in ("clients", "personal"):
+    for kind in ("clients", "personal", "validation"):
         for measure, spread in (evaluation.get(kind) or {}).items():
             found |= {f"{kind}/{measure}/{name}": spread.get(name) for name in _SPREAD}
     return {

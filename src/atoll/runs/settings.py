@@ -9,7 +9,13 @@ from atoll.errors import ConfigError
 
 __all__ = ["FREE", "OPERATIONAL", "agree"]
 
-_EXTENT = ("rounds", "target", "eval_every", "eval_clients")  # how far it goes, and where it is looked at
+_EXTENT = (
+    "rounds",
+    "target",
+    "patience",
+    "eval_every",
+    "eval_clients",
+)  # how far it goes, and where it is looked at
 _CONDUCT = ("workers", "checkpoint", "keep", "log")  # how it is carried out and written down
 
 FREE = (*_EXTENT, *_CONDUCT)
@@ -26,7 +32,7 @@ def agree(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None
         shown = "; ".join(
             f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in differ[:4]
         )
-        free = ", ".join(FREE[:4])
+        free = ", ".join(_EXTENT)
         raise ConfigError(
             f"this is not the run of {where}: {shown}",
             hint=f"resume with the run's own model, data and settings; {free} may change",

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from atoll.measures import Figures
 from atoll.show.fitted import Column, Fitted
 from atoll.words import value_text
 
-__all__ = ["score_rows", "scores", "worst_text"]
+__all__ = ["confusion", "score_rows", "scores", "worst_text"]
 
-_KINDS = (("clients", "global model"), ("personal", "personal models"), ("newcomers", "newcomers"))
+_KINDS = (
+    ("clients", "global model"),
+    ("personal", "personal models"),
+    ("newcomers", "newcomers"),
+    ("validation", "validation data"),
+)
 _ENDS = {"higher": ("p10", "min", "max"), "lower": ("p90", "max", "min")}  # doing badly, worst, best
+_CLASSES = 12  # of a confusion matrix that a terminal has room for
 
 
 def scores(evaluation: Mapping[str, Any], measure: str, better: Mapping[str, Any]) -> Fitted:
@@ -57,6 +64,28 @@ def score_rows(
             rows.append([title, *("–" if value is None else value_text(name, value) for value in found)])
     bad = "p90" if figures.direction(measure) == "lower" else "p10"
     return [measure, "test set", "client mean", "± std", bad, "median", "worst", "best"], rows
+
+
+def confusion(evaluation: Mapping[str, Any]) -> list[RenderableType]:
+    """Which classes are taken for which by the models that clients would use, where the evaluation says; else nothing.
+
+    Without clients, that of the global model on the global test set. Of many classes only what shows them is named.
+    """
+    found = evaluation.get("confusion") or {}
+    counts = found.get("own") or found.get("overall")
+    if not counts:
+        return []
+    if len(counts) > _CLASSES:
+        return [
+            Text(f"confusion of {len(counts)} classes: on the run's page (atoll dash, atoll report)", "dim")
+        ]
+    heads = (Column(str(each), 1) for each in range(len(counts)))
+    table = Fitted([Column("label \\ predicted", text=True, style="dim"), *heads, Column("right")])
+    for label, row in enumerate(counts):
+        cells = [Text(str(n), "bold" if label == each else "") for each, n in enumerate(row)]
+        right = value_text("accuracy", row[label] / sum(row)) if sum(row) else "–"
+        table.add([str(label), *cells, right])
+    return [table]
 
 
 def worst_text(

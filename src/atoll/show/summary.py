@@ -112,7 +112,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if last is not None and name == "accuracy" and "loss" in last.overall:
         facts.append(("test loss", number_text(last.overall["loss"])))
     reached = f", target reached in round {run.target_round}" if run.target_round is not None else ""
-    facts.append(("rounds", f"{len(run.rounds)}{reached}"))
+    best = f", best on validation data in round {run.best_round}" if run.best_round is not None else ""
+    facts.append(("rounds", f"{len(run.rounds)}{reached}{best}"))
     if run.rounds:
         clients = [len(r.cohort) for r in run.rounds]
         each = f"{min(clients)}" if min(clients) == max(clients) else f"{min(clients)} to {max(clients)}"

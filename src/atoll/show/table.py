@@ -156,7 +156,7 @@ def _heading(start: Event) -> tuple[str, str]:
 def columns_of(rounds: Sequence[Round]) -> list[Column]:
     """The columns of a table of rounds. Where there is little room, how good the model is stays longest."""
     names = list(dict.fromkeys(name for each in rounds for name in _measures(each.evaluation)))
-    ranks = {"client mean": 0, "newcomers": 3, "worst": 4, "p10": 5, "p90": 5}
+    ranks = {"client mean": 0, "validation": 1, "newcomers": 3, "worst": 4, "p10": 5, "p90": 5}
     return [
         Column("round"),
         Column("clients", 3),
@@ -207,7 +207,8 @@ def _measures(evaluation: Evaluation | None) -> dict[str, str]:
     name = evaluation.measure
     bad = "p90" if name == "loss" else "p10"
     figures = {
-        "client mean": "own", f"test {name}": name, bad: "p10", "worst": "worst", "newcomers": "newcomers",
+        "client mean": "own", "validation": "validation", f"test {name}": name, bad: "p10", "worst": "worst",
+        "newcomers": "newcomers",
     }  # fmt: skip
     found = {title: evaluation.value(figure) for title, figure in figures.items()}
     if name not in evaluation.overall:

@@ -41,7 +41,7 @@ Maybe: TypeAlias = T | UnsetType
 """A field that a run without such a thing leaves out."""
 
 Number = float | None
-Reason = Literal["rounds", "target", "stopped"]
+Reason = Literal["rounds", "target", "patience", "stopped"]
 Spreads = Mapping[str, "Spread"]
 
 
@@ -165,6 +165,17 @@ class Evaluation(Struct, kw_only=True, forbid_unknown_fields=True):
     newcomers: Annotated[
         Maybe[Spreads], says("what clients that never took part would use; {} where `newcomers` is 0")
     ] = UNSET
+    validation: Annotated[
+        Maybe[Spreads],
+        says("what clients would use, on their validation data; where a target or `patience` asks"),
+    ] = UNSET
+    confusion: Annotated[
+        Maybe[Mapping[Literal["overall", "own"], Sequence[Sequence[int]]]],
+        says(
+            "counts [label][predicted class]: of the global model on the global test set, and of what clients would "
+            "use on all their test data; where `metrics` has it"
+        ),
+    ] = UNSET
     each: Annotated[
         Maybe[Mapping[Literal["clients", "personal"], Mapping[str, Sequence[Number]]]],
         says("the clients' values in the order of `judged`, null where missing, five significant digits"),
@@ -239,7 +250,9 @@ class Problem(Written, kw_only=True):
 class Result(Written, kw_only=True):
     """The run is over."""
 
-    reason: Annotated[Reason, says("why: all played, reached, or told to")]
+    reason: Annotated[
+        Reason, says("why: all played, reached, no better on validation data for long, or told to")
+    ]
     method: Annotated[str, says("what was run")]
     data: Annotated[Maybe[str], says("on which data")] = UNSET
     partition: Annotated[Maybe[str], says("divided how")] = UNSET
@@ -260,6 +273,10 @@ class Result(Written, kw_only=True):
         ),
     ] = UNSET
     target_round: Annotated[Maybe[int | None], says("the first round at the target")] = UNSET
+    best_round: Annotated[
+        Maybe[int | None],
+        says("the round with the best models on validation data, where they are judged there"),
+    ] = UNSET
     refused: Annotated[Maybe[int], says("replies that could not be used")] = UNSET
     dropped: Annotated[Maybe[int], says("clients that were too slow")] = UNSET
     clients: Annotated[Maybe[Spread | None], says("the main measure of the models clients would use")] = UNSET

@@ -56,6 +56,7 @@ const Hero = (() => {
       if (known(run.seconds)) parts.push(duration(run.seconds));
       const reason = run.ending && run.ending.event === "result" ? run.ending.reason : null;
       if (reason === "target") parts.push("target reached");
+      if (reason === "patience") parts.push(`no better on validation data since round ${run.ending.best_round}`);
       if (reason === "stopped") parts.push("stopped early");
     }
     if (run.resumed) parts.push(run.resumed > 1 ? `resumed ${run.resumed} times` : "resumed once");
@@ -100,7 +101,7 @@ const Hero = (() => {
     const s = (v) => score(measure, v);
     const name = measure === "accuracy" ? "accuracy" : "loss";
     if (last) {
-      const { overall, clients, personal, newcomers } = last.evaluation;
+      const { overall, clients, personal, newcomers, validation } = last.evaluation;
       const c = clients[measure];
       const p = personal[measure];
       const own = run.ownOf(last.evaluation); // what clients would use
@@ -111,6 +112,7 @@ const Hero = (() => {
         found.push(["Worst client", s(run.lowIsGood ? own.max : own.min), worstName(run, p ? "personal" : "clients")]);
       }
       if (p && c) found.push(["Global model", s(c.mean), `client mean; personal ${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)}`]);
+      if (validation[measure]) found.push(["Validation", s(validation[measure].mean), best(run, (e) => (e.validation[measure] || {}).mean)]);
       if (newcomers[measure]) found.push(["Newcomers", s(newcomers[measure].mean), "client mean"]);
     }
     if (run.last) {

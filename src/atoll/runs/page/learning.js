@@ -63,6 +63,7 @@
       add("worst client", "--s-worst", part(own, falls ? "max" : "min"), { dash: [2, 3], width: 1.5 });
       add(own === "personal" ? "client mean, global model" : "client mean", "--s-clients", part("clients", "mean"));
       add("client mean, personal models", "--s-personal", part("personal", "mean"), { dash: [9, 3], width: 2 });
+      add("client mean, validation data", "--s-validation", part("validation", "mean"), { dash: [6, 2, 1, 2], width: 1.5 });
       add("test set", "--s-global", part("overall"), { width: 2.25 });
       if (trains) add("training", "--s-train", run.rounds.map((r) => r.loss), { dash: [5, 4], width: 1.25 });
       main.text = (v) => score(measure, v);
@@ -70,7 +71,8 @@
       main.floor = 0;
       main.ceiling = measure === "accuracy" ? 1 : null;
       const [name, value] = String(run.start.target || "").split(":");
-      const mark = name === measure || ((name === "clients" || name === "personal") && measure === run.measure)
+      const [kind, of] = name.split(".");
+      const mark = name === measure || (["clients", "personal", "validation"].includes(kind) && (of || run.measure) === measure)
         ? { value: Number(value), label: `target ${score(measure, Number(value))}` } : null;
       main.set(shown.map((r) => r.round), series, { mark });
       second.hidden = trains;

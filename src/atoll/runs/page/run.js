@@ -73,6 +73,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
       this.problems = new Map();
       this.refusals = new Map();
       this.affinity = null;
+      this.confusion = null; // of the last evaluation: its round, and counts by label and predicted class
       this.engine = null;
       this.checkpoint = null;
       this.working = null;
@@ -239,7 +240,8 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
     }
 
     _evaluation(round, evaluation) {
-      round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {}, newcomers: evaluation.newcomers || {} };
+      round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {}, newcomers: evaluation.newcomers || {}, validation: evaluation.validation || {} };
+      if (evaluation.confusion) this.confusion = { round: round.round, ...evaluation.confusion };
       const each = evaluation.each || {};
       const values = {};
       for (const kind of ["clients", "personal"]) {
