@@ -654,3 +654,9 @@ def test_a_setting_of_another_type(given: dict[str, Any], message: str, hint: st
 def test_numbers_of_numpy_are_numbers() -> None:
     assert atoll.FedAvg(lr=np.float32(0.5), epochs=np.int64(2)).epochs == 2  # type: ignore[arg-type]
     assert atoll.FedAvg(lr=1).lr == 1
+
+
+@pytest.mark.parametrize("model", ["mlp:8", 5, ["mlp:8", "mlp:8"]])
+def test_a_model_that_is_none_is_named(model: Any) -> None:
+    with pytest.raises(ConfigError, match=r"neither an nn.Module nor a function.*\n.*models.build"):
+        Federation(model, atoll.data.load("digits").partition("iid", clients=3), "fedproto", runs=None)

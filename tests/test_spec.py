@@ -284,7 +284,7 @@ def test_of_other_texts_is_said_what_is_wrong_where_and_what_would_fit(
         ("partition", "dirichlet", "write dirichlet:ALPHA[,MIN_SIZE,BALANCE]"),
         ("partition", "iid:3", "write iid"),
         ("model", "mlp:8,x", "write mlp[:WIDTHS,...]"),
-        ("joins", "six@3", "write CLIENTS@ROUND"),
+        ("joins", "six@3", "write CLIENTS@ROUND, such as 6@20"),
         ("keep", "last,", "known: all, best, every, last"),
         ("schedule", "step:30", "write step:ROUNDS,FACTOR"),
         ("rates", "1,half", "write RATE,RATE,..."),

@@ -98,7 +98,14 @@ def architectures(
     metrics: Metrics | None,
 ) -> tuple[Task, ...]:
     """A task for each architecture, tried on the data."""
-    models: list[Model] = [model] if isinstance(model, nn.Module) or callable(model) else list(model)
+    several = isinstance(model, Sequence) and not isinstance(model, str)
+    models: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
+    for each in models:
+        if not (isinstance(each, nn.Module) or callable(each)):
+            raise ConfigError(
+                f"model is {each!r}, and neither an nn.Module nor a function that makes one",
+                hint="atoll.models.build(NAME, shape, classes) makes one of a name, and atoll.run(model=NAME) too",
+            )
     if len(models) > 1 and not method.mixed:
         able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
         raise ConfigError(

@@ -78,6 +78,7 @@ def opening(
         judged=judge.tested,
         joins=here.joins,
         leaves=here.leaves,
+        newcomers=here.newcomers,
         report=data.report().to_dict(),
     )
 

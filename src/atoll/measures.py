@@ -154,7 +154,7 @@ class Target:
             return Target(
                 measure, _VALUE.read(text.strip(), f"target {text!r}", "write a number, or MEASURE:VALUE")
             )
-        return Target(*spec.pair(text, "target", ":", spec.word("measure"), _VALUE))
+        return Target(*spec.pair(text, "target", ":", spec.word("measure"), _VALUE, "accuracy:0.97"))
 
     def __str__(self) -> str:
         short = f"{self.value:g}"

@@ -248,20 +248,25 @@ def values(text: str, what: str, parameter: Parameter) -> list[Any]:
     ]
 
 
-def pair(text: str, what: str, join: str, left: Parameter, right: Parameter) -> tuple[Any, Any]:
-    """Two values with `join` in between.
+def pair(
+    text: str, what: str, join: str, left: Parameter, right: Parameter, example: str = ""
+) -> tuple[Any, Any]:
+    """Two values with `join` in between; an error shows the `example`.
 
     >>> pair("accuracy:0.97", "target", ":", word("measure"), number("value"))
     ('accuracy', 0.97)
     """
     place, form = f"{what} {text!r}", f"{left.name.upper()}{join}{right.name.upper()}"
     first, middle, second = (each.strip() for each in text.partition(join))
+    hint = f"write {form}" + (f", such as {example}" if example else "")
     if not middle:
-        raise ConfigError(f"{place} is not {form}", hint=f"write {form}")
-    return left.read(first, place, f"write {form}"), right.read(second, place, f"write {form}")
+        raise ConfigError(f"{place} is not {form}", hint=hint)
+    return left.read(first, place, hint), right.read(second, place, hint)
 
 
-def pairs(text: str, what: str, join: str, left: Parameter, right: Parameter) -> list[tuple[Any, Any]]:
+def pairs(
+    text: str, what: str, join: str, left: Parameter, right: Parameter, example: str = ""
+) -> list[tuple[Any, Any]]:
     """A list with commas, each part as `pair` has it.
 
     >>> pairs("6@20, 0.1@40", "joins =", "@", amount("clients"), whole("round", at_least=2))
@@ -269,7 +274,7 @@ def pairs(text: str, what: str, join: str, left: Parameter, right: Parameter) ->
     """
     parts = items(text, what)
     where = what if len(parts) == 1 else f"{what} {text!r}:"
-    return [pair(part, where, join, left, right) for part in parts]
+    return [pair(part, where, join, left, right, example) for part in parts]
 
 
 def assignment(text: str, what: str, form: str = "KEY=VALUE", example: str = "lr=0.05") -> tuple[str, str]:

@@ -314,6 +314,8 @@ class Task:
                 for name, metric in self.metrics.items():
                     what = f"the metric {name}"
                     metric.taken(name, given if name in self._gets_all else main(given), targets)
+                if self.confusion is not None:
+                    self.confusion.taken(main(given), targets)
         except AtollError:
             raise
         except Exception as error:

@@ -146,7 +146,7 @@ def test_signals_end_a_run_in_order(sent: int, code: int, word: str, engine: str
     ours, theirs = os.pipe()
     said = tmp_path / "stderr.txt"
     with open(said, "wb") as errors:
-        running = fork(lambda: main(arguments), theirs, errors.fileno(), environment())
+        running = fork(lambda: (os.setpgrp(), main(arguments)), theirs, errors.fileno(), environment())  # type: ignore[func-returns-value]
     os.close(theirs)
     late = Timer(60, os.kill, (running, signal.SIGKILL))
     late.start()
@@ -154,7 +154,7 @@ def test_signals_end_a_run_in_order(sent: int, code: int, word: str, engine: str
         with open(ours) as lines:
             while '"event":"round"' not in (line := lines.readline()):
                 assert line
-            os.kill(running, sent)
+            os.killpg(running, sent)  # as a terminal does it, or `timeout`
             out = lines.read()
     finally:
         late.cancel()

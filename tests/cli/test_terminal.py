@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -20,12 +21,17 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7])[0-9;]*m")
 CURSOR = "\x1b[?25l"
 
 
-def watch(**variables: str) -> str:
+def watch(*further: str, **variables: str) -> str:
     """What appears on a terminal that runs a short `atoll run`."""
     env = {name: value for name, value in environment().items() if name not in ("CI", "NO_COLOR")}
     ours, theirs = pty.openpty()
     env |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **variables}
-    running = fork(lambda: main(["run", *SHORT]), theirs, theirs, env)
+
+    def run() -> None:
+        logging.getLogger().handlers.clear()  # pytest's would keep warnings to themselves
+        main(["run", *SHORT, *further])
+
+    running = fork(run, theirs, theirs, env)
     os.close(theirs)
     seen = b""
     while True:
@@ -59,3 +65,9 @@ class TestTerminal:
         seen = watch(CI="true")
         assert CURSOR not in seen
         assert "round 2/2" in seen
+
+    def test_a_warning_has_a_line_of_its_own(self) -> None:
+        seen = watch(*(f"--set={each}" for each in ("method=heterofl", "rates=1,0.5", "model=mlp:8")))
+        assert seen.count("training may diverge") == 1
+        before = seen[: seen.index("WARNING")].replace("\r\x1b[2K", "\n")
+        assert before.endswith("\n")

@@ -148,6 +148,12 @@ def test_synthetic_mistakes() -> None:
         synthetic(1, 1, clients=0)
 
 
+def test_what_files_must_hold_is_told_of_every_dataset() -> None:
+    for item in catalogue():
+        assert item.embedded or item.form, item.name
+        assert item.form in item.origin()
+
+
 # --- downloads ----------------------------------------------------------------------------------------------
 
 CONTENT = {"toy/a.bin": b"first" * 100_000, "toy/b.bin": b"second"}

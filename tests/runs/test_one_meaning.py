@@ -72,6 +72,8 @@ def test_no_figure_of_a_run_differs_between_those_who_show_it(name: str, tmp_pat
     spread = (last.personal or last.clients)["accuracy"]
     own, worst, test = spread.mean, spread.min, last.overall.get("accuracy")
     newcomers = last.newcomers["accuracy"].mean
+    told_of = next(e for e in folder.log().events if e["event"] == "partition")
+    assert len(told_of["newcomers"]) == 1 and not {*told_of["newcomers"]} & {*told_of["judged"]}
 
     told = run.to_dict()  # the result
     assert (told["clients"]["mean"], told["clients"]["min"], told["accuracy"]) == (own, worst, test)

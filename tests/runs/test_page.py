@@ -326,9 +326,9 @@ def test_which_classes_are_taken_for_which(page: Page, tmp_path: Path, dark: boo
     assert page.errors() == []
 
 
-def test_absent_clients_are_not_idle(page: Page, tmp_path: Path) -> None:
-    events = list(log(clients=6, rounds=4, cohort=2))
-    events[1] |= {"joins": {"4": 9}, "leaves": {"5": 3}, "judged": [0, 1, 2, 3]}
+def test_absent_clients_and_newcomers_are_not_idle(page: Page, tmp_path: Path) -> None:
+    events = list(log(clients=7, rounds=4, cohort=2))
+    events[1] |= {"joins": {"4": 9}, "leaves": {"5": 3}, "judged": [0, 1, 2, 3], "newcomers": [6]}
     for each in events:
         if each["event"] == "round":
             each["cohort"], each["dropped"], each["refused"] = [0, 1], [], {}
@@ -340,13 +340,18 @@ def test_absent_clients_are_not_idle(page: Page, tmp_path: Path) -> None:
     page.open(file.as_uri())
     page.ready()
     page.js("document.querySelector('#clients details.data summary').click()")
-    page.until(lambda: page.js("return document.querySelectorAll('#clients .data tbody tr').length") == 6)
+    page.until(lambda: page.js("return document.querySelectorAll('#clients .data tbody tr').length") == 7)
     states = page.js(
         "return [...document.querySelectorAll('#clients .data tbody tr')].map((row) => row.lastChild.textContent)"
     )
-    assert states == ["took part in the last round"] * 2 + ["idle"] * 2 + ["absent"] * 2
+    assert states == ["took part in the last round"] * 2 + ["idle"] * 2 + ["absent"] * 2 + ["newcomer"]
     assert "nothing known" in page.text("#clients .key")
-    assert "absent" in page.text("#clients .key")
+    assert "absent" in page.text("#clients .key") and "newcomer" in page.text("#clients .key")
+    find = page.driver.find_element("css selector", "#clients .find input")
+    find.send_keys("6", Keys.ENTER)
+    assert page.text("#client-lede") == "Number 6 · a newcomer: it never takes part, and is judged apart"
+    assert "never yet" not in page.text("#client")
+    assert page.errors() == []
 
 
 def test_a_comparison_by_what_it_costs_and_client_by_client(page: Page, tmp_path: Path) -> None:
@@ -363,6 +368,10 @@ def test_a_comparison_by_what_it_costs_and_client_by_client(page: Page, tmp_path
     assert (
         page.js("return document.querySelector('#compare-runs th:last-child').textContent") == "Client mean"
     )
+    means = page.js("return [...document.querySelectorAll('#compare-runs .value')].map((e) => e.textContent)")
+    last = [[e for e in each if e["event"] == "round"][-1]["evaluation"] for each in (cheap, dear)]
+    assert means == [f"{100 * each['clients']['accuracy']['mean']:.1f}\u00a0%" for each in last]
+    assert not page.js("return document.querySelector('#compare-table .gained').offsetWidth")
     assert page.text("#compare-curves .at") == "round 12"
     page.js("document.querySelectorAll('#compare-curves .axis button')[1].click()")
     total = sum(each["bytes_up"] + each["bytes_down"] for each in dear if each["event"] == "round")
@@ -509,5 +518,6 @@ def test_a_run_that_diverged_is_not_to_be_gone_on_with(page: Page, tmp_path: Pat
     page.ready()
     text = page.text("main")
     assert "--resume" not in text and "the first is being played" not in text
-    assert "atoll run 'elsewhere/my sweep/a-run'/config.toml" in text
+    assert "atoll run 'elsewhere/my sweep/a-run'/config.toml --set lr=0.01" in text  # a tenth
+    assert "Nothing was evaluated." in text and "yet" not in page.text("#view-run")
     assert not page.errors()

@@ -23,7 +23,7 @@ def seen_here() -> bool:
 def dash(
     runs: Annotated[
         str | None,
-        typer.Argument(metavar="[RUNS]", help="A directory of runs, or one run. ATOLL_RUNS, or runs."),
+        typer.Argument(metavar="RUNS", help="A directory of runs, or one run. ATOLL_RUNS, or runs."),
     ] = None,
     port: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=65535, help="By default 8470, or a free one.")

@@ -72,7 +72,7 @@ def _root(
 @app.command(cls=WithSettings)
 def run(
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE.toml]", help="Settings, as KEY = VALUE lines.")
+        str | None, typer.Argument(metavar="FILE.toml", help="Settings, as KEY = VALUE lines.")
     ] = None,
     sets: Annotated[
         list[str] | None,
@@ -127,7 +127,7 @@ def run(
 
 @app.command(cls=WithSettings)
 def init(
-    file: Annotated[str, typer.Argument(metavar="[FILE.toml]", help="What to write.")] = "experiment.toml",
+    file: Annotated[str, typer.Argument(metavar="FILE.toml", help="What to write.")] = "experiment.toml",
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as method=ditto. Repeatable."),

@@ -34,7 +34,7 @@ def console() -> Console:
 
 def ls(
     directory: Annotated[
-        str | None, typer.Argument(metavar="[RUNS_DIR]", help="By default ATOLL_RUNS, or runs.")
+        str | None, typer.Argument(metavar="RUNS_DIR", help="By default ATOLL_RUNS, or runs.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="A JSON line a run.")] = False,
 ) -> None:

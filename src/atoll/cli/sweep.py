@@ -24,7 +24,7 @@ __all__ = ["sweep"]
 def sweep(
     file: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE.toml]", help="Settings that all runs have, as in atoll run."),
+        typer.Argument(metavar="FILE.toml", help="Settings that all runs have, as in atoll run."),
     ] = None,
     grid: Annotated[
         list[str] | None,

@@ -98,25 +98,30 @@ _ENTRIES = (
         "har", "activities from smartphone motion, 128 steps", (10299, 0), (9, 128), 6, "subject",
         _CC, f"J. Reyes-Ortiz et al., Human Activity Recognition Using Smartphones, {_UCI}",
         files=_files("har/"),
+        form="har_inertial.npz has planes (9, 4, 64 H): the four bytes of 64 little-endian floats of nine signals, for"
+        " H half windows; window (10299, 2), the two halves of each; y (10299,) from 0; subject (10299,)",
     ),
     Entry(
         "cifar10", "30,000 of the CIFAR-10 pictures, split anew", (25000, 5000), (3, 32, 32), 10, None,
         "research use", "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         files=_files("cifar10/"),
+        form="each .webp has 50 rows of 50 pictures without loss, labels.npy has the classes (30000,) in their order",
     ),
     Entry(
         "shakespeare", "next character in plays, 80 symbols at a time", (12132, 0), (80,), 65, "role",
         "public domain", "the works of W. Shakespeare as collected for A. Karpathy's char-rnn",
-        files=_files("tinyshakespeare/"),
+        files=_files("tinyshakespeare/"), form="char-rnn's input.txt, packed by xz",
     ),
     Entry(
         "credit-default", "default of credit card clients", (30000, 0), (33,), 2, None,
         _CC, f"I-C. Yeh, Default of Credit Card Clients, {_UCI}", files=_files("credit-default/"),
+        form="its table as CSV with a line of names, ID first and the default last (25 columns), packed by xz",
     ),
     Entry(
         "adult", "income above 50,000 from a census, 123 binary features", (32561, 16281), (123,), 2, None,
         _CC, f"B. Becker and R. Kohavi, Adult, {_UCI}; encoded as a9a by J. Platt",
         files=_files("adult-a9a/"),
+        form="a9a as LIBSVM has it, packed by xz: the training rows in two parts, and the test rows",
     ),
 )  # fmt: skip
 _BY_NAME = {each.name: each for each in _ENTRIES}

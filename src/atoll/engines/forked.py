@@ -228,7 +228,11 @@ def _serve(
     slots: list[Arena],
 ) -> None:
     """A worker's life: orders in, results out, until the line closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    for sign in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # the parent decides what they mean: terminals, `timeout` and
+        signal.signal(sign, signal.SIG_IGN)  # schedulers send them to the whole group
     for other in inherited:
         other.close()
     torch.set_num_threads(1)

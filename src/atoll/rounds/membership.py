@@ -100,7 +100,8 @@ def _drawn(name: str, text: str, clients: int, seed: int, taken: Collection[int]
     found: dict[int, int] = {}
     free = [client for client in range(clients) if client not in taken]
     order = seeds.rng(seed, name).permutation(free)
-    for count, round in spec.pairs(text, f"{name} =", "@", spec.amount("clients"), spec.whole("round")):
+    parts = spec.pairs(text, f"{name} =", "@", spec.amount("clients"), spec.whole("round"), "6@20")
+    for count, round in parts:
         _check_round(name, repr(f"{count}@{round}"), round)
         many = count if isinstance(count, int) else max(1, int(count * clients + 0.5))
         if len(found) + many > len(order):

@@ -55,6 +55,7 @@ def partition(
     judged: Mapping[int, int],
     joins: Mapping[int, int],
     leaves: Mapping[int, int],
+    newcomers: Sequence[int],
     report: Mapping[str, Any],
 ) -> kinds.Partition:
     """Who the clients are.
@@ -64,6 +65,7 @@ def partition(
         sizes: their training samples, looked at only where clients are listed; None where they are not known.
         judged: whom evaluations judge, and on how many samples.
         joins: client -> the first round with it; `leaves` likewise the first without it.
+        newcomers: who never takes part; listed like clients.
         report: how their data differ, in the form of the event.
     """
     listed = len(names) <= _LISTED
@@ -75,6 +77,7 @@ def partition(
         tested=list(judged.values()),
         joins={str(client): at for client, at in sorted(joins.items())},
         leaves={str(client): at for client, at in sorted(leaves.items())},
+        newcomers=list(newcomers) if len(newcomers) <= _LISTED else UNSET,
         report=kinds.Report(**{**report, **short}),
     )
 

@@ -117,6 +117,9 @@ class Partition(Written, kw_only=True):
     tested: Annotated[Maybe[Sequence[int]], says("their test samples, in the order of `judged`")] = UNSET
     joins: Annotated[Mapping[str, int], says("client -> the first round with it")]
     leaves: Annotated[Mapping[str, int], says("client -> the first round without it")]
+    newcomers: Annotated[
+        Maybe[Sequence[int]], says("who never takes part, and is judged apart; not of more than 10,000")
+    ] = UNSET
     report: Annotated[Report, says("how their data differ")]
 
 

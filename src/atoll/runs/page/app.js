@@ -153,7 +153,7 @@
 
     const briefly = (each) => ({
       name: each.name, status: each.status, round: each.played,
-      value: each.judgedLast ? each.judgedLast.evaluation.overall[each.measure] ?? (each.judgedLast.evaluation.clients[each.measure] || {}).mean : null,
+      value: each.judgedLast ? each.mainOf(each.judgedLast.evaluation) : null,
     });
 
     function show(kind, names) {

@@ -234,7 +234,7 @@ const Base = (() => {
     const css = ramp(name).css;
     const bar = h("i", { class: "ramp" });
     bar.style.background = `linear-gradient(90deg, ${[0, 43, 85, 128, 170, 213, 255].map((i) => css[i]).join(", ")})`;
-    host.replaceChildren(h("span", { class: "dim" }, title), h("span", null, low), bar, h("span", null, high));
+    host.replaceChildren(h("span", { class: "dim" }, title), h("span", { class: "ends" }, h("span", null, low), bar, h("span", null, high)));
   }
 
   // --- the tooltip ----------------------------------------------------------------------------------------

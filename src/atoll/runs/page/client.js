@@ -47,7 +47,7 @@ const ClientView = (() => {
   function update(now) {
     if (!dialog.open || now !== run) return;
     setText($("#client-title"), run.nameOf(client));
-    const states = ["idle", "working now", "took part in the last round", "its last reply was refused", "dropped in the last round, too slow", "absent"];
+    const states = ["idle", "working now", "took part in the last round", "its last reply was refused", "dropped in the last round, too slow", "absent", "a newcomer: it never takes part, and is judged apart"];
     setText($("#client-lede"), `Number ${client} · ${states[run.state[client]]}`);
     const pairs = [];
     const s = (v) => score(run.measure, v);
@@ -57,7 +57,7 @@ const ClientView = (() => {
     if (known(own)) pairs.push([`${word}, personal`, s(own), known(ours) ? gain(run.measure, run.gainOf(client)) : ""]);
     if (known(run.sizeOf(client))) pairs.push(["Samples", count(run.sizeOf(client)), "for training"]);
     const n = run.count[client];
-    pairs.push(["Took part", `${count(n)} of ${count(run.rounds.length)}`, run.lastRound[client] ? `last in round ${run.lastRound[client]}` : "never yet"]);
+    pairs.push(["Took part", `${count(n)} of ${count(run.rounds.length)}`, run.lastRound[client] ? `last in round ${run.lastRound[client]}` : run.state[client] === NEWCOMER ? "never" : "never yet"]);
     if (known(run.lastNorm[client])) pairs.push(["Update", number(run.lastNorm[client], 3), known(run.lastCosine[client]) ? `norm; cosine ${number(run.lastCosine[client], 2)}` : "norm"]);
     if (known(run.lastLoss[client])) pairs.push(["Training loss", number(run.lastLoss[client], 3), "when it last took part"]);
     figures($("#client-figures"), pairs);

@@ -7,8 +7,9 @@
 
   // --- clients --------------------------------------------------------------------------------------------
 
-  const STATES = ["idle", "working", "took part in the last round", "reply refused", "dropped, too slow", "absent"];
-  const STATE_COLORS = ["--tile", "--running", "--s-clients", "--bad", "--warn", "--panel"];
+  const STATES = ["idle", "working", "took part in the last round", "reply refused", "dropped, too slow", "absent", "newcomer"];
+  const STATE_COLORS = ["--tile", "--running", "--s-clients", "--bad", "--warn", "--panel", "--panel"];
+  const SIGNS = { [ABSENT]: "struck", [NEWCOMER]: "ringed" }; // where the colour alone does not say it
   const MOST_TILES = 20000;
 
   panel("clients", (run) => run.clients > 0, (section, open) => {
@@ -104,7 +105,7 @@
 
     function legend() {
       if (by.value === "state") {
-        key.replaceChildren(...STATES.map((s, i) => swatch(STATE_COLORS[i], s, i === ABSENT ? "struck" : "")));
+        key.replaceChildren(...STATES.map((s, i) => swatch(STATE_COLORS[i], s, SIGNS[i] || "")));
         return;
       }
       const { both, text, label } = COLORS[by.value];
@@ -112,7 +113,7 @@
       if (tiles.some((k) => !known(values[k]))) key.append(swatch("--tile", "nothing known"));
       if (grid.size < 9) return;
       const there = new Set(tiles.map((k) => run.state[k]));
-      const marks = [[WORKING, "--text", "working", "ring"], [REFUSED, "--bad", "refused", "cut"], [DROPPED, "--warn", "dropped, too slow", "cut"], [ABSENT, "--tile", "absent", "struck"]];
+      const marks = [[WORKING, "--text", "working", "ring"], [REFUSED, "--bad", "refused", "cut"], [DROPPED, "--warn", "dropped, too slow", "cut"], [ABSENT, "--tile", "absent", "struck"], [NEWCOMER, "--tile", "newcomer", "ringed"]];
       key.append(...marks.filter(([state]) => there.has(state)).map(([, ...rest]) => swatch(...rest)));
     }
 
@@ -146,7 +147,7 @@
         ctx.fillStyle = fill;
         if (radius) { ctx.beginPath(); ctx.roundRect(x, y, size - gap, size - gap, radius); ctx.fill(); } else ctx.fillRect(x, y, size - gap, size - gap);
         if (size >= 44) label(ctx, x, y, size - gap, k, fill);
-        if (size >= 9 && (!isState || run.state[k] === ABSENT) && run.state[k] !== IDLE && run.state[k] !== DONE) mark(ctx, x, y, size - gap, run.state[k], states);
+        if (size >= 9 && (!isState || SIGNS[run.state[k]]) && run.state[k] !== IDLE && run.state[k] !== DONE) mark(ctx, x, y, size - gap, run.state[k], states);
       }
       if (at >= 0 && at < n && document.activeElement === canvas) {
         ctx.strokeStyle = color("--focus");
@@ -174,6 +175,15 @@
         ctx.beginPath();
         ctx.moveTo(x + size - 2, y + 2);
         ctx.lineTo(x + size / 2, y + size / 2); // down to the number
+        ctx.stroke();
+        return;
+      }
+      if (state === NEWCOMER) {
+        const r = Math.max(2, size * 0.12);
+        ctx.strokeStyle = color("--muted");
+        ctx.lineWidth = 1.5;
+        ctx.beginPath();
+        ctx.arc(x + size - r - 4, y + r + 4, r, 0, 2 * Math.PI);
         ctx.stroke();
         return;
       }

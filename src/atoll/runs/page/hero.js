@@ -39,7 +39,7 @@ const Hero = (() => {
       spoken = now;
       const last = run.judgedLast;
       const own = last ? run.ownOf(last.evaluation) : null;
-      const value = own ? own.mean : last ? last.evaluation.overall[run.measure] : null;
+      const value = last ? run.mainOf(last.evaluation) : null;
       const what = own ? "client mean" : `test ${run.measure}`;
       setText($("#run-live"), `${status}, round ${played} of ${planned}${known(value) ? `, ${what} ${score(run.measure, value)}` : ""}`);
     }
@@ -80,7 +80,9 @@ const Hero = (() => {
     if (run.start.run && ["failed", "stopped", "cut off"].includes(run.status)) {
       const path = Base.quoted(run.folder);
       if (run.ending && run.ending.kind === "DivergedError") {
-        notes.push(h("p", null, "Going on would diverge again: change that, and start anew with ", copyable(`atoll run ${path}/config.toml`)));
+        const { lr } = run.start.config || {};
+        const change = known(lr) ? ` --set lr=${Number((lr / 10).toPrecision(3))}` : "";
+        notes.push(h("p", null, change ? "Going on would diverge again. Start anew, for example with " : "Going on would diverge again: change that, and start anew with ", copyable(`atoll run ${path}/config.toml${change}`)));
       } else {
         notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll run --resume ${path}`))
           : h("p", null, "It was over before the first checkpoint: there is nothing to resume."));
@@ -117,8 +119,8 @@ const Hero = (() => {
     }
     if (run.last) {
       if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
-      const pace = quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]);
-      found.push(["A round", pace ? duration(pace[0]) : "–", "without evaluation"]);
+      const [pace] = known((run.ending || {}).seconds_per_round) ? [run.ending.seconds_per_round] : quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]) || [];
+      found.push(["A round", known(pace) ? duration(pace) : "–", "without evaluation"]);
     }
     if (!found.length) found.push(["Rounds", "0", run.status === "running" ? "the first is being played" : "none was played to its end"]);
     Base.figures($("#run-kpis"), found);

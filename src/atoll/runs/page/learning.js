@@ -22,6 +22,10 @@
           ...(run.personalised ? [s(c.mean)] : []), number(r.loss)];
       }),
     }));
+    const EXPLAINED = {
+      clients: "The global model after each round: on the test set, and on every client’s own test data. The band holds the middle 80 % of clients; a wide one means that the model serves some far better than others.",
+      personal: "Clients’ personal models after each round on their own test data, beside the global model there and on the test set. The band holds the middle 80 % of clients with their personal models.",
+    };
     let chosen = null;
     let current = null;
 
@@ -39,6 +43,7 @@
       if (pick.options.length !== names.length) pick.replaceChildren(...names.map((name) => h("option", null, name)));
       const measure = names.includes(chosen) ? chosen : run.measure;
       pick.value = measure;
+      setText($(".explain", section), EXPLAINED[run.personalised ? "personal" : "clients"]);
       draw(run, measure);
       note(run);
       fillTable(run);
@@ -86,7 +91,7 @@
     function note(run) {
       const last = run.judgedLast;
       const host = $(".note", section);
-      if (!last) { setText(host, "Nothing has been evaluated yet."); return; }
+      if (!last) { setText(host, run.ending ? "Nothing was evaluated." : "Nothing has been evaluated yet."); return; }
       const s = (v) => score(run.measure, v);
       const c = run.ownOf(last.evaluation);
       const parts = [];

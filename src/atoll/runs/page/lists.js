@@ -43,6 +43,7 @@ const { RunList, Comparison } = (() => {
 
     function make(run, hrefs) {
       const cells = Object.fromEntries(["method", "data", "status", "rounds", "value"].map((key) => [key, h("td", { class: key === "value" ? "value right" : key })]));
+      cells.value.dataset.label = "client mean";
       const bar = h("i");
       const text = h("span");
       cells.rounds.append(h("span", { class: "mini" }, bar), text);
@@ -104,10 +105,9 @@ const { RunList, Comparison } = (() => {
     function ofRuns(runs) {
       const measure = runs.length ? runs[0].measure : "accuracy";
       const judges = runs.some((run) => run.judgedLast && run.ownOf(run.judgedLast.evaluation));
-      const scoreOf = ({ overall, clients, personal }) => (personal[measure] || clients[measure] || {}).mean ?? overall[measure];
       const groups = runs.map((run) => {
-        const judged = run.rounds.filter((r) => r.evaluation && known(scoreOf(r.evaluation)));
-        const mean = judged.map((r) => scoreOf(r.evaluation));
+        const judged = run.rounds.filter((r) => r.evaluation && known(run.mainOf(r.evaluation)));
+        const mean = judged.map((r) => run.mainOf(r.evaluation));
         const last = run.judgedLast ? run.judgedLast.evaluation : { overall: {}, clients: {}, personal: {} };
         const c = last.clients[measure] || {};
         const own = last.personal[measure] || c;
@@ -193,6 +193,7 @@ const { RunList, Comparison } = (() => {
         ["seconds_to_target", `Time${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0], ["bytes", "Traffic", bytes, 0], ["seconds", "Time", duration, 0]];
       const entry = (group, key) => { const e = (group.table || {})[key]; return known(e) ? { mean: e, std: null } : e && known(e.mean) ? e : null; };
       const used = columns.filter(([key]) => groups.some((group) => entry(group, key)));
+      $("#compare-table .gained").hidden = !used.some(([key]) => key === "gain");
       const best = Object.fromEntries(used.map(([key, , , sign]) => [key, sign && groups.length > 1 ? Math.max(...groups.map((g) => { const e = entry(g, key); return e ? sign * e.mean : -Infinity; })) : null]));
       const head = h("thead", null, h("tr", null, h("th", { scope: "col" }, "Setting"), h("th", { scope: "col", class: "right" }, "Runs"), used.map(([, text]) => h("th", { scope: "col", class: "right" }, text))));
       const body = groups.map((group, g) => {
@@ -244,8 +245,9 @@ const { RunList, Comparison } = (() => {
           const found = labels.get(run.name) || {};
           const dot = h("i", { class: "dot" });
           if (found.label) dot.style.setProperty("--paint", groupColor(found.g));
-          return h("tr", null, h("th", { scope: "row" }, h("a", { href: hrefs.run(run.name) }, run.name)), h("td", null, found.label ? dot : null, found.label || "–"),
-            h("td", null, String(found.seed ?? "–")), h("td", null, pillOf(run.status)), h("td", null, count(run.round)), h("td", { class: "right" }, score(shown.measure, run.value)));
+          return h("tr", null, h("th", { scope: "row" }, h("a", { href: hrefs.run(run.name) }, run.name)), h("td", { class: "setting" }, found.label ? dot : null, found.label || "–"),
+            h("td", { class: "seed" }, String(found.seed ?? "–")), h("td", { class: "status" }, pillOf(run.status)), h("td", { class: "rounds" }, count(run.round)),
+            h("td", { class: "value right", "data-label": words.toLowerCase() }, score(shown.measure, run.value)));
         })));
     }
 

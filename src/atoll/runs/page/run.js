@@ -1,9 +1,9 @@
 "use strict";
 // One run as the page knows it: events go in (as in the log, or thinned by atoll.runs.digest), columns come out.
 
-const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
+const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => {
   const { known, quantiles } = Base;
-  const [IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT] = [0, 1, 2, 3, 4, 5];
+  const [IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER] = [0, 1, 2, 3, 4, 5, 6];
   const ROUNDS_WITH_COLUMNS = 60;
   const EVALUATIONS = 48; // with a value for each client; twice what a digest keeps
   const COLUMNS = ["loss", "samples", "norm", "cosine", "work", "start", "end"];
@@ -118,11 +118,12 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
       this._absent(1);
     }
 
-    /** Mark those who are not there in a round: they join later, or have left. */
+    /** Mark those who are not there in a round: they join later, have left, or never take part. */
     _absent(round) {
-      const { joins, leaves } = this.partition || {};
+      const { joins, leaves, newcomers } = this.partition || {};
       for (const [client, first] of Object.entries(joins || {})) if (round < first) this.state[client] = ABSENT;
       for (const [client, first] of Object.entries(leaves || {})) if (round >= first) this.state[client] = ABSENT;
+      for (const client of newcomers || []) this.state[client] = NEWCOMER;
     }
 
     on_begin(event) {
@@ -297,6 +298,12 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
     /** How the main measure of what clients would use is spread: of their own models, or else of the global one. */
     ownOf(evaluation) { return evaluation.personal[this.measure] || evaluation.clients[this.measure] || null; }
 
+    /** The figure to look at first: the mean over clients of what they would use, else that of the test set. */
+    mainOf(evaluation) {
+      const own = this.ownOf(evaluation);
+      return own ? own.mean : evaluation.overall[this.measure];
+    }
+
     get eachLast() { return this.evaluations[this.evaluations.length - 1] || null; }
     get eachFirst() { return this.evaluations[0] || null; }
 
@@ -349,5 +356,5 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT } = (() => {
     }
   }
 
-  return { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT };
+  return { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER };
 })();

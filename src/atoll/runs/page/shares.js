@@ -56,9 +56,12 @@
     /** The first round with a client, and the first without it. */
     const stay = (client) => {
       const { joins = {}, leaves = {} } = run.partition || {};
+      if (run.state[client] === NEWCOMER) return [Infinity, Infinity];
       return [joins[client] || 1, leaves[client] || Infinity];
     };
     const moving = () => Object.keys({ ...(run.partition || {}).joins, ...(run.partition || {}).leaves });
+
+    const newcomers = () => (run.partition || {}).newcomers || [];
 
     function shadeAbsent(ctx, b) {
       if (rows < run.clients) return; // several clients share a row
@@ -67,7 +70,7 @@
       ctx.save();
       ctx.fillStyle = color("--muted");
       ctx.globalAlpha = 0.3;
-      for (const client of moving()) {
+      for (const client of [...moving(), ...newcomers()]) {
         const [from, to] = stay(client);
         const [top, height] = [b.top + (client / run.clients) * b.height, b.height / run.clients];
         ctx.fillRect(b.left, top, x(from) - b.left, height);
@@ -85,12 +88,13 @@
         run.rounds[done].cohort.each((client) => { if (client < run.clients) cells[rowOf(client) * COLUMNS + column] += 1; });
       }
       surface.redraw();
-      const f = fairness(run.count);
+      const f = fairness(newcomers().length ? run.count.filter((_, k) => run.state[k] !== NEWCOMER) : run.count);
       figures($("dl", section), [
         ["Rounds a client", `${f.least} – ${f.most}`, `median ${f.median}`],
-        ["Never took part", count(f.never), `of ${plural(run.clients, "client")}`],
+        ["Never took part", count(f.never), `of ${plural(run.clients - newcomers().length, "client")}`],
         ["Gini", f.gini.toFixed(2), "0 is even"],
         ...(moving().length ? [["Come or leave", count(moving().length), "grey: not there"]] : []),
+        ...(newcomers().length ? [["Newcomers", count(newcomers().length), "grey: judged apart"]] : []),
       ]);
       surface.describe(`Participation of ${run.clients} clients in ${run.rounds.length} rounds: between ${f.least} and ${f.most} rounds, Gini ${f.gini.toFixed(2)}.`);
       fillTable(run);
@@ -99,7 +103,7 @@
     const box = (width, height) => ({ left: 10 + String(count(run.clients)).length * 8, top: 6, width: width - 18 - String(count(run.clients)).length * 8, height: height - 34 });
 
     function draw(ctx, width, height) {
-      if (!run || !run.rounds.length) { Draw.nothing(ctx, width, height, "No round is over yet"); return; }
+      if (!run || !run.rounds.length) { Draw.nothing(ctx, width, height, run && run.ending ? "No round was played to its end" : "No round is over yet"); return; }
       const b = box(width, height);
       const columns = Math.ceil(run.rounds.length / per);
       const index = new Int16Array(rows * columns);

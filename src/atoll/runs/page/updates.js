@@ -183,8 +183,8 @@
 
     function box(width, height) {
       const named = places.length <= 24 && width > 260 ? Math.min(96, 12 + Math.max(...places.map((i) => name(i).length)) * 6.6) : 0;
-      const side = Math.max(10, Math.min(width - 2 * named, height - 2));
-      return { left: Math.floor((width - side) / 2), top: 1, width: side, height: side, named };
+      const side = Math.max(10, Math.min(width - named - 2, height - 2));
+      return { left: Math.max(named, Math.floor((width - side) / 2)), top: 1, width: side, height: side, named };
     }
 
     function draw(ctx, width, height) {
