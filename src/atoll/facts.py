@@ -74,6 +74,7 @@ def opening(
     return start, about.partition(
         names=data.names,
         sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
+        weights=data.weights,
         judged=judge.tested,
         joins=here.joins,
         leaves=here.leaves,
@@ -114,6 +115,8 @@ def identity(
     for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):
         if schedule:
             found[name] = about.checksum(sorted(schedule.items()))
+    if data.weights is not None:
+        found["clients' weights"] = about.checksum(np.ascontiguousarray(data.weights).tobytes())
     if data.public is not None:
         found["public data"] = about.checksum(data.public.inputs.cpu().numpy().tobytes())
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
