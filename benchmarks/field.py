@@ -4,7 +4,8 @@
     python benchmarks/field.py cifar10 --seeds 3 --jobs 2 --runs runs
 
 The setting, and what single methods need in it, stands in benchmarks/field/NAME.toml. Runs are kept under --runs, and
-the same command again goes on where it stopped. `--write` stores the table in benchmarks/results/field-NAME.md.
+the same command again goes on where it stopped. `--write` stores the table in benchmarks/results/field-NAME.md; with
+`--only` it replaces the rows of those methods there and leaves the others as they are.
 
 All columns are in points of accuracy, means over seeds with their standard deviation. "clients" is the mean over
 clients of the model that each would use (its own where the method personalises, else the global one), "pooled" the
@@ -21,11 +22,17 @@ import sys
 from pathlib import Path
 
 from atoll.methods import METHODS
-from atoll.runs.compare import Average, Comparison, Group
+from atoll.runs.averages import Average, Group
+from atoll.runs.compare import Comparison
 from atoll.trials.sweeping import Sweep, prepare
 
 HERE = Path(__file__).parent
 NEAR = 0.005  # of the best accuracy, to have converged
+HEAD = """\
+| method | clients | pooled | p10 | worst | global | rounds | gain | worse off |
+|---|---|---|---|---|---|---|---|---|
+"""
+NOTES = "\n\nNot in the means:\n\n"
 
 
 def converged(group: Group) -> str:
@@ -52,25 +59,32 @@ def worse(group: Group) -> str:
     return f"{100 * share.mean:.0f} %{below}"
 
 
-def table(comparison: Comparison) -> list[str]:
-    """The groups as lines of Markdown, the best mean over clients first."""
-    lines = [
-        "| method | clients | pooled | p10 | worst | global | rounds | gain | worse off |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-
-    def rank(group: Group) -> float:
-        own = group.table["own"]
-        return -own.mean if isinstance(own, Average) else 0.0
-
-    for group in sorted(comparison.groups, key=rank):
+def table(comparison: Comparison, kept: str = "") -> str:
+    """The groups as a table of Markdown, the best mean over clients first, among the other methods' rows of `kept`."""
+    stored, _, notes = kept.strip().removeprefix(HEAD).partition(NOTES)
+    rows = {_method(line): line for line in stored.splitlines()}
+    for group in comparison.groups:
         found = group.table
         cells = [points(found[key]) for key in ("own", "pooled", "p10", "worst", "global")]
         name = group.stories[0].method
-        lines.append(
+        rows[name] = (
             f"| {name} | {' | '.join(cells)} | {converged(group)} | {points(found['gain'])} | {worse(group)} |"
         )
-    return lines
+
+    def clients(line: str) -> float:
+        return -float(line.split("|")[2].split()[0])
+
+    played = {group.stories[0].method for group in comparison.groups}
+    left = [
+        line for line in notes.splitlines() if line.partition("method=")[2].partition(",")[0] not in played
+    ]
+    left += [f"* {failed}" for failed in comparison.failed]
+    lines = "\n".join(sorted(rows.values(), key=clients))
+    return f"{HEAD}{lines}{NOTES if left else ''}" + "\n".join(left)
+
+
+def _method(line: str) -> str:
+    return line.split("|")[1].strip()
 
 
 def main() -> None:
@@ -98,13 +112,12 @@ def main() -> None:
                 )
 
     comparison = sweep.play(watch)
-    lines = table(comparison)
-    if comparison.failed:
-        lines += ["", "Not in the means:", "", *(f"* {failed}" for failed in comparison.failed)]
-    print("\n".join(lines))
+    place = HERE / "results" / f"field-{given.setting}.md"
+    kept = place.read_text() if given.only and place.exists() else ""
+    text = table(comparison, kept)
+    print(text)
     if given.write:
-        place = HERE / "results" / f"field-{given.setting}.md"
-        place.write_text("\n".join(lines) + "\n")
+        place.write_text(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ PARAMETERS = {
     " engine workers device runs checkpoint keep",
     "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep data label client features categorical classes missing"
-    " scale partition clients test validation public augment model loss metrics method log settings",
+    " scale ignore partition clients test validation public augment weights model loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
     "Evaluation": "overall clients personal newcomers each only confusion validation",

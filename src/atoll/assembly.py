@@ -64,7 +64,7 @@ def assemble(
     check_validation(settings, judge)
     cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
-    population = Population(len(data), tasks, data.example().inputs[:1], public, seed)
+    population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
     return Simulation(method, population, data, cohorts, engine, judge, state, channel=channel)

@@ -18,6 +18,7 @@ from atoll import data as sources
 from atoll import methods, models, own, spec
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
+from atoll.data.federate import read_folder
 from atoll.data.wishes import read_classes, read_names
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Federation
@@ -35,7 +36,7 @@ __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 T = TypeVar("T")
 Tell = Callable[[str], object]
 _FILES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
-_OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale")
+_OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale", "ignore")
 _Names = str | tuple[str, ...] | None
 
 
@@ -54,7 +55,11 @@ class Experiment(Settings):
     """
 
     data: Annotated[
-        str, Meta(description="a dataset's name (`atoll data list`), or a csv, npz or parquet file")
+        str,
+        Meta(
+            description="a dataset's name (`atoll data list`), a csv, npz or parquet file, or a folder: a file for each"
+            " client, train.csv and test.csv, or LEAF's json"
+        ),
     ] = "digits"
     label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
     client: Annotated[str | None, Meta(description="of a data file: the column that names the client")] = None
@@ -82,6 +87,9 @@ class Experiment(Settings):
             " and deviation, by sums over the clients"
         ),
     ] = None
+    ignore: Annotated[
+        int | None, Meta(description="of a data file: the label, a number, of targets that do not count")
+    ] = None
     partition: Annotated[
         str,
         Meta(
@@ -106,6 +114,13 @@ class Experiment(Settings):
         Meta(
             description='change training batches anew each time: "flip", "crop:4", "noise:0.1", several with +, or your'
             " own, module:function"
+        ),
+    ] = None
+    weights: Annotated[
+        _Names,
+        Meta(
+            description='what clients count for in averages: "equal", "site a:2, site b:0.5" (the others 1), or a'
+            " number each; by default as the method says, most often their samples"
         ),
     ] = None
     model: Annotated[
@@ -154,7 +169,7 @@ class Experiment(Settings):
                 raise ConfigError(
                     f"{key} is for data files, and data = {self.data!r} is a name", hint=f"leave {key} out"
                 )
-        for key in ("features", "categorical", "scale"):
+        for key in ("features", "categorical", "scale", "weights"):
             if (given := getattr(self, key)) is not None:
                 object.__setattr__(self, key, tuple(read_names(given, key)))
         classes = read_classes(self.classes)
@@ -212,36 +227,45 @@ class Experiment(Settings):
 
     @property
     def from_file(self) -> bool:
-        """Whether `data` is a file."""
+        """Whether `data` is a file or a folder; names of the catalogue are neither."""
         suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
-        return bool(_FILES & suffixes) or os.sep in self.data
+        if _FILES & suffixes or os.sep in self.data:
+            return True
+        return Path(self.data).is_dir() and self.data not in {each.name for each in sources.catalogue()}
 
-    def load(self) -> Dataset:
-        """The data, undivided.  Raises ConfigError for an unknown name, DataError where it cannot be read."""
+    def load(self) -> Dataset | FederatedData:
+        """The data: in one place, to be divided, or clients that are there already (a folder of them).
+
+        Raises ConfigError for an unknown name, DataError where it cannot be read.
+        """
         if not self.from_file:
             return sources.load(self.data)
+        given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
         if Path(self.data).is_dir():
-            raise DataError(
-                f"{self.data} is a folder, and data is a file",
-                hint="in Python, atoll.data.as_federated reads folders",
+            return read_folder(
+                Path(self.data), test=self.test, validation=self.validation, seed=self.seed, **given
             )
         if not Path(self.data).is_file():
             raise DataError(f"there is no file {self.data}", hint="paths start where atoll is started")
-        given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
         return sources.from_file(self.data, **given)
 
-    def divide(self, dataset: Dataset) -> FederatedData:
-        """The data divided among clients."""
-        partition, clients = self._division(dataset)
-        divided = dataset.partition(
-            partition,
-            clients=clients,
-            seed=self.seed,
-            test=self.test,
-            validation=self.validation,
-            public=self.public,
-        )
-        return divided if self.augment is None else divided.augment(self.augment)
+    def divide(self, dataset: Dataset | FederatedData) -> FederatedData:
+        """The data divided among clients, where it is not, and what is wished for it."""
+        if isinstance(dataset, FederatedData):
+            self._undivided()
+            divided = dataset
+        else:
+            partition, clients = self._division(dataset)
+            divided = dataset.partition(
+                partition,
+                clients=clients,
+                seed=self.seed,
+                test=self.test,
+                validation=self.validation,
+                public=self.public,
+            )
+        divided = divided if self.augment is None else divided.augment(self.augment)
+        return divided if self.weights is None else divided.weigh(self.weights)
 
     @staticmethod
     def of_run(folder: RunFolder, sets: Sequence[str] = (), **overrides: Any) -> Experiment:
@@ -317,6 +341,20 @@ class Experiment(Settings):
             "model": self.model,
         }
         return federation
+
+    def _undivided(self) -> None:
+        """Raise ConfigError for a setting that divides data, where they are clients already."""
+        usual: dict[str, tuple[Any, ...]] = {
+            "partition": ("auto", "natural"),
+            "clients": (None,),
+            "public": (0,),
+        }
+        for key, values in usual.items():
+            if getattr(self, key) not in values:
+                raise ConfigError(
+                    f"{key} is for data that are to be divided, and the files in {self.data} are clients already",
+                    hint=f"leave {key} out",
+                )
 
     def _division(self, dataset: Dataset) -> tuple[str, int | None]:
         """The partition, and how many clients it makes where it does not know that itself."""

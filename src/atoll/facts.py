@@ -75,6 +75,7 @@ def opening(
     return start, about.partition(
         names=data.names,
         sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
+        weights=data.weights,
         judged=judge.tested,
         joins=here.joins,
         leaves=here.leaves,
@@ -118,6 +119,8 @@ def identity(
             found[name] = about.checksum(sorted(schedule.items()))
     if data.augmentation is not None:
         found["augment"] = data.augmentation.text
+    if data.weights is not None:
+        found["clients' weights"] = about.checksum(np.ascontiguousarray(data.weights).tobytes())
     if data.public is not None:
         found["public data"] = about.checksum(
             b"".join(part.cpu().numpy().tobytes() for part in tensors([data.public.inputs]))

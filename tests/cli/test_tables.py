@@ -56,6 +56,3 @@ def test_a_data_file_in_the_place_of_settings(atoll: Atoll, patients: Path) -> N
     done = atoll("run", str(patients))
     assert done.code == 2
     assert f"hint: atoll run --set data={patients} --set label=COLUMN" in done.err
-    folder = atoll("run", "--set", f"data={patients.parent}")
-    assert folder.code == 2
-    assert "is a folder" in folder.err

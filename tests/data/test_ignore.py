@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,33 @@ def test_listed_labels_may_be_several_a_sample() -> None:
     assert text.train.targets.tolist() == [[1, 0], [0, 0]]
     with pytest.raises(DataError, match="differ in shape"):
         atoll.data.from_arrays(np.zeros((2, 2)), [["b"], ["a", "a"]], classes=["a", "b"])
+
+
+def test_rows_of_a_table_and_of_an_npz_file(tmp_path: Path) -> None:
+    x, y = np.arange(20, dtype=np.float32).reshape(10, 2), np.array([0, 1, 9, 1, 0, 9, 1, 0, 1, 0])
+    rows = [
+        "p,q,site,ill",
+        *(f"{a},{b},{'ns'[at % 2]},{t}" for at, ((a, b), t) in enumerate(zip(x, y, strict=True))),
+    ]
+    rows[3] = ",5,n,9"  # a gap, and a label that does not count
+    rows[4] = ",7,s,1"
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    np.savez(tmp_path / "t.npz", x=x, y=y, site=np.array(list("ns" * 5)))
+    table = atoll.data.from_file(
+        tmp_path / "t.csv", "ill", "site", ignore=9, missing="zero", scale="federated"
+    ).partition("natural", test=None)
+    arrays = atoll.data.from_file(tmp_path / "t.npz", client="site", ignore=9).partition("natural", test=None)
+    for data in (table, arrays):
+        assert data.classes == 2 and list(data.names) == ["n", "s"]
+        found = [data.samples(k) for k in range(2)]
+        assert [each and each.targets.tolist() for each in found] == [[0, 0, 1, 1], [1, 1, 0, 0]]
+    assert table.scale is not None
+    kept = x[y != 9]
+    assert table.scale["q"][0] == pytest.approx(kept[:, 1].mean())
+    assert table.scale["p"][0] == pytest.approx(np.delete(kept[:, 0], 2).mean())  # without the gap
+    south = table.samples(1)
+    assert south is not None and south.inputs[1, 0] == 0
+    with pytest.raises(DataError, match="all targets are 9, which is to be ignored"):
+        atoll.data.from_frame({"p": [1.0, 2.0], "ill": [9, 9]}, "ill", ignore=9)
+    with pytest.raises(DataError, match="classes lists labels"):
+        atoll.data.from_frame({"p": [1.0, 2.0], "ill": ["no", "yes"]}, "ill", ignore=9)

@@ -194,7 +194,7 @@ def data_list() -> None:
 
 @data.command("describe")
 def data_describe(
-    name: Annotated[str, typer.Argument(help="A dataset's name, or a data file.")],
+    name: Annotated[str, typer.Argument(help="A dataset's name, a data file, or a folder.")],
     partition: Annotated[str, typer.Option(help="How to divide it, as in `atoll run`.")] = "auto",
     clients: Annotated[int | None, typer.Option(min=1, help="Among how many clients.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the division.")] = 0,

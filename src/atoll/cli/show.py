@@ -109,7 +109,7 @@ def show_datasets() -> None:
         ]
         cells += [str(each.classes), f"by {each.natural}" if each.natural else "–", each.license]
         table.add_row(*cells, "yes" if readable(each) else "no")
-    note = "Also synthetic:ALPHA,BETA, and your own csv, npz or parquet files. Files are looked for in "
+    note = "Also synthetic:ALPHA,BETA, and your own csv, npz or parquet files and folders. Files are looked for in "
     _console().print(table, f"{note}{sources.data_root()}", sep="")
 
 
@@ -137,18 +137,22 @@ def describe_data(name: str, given: dict[str, Any], sets: list[str]) -> None:
     console = _console()
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
-    rows = [("data", repr(dataset).removeprefix("<Dataset ").removesuffix(">"))]
-    entry = next((each for each in sources.catalogue() if each.name == name), None)
-    about = [("about", entry.what if entry else dataset.description)]
-    about += [
-        ("columns", ", ".join(dataset.columns)),
-        ("features", ", ".join(dataset.features or ())),
-        ("license", dataset.license),
-        ("source", dataset.source),
-    ]
+    rows = [("data", repr(dataset).partition(" ")[2].removesuffix(">"))]
+    about = []
+    if isinstance(dataset, sources.Dataset):
+        entry = next((each for each in sources.catalogue() if each.name == name), None)
+        about = [
+            ("about", entry.what if entry else dataset.description),
+            ("columns", ", ".join(dataset.columns)),
+            ("features", ", ".join(dataset.features or ())),
+            ("license", dataset.license),
+            ("source", dataset.source),
+        ]
     divided = experiment.divide(dataset)
     constants = [f"{name}:{middle:.6g}:{unit:.6g}" for name, (middle, unit) in (divided.scale or {}).items()]
     about.append(("scale", ", ".join(constants)))
+    if divided.weights is not None:
+        about.append(("weights", f"{divided.weights.min():.3g} to {divided.weights.max():.3g}, 1 on average"))
     for title, text in rows + [row for row in about if row[1]]:
         facts.add_row(title, text)
     console.print(facts, "", str(divided.report()), sep="\n", markup=False, soft_wrap=True)

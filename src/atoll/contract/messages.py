@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.parts import Inputs
@@ -23,7 +25,8 @@ class Population(NamedTuple):
 
     `clients` is how many there are. `tasks` are their architectures (see `atoll.task.task_of`). `example` is one input
     [1, ...], `public` are inputs [n, ...] that everybody knows, without labels, or None. `seed` is the run's: whatever
-    the server draws has an address that begins with it.
+    the server draws has an address that begins with it. `weights` are what clients count for in averages [clients],
+    with the mean 1, where that is given (`atoll.data.FederatedData.weigh`), else None.
     """
 
     clients: int
@@ -31,6 +34,7 @@ class Population(NamedTuple):
     example: Inputs | None = None
     public: Inputs | None = None
     seed: int = 0
+    weights: NDArray[np.float64] | None = None
 
 
 class Plan(NamedTuple):
@@ -58,7 +62,10 @@ class ClientData(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a client sends: named values, the weight they carry in a mean, and sums to be pooled into metrics."""
+    """What a client sends: named values, the weight they carry in a mean, and sums to be pooled into metrics.
+
+    Where clients are given weights (`Job.weights`), the server puts these in the place of what a reply says.
+    """
 
     values: Record
     weight: Tensor

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.contract.around import Around
@@ -111,6 +114,9 @@ class Job:
 
     channel: Channel | None = None
 
+    weights: Mapping[int, float] | NDArray[np.float64] | None = None
+    """By client, what its reply counts for in an average, where that is not what the reply says."""
+
     @property
     def program(self) -> Program:
         """What the clients run."""
@@ -130,6 +136,18 @@ class Job:
         if self.method.change is None:
             return None
         return self.method.change.of(values, received, memory if self.channel is None else memory.method)
+
+    def weighed(self, clients: Sequence[int], reply: Reply) -> Reply:
+        """A client's reply, or those of several stacked [K, ...], with the weight it is to have.
+
+        A reply without weight, of a client that has done nothing, keeps none.
+        """
+        if self.weights is None:
+            return reply
+        given = reply.weight.new_tensor([float(self.weights[client]) for client in clients])
+        return reply._replace(
+            weight=torch.where(reply.weight > 0, given.reshape(reply.weight.shape), reply.weight)
+        )
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

@@ -4,7 +4,7 @@ of the features, one list of each category's values, one numbering of the labels
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,13 @@ def encode(
     classes: Classes = None,
     missing: str | None = None,
     scale: Scale = None,
+    ignore: int | None = None,
 ) -> dict[str, Dataset]:
     """Datasets of tables that belong together, by what errors call them; see `from_frame` for the settings."""
     if label is None:
         raise DataError(f"{next(iter(tables))}: which column is to be predicted?", hint='pass label="COLUMN"')
     encoding = _plan(tables, label, client, features, categorical, read_classes(classes), missing, scale)
+    encoding = replace(encoding, ignore=ignore)
     return {where: encoding.dataset(where, *pair) for where, pair in tables.items()}
 
 
@@ -68,6 +70,7 @@ class _Encoding:
     missing: str | None
     marked: Sequence[str]
     scale: Mapping[str, tuple[float, float]] | None
+    ignore: int | None = None
 
     @property
     def names(self) -> list[str]:
@@ -86,18 +89,21 @@ class _Encoding:
         held = None if test is None else self._apply(test, f"{name}, test")
         columns = {} if self.client is None else {self.client: table.identifiers(self.client)[kept]}
         pair = None if held is None else held[:2]
-        made = from_arrays(x, y, pair, self.classes, columns, natural=self.client, name=name)
+        made = from_arrays(
+            x, y, pair, self.classes, columns, natural=self.client, name=name, ignore=self.ignore
+        )
         made.features = tuple(self.names)
         if self.scale is None:
             made.unscaled = np.array(
                 [each in self.features and each not in self.levels for each in self.names]
             )
-            for samples, missing in (
-                (made.train, absent),
-                *(() if held is None else ((made.test, held[2]),)),
+            for samples, missing, targets in (
+                (made.train, absent, y),
+                *(() if held is None else ((made.test, held[2], held[1]),)),
             ):
                 assert samples is not None
-                samples.inputs.numpy()[missing] = np.nan  # known as a gap until the sums are there
+                kept = slice(None) if self.ignore is None else np.asarray(targets) != self.ignore
+                samples.inputs.numpy()[missing[kept]] = np.nan  # known as a gap until the sums are there
         return made
 
     def _apply(self, table: Table, where: str) -> tuple[NDArray[np.float32], Any, NDArray[np.bool_], Any]:

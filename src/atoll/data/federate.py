@@ -28,7 +28,12 @@ from .table import is_frame
 from .whole import as_dataset, encoded, in_order, is_pair, is_split, tables_of
 from .wishes import Classes, read_classes
 
-__all__ = ["as_federated", "from_clients"]
+__all__ = ["as_federated", "from_clients", "read_folder"]
+
+_FOLDERS = (
+    "a folder holds a .csv, .tsv, .parquet or .npz file for each client, or the folders train and test of these; or"
+    " train.csv and test.csv (likewise .npz ...), to be divided; or LEAF's .json files"
+)
 
 
 def from_clients(
@@ -184,8 +189,9 @@ def as_federated(
 
     Federated data comes back as it is. A mapping from names to data, a list of datasets, and a folder (of
     LEAF's JSON files, or with one table or .npz file per client) are natural clients. A function of the
-    client's number needs `clients`. Data in one place is divided by `partition`, or along its natural column.
-    `options` (such as `label`) go to the function that reads the data.
+    client's number needs `clients`. Data in one place, also a folder of ``train.csv`` and ``test.csv``, is
+    divided by `partition`, or along its natural column. `options` (such as `label`) go to the function that
+    reads the data.
 
     Raises `DataError` that lists what is accepted for data of an unknown kind, and one that shows how to
     divide data in one place where nothing says how.
@@ -198,7 +204,7 @@ def as_federated(
         if partition is not None:
             raise ConfigError("these are clients already; a partition cannot divide them again")
         if isinstance(data, (str, Path)):
-            return _folder(Path(data), test, validation, seed, options)
+            return _clients_of(Path(data), test, validation, seed, options)
         if callable(data):
             if clients is None:
                 raise DataError(
@@ -206,7 +212,7 @@ def as_federated(
                 )
             return call(from_function, "a population made on demand", options, data, clients)
         return from_clients(data, test=test, validation=validation, seed=seed, **options)
-    whole = as_dataset(data, **options)
+    whole = as_dataset(_splits(data) or data, **options)
     if partition is None:
         if whole.natural is None:
             raise DataError(
@@ -219,7 +225,7 @@ def as_federated(
 
 def _in_one_place(data: Any) -> bool:
     if isinstance(data, (str, Path)):
-        return not Path(data).is_dir()
+        return not Path(data).is_dir() or _splits(data) is not None
     if isinstance(data, Mapping):
         together = is_hf(data) or all(is_hf(part) for part in data.values()) or {"x", "y"} <= set(data)
         return together or is_split(data)
@@ -238,14 +244,38 @@ def _is_client(value: Any) -> bool:
     return is_pair(value) and np.ndim(value[1]) > 0 and len(value[0]) == len(value[1])
 
 
-def _folder(
+def read_folder(
+    path: Path, *, test: Any = "auto", validation: float | int = 0, seed: int = 0, **options: Any
+) -> Dataset | FederatedData:
+    """What a folder holds: one dataset, of ``train.csv`` and ``test.csv``, or clients (see `as_federated`).
+
+    Raises DataError for a folder that is neither, which says what would be read.
+    """
+    split = _splits(path)
+    if split is not None:
+        return as_dataset(split, **options)
+    return _clients_of(path, test, validation, seed, options)
+
+
+def _splits(data: Any) -> dict[str, Path] | None:
+    """The files train and test (or train alone) of a folder that holds no others; None for whatever else."""
+    if not isinstance(data, (str, Path)) or not Path(data).is_dir() or (Path(data) / "train").is_dir():
+        return None
+    found = _files(Path(data))
+    return found if "train" in found and set(found) <= {"train", "test"} else None
+
+
+def _clients_of(
     path: Path, test: Any, validation: float | int, seed: int, options: dict[str, Any]
 ) -> FederatedData:
     from .leaf import load_leaf
 
     own, tests = _files(path / "train" if (path / "train").is_dir() else path), _files(path / "test")
     if not own:
-        return call(load_leaf, f"the folder {path}", {"test": test, **options}, path)
+        if not any(any(path.glob(f"{inner}*.json")) for inner in ("", "train/", "data/", "data/train/")):
+            raise DataError(f"there are no data in the folder {path}", hint=_FOLDERS)
+        settings = {"test": test, "validation": validation, "seed": seed, **options}
+        return call(load_leaf, f"the folder {path}", settings, path)
     absent = [client for client in tests if client not in own]
     if absent:
         raise DataError(

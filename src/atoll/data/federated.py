@@ -25,6 +25,7 @@ from .names import Rows
 from .report import PartitionReport, measure
 from .samples import IntArray, Samples, concatenate
 from .scaling import Constants
+from .weights import FloatArray, Weights, scaled, weights_of
 
 __all__ = ["SPLITS", "FederatedData", "Resident", "pack"]
 
@@ -42,11 +43,13 @@ class FederatedData(ABC):
         augmentation: what is done to every training batch anew, or None; see `augment`.
         scale: the constants that the inputs were scaled by when the data was divided (``scale="federated"``), as
             `from_frame` takes them; None otherwise.
+        weights: what clients count for in averages [n], their mean 1, where it was given (`weigh`); None otherwise.
     """
 
     public: Samples | None = None
     augmentation: Augmentation | None = None
     scale: Constants | None = None
+    weights: FloatArray | None = None
     names: Sequence[str]
     classes: int | None
     dataset: str
@@ -120,6 +123,22 @@ class FederatedData(ABC):
             made.check(self.example().inputs)
         known = copy.copy(self)
         known.augmentation = made
+        return known
+
+    def weigh(self, weights: Weights) -> FederatedData:
+        """The same data, and what clients count for where the server averages their replies.
+
+        Args:
+            weights: ``"equal"``; or a mapping from names, in which all others count for 1; or one number per client.
+                As text, ``"north:2,south:0.5"``. Only ratios matter, and a client of weight 0 counts for nothing.
+
+        Without it a client counts for its training samples, or for 1 where the method says that all count alike; a
+        given weight takes the place of either. Nothing else changes: what clients do, and figures over samples.
+
+        Raises ConfigError for an unknown client, and weights that are negative, not finite, or all 0.
+        """
+        known = copy.copy(self)
+        known.weights = weights_of(self.names, weights)
         return known
 
     def report(self, limit: int = 200) -> PartitionReport:
@@ -245,6 +264,7 @@ class Resident(FederatedData):
             test_set=self._official,
         )
         chosen.public, chosen.scale, chosen.augmentation = self.public, self.scale, self.augmentation
+        chosen.weights = None if self.weights is None else scaled(self.weights[positions])
         return chosen
 
     def report(self, limit: int = 200) -> PartitionReport:
@@ -258,6 +278,8 @@ class Resident(FederatedData):
             "names": np.array(list(self.names)),
             "classes": np.array(-1 if self.classes is None else self.classes),
         }
+        if self.weights is not None:
+            arrays["weights"] = self.weights
         pools = {split: self._pools[split] for split in self._rows}
         if self._official is not None:
             pools["official"] = self._official
@@ -315,6 +337,8 @@ class Resident(FederatedData):
             test_set=used.get("official"),
         )
         data.public = used.get("public")
+        if "weights" in arrays:
+            data.weights = arrays["weights"].astype(np.float64)
         return data
 
 

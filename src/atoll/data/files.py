@@ -39,12 +39,14 @@ def from_file(
     scale: Scale = None,
     test: str | Path | None = None,
     name: str | None = None,
+    ignore: int | None = None,
 ) -> Dataset:
     """A dataset from a file: ``.csv``, ``.tsv`` (also ``.gz``, ``.xz``, ``.bz2``), ``.parquet`` or ``.npz``.
 
     Tables need `label` and take the settings of `from_frame`. An ``.npz`` file holds ``x`` and ``y``, and
     ``x_test`` and ``y_test`` for an official test split; all its other arrays of one value per training row
-    become columns, and `client` names the natural one.
+    become columns, and `client` names the natural one. For both, `ignore` is the label of targets that do not count,
+    as in `from_arrays`.
 
     Raises `DataError` for files that are absent, damaged or of an unknown kind, and `MissingExtraError` where
     parquet is not installed.
@@ -65,7 +67,7 @@ def from_file(
                 f"{title}: an .npz file holds arrays, not a table",
                 hint=f"{' and '.join(wrong)} are for tables",
             )
-        return _from_npz(where, label, client, title, read_classes(classes))
+        return _from_npz(where, label, client, title, read_classes(classes), ignore)
     return from_frame(
         read_table(where),
         label,
@@ -77,6 +79,7 @@ def from_file(
         scale=scale,
         test=None if test is None else read_table(Path(test)),
         name=title,
+        ignore=ignore,
     )
 
 
@@ -122,7 +125,9 @@ def _read_parquet(path: Path) -> Table:
     return Table(columns, str(path))
 
 
-def _from_npz(path: Path, label: str | None, client: str | None, name: str, classes: Classes) -> Dataset:
+def _from_npz(
+    path: Path, label: str | None, client: str | None, name: str, classes: Classes, ignore: int | None
+) -> Dataset:
     def read(where: Path) -> dict[str, Column]:
         with where.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {key: _plain(stored, key, where) for key in stored.files}
@@ -142,7 +147,9 @@ def _from_npz(path: Path, label: str | None, client: str | None, name: str, clas
         for key, value in arrays.items()
         if key not in ("x", target, "x_test", f"{target}_test") and value.ndim == 1 and len(value) == rows
     }
-    return from_arrays(arrays["x"], arrays[target], held, classes, columns, natural=client, name=name)
+    return from_arrays(
+        arrays["x"], arrays[target], held, classes, columns, natural=client, name=name, ignore=ignore
+    )
 
 
 def _plain(stored: Any, key: str, path: Path) -> Column:

@@ -24,6 +24,7 @@ def from_frame(
     scale: Scale = None,
     test: Any = None,
     name: str = "frame",
+    ignore: int | None = None,
 ) -> Dataset:
     """A dataset from a pandas or polars frame; inputs are float32 of shape (rows, features).
 
@@ -43,8 +44,9 @@ def from_frame(
             the clients' training rows, in one round of sums, when the data is divided among them.
         test: an official test table with the same columns.
         name: what reports call the data.
+        ignore: rows with this label, a number, are left out, as in `from_arrays`.
 
     Raises `DataError` that names the column and counts the rows for gaps and for text in a feature.
     """
     pair = Table.of(frame, name), None if test is None else Table.of(test, f"{name}, test")
-    return encode({name: pair}, label, client, features, categorical, classes, missing, scale)[name]
+    return encode({name: pair}, label, client, features, categorical, classes, missing, scale, ignore)[name]

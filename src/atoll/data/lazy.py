@@ -15,6 +15,7 @@ from .federated import SPLITS, FederatedData
 from .names import Names
 from .question import REGRESSION, UNASKED, ask
 from .samples import IntArray, Samples, as_samples
+from .weights import scaled
 from .whole import as_dataset
 from .wishes import Classes, read_classes
 
@@ -129,6 +130,7 @@ class Lazy(FederatedData):
             positions=positions if self._positions is None else self._positions[positions],
         )
         chosen.public, chosen.augmentation = self.public, self.augmentation
+        chosen.weights = None if self.weights is None else scaled(self.weights[positions])
         return chosen
 
 

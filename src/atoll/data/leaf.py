@@ -23,6 +23,8 @@ def load_leaf(
     encode: Callable[[list[Any], list[Any]], tuple[Any, Any]] | None = None,
     classes: Classes = None,
     name: str | None = None,
+    validation: float | int = 0,
+    seed: int = 0,
 ) -> FederatedData:
     """Users of LEAF files as clients.
 
@@ -32,6 +34,7 @@ def load_leaf(
         test: files with the users' test data, or the `test` of `Dataset.partition` (for data without them).
         encode: turns a user's lists (x, y) into arrays; needed for data of text.
         classes, name: as in `from_arrays`.
+        validation, seed: as in `from_clients`.
 
     Raises `DataError` for files of another form, naming the file and the user.
     """
@@ -44,7 +47,9 @@ def load_leaf(
     clients: dict[str, Any] = {
         user: {"train": pair, "test": held[user]} if user in held else pair for user, pair in users.items()
     }
-    return from_clients(clients, test="auto" if held else test, classes=classes, name=title)
+    return from_clients(
+        clients, test="auto" if held else test, validation=validation, classes=classes, seed=seed, name=title
+    )
 
 
 def _files(source: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
@@ -85,7 +90,8 @@ def _users(
                 continue
             if encode is None and isinstance(x[0], str):
                 raise DataError(
-                    f"{path}, user {user!r}: the inputs are text", hint="pass encode=function(x, y)"
+                    f"{path}, user {user!r}: the inputs are text",
+                    hint="in Python, load_leaf takes encode=function(x, y), which makes numbers of them",
                 )
             users[user] = (x, y) if encode is None else encode(x, y)
     return users

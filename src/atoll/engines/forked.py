@@ -46,6 +46,7 @@ class _Setting(msgspec.Struct, tag=True):
     epochs: dict[int, int]
     cohort: int
     padded: bool
+    weights: dict[int, float] | None = None
 
 
 class _Run(msgspec.Struct, tag=True):
@@ -128,6 +129,7 @@ class Forked(Crew):
             {k: passes for k in job.clients if (passes := job.passes(k)) is not None},
             job.cohort,
             padded,
+            job.weights if job.weights is None else {k: float(job.weights[k]) for k in job.clients},
         )
         for number, worker in enumerate(self.workers):
             with self._lost(number):
@@ -254,7 +256,7 @@ def _serve(
             )  # fmt: skip
             job = Job(
                 method, work, order.clients, setting.round, setting.seed, both.expected, setting.epochs,
-                cohort=setting.cohort, channel=channel,
+                cohort=setting.cohort, channel=channel, weights=setting.weights,
             )  # fmt: skip
             line.send_bytes(
                 _encode(_performed(runner, job, order, _of_clients(own.memories), slots[order.slot]))
@@ -273,6 +275,7 @@ def _performed(
             answer, memory = runner.answer(
                 job.order(client), program, memories.get(client), job.changed, job.cohort
             )
+            answer = answer._replace(reply=job.weighed([client], answer.reply))
             found = outcome(answer, job, begun, time.perf_counter())
             outcomes.append(found)
             if not found.refused:

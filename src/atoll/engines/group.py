@@ -320,7 +320,7 @@ class Group:
         self, reply: Reply, after: Record, begun: float, received: Record, memory: Record
     ) -> tuple[Reducer | None, list[Outcome]]:
         """Screen all replies together, and give the sound ones to a reducer as one stack."""
-        size = len(self.clients)
+        size, reply = len(self.clients), self.job.weighed(self.clients, reply)
         sound = torch.isfinite(reply.weight) & (reply.weight >= 0)
         for value in leaves(reply.values):
             if value.is_floating_point() and value.numel():

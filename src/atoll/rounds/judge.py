@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from atoll import seeds
 from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Replies, Work
@@ -325,10 +326,17 @@ class Judge:
         """Clients that were not there take part in a few rounds that leave no trace, and are judged."""
         clients, aside = self.newcomers, _Aside(memories)
 
-        def played(work: Work, expected: Record, clients: Sequence[int], number: int) -> Replies | None:
+        def played(
+            work: Work,
+            expected: Record,
+            clients: Sequence[int],
+            number: int,
+            weights: NDArray[np.float64] | None = None,
+        ) -> Replies | None:
             job = Job(
-                method, work, clients, number, self.seed, expected, cohort=len(clients), channel=self.channel
-            )
+                method, work, clients, number, self.seed, expected, cohort=len(clients), channel=self.channel,
+                weights=weights,
+            )  # fmt: skip
             return self.engine.run(job, aside)[0].result()
 
         asked = method.enrol(state, clients)
@@ -337,7 +345,7 @@ class Judge:
             state = state if answers is None else method.welcome(state, answers)
         for at in range(self.adapt):
             work = replace(method.broadcast(state, clients), reduction="each")
-            replies = played(work, method.expects(state), clients, round + at)
+            replies = played(work, method.expects(state), clients, round + at, self.data.weights)
             state = state if replies is None else method.adapt(state, replies)
         return self._spreads(self._personal(method, state, aside, round, clients))[0]
 

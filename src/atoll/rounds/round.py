@@ -152,7 +152,7 @@ class ServerRound:
             "train",
             Job(
                 self.method, work, clients, self.number, self.seed, expected, self.cohort.epochs,
-                cohort=len(clients), channel=self.channel,
+                cohort=len(clients), channel=self.channel, weights=self.population.weights,
             ),
         )  # fmt: skip
 

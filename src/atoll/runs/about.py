@@ -52,6 +52,7 @@ def partition(
     *,
     names: Sequence[object],
     sizes: Iterable[int] | None,
+    weights: Iterable[float] | None,
     judged: Mapping[int, int],
     joins: Mapping[int, int],
     leaves: Mapping[int, int],
@@ -63,6 +64,7 @@ def partition(
     Args:
         names: of all of them, in order.
         sizes: their training samples, looked at only where clients are listed; None where they are not known.
+        weights: what they count for, where it was given; looked at likewise.
         judged: whom evaluations judge, and on how many samples.
         joins: client -> the first round with it; `leaves` likewise the first without it.
         newcomers: who never takes part; listed like clients.
@@ -73,6 +75,7 @@ def partition(
     return kinds.Partition(
         names=list(map(str, names)) if listed else None,
         sizes=list(sizes) if listed and sizes is not None else None,
+        weights=list(map(float, weights)) if listed and weights is not None else UNSET,
         judged=list(judged),
         tested=list(judged.values()),
         joins={str(client): at for client, at in sorted(joins.items())},

@@ -84,6 +84,11 @@ class Story:
         """Training samples of every client, None where they are not listed."""
         return (self.last("partition") or {}).get("sizes")
 
+    @property
+    def weights(self) -> list[float] | None:
+        """What the clients count for in averages, where it was given."""
+        return (self.last("partition") or {}).get("weights")
+
     # --- how it went ------------------------------------------------------------------------------------------
 
     @cached_property

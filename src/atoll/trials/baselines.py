@@ -68,14 +68,16 @@ def identity(run: Federation | Story, seed: int | None = None) -> str | None:
         return None
     if isinstance(run, Federation):
         opening, partition = run.keeper.opening()
-        start, sizes = plain(opening), partition.sizes
+        start, clients = plain(opening), plain(partition)
+        sizes, weights = clients["sizes"], clients.get("weights")
     else:
-        start, sizes = run.start, run.sizes
+        start, sizes, weights = run.start, run.sizes, run.weights
     config = start.get("config") or {}
     facts = {key: start.get(key) for key in _OF_START} | {
         key: config.get(key) for key in _OF_CONFIG | known(method)
     }
-    facts |= {"method": method, "sizes": sizes, "seed": start.get("seed") if seed is None else seed}
+    facts |= {"method": method, "sizes": sizes, "weights": weights}
+    facts["seed"] = start.get("seed") if seed is None else seed
     return json.dumps(facts, sort_keys=True, default=str)
 
 

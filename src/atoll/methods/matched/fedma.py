@@ -116,7 +116,7 @@ class PFNM(FedAvg):
             Groups.of_table(state.axes, _names(state)),
             [models[at] for at in there],
             weights,
-            torch.stack([counts[at]["classes"] for at in there]) if state.classes.numel() else None,
+            torch.stack([_weighed(counts[at]) for at in there]) if state.classes.numel() else None,
             precision=weights if self.weighting == "samples" else None,
             shrink=self.shrink,
             outgoing=self.outgoing,
@@ -276,6 +276,12 @@ def _shuffled(params: Tensors, seed: int, client: int) -> Tensors:
         order = torch.from_numpy(seeds.rng(seed, "own start", at, client).permutation(value.numel()))
         result[name] = value.reshape(-1)[order.to(value.device)].view_as(value)
     return Tensors({name: result[name] for name in params})
+
+
+def _weighed(tally: Tensors) -> Tensor:
+    """A client's class counts, such that it counts for its weight in all."""
+    classes = tally["classes"]
+    return classes * (tally["samples"] / classes.sum().clamp(min=1))
 
 
 def _counted(train: Batch, classes: Tensor) -> Tensor:

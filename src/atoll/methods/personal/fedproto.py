@@ -29,10 +29,10 @@ class FedProto(Local):
 
     client:  w_k <- w_k - lr grad (F_k + lam R)(w_k; batch)  for E epochs, from where it stopped,
              R = mean over the batch of ||f(x) - p_y||^2 / d,  0 for samples whose class y has no prototype yet
-             sends  s_kc = sum of f(x) over its samples of class c,  and their number n_kc;
+             sends  s_kc = sum of f(x) over its samples of class c,  and their number n_kc,  both over n_k;
              to predict:  the class whose prototype is nearest to f(x)
-    server:  p_c <- sum_k s_kc / sum_k n_kc = sum_k n_kc mean_kc / sum_k n_kc  for every class that somebody has;
-             the others stay as they were
+    server:  p_c <- sum_k s_kc / sum_k n_kc = sum_k n_kc mean_kc / sum_k n_kc  for every class that somebody has (both
+             sums are means over clients by n_k);  the others stay as they were
 
     f(x) are the d features that the last layer with parameters reads. A client's model, buffers included, is its
     memory; it starts from the initial model of its architecture and never leaves the client, so that architectures
@@ -118,8 +118,8 @@ class FedProto(Local):
             classes = torch.arange(len(counts), device=z.device)
             member = (data.train.targets.unsqueeze(1) == classes) * data.train.mask.unsqueeze(1).to(z.dtype)
             sums, counts = member.T @ z, member.sum(0)
-        one = torch.ones_like(reply.weight)  # sums and counts weigh the clients already
-        return reply._replace(values=Record(sums=sums, counts=counts), weight=one), memory
+        per = data.count.clamp(min=1)  # a sample's share of the client, which counts for all of its samples
+        return reply._replace(values=Record(sums=sums / per, counts=counts / per), weight=per), memory
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,10 @@ class Partition(Written, kw_only=True):
 
     names: Annotated[Sequence[str] | None, says("of all clients; null where there are more than 10,000")]
     sizes: Annotated[Sequence[int] | None, says("their training samples; null likewise")]
+    weights: Annotated[
+        Maybe[Sequence[float]],
+        says("what they count for in averages, 1 on average, where it was given; of 10,000 clients at most"),
+    ] = UNSET
     judged: Annotated[Sequence[int], says("whom evaluations judge while they are there, in this order")]
     tested: Annotated[Maybe[Sequence[int]], says("their test samples, in the order of `judged`")] = UNSET
     joins: Annotated[Mapping[str, int], says("client -> the first round with it")]
