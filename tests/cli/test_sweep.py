@@ -21,7 +21,7 @@ from atoll.trials.sweeping import Sweep, prepare, sweep
 from .conftest import COMMAND, Atoll, environment
 
 SMALL = ["--set", "clients=4", "--set", "model=logistic", "--set", "engine=loop"]
-LONG = [*SMALL, "--set", "rounds=100", "--set", "checkpoint=3", "--grid", "lr=0.01,0.1", "--jobs", "2"]
+LONG = [*SMALL, "--set", "rounds=50", "--set", "checkpoint=3", "--grid", "lr=0.01,0.1", "--jobs", "2"]
 
 
 def table(place: Path) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def test_killed_sweep_goes_on_with_every_point_once(atoll: Atoll, tmp_path: Path
         assert word in done.out
     [page] = tmp_path.glob("*/comparison.html")
     assert "fedavg lr=0.01" in page.read_text()
-    assert rounds(tmp_path) == {name: list(range(1, 101)) for name in names}
+    assert rounds(tmp_path) == {name: list(range(1, 51)) for name in names}
     assert {each["run"] for each in table(tmp_path)} == names
     for folder in RunFolder.all(tmp_path):
         kinds = [event["event"] for event in folder.log().events]

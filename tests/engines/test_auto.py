@@ -58,9 +58,8 @@ def test_a_long_run_is_worth_every_trial() -> None:
 
 def test_what_would_take_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "_TOGETHER", 1e12)
-    assert (
-        "a round: batched about" in chosen(10**7).describe()
-    )  # but where clients have next to nothing to do
+    monkeypatch.setattr(auto, "_TINY", 1e9)  # but where clients have next to nothing to do
+    assert "a round: batched about" in chosen(10**7).describe()
     monkeypatch.setattr(auto, "_TINY", 0)
     found = chosen(10**7)
     assert found.describe().startswith("processes") and "trying batched would take" in found.describe()
