@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from readers import LIBRARIES, only
 
 import atoll
 from atoll.data import as_federated, from_arrays, from_clients, from_file, from_frame, from_function
@@ -26,9 +28,17 @@ def lines(separator: str = ",", header: str = "age,pressure,site,ill") -> str:
     return "\n".join([header.replace(",", separator), *body]) + "\n"
 
 
+@pytest.fixture(params=["none", *LIBRARIES])
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What files are read with."""
+    with only(request.param):
+        yield request.param
+
+
 # --- what is written ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     "ids",
     [
@@ -50,6 +60,7 @@ def test_names_of_clients_are_text_as_written(tmp_path: Path, ids: tuple[str, ..
     assert [data.size(k) for k in range(len(ids))] == [10] * len(ids)
 
 
+@pytest.mark.usefixtures("library")
 def test_only_an_empty_field_is_an_unknown_client(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "x,who,y\n1,,0\n2,NA,1\n3,b,0\n")
     assert list(from_file(path, "y", "who").partition("natural", test=None).names) == ["NA", "b", "unknown"]
@@ -59,11 +70,13 @@ def test_only_an_empty_field_is_an_unknown_client(tmp_path: Path) -> None:
     assert list(data.partition("natural", test=None).names) == ["a", "unknown"]
 
 
+@pytest.mark.usefixtures("library")
 def test_names_that_are_whole_numbers_stand_in_their_order(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "x,who,y\n1,10,0\n2,9,1\n")
     assert list(from_file(path, "y", "who").partition("natural", test=None).names) == ["9", "10"]
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     "text",
     [
@@ -85,6 +98,7 @@ def test_dialects_are_told_apart(tmp_path: Path, text: str) -> None:
     assert data.train.targets.tolist() == [y for *_, y in ROWS]
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     ("text", "encoding", "message"),
     [
@@ -117,6 +131,7 @@ def test_what_cannot_be_read_is_refused_by_name(
         from_file(write(tmp_path / "t.csv", text, encoding), "ill", "site")
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("mark", ["", "NA", "N/A", "NaN", "null", "None", "?", "-"])
 def test_marks_of_a_gap_among_numbers(tmp_path: Path, mark: str) -> None:
     path = write(tmp_path / "t.csv", lines().replace("\n35,", f"\n{mark},", 1))
@@ -133,6 +148,7 @@ def test_marks_of_a_gap_among_numbers(tmp_path: Path, mark: str) -> None:
     assert marked.train.inputs[4:6].tolist() == [[34, 0, 138], [0, 1, 145]]
 
 
+@pytest.mark.usefixtures("library")
 def test_truth_and_labels_as_text(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "smoker,tree\nTrue,oak\nFalse,elm\nTrue,ash\nFalse,oak\n")
     data = from_file(path, "tree")
@@ -313,6 +329,7 @@ def test_categories_and_labels_are_those_of_all_clients(tmp_path: Path) -> None:
     assert (data.classes, first.targets.tolist(), second.targets.tolist()) == (3, [2, 1], [0, 2])
 
 
+@pytest.mark.usefixtures("library")
 def test_folders_with_train_and_test(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):

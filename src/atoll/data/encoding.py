@@ -14,7 +14,7 @@ from atoll.errors import DataError, suggest
 
 from .arrays import from_arrays
 from .dataset import Dataset
-from .table import Column, Table, gaps, is_number, key
+from .table import Coded, Column, Table, gaps, is_number, key
 from .wishes import (
     Categories,
     Classes,
@@ -32,6 +32,7 @@ __all__ = ["Pair", "encode"]
 Pair = tuple[Table, Table | None]
 """A client's table, and the one of its official test split."""
 
+_BLOCK = 4096  # rows
 _ALIKE = 'all clients need the same columns; rename it, or choose columns with features="A,B"'
 
 
@@ -106,48 +107,51 @@ class _Encoding:
                 samples.inputs.numpy()[missing[kept]] = np.nan  # known as a gap until the sums are there
         return made
 
-    def _apply(self, table: Table, where: str) -> tuple[NDArray[np.float32], Any, NDArray[np.bool_], Any]:
-        """Inputs, targets, where an input is a gap, and which rows are left."""
+    def _apply(self, table: Table, where: str) -> tuple[NDArray[np.float32], Any, Any, Any]:
+        """Inputs, targets, where an input is a gap (if that is asked for later), and which rows are left."""
         kept: Any = slice(None)
         if self.missing == "drop":
-            kept = ~np.any([gaps(table.values(column)) for column in (*self.features, self.label)], axis=0)
+            kept = ~np.any([table.gaps(column) for column in (*self.features, self.label)], axis=0)
             if not kept.any():
                 raise DataError(
                     f"{where}: every row has a gap", hint='missing="zero" or missing="mark" keeps the rows'
                 )
-        parts, holes = [], []
+        parts: list[NDArray[np.float32] | Coded] = []
+        holes: list[NDArray[np.bool_]] = []
         for column in self.features:
-            values = table.values(column)[kept]
-            absent = gaps(values)
+            absent = table.gaps(column)[kept]
             if absent.any() and self.missing is None:
                 raise _incomplete(absent, column, where)
-            part = self._category(values, absent, column, where) if column in self.levels else (
-                self._numbers(values, absent, column, where))  # fmt: skip
-            parts.append(part)
-            holes.append(np.repeat(absent[:, None] & (column not in self.levels), part.shape[1], axis=1))
+            if column in self.levels:
+                parts.append(self._category(table.coded(column), kept, column, where))
+                holes += [np.zeros_like(absent)] * len(self.levels[column])
+            else:
+                parts.append(self._numbers(table.values(column)[kept], absent, column, where))
+                holes.append(absent)
             if column in self.marked:
                 parts.append(absent[:, None].astype(np.float32))
-                holes.append(np.zeros((len(values), 1), dtype=bool))
+                holes.append(np.zeros_like(absent))
         targets = table.values(self.label)[kept]
         absent = gaps(targets)
         if absent.any():
             raise _incomplete(absent, self.label, where, 'missing="drop" leaves rows without a label out')
         y = targets.tolist() if targets.dtype.kind == "O" else targets
-        return np.concatenate(parts, axis=1), y, np.concatenate(holes, axis=1), kept
+        return _side_by_side(parts, len(targets)), y, np.array(holes).T if self.scale is None else None, kept
 
-    def _category(
-        self, values: Column, absent: NDArray[np.bool_], column: str, where: str
-    ) -> NDArray[np.float32]:
-        items, levels = [key(value) for value in values.tolist()], self.levels[column]
-        unknown = sorted({item for item, gap in zip(items, absent, strict=True) if not gap} - set(levels))
+    def _category(self, coded: Coded, kept: Any, column: str, where: str) -> Coded:
+        levels, codes = self.levels[column], coded.codes[kept]
+        occurs = np.bincount(codes, minlength=len(coded.distinct)) > 0
+        present = occurs & ~gaps(coded.distinct)
+        items = [key(value) for value in coded.distinct.tolist()]
+        unknown = sorted({item for item, there in zip(items, present, strict=True) if there} - set(levels))
         if unknown:
             raise DataError(
                 f"{where}: column {column!r} has values outside its categories: {', '.join(unknown[:5])}",
                 hint=f'list every value, as in categorical="{column}:{"|".join([*levels, unknown[0]])}"',
             )
         one_hot = np.array([[item == level for level in levels] for item in items], np.float32)
-        one_hot[absent] = 0
-        return one_hot
+        one_hot[~present] = 0
+        return Coded(one_hot.reshape(len(items), len(levels)), codes)
 
     def _numbers(
         self, values: Column, absent: NDArray[np.bool_], column: str, where: str
@@ -162,6 +166,20 @@ class _Encoding:
             values = (values.astype(np.float64) - middle) / unit
         numbers = values.astype(np.float32)[:, None]
         return np.where(absent[:, None], np.float32(0), numbers) if absent.any() else numbers
+
+
+def _side_by_side(parts: Sequence[NDArray[np.float32] | Coded], rows: int) -> NDArray[np.float32]:
+    """Columns as one array, some rows at a time, which stay in a core's memory."""
+
+    def some(part: NDArray[np.float32] | Coded, block: slice) -> Any:
+        return part.distinct[part.codes[block]] if isinstance(part, Coded) else part[block]
+
+    width = sum((part.distinct if isinstance(part, Coded) else part).shape[1] for part in parts)
+    x = np.empty((rows, width), np.float32)
+    for start in range(0, rows, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        np.concatenate([some(part, block) for part in parts], axis=1, out=x[block])
+    return x
 
 
 def _plan(
@@ -184,17 +202,19 @@ def _plan(
         raise DataError(f"{first}: no feature columns are left", hint='name them with features="A,B"')
     _same_columns(tables, [label, *chosen], client, closed=wanted is None)
     every = [(where, part) for where, pair in tables.items() for part in pair if part is not None]
-    text = [column for column in chosen if any(part.values(column).dtype.kind in "OUS" for _, part in every)]
-    levels: dict[str, list[str]] = {}
+    text = [column for column in chosen if any(part.is_text(column) for _, part in every)]
+    rows, levels = sum(part.rows for _, part in every), dict[str, list[str]]()
     for column, values in read_categories(categorical, model, text).items():
         if column not in chosen:
             model.require(column, first)
             raise DataError(f"{first}: the category {column!r} is no feature", hint=suggest(column, chosen))
-        found = [part.values(column) for _, part in every]
-        levels[column] = _levels(found) if values is None else [key(value) for value in values]
-        if values is None and column in text:
+        if values is not None:
+            levels[column] = [key(value) for value in values]
+            continue
+        levels[column] = _levels([part.coded(column).distinct for _, part in every])
+        if column in text:
             _few(
-                found,
+                rows,
                 levels[column],
                 f"{first}: column {column!r}",
                 'list the columns to learn from with features="A,B"',
@@ -206,20 +226,15 @@ def _plan(
             if column not in chosen or column in levels:
                 numbers = [each for each in chosen if each not in levels]
                 raise DataError(f"{first}: {column!r} is no feature to scale", hint=suggest(column, numbers))
-    targets = [part.values(label) for _, part in every]
-    if not isinstance(classes, (int, str, Sequence)) and any(each.dtype.kind in "OUS" for each in targets):
-        classes = _levels(targets)
+    if not isinstance(classes, (int, str, Sequence)) and any(part.is_text(label) for _, part in every):
+        classes = _levels([part.coded(label).distinct for _, part in every])
         _few(
-            targets,
+            rows,
             classes,
             f"{first}: the label {label!r}",
             'choose another one with label="COLUMN"; numbers are written plainly, as in -1.5e3',
         )
-    marked = (
-        [c for c in chosen if any(gaps(part.values(c)).any() for _, part in every)]
-        if missing == "mark"
-        else []
-    )
+    marked = [c for c in chosen if any(part.gaps(c).any() for _, part in every)] if missing == "mark" else []
     constants = {} if scale is None else None if scale == "federated" else dict(scale)
     return _Encoding(label, client, chosen, levels, classes, missing, marked, constants)
 
@@ -251,9 +266,8 @@ def _levels(parts: Sequence[Column]) -> list[str]:
     return sorted({key(value) for value in found})
 
 
-def _few(parts: Sequence[Column], levels: Sequence[str], what: str, hint: str) -> None:
+def _few(rows: int, levels: Sequence[str], what: str, hint: str) -> None:
     """Refuse text that names rows rather than kinds of them."""
-    rows = sum(map(len, parts))
     if len(levels) > max(20, rows // 2):
         raise DataError(f"{what} holds {len(levels):,} different texts in {rows:,} rows: too many", hint=hint)
 

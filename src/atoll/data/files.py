@@ -6,7 +6,8 @@ import csv
 import io
 import lzma
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def from_file(
             )
         return _from_npz(where, label, client, title, read_classes(classes), ignore)
     return from_frame(
-        read_table(where),
+        read_table(where, () if client is None else (client,)),
         label,
         features,
         client,
@@ -83,8 +84,11 @@ def from_file(
     )
 
 
-def read_table(path: Path) -> Table:
-    """The table in a file.  Raises `DataError` for one that is absent, damaged or of an unknown kind."""
+def read_table(path: Path, names: Sequence[str] = ()) -> Table:
+    """The table in a file, of which these columns hold names.
+
+    Raises `DataError` for one that is absent, damaged or of an unknown kind.
+    """
     kinds = [suffix.lower() for suffix in path.suffixes]
     while kinds and kinds[-1] in _PACKED:
         kinds.pop()
@@ -94,7 +98,8 @@ def read_table(path: Path) -> Table:
             f"{path}: files that end in {kind or 'nothing'!r} are not known",
             hint="use .csv, .tsv (also .gz, .xz, .bz2), .parquet or .npz",
         )
-    table: Table = _open(_read_parquet if kind in (".parquet", ".pq") else read_delimited, path)
+    parquet = kind in (".parquet", ".pq")
+    table: Table = _open(_read_parquet if parquet else partial(read_delimited, names=names), path)
     return table
 
 

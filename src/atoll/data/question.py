@@ -41,7 +41,7 @@ def ask(parts: Sequence[Tensor], where: str) -> None:
     floating = any(y.is_floating_point() for y in parts)
     if floating and any(bool((y != y.round()).any()) for y in parts):
         return
-    found = [int(value) for value in torch.unique(torch.cat([y.reshape(-1) for y in parts])).tolist()]
+    found = _values(torch.cat([y.reshape(-1) for y in parts]).to(torch.int64))
     regular = found == list(range(len(found)))
     if regular and not floating:
         return
@@ -58,6 +58,13 @@ def ask(parts: Sequence[Tensor], where: str) -> None:
         f"{where}: the labels are {values}, which leaves gaps in 0..{found[-1]}",
         hint=f"{listed} numbers them from 0 on, {whole} keeps the numbers as they are",
     )
+
+
+def _values(y: Tensor) -> list[int]:
+    if len(y) and int(y.min()) >= 0 and int(y.max()) < len(y):
+        y = y.bincount().nonzero()  # counting is sooner done than sorting
+    found: list[int] = torch.unique(y).tolist()
+    return found
 
 
 def _one_hot(y: Tensor) -> bool:

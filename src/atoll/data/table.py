@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from atoll.errors import DataError, suggest
 
 __all__ = [
+    "Coded",
     "Column",
     "Table",
+    "Written",
     "collected",
     "gaps",
     "is_frame",
+    "is_gap",
     "is_number",
     "key",
     "once",
@@ -27,17 +31,49 @@ __all__ = [
 
 Column = NDArray[Any]
 
-_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_SIGNED = b"+-0123456789"
+_PLAIN = _SIGNED + b".eE"
 _CANONICAL = re.compile(r"-?[1-9]\d{0,17}|0", re.ASCII)
 _UNNAMED = re.compile(r"(Unnamed: \d+)?", re.ASCII)
-_GAPS = {"", "na", "n/a", "#n/a", "nan", "null", "none", "?", "-", "."}  # among numbers
+GAPS = {"", "na", "n/a", "#n/a", "nan", "null", "none", "?", "-", "."}  # among numbers
 _TRUTH = {"true": True, "false": False}
+
+
+class Coded(NamedTuple):
+    """A column by its values: row i holds ``distinct[codes[i]]``. Values that differ as written may be the same one."""
+
+    distinct: Column
+    codes: NDArray[np.integer[Any]]
+
+    def whole(self) -> Column:
+        """One value a row."""
+        return cast(Column, self.distinct[self.codes])
+
+
+@dataclass(frozen=True)
+class Written:
+    """The fields of a column as a text file writes them.
+
+    Attributes:
+        rows: how many there are.
+        read: the texts that occur, and which of them each row holds; or one text a row, and None.
+    """
+
+    rows: int
+    read: Callable[[], tuple[list[str], NDArray[np.integer[Any]] | None]]
+
+    def __len__(self) -> int:
+        return self.rows
 
 
 def is_number(text: str) -> bool:
     """Whether a text is a plain decimal number, such as ``-1.5e3``; ``1_000`` and ``1,5`` are none."""
-    return _NUMBER.fullmatch(text) is not None
+    return _read([text], float, _PLAIN) is not None
+
+
+def is_gap(text: str) -> bool:
+    """Whether a text says, among numbers, that there is none."""
+    return text.strip().lower() in GAPS
 
 
 def unnamed(column: str) -> bool:
@@ -86,12 +122,20 @@ class Table:
     Args:
         columns: arrays; or the fields of a text file, as they are written there.
         name: what errors call the table.
+        written: how the fields of a column are read that came as numbers out of a text file.
     """
 
-    def __init__(self, columns: Mapping[str, Column | list[str]], name: str) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, Column | Written],
+        name: str,
+        written: Callable[[str], Written] | None = None,
+    ) -> None:
         self.name = name
         self._columns = {str(each): values for each, values in columns.items() if not unnamed(str(each))}
-        self._typed: dict[str, Column] = {}
+        self._written = written
+        self._typed: dict[str, Column | Coded] = {}
+        self._codes: dict[str, Coded] = {}
         lengths = {len(values) for values in self._columns.values()}
         if len(lengths) > 1:
             raise DataError(f"{name}: the columns have {' and '.join(map(str, sorted(lengths)))} rows")
@@ -110,21 +154,44 @@ class Table:
         if column not in self._columns:
             raise DataError(f"{where}: there is no column {column!r}", hint=suggest(column, self._columns))
 
-    def values(self, column: str) -> Column:
-        """A column as whole numbers, numbers (NaN where there is none), truth values or text."""
+    def _found(self, column: str) -> Column | Coded:
+        """A column as it can be had: by its values where they are known, one a row elsewhere."""
         if column not in self._typed:
             values = self._columns[column]
-            self._typed[column] = _typed(values) if isinstance(values, list) else values
+            self._typed[column] = values if isinstance(values, np.ndarray) else _by_value(values, _typed)
         return self._typed[column]
+
+    def values(self, column: str) -> Column:
+        """A column as whole numbers, numbers (NaN where there is none), truth values or text."""
+        found = self._found(column)
+        return found.whole() if isinstance(found, Coded) else found
+
+    def coded(self, column: str) -> Coded:
+        """The same by the values that occur; objects, of which equal ones may differ in name, row by row."""
+        if column not in self._codes:
+            found = self._found(column)
+            self._codes[column] = found if isinstance(found, Coded) else _coded(found)
+        return self._codes[column]
+
+    def is_text(self, column: str) -> bool:
+        """Whether a column holds text, or objects."""
+        found = self._found(column)
+        return (found.distinct if isinstance(found, Coded) else found).dtype.kind in "OUS"
+
+    def gaps(self, column: str) -> NDArray[np.bool_]:
+        """Where a column has no value; see `gaps`."""
+        found = self._found(column)
+        return gaps(found.distinct)[found.codes] if isinstance(found, Coded) else gaps(found)
 
     def identifiers(self, column: str) -> Column:
         """A column whose values are names: text as it is written, and numbers only where that loses nothing."""
         values = self._columns[column]
-        if not isinstance(values, list):
-            return values
-        if values and all(_CANONICAL.fullmatch(field) for field in values):
-            return np.array(list(map(int, values)), dtype=np.int64)
-        return np.array(values, dtype=object if not values else str)
+        if isinstance(values, np.ndarray):
+            if self._written is None:
+                return values
+            values = self._columns[column] = self._written(column)
+        found = _by_value(values, _names)
+        return found.whole() if isinstance(found, Coded) else found
 
     @staticmethod
     def of(frame: Any, name: str) -> Table:
@@ -178,21 +245,60 @@ def single(values: Column, where: str) -> Column:
     return values
 
 
-def _typed(written: list[str]) -> Column:
-    fields = [field.strip() for field in written]
-    absent = [field.lower() in _GAPS for field in fields]
-    present = [field for field, gap in zip(fields, absent, strict=True) if not gap]
-    whole = len(present) == len(fields)
-    if whole and all(map(_WHOLE.fullmatch, fields)):
+def _by_value(written: Written, read: Callable[[Sequence[str]], Column]) -> Column | Coded:
+    """What is written, read; what a column is follows from the texts that occur, however often each does."""
+    texts, codes = written.read()
+    return read(texts) if codes is None else Coded(read(texts), codes)
+
+
+def _coded(values: Column) -> Coded:
+    if values.dtype.kind == "O":
+        return Coded(values, np.arange(len(values)))
+    if values.dtype.kind not in "US":
+        return Coded(*np.unique(values, return_inverse=True))
+    texts = values.tolist()
+    codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+    return Coded(
+        np.array(list(codes), dtype=values.dtype),
+        np.fromiter(map(codes.__getitem__, texts), np.int64, len(texts)),
+    )
+
+
+def _names(texts: Sequence[str]) -> Column:
+    if texts and all(map(_CANONICAL.fullmatch, texts)):
+        return np.array(list(map(int, texts)), dtype=np.int64)
+    return np.array(texts, dtype=str if texts else object)
+
+
+def _typed(written: Sequence[str]) -> Column:
+    fields = list(map(str.strip, written))
+    whole = _read(fields, int, _SIGNED)
+    if whole is not None:
         try:
-            return np.array([int(field) for field in fields], dtype=np.int64)
+            return np.array(whole, dtype=np.int64)
         except OverflowError:
             pass
-    if all(map(_NUMBER.fullmatch, present)):
-        numbers = (np.nan if gap else float(field) for field, gap in zip(fields, absent, strict=True))
-        return np.array(list(numbers), dtype=np.float64)
-    if all(field.lower() in _TRUTH for field in present):
-        if whole:
-            return np.array([_TRUTH[field.lower()] for field in fields], dtype=bool)
-        return np.array([float(_TRUTH.get(field.lower(), np.nan)) for field in fields], dtype=np.float64)
-    return np.array(fields, dtype=object if not fields else str)
+    numbers = _read(fields, float, _PLAIN)
+    if numbers is not None:
+        return np.array(numbers, dtype=np.float64)
+    marks = set(filter(is_gap, set(fields)))
+    numbers = _read([field for field in fields if field not in marks], float, _PLAIN)
+    if numbers is not None:
+        found = np.full(len(fields), np.nan)
+        found[[field not in marks for field in fields]] = numbers
+        return found
+    if all(field.lower() in _TRUTH for field in fields if field not in marks):
+        truth = [_TRUTH.get(field.lower(), np.nan) for field in fields]
+        return np.array(truth, dtype=np.float64 if marks else bool)
+    return np.array(fields, dtype=str)
+
+
+def _read(fields: Sequence[str], number: Callable[[str], Any], of: bytes) -> list[Any] | None:
+    """Numbers, or None where a text is none or is not made of these characters alone."""
+    joined = "".join(fields)
+    if not joined.isascii() or joined.encode().translate(None, of):
+        return None
+    try:
+        return list(map(number, fields))
+    except ValueError:
+        return None
