@@ -20,7 +20,6 @@ from atoll.data.samples import concatenate
 from atoll.engines.devices import Room
 from atoll.engines.engine import Engine
 from atoll.engines.group import Group
-from atoll.engines.lanes import Lanes
 from atoll.engines.reading import Reading, the_order
 from atoll.engines.replay import Replays
 from atoll.engines.steps import Steps, form
@@ -56,7 +55,6 @@ class Batched(Engine):
         self.steps = Steps(task)
         self.spread: dict[Any, Any] = {}  # see `Host`
         self.room = Room(device)
-        self.lanes = Lanes(self.threads if device.type == "cpu" else 1)
         self.replays = Replays(device) if device.type == "cuda" else None
 
     def describe(self) -> str:
@@ -93,9 +91,6 @@ class Batched(Engine):
                         outcomes, alike = outcomes + found, alike[width:]
         outcomes.sort(key=lambda outcome: outcome.client)
         return reducer, outcomes
-
-    def close(self) -> None:
-        self.lanes.close()
 
     def _together(
         self,

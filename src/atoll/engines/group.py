@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,18 +23,16 @@ from atoll.draws import STREAMS, untouched
 from atoll.engines import stages
 from atoll.engines.client import failed
 from atoll.engines.devices import Resident, stack
-from atoll.engines.lanes import Lanes
 from atoll.engines.probe import probe
 from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys, whole, whole_keys
 from atoll.engines.replay import Play, Replays, Step, in_turn
 from atoll.engines.steps import Steps, form, padded_width
 from atoll.errors import AtollError, EngineError
-from atoll.machine import threads
 from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, nbytes, to_device
 
-__all__ = ["Group", "cut", "powers", "stretches"]
+__all__ = ["Group", "powers", "stretches"]
 
 _SHARED = None
 _OWN = 0
@@ -50,7 +47,6 @@ class Host(Protocol):
     resident: Resident
     steps: Steps
     replays: Replays | None
-    lanes: Lanes
     spread: dict[Any, Any]
     """Which leaves of a working state differ between clients, by program and form."""
 
@@ -222,8 +218,9 @@ class Group:
             inputs, targets = (
                 each_part(lambda part: part.view(*lead, *part.shape[1:]), part) for part in gather(pool, at)
             )
-            own = [inputs, targets, keys[t][first:last]]
-            return own if full[t] else [*own, masks[t][first:last]]
+            if full[t]:
+                return [inputs, targets, keys[t]]
+            return [inputs, targets, keys[t][first:last], masks[t][first:last]]
 
         values, spec = pytree.tree_flatten(local)
         axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
@@ -240,37 +237,25 @@ class Group:
         if not self.padded:
             values = self.uneven(values, axes, spec, changed, mask, batch)
             return pytree.tree_unflatten(values, spec), dims
-        # A module stands in for one client at a time, and so does the memory of a recorded step.
-        alone = self.task.recurrent or self.engine.replays is not None
-        lanes = 1 if alone else min(self.engine.lanes.count, size)
         known: dict[tuple[int, bool], Play] = {}
-
-        def window(first: int, part: int) -> list[Any]:
-            return [
-                v[first : first + part] if a == 0 and part < size else v
-                for v, a in zip(values, axes, strict=True)
-            ]
-
-        def played(windows: list[tuple[int, int]], begin: int, end: int) -> None:
-            for first, part in windows:
-                views = window(first, part)
-                batches = (batch(t, first, first + part) for t in range(begin, end))
-                new = known[part, full[begin]](views, batches)
+        for begin, end, active in stretches(counts, full):
+            first = 0
+            for part in [size] if active == size else powers(active):
+                window = slice(first, first + part)
+                views = [
+                    v[window] if a == 0 and part < size else v for v, a in zip(values, axes, strict=True)
+                ]
+                play = known.get((part, full[begin]))
+                if play is None:
+                    state, example = pytree.tree_unflatten(views, spec), batch(begin, first, first + part)
+                    play = known[part, full[begin]] = self.playing(state, dims, changed, example)
+                new = play(views, (batch(t, first, first + part) for t in range(begin, end)))
                 for i in changed:
                     if part == size:
                         values[i] = new[i]
                     elif new[i] is not views[i]:
-                        values[i][first : first + part] = new[i]
-
-        for begin, end, active in stretches(counts, full):
-            dealt = cut(active, lanes, whole=active == size)
-            for first, part in chain.from_iterable(dealt):
-                if (part, full[begin]) not in known:
-                    state = pytree.tree_unflatten(window(first, part), spec)
-                    example = batch(begin, first, first + part)
-                    known[part, full[begin]] = self.playing(state, dims, changed, example)
-            with threads(1) if lanes > 1 else nullcontext():
-                self.engine.lanes.run([partial(played, own, begin, end) for own in dealt])
+                        values[i][window] = new[i]
+                first += part
         return pytree.tree_unflatten(values, spec), dims
 
     def uneven(
@@ -415,22 +400,6 @@ def stretches(counts: Sequence[int], full: Sequence[bool]) -> list[tuple[int, in
         end = start + sum(1 for _ in run)
         found.append((start, end, count))
         start = end
-    return found
-
-
-def cut(active: int, lanes: int, whole: bool) -> list[list[tuple[int, int]]]:
-    """Windows (first, clients) of the first `active` clients of a stack, dealt to lanes in runs of about one length.
-
-    Where all clients are there (`whole`) a lane has one window, otherwise windows of powers of two.
-    """
-    found, first = [], 0
-    for lane in range(min(lanes, active)):
-        share = active // lanes + (lane < active % lanes) if lanes <= active else 1
-        own = []
-        for part in [share] if whole else powers(share):
-            own.append((first, part))
-            first += part
-        found.append(own)
     return found
 
 
