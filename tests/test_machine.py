@@ -1,0 +1,55 @@
+"""The machine at hand: neighbours on its cores."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from atoll.machine import Neighbours, cores
+
+
+def sleepers() -> int:
+    return sum(each.name == "atoll-asleep" for each in threading.enumerate())
+
+
+def test_a_team_sleeps_while_there_are_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0, 0.0, 0.0]  # of the wall, of everybody, of this process
+    monkeypatch.setattr(Neighbours, "_spent", staticmethod(lambda: tuple(clock)))
+    here, count = Neighbours(), torch.get_num_threads()
+
+    def pass_by(others: float, seconds: float = 1.0) -> int:
+        clock[:] = clock[0] + seconds, clock[1] + (1.5 + others) * seconds, clock[2] + 1.5 * seconds
+        here.heed(2)
+        return sleepers()
+
+    before = sleepers()
+    assert pass_by(0.1) == before
+    assert pass_by(5.0, 0.1) == before  # too short to tell
+    assert pass_by(0.9) == before + 1
+    assert pass_by(0.2) == before + 1  # not gone for certain
+    assert pass_by(2.0) == before + 1
+    pass_by(0.05)
+    end = time.monotonic() + 20
+    while sleepers() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sleepers() == before
+    assert pass_by(0.9) == before + 1
+    pass_by(0.0)
+    assert torch.get_num_threads() == count
+
+
+def test_what_is_measured_is_this_process_and_the_others() -> None:
+    before = Neighbours._spent()
+    if before is None:
+        pytest.skip("this system does not say what its cores do")
+    end = time.process_time() + 0.5
+    while time.process_time() < end:
+        sum(range(1000))
+    after = Neighbours._spent()
+    assert after is not None
+    wall, everybody, own = (b - a for a, b in zip(before, after, strict=True))
+    assert own >= 0.5
+    assert own - 0.1 <= everybody <= (wall + 0.1) * cores()
