@@ -36,6 +36,7 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_dry_run_reports_every_part(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     done = start("--device", "cpu", "--quick", "--out", str(out))

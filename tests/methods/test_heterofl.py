@@ -397,7 +397,7 @@ def federated(engine: str, dynamic: bool = False) -> Federation:
     return federation
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("engine", ["batched", "processes"])
 def test_engines_agree(engine: str, dynamic: bool) -> None:
     one, two = federated("loop", dynamic), federated(engine, dynamic)
