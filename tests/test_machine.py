@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from atoll import machine
 from atoll.machine import Neighbours, cores
 
 
@@ -39,6 +40,21 @@ def test_a_team_sleeps_while_there_are_neighbours(monkeypatch: pytest.MonkeyPatc
     assert pass_by(0.9) == before + 1
     pass_by(0.0)
     assert torch.get_num_threads() == count
+
+
+def test_several_threads_look_for_neighbours_and_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0, 0.0, 0.0]
+    monkeypatch.setattr(Neighbours, "_spent", staticmethod(lambda: tuple(clock)))
+    here = Neighbours()
+    monkeypatch.setattr(machine, "_neighbours", here)
+    clock[:] = 1.0, 1.0, 0.0
+    with machine.threads(1):
+        assert not here.there
+    with machine.threads(2):
+        assert here.there
+    clock[:] = 2.0, 1.0, 0.0
+    here.heed(2)
+    assert not here.there
 
 
 def test_what_is_measured_is_this_process_and_the_others() -> None:

@@ -301,6 +301,16 @@ def test_outputs_of_any_kind_and_losses_that_get_all_of_them(give: Any, loss: An
     assert own.overall == pytest.approx({name: usual.overall[name] for name in own.overall})
 
 
+def test_metrics_of_ones_own_get_all_that_a_model_gives(sentences: FederatedData) -> None:
+    def empty(out: Output, y: Tensor) -> Tensor:
+        return torch.full((len(y),), 0.25 if out.loss is None else 0.75) + 0 * out.logits[:, 0]
+
+    for metrics in ({"empty": empty}, {"empty": atoll.Metric(empty, better="lower")}):
+        evaluation = fitted(sentences, Reader, metrics=metrics, rounds=1, engine="loop").evaluation
+        assert evaluation is not None
+        assert evaluation.overall["empty"] == 0.25
+
+
 def test_outputs_without_logits_are_refused_by_name(sentences: FederatedData) -> None:
     class Odd(Reader):
         def forward(self, *args: Any, **named: Any) -> Any:

@@ -57,9 +57,6 @@ class Parts:
     def __getitem__(self, rows: Any) -> Parts:
         return self.map(lambda part: part[rows])
 
-    def __iter__(self) -> Iterator[Parts]:
-        return (self[row] for row in range(len(self)))
-
     @property
     def device(self) -> torch.device:
         return next(iter(self._parts.values())).device
@@ -69,9 +66,6 @@ class Parts:
 
     def index_select(self, axis: int, index: Tensor) -> Parts:
         return self.map(lambda part: part.index_select(axis, index))
-
-    def numel(self) -> int:
-        return sum(part.numel() for part in self._parts.values())
 
     def __repr__(self) -> str:
         return f"Parts({shapes(self, 0)})"

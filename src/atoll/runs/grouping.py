@@ -105,11 +105,17 @@ def _by_method(key: str, holders: Sequence[_Known]) -> bool:
 
 
 def value_words(key: str, value: Any) -> str:
-    """A setting's value as one would type it."""
+    """A setting's value as one would type it.
+
+    >>> value_words("weights", ["north:2", "south:0.5"]), value_words("lr", 0.1)
+    ('north:2,south:0.5', '0.1')
+    """
     if value is None:
         return "full" if key == "batch_size" else "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(value_words(key, each) for each in value)
     return str(value)
