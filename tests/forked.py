@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ def fork(program: Callable[[], object], out: int, error: int, environment: Mappi
 
     It ends as an interpreter ends: with 0, with what `sys.exit` was given, or with 1 and a traceback.
     """
-    importlib.import_module("torch._dynamo")  # what the first gradient would import
     if pid := os.fork():
         return pid
     code = 1

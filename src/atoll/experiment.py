@@ -22,7 +22,6 @@ from atoll.data.federate import read_folder
 from atoll.data.wishes import read_classes, read_names
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Federation
-from atoll.machine import warm_up
 from atoll.parts import Parts, shapes, tensors
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
@@ -293,12 +292,10 @@ class Experiment(Settings):
 
         Raises ConfigError or DataError where the parts do not fit.
         """
-        with warm_up():
-            tell(f"loading {self.data}")
-            dataset = self.load()
-            tell(f"dividing {self.data}")
-            divided = self.divide(dataset)
-            tell("loading what traces models")
+        tell(f"loading {self.data}")
+        dataset = self.load()
+        tell(f"dividing {self.data}")
+        divided = self.divide(dataset)
         tell("setting up the model")
         example = divided.example()
         outputs = divided.classes or (math.prod(example.targets.shape[1:]) or 1)

@@ -1,18 +1,15 @@
-"""The machine at hand: its cores, torch's threads, and imports that take a second."""
+"""The machine at hand: its cores and torch's threads."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-__all__ = ["Neighbours", "cores", "threads", "warm_up"]
+__all__ = ["Neighbours", "cores", "threads"]
 
 
 class threads:
@@ -104,17 +101,3 @@ def _asleep(team: int) -> threading.Event:
 
 
 _neighbours = Neighbours()
-
-
-@contextmanager
-def warm_up() -> Iterator[None]:
-    """Beside the work in the block, do the second of imports that tracing and function transforms need.
-
-    The block must not use torch.func itself: two threads in these imports at once can meet a half-made module.
-    """
-    thread = threading.Thread(target=importlib.import_module, args=("torch._dynamo",), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
+from atoll.gradient import grad_and_value
 from atoll.measures import Better
 from atoll.metrics import Confusion, Metric, Metrics, chosen, class_last
 from atoll.parts import Inputs, joined, shapes
@@ -198,8 +199,7 @@ class Task:
         def objective(params: Tensors) -> tuple[Tensor, Tensors]:
             return self.loss(params, buffers, batch)
 
-        gradient, (loss, buffers) = grad_and_value(objective, has_aux=True)(params)
-        return gradient, loss, buffers
+        return grad_and_value(objective, params)
 
     @property
     def better(self) -> dict[str, Better | None]:

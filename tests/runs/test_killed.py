@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import signal
@@ -39,7 +38,6 @@ def test_killed_at_random_moments(method: str, engine: str, tmp_path: Path) -> N
     whole = federation(method, engine, runs=tmp_path / "whole", **plan).fit()
     assert whole.folder is not None
     want = (whole.folder.path / "model.safetensors").read_bytes()
-    importlib.import_module("torch._dynamo")  # once here, not in every child
     moments = random.Random(f"{method} {engine}")
     kills = 0
     for number in range(3):

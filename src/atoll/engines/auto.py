@@ -6,13 +6,11 @@ in a step; one is made only where the rounds to come are long enough for it.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from atoll.contract import Job, Memories, Outcome, Reducer
 from atoll.data import FederatedData
@@ -23,6 +21,7 @@ from atoll.engines.loop import Loop
 from atoll.engines.reading import the_order
 from atoll.engines.sequential import Sequential
 from atoll.engines.steps import Steps
+from atoll.engines.trace import Watch
 from atoll.errors import EngineError
 from atoll.machine import cores, threads
 from atoll.task import Task
@@ -33,7 +32,6 @@ __all__ = ["Auto"]
 
 _LENGTHS = (2, 8)  # steps a client takes in a trial
 _CAPTURE = 1.5e-3  # seconds that capturing takes, for each operation of a step
-_LIBRARIES = 1.5  # seconds that it takes to import what captures need
 _TOGETHER = 1.0  # capturing a step of many clients, in captures of one client's: measured are 0.75 to 0.9
 _TINY = 6e-3  # seconds of a client's round below which batching nearly always wins: its captures are not lost
 _SHARE = 0.1  # of the rounds to come, that may be spent on choosing
@@ -91,7 +89,7 @@ class Auto(Engine):
         left = max(1, self.rounds - job.round + 1)
         loop = Loop(self.task, self.data, self.device)
         plainly, operations = self._time_loop(loop, job)
-        before = _CAPTURE * operations + (0 if "torch._dynamo" in sys.modules else _LIBRARIES)
+        before = _CAPTURE * operations
         if left * plainly < before + left * plainly / (2 * workers):
             return loop, f"about {duration_text(plainly)} a round; the rounds are over before a capture pays"
         try:
@@ -195,7 +193,7 @@ class Auto(Engine):
         return max(1, sum(counted))
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(Watch):  # type: ignore[no-untyped-call]
     """Counts torch's operations."""
 
     count = 0

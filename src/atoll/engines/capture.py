@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from atoll.draws import STREAMS, untouched
 from atoll.engines.graph import aten, dtype_of, is_call, shape_of
 from atoll.engines.inplace import write_in_place
+from atoll.engines.trace import trace
 from atoll.errors import AtollError, EngineError
 from atoll.parts import tensors
 
@@ -51,12 +52,9 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     `state` and `arguments` are pytrees of tensors that give the shapes; numbers inside them become constants. Raises
     EngineError if the function cannot be traced (it branches on the value of a tensor, say).
     """
-    from torch._guards import TracingContext, tracing
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    # A tensor that stands in two places is two inputs: tracing must not take them for one.
-    leaves, spec = pytree.tree_flatten(pytree.tree_map_only(Tensor, torch.clone, state))
+    leaves, spec = pytree.tree_flatten(
+        pytree.tree_map_only(Tensor, torch.clone, state)
+    )  # it may be written over
     extra, extra_spec = pytree.tree_flatten(arguments)
     count = len(leaves)
 
@@ -71,9 +69,7 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shapes = FakeTensorMode(allow_fallback_kernels=True)  # or there is a new one for every operation
-            with tracing(TracingContext(shapes)):
-                module = make_fx(torch.func.functionalize(flat, remove="mutations"))(*leaves, *extra)
+            graph, root = trace(flat, [*leaves, *extra])
     except (AtollError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
@@ -83,7 +79,6 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
             f"the client program cannot be captured: {type(error).__name__}: {str(error).splitlines()[0]}",
             hint='a model that branches on the values of tensors runs with engine="loop"',
         ) from error
-    graph = module.graph
     drawn = {str(node.target) for node in graph.nodes if _draws(node)}
     if drawn:
         raise EngineError(
@@ -92,8 +87,8 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
         )
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     _simplify(graph)
-    _hoist(module)
-    _drop_ones(module)
+    _hoist(graph, root)
+    _drop_ones(graph, root)
     (output,) = [node for node in graph.nodes if node.op == "output"]
     outputs = list(output.args[0])
     changed = {i for i in range(count) if outputs[i] is not inputs[i]}
@@ -102,8 +97,7 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     _sweep(graph)
     _quick_calls(graph)
     graph.lint()
-    module.recompile()
-    return Captured(module, changed, spec)
+    return Captured(fx.GraphModule(root, graph, "Captured"), changed, spec)
 
 
 # --- rewrites -------------------------------------------------------------------------------------------------------
@@ -177,15 +171,14 @@ def _draws(node: fx.Node) -> bool:
     return bool(node.args[at] if at < len(node.args) else node.kwargs.get("dropout_p"))
 
 
-def _hoist(module: fx.GraphModule) -> None:
+def _hoist(graph: fx.Graph, root: nn.Module) -> None:
     """Compute what depends on no input once, and keep it with the module."""
-    graph = module.graph
     constant: set[fx.Node] = set()
     env: dict[fx.Node, Any] = {}
     for node in list(graph.nodes):
         if node.op == "get_attr":
             constant.add(node)
-            env[node] = getattr(module, str(node.target))
+            env[node] = getattr(root, str(node.target))
         elif node.op == "call_function":
             if node.target in _SHAPE_ONLY:
                 value = node.meta["val"]
@@ -201,9 +194,9 @@ def _hoist(module: fx.GraphModule) -> None:
         if node.op == "get_attr" or all(user in constant for user in node.users):
             continue
         name = f"_constant_{node.name}"
-        module.register_buffer(name, env[node], persistent=False) if isinstance(
-            env[node], Tensor
-        ) else setattr(module, name, env[node])
+        root.register_buffer(name, env[node], persistent=False) if isinstance(env[node], Tensor) else setattr(
+            root, name, env[node]
+        )
         with graph.inserting_before(node):
             held = graph.get_attr(name)
         held.meta = dict(node.meta)
@@ -211,15 +204,14 @@ def _hoist(module: fx.GraphModule) -> None:
     _sweep(graph)
 
 
-def _drop_ones(module: fx.GraphModule) -> None:
+def _drop_ones(graph: fx.Graph, root: nn.Module) -> None:
     """Drop multiplications by constants that are one everywhere, such as the mask of a full batch."""
-    graph = module.graph
     for node in list(graph.nodes):
         if not is_call(node, aten.mul.Tensor):
             continue
         for value, other in (node.args, node.args[::-1]):
             if isinstance(value, fx.Node) and value.op == "get_attr" and isinstance(other, fx.Node):
-                held = getattr(module, str(value.target))
+                held = getattr(root, str(value.target))
                 if (
                     shape_of(other) == shape_of(node)
                     and dtype_of(other) == dtype_of(node)

@@ -7,7 +7,6 @@ between processes is records of tensors in shared memory and a small header; par
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import signal
@@ -178,8 +177,6 @@ class Forked(Crew):
         if self.workers and self._for == (job.method, job.channel):
             return
         self.close()
-        # Once here, or every worker pays for it; never while forking.
-        importlib.import_module("torch._dynamo")
         self._for = job.method, job.channel
         for _ in range(self.size):
             self.workers.append(_Worker(self, job, [worker.line for worker in self.workers]))

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-__all__ = ["aten", "dtype_of", "is_call", "is_view", "root", "shape_of"]
+__all__ = ["Form", "aten", "dtype_of", "form_of", "is_call", "is_view", "root", "shape_of"]
 
 aten = torch.ops.aten
+
+
+class Form(NamedTuple):
+    """What is known of a tensor before the graph runs: `meta["val"]` of a node that gives one."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def form_of(value: Tensor) -> Form:
+    return Form(tuple(value.shape), value.dtype, value.device)
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -19,12 +31,12 @@ def is_call(node: Any, *targets: Any) -> bool:
 
 def shape_of(node: Any) -> tuple[int, ...] | None:
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+    return value.shape if isinstance(value, Form) else None
 
 
 def dtype_of(node: Any) -> torch.dtype | None:
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value.dtype if isinstance(value, Tensor) else None
+    return value.dtype if isinstance(value, Form) else None
 
 
 def is_view(node: fx.Node) -> bool:

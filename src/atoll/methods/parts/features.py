@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value
 
 from atoll.errors import ConfigError
+from atoll.gradient import grad_and_value
 from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
@@ -45,7 +45,7 @@ def gradient_with(
             loss, moved = task.loss(params, buffers, batch)
         return objective(loss, seen()), (loss, moved)
 
-    gradient, (_, (loss, moved)) = grad_and_value(value, has_aux=True)(params)
+    gradient, _, (loss, moved) = grad_and_value(value, params)
     return gradient, loss, moved
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from atoll.errors import ConfigError
+from atoll.gradient import grad_and_value
 from atoll.parts import Inputs, pieces
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
@@ -55,8 +55,7 @@ def gradient_towards(
         made, moved = task.predict(params, buffers, batch.inputs, batch=batch)
         return distance(made, batch.targets), moved
 
-    gradient, (value, moved) = grad_and_value(objective, has_aux=True)(params)
-    return gradient, value, moved
+    return grad_and_value(objective, params)
 
 
 def cuts(count: int, size: int) -> list[slice]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll import seeds
+from atoll.gradient import vjp
 from atoll.tensors import Tensors
 
 __all__ = ["create", "features", "generate", "pull_back"]
@@ -83,6 +84,7 @@ def pull_back(net: Tensors, embeddings: Tensor, like: Tensors, cotangents: Tenso
 
     `cotangents` are as `generate` gives parameters, [m, *shape] each; the first product sums over the m of them.
     """
-    back = torch.func.vjp(lambda net, embeddings: generate(net, embeddings, like), net, embeddings)[1]
-    gradient, moved = back(cotangents)
+    gradient, moved = vjp(
+        lambda net, embeddings: generate(net, embeddings, like), (net, embeddings), cotangents
+    )
     return gradient, moved

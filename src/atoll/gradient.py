@@ -1,0 +1,77 @@
+"""Gradients of functions of named tensors, inside `vmap` and captured steps too, to the bits of `torch.func`.
+
+`torch.func.grad_and_value` is the readable twin. Its first call imports `torch._dynamo`, for a second and a hundred
+megabytes, to tell a compiler that is not there to look away; nothing else in a gradient needs that. What is private to
+torch and used here is named in one place, and where a torch has it no more, the twin takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+try:
+    from torch._functorch.eager_transforms import (
+        _create_differentiable,
+        _undo_create_differentiable,
+        _wrap_all_tensors,
+        grad_increment_nesting,
+    )
+
+    LEAN = True
+    """Whether this torch has what gradients are made of here; without, they are the same and start a second later."""
+except ImportError:  # pragma: no cover - a torch to come
+    LEAN = False
+
+__all__ = ["LEAN", "grad_and_value", "vjp"]
+
+P = TypeVar("P")
+A = TypeVar("A")
+
+
+def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tuple[P, Tensor, A]:
+    """(gradient, value, aux) of objective(params) -> (value, aux): a scalar, and a pytree of tensors that comes along.
+
+    `params` is a pytree of tensors and so is the gradient, zeros where the value does not depend on them. Nests, as
+    gradients of gradients do.
+    """
+    if not LEAN:
+        gradient, (value, aux) = torch.func.grad_and_value(objective, has_aux=True)(params)
+        return gradient, value, aux
+    with grad_increment_nesting() as level, torch.enable_grad():
+        inputs: Any = _wrap_all_tensors(params, level)
+        _create_differentiable(inputs, level)
+        value, aux = objective(inputs)
+        leaves, spec = pytree.tree_flatten(inputs)
+        gradient = pytree.tree_unflatten(_pulled([value], leaves, None), spec)
+        return _undo_create_differentiable((gradient, value, aux), level)  # type: ignore[type-var]
+
+
+def vjp(function: Callable[..., Any], inputs: tuple[Any, ...], cotangents: Any) -> tuple[Any, ...]:
+    """The vector-Jacobian product: of each of `inputs`, pytrees of tensors, what `cotangents`, of the form of
+    function(*inputs), come to. Of plain tensors, outside function transforms."""
+    with torch.enable_grad():
+        inputs = pytree.tree_map(lambda each: each.detach().requires_grad_(), inputs)
+        outputs = pytree.tree_leaves(function(*inputs))
+    leaves, spec = pytree.tree_flatten(inputs)
+    return pytree.tree_unflatten(_pulled(outputs, leaves, pytree.tree_leaves(cotangents)), spec)  # type: ignore[no-any-return]
+
+
+def _pulled(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor] | None) -> list[Tensor]:
+    """What outputs pull back to each leaf: zeros for leaves that none of them depends on."""
+    asked = [at for at, output in enumerate(outputs) if output.requires_grad]
+    if not asked:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(
+        [outputs[at] for at in asked],
+        leaves,
+        None if cotangents is None else [cotangents[at] for at in asked],
+        create_graph=cotangents
+        is None,  # within a function transform the backward pass is itself an operation
+        allow_unused=True,
+    )
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
