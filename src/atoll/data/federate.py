@@ -50,6 +50,7 @@ def from_clients(
 
     Args:
         clients: name -> data of any kind that `as_dataset` takes. A sequence names its clients 0, 1, ...
+            Inputs that lie in memory one after the other, the slices of one array, are used where they are.
         test: ``"auto"`` keeps a client's own test split, or a fifth of its rows where it has none; a number
             keeps that share of its rows; None gives no client test data; a pair (x, y) is a global test set
             instead.

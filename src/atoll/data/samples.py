@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from atoll.errors import DataError
 from atoll.parts import Inputs, Parts, joined
 
+from .adjacent import in_a_row
 from .question import REGRESSION, UNASKED
 from .table import collected, is_frame, key
 
@@ -47,10 +48,13 @@ class Samples(NamedTuple):
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
-    """All samples of `parts`, in order."""
+    """All samples of `parts`, in order. Inputs that lie in memory one after the other stay where they are."""
     if len(parts) == 1:
         return parts[0]
-    return Samples(joined([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+    several = [part.inputs for part in parts]
+    plain = [each for each in several if isinstance(each, Tensor)]
+    inputs = in_a_row(plain) if len(plain) == len(several) else None
+    return Samples(joined(several) if inputs is None else inputs, torch.cat([part.targets for part in parts]))
 
 
 def labels_of(samples: Samples, classes: int | None) -> IntArray | None:
