@@ -15,7 +15,7 @@ from torch.func import functionalize, vmap
 from torch.utils import _pytree as pytree
 
 from atoll import gradient
-from atoll.gradient import grad_and_value, vjp
+from atoll.gradient import grad_and_value
 from atoll.tensors import Tensors
 
 Gradient = Callable[..., tuple[Any, Tensor, Any]]
@@ -126,20 +126,6 @@ def test_errors_leave_no_level_behind() -> None:
     with pytest.raises(RuntimeError, match="scalar"):
         grad_and_value(lambda p: (p["a"], p["b"]), params)
     equal(of_network(grad_and_value, params, x), of_network(twin, params, x))
-
-
-def test_products_with_jacobians() -> None:
-    params, x = given()
-
-    def function(p: Tensors, x: Tensor) -> Tensors:
-        return Tensors(one=(x @ p["a"]).tanh(), two=p["b"].exp(), fixed=torch.ones(2))
-
-    outputs, pull = torch.func.vjp(function, params, x)
-    cotangents = outputs.map(torch.cos)
-    ours = vjp(function, (params, x), cotangents)
-    equal(ours, pull(cotangents))
-    nothing = vjp(lambda p, x: torch.ones(3), (params, x), torch.ones(3))
-    equal(nothing, pytree.tree_map(torch.zeros_like, (params, x)))
 
 
 def test_this_torch_has_what_lean_gradients_are_made_of() -> None:

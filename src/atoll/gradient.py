@@ -27,7 +27,7 @@ try:
 except ImportError:  # pragma: no cover - a torch to come
     LEAN = False
 
-__all__ = ["LEAN", "grad_and_value", "vjp"]
+__all__ = ["LEAN", "grad_and_value"]
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -47,31 +47,14 @@ def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tup
         _create_differentiable(inputs, level)
         value, aux = objective(inputs)
         leaves, spec = pytree.tree_flatten(inputs)
-        gradient = pytree.tree_unflatten(_pulled([value], leaves, None), spec)
+        gradient = pytree.tree_unflatten(_pulled(value, leaves), spec)
         return _undo_create_differentiable((gradient, value, aux), level)  # type: ignore[type-var]
 
 
-def vjp(function: Callable[..., Any], inputs: tuple[Any, ...], cotangents: Any) -> tuple[Any, ...]:
-    """The vector-Jacobian product: of each of `inputs`, pytrees of tensors, what `cotangents`, of the form of
-    function(*inputs), come to. Of plain tensors, outside function transforms."""
-    with torch.enable_grad():
-        inputs = pytree.tree_map(lambda each: each.detach().requires_grad_(), inputs)
-        outputs = pytree.tree_leaves(function(*inputs))
-    leaves, spec = pytree.tree_flatten(inputs)
-    return pytree.tree_unflatten(_pulled(outputs, leaves, pytree.tree_leaves(cotangents)), spec)  # type: ignore[no-any-return]
-
-
-def _pulled(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor] | None) -> list[Tensor]:
-    """What outputs pull back to each leaf: zeros for leaves that none of them depends on."""
-    asked = [at for at, output in enumerate(outputs) if output.requires_grad]
-    if not asked:
+def _pulled(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """The gradient by each leaf: zeros for leaves that the value does not depend on."""
+    if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(
-        [outputs[at] for at in asked],
-        leaves,
-        None if cotangents is None else [cotangents[at] for at in asked],
-        create_graph=cotangents
-        is None,  # within a function transform the backward pass is itself an operation
-        allow_unused=True,
-    )
+    # within a function transform the backward pass is itself an operation
+    found = torch.autograd.grad([value], leaves, create_graph=True, allow_unused=True)
     return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atoll import spec
-from atoll.tensors import Record, Tensors
+from atoll.tensors import Record, Tensors, blank
 
 __all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "Yogi", "clip_by_norm", "schedule_factor"]
 
@@ -31,6 +31,15 @@ class Optimizer(ABC):
     @abstractmethod
     def update(self, gradient: Tensors, state: Record, params: Tensors, lr: Rate) -> tuple[Tensors, Record]:
         """One step against `gradient`: new (params, state)."""
+
+    def at_once(
+        self, gradient: Tensors, state: Record, params: Tensors, lr: float, *, own: bool = False
+    ) -> tuple[Tensors, Record]:
+        """`update` in as few passes over memory as torch offers, equal up to rounding, for servers with much to move.
+
+        With `own`, params and state are the caller's, to be written over.
+        """
+        return self.update(gradient, state, params, lr)
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,38 @@ class Adam(Optimizer):
         first = state.first * self.beta1 + gradient * (1 - self.beta1)
         second = self.second_moment(state.second, gradient)
         root = second.map(torch.sqrt)
+        if self.weight_decay and self.decoupled:
+            params = params - params * (self.weight_decay * lr)
         if self.bias_correction:
             root = root / torch.sqrt(1 - self.beta2**steps)
             lr = lr / (1 - self.beta1**steps)
-        if self.weight_decay and self.decoupled:
-            params = params - params * (self.weight_decay * lr)
         step = Tensors({name: first[name] / (root[name] + self.eps) for name in params})
         return params - step * lr, Record(first=first, second=second, steps=steps)
+
+    def at_once(
+        self, gradient: Tensors, state: Record, params: Tensors, lr: float, *, own: bool = False
+    ) -> tuple[Tensors, Record]:
+        kinds = {(value.dtype, value.device) for part in (params, gradient) for value in part.values()}
+        fits = len(kinds) == 1 and all(d.is_floating_point and v.type in ("cpu", "cuda") for d, v in kinds)
+        if type(self) is not Adam or not self.bias_correction or not fits:
+            return self.update(gradient, state, params, lr)
+        first, second, steps = state.first, state.second, state.steps + 1
+        if not own:
+            params, first, second = (
+                part.map(lambda old: blank(old).copy_(old)) for part in (params, first, second)
+            )
+        kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        kernel(
+            list(params.values()),
+            [gradient[name] for name in params],
+            [first[name] for name in params],
+            [second[name] for name in params],
+            [],
+            [steps] * len(params),
+            lr=lr, beta1=self.beta1, beta2=self.beta2, weight_decay=self.weight_decay, eps=self.eps,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return params, Record(first=first, second=second, steps=steps)
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,17 @@ def test_the_walk_is_the_closed_form(alpha: float) -> None:
     models = torch.randn(36, 50, dtype=torch.float64)
     everyone = torch.arange(36)
     torch.testing.assert_close(walk(weights, neighbours, alpha, everyone), matrix, rtol=0, atol=1e-6)
-    for wide in (models, models[:, :7]):  # by the rows of P, and by the numbers of the models
-        moved = propagate(weights, neighbours, alpha, wide, everyone)
-        torch.testing.assert_close(moved, matrix @ wide, rtol=0, atol=1e-6)
     some = torch.tensor([5, 3, 30])
-    moved = propagate(weights, neighbours, alpha, models, some)
-    torch.testing.assert_close(moved, (matrix @ models)[some], rtol=0, atol=1e-6)
+    for width, wanted in (
+        (50, everyone),
+        (7, everyone),
+        (50, some),
+    ):  # by the rows of P, by the models' numbers
+        cut = Tensors(a=models[:, :4].reshape(36, 2, 2), b=models[:, 4:width])
+        moved = propagate(weights, neighbours, alpha, cut, wanted)
+        found = torch.cat([value.flatten(1) for value in moved.values()], dim=1)
+        torch.testing.assert_close(found, (matrix @ models[:, :width])[wanted], rtol=0, atol=1e-6)
+        assert moved["a"].shape == (len(wanted), 2, 2)
 
 
 def test_weights_of_high_rank_sketches_do_not_overflow() -> None:
@@ -366,8 +371,8 @@ def test_ten_thousand_clients_are_related_without_a_square_matrix() -> None:
     assert max(v.numel() for v in leaves(state.near) if isinstance(v, Tensor)) == 10_000 * 32
     weights = transition(state.near.scores, 10.0)
     some = torch.arange(0, 10_000, 100)
-    moved = propagate(weights, state.near.neighbours, 0.8, torch.ones(10_000, 200), some)
-    torch.testing.assert_close(moved, torch.ones(100, 200))
+    moved = propagate(weights, state.near.neighbours, 0.8, Tensors(w=torch.ones(10_000, 200)), some)
+    torch.testing.assert_close(moved["w"], torch.ones(100, 200))
 
 
 def test_sketches_without_labels_are_orthonormal() -> None:

@@ -3,6 +3,7 @@ FedALA, FedPHP and MOON. Each is compared with an independent loop over plain nu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import atoll.data
-from atoll.contract import Method
+from atoll import seeds
+from atoll.contract import ClientData, Method
 from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.methods import APFL, Ditto, FedALA, FedAvg, FedPHP, Local, Moon, PerFedAvg, PFedMe
 from atoll.methods.parts.features import features
+from atoll.methods.personal.apfl import drawn
 from atoll.methods.personal.fedala import sampled, top
 from atoll.methods.personal.fedphp import discrepancy
 from atoll.methods.personal.perfedavg import disjoint
@@ -164,6 +167,26 @@ def test_apfl_is_its_formula() -> None:
     assert len({round(share, 3) for share in found}) == 3 and all(0 < share < 1 for share in found)
     _, _, decayed = apfl_by_hand(2.0**-5, 0.5, decay=0.02)
     assert all(abs(a - b) > 5e-4 for a, b in zip(found, decayed, strict=True))
+
+
+def test_apfl_draws_a_batch_for_the_share_among_the_real_samples() -> None:
+    def data(seed: int, width: int, real: int = 12) -> ClientData:
+        x = torch.arange(width, dtype=torch.float32).unsqueeze(1)
+        mask = (torch.arange(width) < real).float()
+        key = torch.tensor(seeds.address(seed, "begin"))
+        return ClientData(torch.tensor(float(real)), key, Batch(x, torch.zeros(width), mask, key))
+
+    batch = drawn(data(0, 12), 5)
+    rows = batch.inputs.flatten().tolist()  # type: ignore[union-attr]
+    assert len(set(rows)) == 5 and bool(batch.mask.all())
+    padded = drawn(data(0, 20), 5)  # the same samples, however many rows are padding
+    assert padded.inputs.flatten().tolist() == rows and bool(padded.mask.all())  # type: ignore[union-attr]
+    assert rows != drawn(data(1, 12), 5).inputs.flatten().tolist()  # type: ignore[union-attr]
+    few = drawn(data(0, 20, real=3), 5)
+    assert sorted(few.inputs[few.mask > 0].flatten().tolist()) == [0, 1, 2]  # type: ignore[index]
+    seen = Counter(row for seed in range(600) for row in drawn(data(seed, 12), 5).inputs.flatten().tolist())  # type: ignore[union-attr]
+    assert all(abs(count - 250) < 60 for count in seen.values()) and len(seen) == 12  # 5 of 12, fairly
+    assert len(drawn(data(0, 12), None).mask) == 12
 
 
 def test_apfl_with_no_share_predicts_with_the_global_model() -> None:

@@ -154,17 +154,18 @@ class FedDF(FedAvg):
         round: int,
     ) -> Model:
         """The student after the steps of a round."""
-        params, buffers = student.params, student.buffers
+        params, buffers = student.params.map(torch.clone), student.buffers
         solver = Adam()
         state = solver.init(params)
         key = torch.tensor(seeds.address(seed, "distil", round), device=inputs.device)
+        keys = seeds.fold(key, torch.arange(len(order), device=inputs.device))
         mask = torch.ones(order.shape[1], device=inputs.device)
         with torch.no_grad():
             for at, index in enumerate(order.to(inputs.device)):
-                batch = Batch(inputs[index], wanted[index], mask, seeds.fold(key, at))
+                batch = Batch(inputs[index], wanted[index], mask, keys[at])
                 gradient, _, buffers = gradient_towards(task, params, buffers, batch, divergence)
                 lr = self.distill_lr * schedule_factor(f"cosine:{self.distill_steps}", at)
-                params, state = solver.update(gradient, state, params, lr)
+                params, state = solver.at_once(gradient, state, params, lr, own=True)
         return params, buffers
 
     # ---- client half -------------------------------------------------------------------------------------

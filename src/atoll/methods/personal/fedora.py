@@ -215,31 +215,25 @@ class Fedora(FedAvg):
         compact = torch.zeros(len(ids), dtype=torch.int64)
         compact[there] = torch.arange(len(there))
         neighbours = compact[state.near.neighbours]
-        all_models = stack(state.models, [ids[int(at)] for at in there])
-        floats = {name: v for name, v in all_models.items() if v.is_floating_point()}
-        flat = torch.cat([v.flatten(1) for v in floats.values()], dim=1)
+        every = stack(state.models, [ids[int(at)] for at in there])
+        floats = Tensors({name: v for name, v in every.items() if v.is_floating_point()})
+        counters = {name: v.amax(0) for name, v in every.items() if name not in floats}
         asked = [k for k in cohort if k in position and bool(has[position[k]])]
         wanted = compact[[position[k] for k in asked]]
-        moved = dict(
-            zip(asked, propagate(weights[there], neighbours[there], self.alpha, flat, wanted), strict=True)
-        )
+        moved = propagate(weights[there], neighbours[there], self.alpha, floats, wanted)
+        row = {client: at for at, client in enumerate(asked)}
         result: dict[int, Model] = {}
         for client in cohort:
             at = position.get(client)
-            if client in moved:
-                row = moved[client]
+            if client in row:
+                found = {name: v[row[client]] for name, v in moved.items()}
             elif at is not None and float(weights[at].sum()) > 0:
-                row = weights[at].to(flat) @ flat[neighbours[at]]
+                own, whose = weights[at], neighbours[at]
+                found = {name: _weighted(v[whose], own) for name, v in floats.items()}
             else:
-                row = flat.mean(0)
-            result[client] = self._unflat(row, floats, all_models, state)
+                found = {name: v.mean(0) for name, v in floats.items()}
+            result[client] = _split({**found, **counters}, state)
         return result
-
-    def _unflat(self, row: Tensor, floats: Mapping[str, Tensor], every: Tensors, state: Record) -> Model:
-        parts = torch.split(row, [v[0].numel() for v in floats.values()])
-        found = {name: part.view(v.shape[1:]) for (name, v), part in zip(floats.items(), parts, strict=True)}
-        counters = {name: v.amax(0) for name, v in every.items() if name not in found}
-        return _split({**found, **counters}, state)
 
     # ---- client half -------------------------------------------------------------------------------------
 

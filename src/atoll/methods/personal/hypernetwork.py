@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.gradient import vjp
-from atoll.tensors import Tensors
+from atoll.tensors import Tensors, blank
 
 __all__ = ["create", "features", "generate", "pull_back"]
 
@@ -83,8 +82,29 @@ def pull_back(net: Tensors, embeddings: Tensor, like: Tensors, cotangents: Tenso
     """The exact vector-Jacobian product of `generate`, (d theta/d net)^T c and (d theta/d embeddings)^T c.
 
     `cotangents` are as `generate` gives parameters, [m, *shape] each; the first product sums over the m of them.
+    Written out, since heads are nearly all of a net, and their outputs need not be made once more.
     """
-    gradient, moved = vjp(
-        lambda net, embeddings: generate(net, embeddings, like), (net, embeddings), cotangents
-    )
-    return gradient, moved
+    depth = sum(name.startswith("trunk.") for name in net) // 2
+    read = [embeddings]  # what each layer of the trunk reads
+    for at in range(1, depth):
+        below = net[f"trunk.{at - 1}.weight"], net[f"trunk.{at - 1}.bias"]
+        read.append(torch.relu(F.linear(read[-1], *below)))
+    x = F.linear(read[-1], net[f"trunk.{depth - 1}.weight"], net[f"trunk.{depth - 1}.bias"])
+
+    found: dict[str, Tensor] = {}
+
+    def layer(name: str, given: Tensor, made: Tensor) -> Tensor:
+        """Enter a layer's gradients; what comes back to its inputs."""
+        weight = net[f"{name}.weight"]
+        found[f"{name}.weight"] = torch.mm(made.T, given, out=blank(weight))
+        found[f"{name}.bias"] = made.sum(0)
+        return made @ weight
+
+    back = torch.zeros_like(x)
+    for name in like:
+        back += layer(f"heads.{name}", x, cotangents[name].flatten(1).to(x.dtype))
+    for at in reversed(range(depth)):
+        back = layer(f"trunk.{at}", read[at], back)
+        if at:
+            back = back * (read[at] > 0)
+    return Tensors({name: found[name] for name in net}), back

@@ -165,13 +165,17 @@ class PFedHN(FedAvg):
         g_everyone = everyone.zeros()
         g_everyone["embeddings"][clients] = g_cohort
         if self.freeze_hypernetwork:
-            g_net = g_net.zeros()
+            g_net = Tensors()
         if self.server_clip:
-            joint = clip_by_norm(Tensors({**g_net, **g_everyone}), self.server_clip)
-            g_net, g_everyone = (Tensors({n: joint[n] for n in part}) for part in (g_net, g_everyone))
+            joint = Tensors({**g_net, **g_everyone})
+            if bool(
+                joint.norm() > self.server_clip
+            ):  # a pass over so many numbers is not to be made for nothing
+                joint = clip_by_norm(joint, self.server_clip)
+                g_net, g_everyone = (Tensors({n: joint[n] for n in part}) for part in (g_net, g_everyone))
 
         rate = self.embedding_lr or self.server_lr
-        after, memory = solver.update(g_everyone, optimizer.embeddings, everyone, rate)
+        after, memory = solver.at_once(g_everyone, optimizer.embeddings, everyone, rate)
         if self.sparse or self.freeze_hypernetwork:
 
             def chosen(new: Tensor, old: Tensor) -> Tensor:
@@ -181,7 +185,7 @@ class PFedHN(FedAvg):
             memory = map_leaves(chosen, memory, optimizer.embeddings)
         optimizer = optimizer.replace(embeddings=memory)
         if not self.freeze_hypernetwork:
-            net, memory = solver.update(g_net, optimizer.hypernetwork, net, self.server_lr)
+            net, memory = solver.at_once(g_net, optimizer.hypernetwork, net, self.server_lr)
             optimizer = optimizer.replace(hypernetwork=memory)
 
         state = state.replace(

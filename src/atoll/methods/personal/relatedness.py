@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atoll.tensors import Record
+from atoll.tensors import Record, Tensors
 
 __all__ = [
     "closed_form", "likeness", "nearest", "nowhere", "placed", "propagate", "transition", "truncated", "walk",
@@ -103,17 +103,28 @@ def closed_form(weights: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
     return whole
 
 
-def propagate(weights: Tensor, neighbours: Tensor, alpha: float, models: Tensor, wanted: Tensor) -> Tensor:
-    """Rows `wanted` [m] of P @ models, for models [n, d]: [m, d].
+def propagate(weights: Tensor, neighbours: Tensor, alpha: float, models: Tensors, wanted: Tensor) -> Tensors:
+    """Rows `wanted` [m] of P @ models, for models [n, ...] tensor by tensor: [m, ...].
 
     Either the walk is taken by the rows of P, some at a time, or by the numbers of the models, whichever are fewer.
     """
-    if len(wanted) > models.shape[1]:
-        weights, neighbours, wanted = (t.to(models.device) for t in (weights, neighbours, wanted))
-        parts = torch.split(models, 64, dim=1)
-        return torch.cat([_along(weights, neighbours, alpha, part)[wanted] for part in parts], dim=1)
-    found = [walk(weights, neighbours, alpha, some).to(models) @ models for some in torch.split(wanted, 512)]
-    return torch.cat(found)
+    count = len(weights)
+    if len(wanted) * count > models.size():
+        weights, neighbours, wanted = (
+            t.to(next(iter(models.values())).device) for t in (weights, neighbours, wanted)
+        )
+        flat = {name: torch.split(value.flatten(1), 64, dim=1) for name, value in models.items()}
+        found = {
+            name: torch.cat([_along(weights, neighbours, alpha, part)[wanted] for part in parts], dim=1)
+            for name, parts in flat.items()
+        }
+    else:
+        rows = [walk(weights, neighbours, alpha, some) for some in torch.split(wanted, 512)]
+        found = {
+            name: torch.cat([row.to(value) @ value.flatten(1) for row in rows])
+            for name, value in models.items()
+        }
+    return Tensors({name: found[name].view(-1, *value.shape[1:]) for name, value in models.items()})
 
 
 def walk(weights: Tensor, neighbours: Tensor, alpha: float, wanted: Tensor) -> Tensor:
