@@ -187,11 +187,11 @@ def test_texts() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("orrt", "unknown choose 'orrt'", "did you mean 'oort'?"),
-        ("zzz", "unknown choose 'zzz'", "known: fair, importance, oort, power, tifl, uniform, weighted"),
-        ("", "choose '': a name is missing", "known: "),
-        ("power", "choose 'power': power needs candidates", "write power:CANDIDATES[,MOST]"),
-        ("power:0", "choose 'power:0': candidates = '0' is not a whole number at least 1", "write power:"),
+        ("orrt", "unknown choice 'orrt'", "did you mean 'oort'?"),
+        ("zzz", "unknown choice 'zzz'", "known: fair, importance, oort, power, tifl, uniform, weighted"),
+        ("", "choice '': a name is missing", "known: "),
+        ("power", "choice 'power': power needs candidates", "write power:CANDIDATES[,MOST]"),
+        ("power:0", "choice 'power:0': candidates = '0' is not a whole number at least 1", "write power:"),
         ("tifl:2,0", "credits = '0' is not a whole number at least 1", "write tifl:TIERS[,CREDITS,EVERY]"),
         ("oort:beta=1", "oort has no setting 'beta'", "known: alpha, blacklist, exploration, threshold"),
         ("importance:0", "even = '0' is not a number above 0 and at most 1", "write importance[:EVEN]"),

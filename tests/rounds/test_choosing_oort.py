@@ -180,6 +180,8 @@ def test_clients_asked_too_often_are_the_last() -> None:
     for number in range(1, 20):
         drawn = kind.draw(state, ask(number, present=10, count=8)).clients
         assert len({*drawn} & {0, 3, 9}) == 1 and {1, 2, 4, 5, 6, 7, 8} < {*drawn}
+        endless = ask(number, present=10, count=5, duration=lambda clients: np.full(len(clients), np.inf))
+        assert not {*kind.draw(state, endless).clients} & {0, 3, 9}  # who is never done comes before them
 
 
 def test_expected_seconds_are_asked_once_and_measured_ones_count() -> None:

@@ -41,7 +41,8 @@ class Oort(Choice):
     and a cohort's share 1 - e of places goes to them, in proportion to scores, down to a cut-off. The share e goes
     to clients of unknown utility, in proportion to their expected speed 1 / t_i; it falls from `exploration`. T is a
     percentile of everybody's seconds, and a pacer raises that when utilities get flat. What the paper leaves open
-    (norms, cut-off, windows) and all constants are as in FedScale, which its authors keep.
+    (norms, cut-off, windows) and all constants are as in FedScale, which its authors keep. FedScale explores by size as
+    well, and lowers the percentile after a jump of utilities; Algorithm 1 does neither, nor does this.
 
     Places are rounded by chance, so that draws of a single client (an asynchronous run) explore and exploit as well. If
     places are left, anybody who is there gets them with the same chance, those asked too often last.

@@ -64,11 +64,11 @@ def choice(given: str | Choice) -> Choice:
             f"choose = {given!r} is a {type(given).__name__}",
             hint='give a text such as "uniform", or an object whose class is a Choice',
         )
-    call = spec.parse(given, "choose")
+    call = spec.parse(given, "choice")
     if call.name not in _KNOWN and own.named(given) == [given.strip()]:
         return _own(given.strip())
     if call.name not in _KNOWN:
-        error = spec.unknown("choose", call.name, _KNOWN, call.text)
+        error = spec.unknown("choice", call.name, _KNOWN, call.text)
         others = "" if str(error.hint).startswith("known: ") else f" known: {', '.join(sorted(_KNOWN))}"
         hint = f"{error.hint}{others}; a choice of your own is package.module:Name"
         raise ConfigError(error.message, hint=hint)

@@ -113,9 +113,8 @@ class TiFL(Choice):
         tier = state.tier.numpy()
         loss = _means(state.loss, tier[learned.clients[told]], learned.loss[told])
         judged = np.fromiter(by_client, np.int64, len(by_client))
-        accuracy = _means(
-            state.accuracy, tier[judged], np.fromiter(by_client.values(), float, len(by_client))
-        )
+        values = np.fromiter(by_client.values(), np.float64, len(by_client))
+        accuracy = _means(state.accuracy, tier[judged], values)
         state = state.replace(
             loss=torch.from_numpy(loss), accuracy=torch.from_numpy(accuracy), rounds=state.rounds + 1
         )
@@ -125,16 +124,11 @@ class TiFL(Choice):
         if not np.isfinite(badness).any() or not np.nanmax(badness) > 0:
             return state
         worst = np.nanmax(badness)
-        badness = np.maximum(
-            np.where(np.isnan(badness), worst, badness), 1e-3 * worst
-        )  # nobody is never drawn
-        if (
-            badness[state.current] < state.before.numpy()[state.current]
-        ):  # it got better; false before the first
-            return state.replace(before=torch.from_numpy(badness))
-        return state.replace(
-            before=torch.from_numpy(badness), chance=torch.from_numpy(badness / badness.sum())
-        )
+        badness = np.where(np.isnan(badness), worst, badness)
+        badness = np.maximum(badness, 1e-3 * worst)  # one without any loss is drawn now and then
+        better = badness[state.current] < state.before.numpy()[state.current]  # the first time it is not
+        state = state.replace(before=torch.from_numpy(badness))
+        return state if better else state.replace(chance=torch.from_numpy(badness / badness.sum()))
 
 
 def _means(known: torch.Tensor, tier: Ints, values: Floats) -> Any:
