@@ -111,6 +111,21 @@ def test_failures_are_as_many_and_as_late_as_they_should_be() -> None:
     assert (spans("failing:0", many).broken == np.inf).all()
 
 
+def test_what_comes_first_breaks_it_off() -> None:
+    hours = {"active": [0], "inactive": [7], "finish_time": 100}
+    many = np.arange(200)
+    fails = spans({client: {"failure": 1} for client in range(200)}, many).broken
+    both = spans({client: {"failure": 1, **hours} for client in range(200)}, many).broken
+    assert (both == np.minimum(fails, 7)).all() and 0 < (both == 7).mean() < 1
+
+
+def test_times_are_finite() -> None:
+    for text in ("equal", "diurnal:0.5", "markov:5,5"):
+        for time in (-1.0, np.inf, np.nan):
+            with pytest.raises(ValueError, match="nobody can be looked at"):
+                devices(text, clients=1).available(ONE, time)
+
+
 def test_a_trace_has_failures_of_its_own() -> None:
     given = {str(client): {"failure": client % 2} for client in range(100)}
     broken = (

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from .devices import Devices
 from .parse import devices, kinds
+from .parts import Part
+from .presence import Presence, There
 from .profiles import MEDIANS, Profiles, Spans
 from .queue import Event, Queue
 
-__all__ = ["MEDIANS", "Devices", "Event", "Profiles", "Queue", "Spans", "devices", "kinds"]
+__all__ = [
+    "MEDIANS", "Devices", "Event", "Part", "Presence", "Profiles", "Queue", "Spans", "There", "devices", "kinds",
+]  # fmt: skip

@@ -20,7 +20,8 @@ class Devices:
     """What clients' devices can do, and when they are there.
 
     Clients are int64 arrays of positions, in any order; what is said of one does not depend on who else is asked, nor
-    on what was asked before. Times are seconds since the start of the run. `devices` makes these from a text.
+    on what was asked before. Times are seconds since the start of the run, 0 or more and finite (else ValueError).
+    `devices` makes these from a text.
 
     Args:
         text: as they were given.
@@ -120,6 +121,8 @@ class Devices:
 
     def _look(self, clients: Ints, time: float) -> There:
         clients = np.asarray(clients, dtype=np.int64)
+        if not 0 <= time < np.inf:
+            raise ValueError(f"nobody can be looked at at {time} s")
         if self._presence is None:
             return There(np.ones(len(clients), dtype=np.bool_), np.full(len(clients), np.inf))
         return self._presence.look(self.seed, clients, float(time))

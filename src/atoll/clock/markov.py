@@ -27,12 +27,12 @@ class _Kept(NamedTuple):
 
 
 class Markov(Presence):
-    """A Markov chain in continuous time for each client, which starts in its stationary distribution.
+    """Each client comes and goes: exponential times there, exponential times away.
 
-    A client is there for exponential times of mean `on` and away for exponential times of mean `off` (seconds), so that
-    it is there for on / (on + off) of the time. How long its stay number n lasts is a draw at an address; when that
-    begins is the sum of those before it. The stay that was looked at last is kept, for the clients that were looked at
-    and for no others: going on from there takes as many draws as the client has switched since.
+    A Markov chain in continuous time, which starts in its stationary distribution: with means of `on` and `off` seconds
+    a client is there for on / (on + off) of the time. How long its stay number n lasts is a draw at an address; when
+    that begins is the sum of those before it. The stay that was looked at last is kept, for the clients that were
+    looked at and for no others: going on from there takes as many draws as the client has switched since.
     """
 
     def __init__(self, on: float, off: float) -> None:

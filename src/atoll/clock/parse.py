@@ -24,11 +24,12 @@ __all__ = ["devices", "kinds"]
 
 _WHAT = "devices"
 _DAY = 86_400.0
+_SHORTEST = 0.001  # seconds: devices that come and go more often would take forever to look at
 _DRAWN = "drawn"
 
 
 def _seconds(name: str, *, optional: bool = False) -> spec.Parameter:
-    return spec.number(name, optional=optional, above=0, below=math.inf)
+    return spec.number(name, optional=optional, at_least=_SHORTEST, below=math.inf)
 
 
 _KNOWN: dict[str, tuple[type, Sequence[spec.Parameter]]] = {
@@ -66,14 +67,14 @@ def kinds() -> list[tuple[str, str]]:
 
 
 def devices(
-    given: str | os.PathLike[str] | Mapping[Any, Mapping[str, Any]],
+    given: str | os.PathLike[str] | Mapping[Any, Mapping[str, Any]] | Devices,
     *,
     clients: int,
     names: Sequence[object] | None = None,
     seed: int = 0,
     flop: float | None = None,
 ) -> Devices:
-    """The devices that a text, a path, or a mapping {client: {field: value}} stands for.
+    """The devices that a text, a path, or a mapping {client: {field: value}} stands for; `Devices` as they are.
 
     Args:
         given: parts with " + " in between (`kinds`), no two of which say the same; or a path; or the mapping.
@@ -84,6 +85,8 @@ def devices(
 
     Raises ConfigError for what a text has wrong, DataError for a file or a mapping.
     """
+    if isinstance(given, Devices):
+        return given
     known = {"clients": clients, "names": names, "flop": flop}
     if isinstance(given, Mapping):
         found = trace(of_mapping(given, _WHAT), **known)  # type: ignore[arg-type]
