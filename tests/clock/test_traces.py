@@ -101,6 +101,13 @@ def test_without_finish_time_windows_come_once() -> None:
     assert made.returns(BOTH, 10.0).tolist() == [np.inf, np.inf]
 
 
+def test_a_device_without_windows_is_always_there_whatever_its_period() -> None:
+    made = devices(
+        {"0": {"finish_time": 50}, "1": {"active": [5], "inactive": [10], "finish_time": 50}}, clients=2
+    )
+    assert made.until(BOTH, 57.0).tolist() == [np.inf, 60] and made.returns(BOTH, 61.0).tolist() == [61, 105]
+
+
 def test_clients_draw_rows_of_a_file_that_knows_no_clients(tmp_path: Path) -> None:
     lines = "speed,communication,active,inactive,finish_time\n10,80,0,50,100\n20,160,50,100,100\n30,240,,,\n"
     path = written(tmp_path, "phones.csv", lines)
