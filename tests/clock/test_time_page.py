@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atoll.clock import MEDIANS, devices, kinds, queue
+from atoll.clock import MEDIANS, devices, kinds
 from atoll.clock.parse import _FORMS
 from atoll.clock.parts import CLASSES
 from atoll.clock.traces import COLUMNS
@@ -62,8 +61,3 @@ def test_kinds_say_how_each_part_is_written() -> None:
     assert "lognormal:SIGMA[,BANDWIDTH_SIGMA]" in written and "exponential[:MEAN]" in written
     assert "classes:CLASS=SHARE,..." in written and "drawn:PATH" in written
     assert all(says.endswith(".") for _, says in kinds())
-
-
-def test_the_example_of_the_queue() -> None:
-    done = doctest.testmod(queue)
-    assert done.attempted and not done.failed

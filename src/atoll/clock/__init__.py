@@ -1,4 +1,4 @@
-"""The virtual clock: what devices can do, when they are there, how long orders take, and what happens next.
+"""The virtual clock: what devices can do, when they are there, and how long orders take.
 
 Nothing here reads the time of the machine: how long something would take follows from the devices, and every draw from
 an address. So a simulation on a virtual clock repeats, whatever computes it.
@@ -11,8 +11,7 @@ from .parse import devices, kinds
 from .parts import Part
 from .presence import Presence, There
 from .profiles import MEDIANS, Profiles, Spans
-from .queue import Event, Queue
 
 __all__ = [
-    "MEDIANS", "Devices", "Event", "Part", "Presence", "Profiles", "Queue", "Spans", "There", "devices", "kinds",
+    "MEDIANS", "Devices", "Part", "Presence", "Profiles", "Spans", "There", "devices", "kinds",
 ]  # fmt: skip

@@ -43,6 +43,11 @@ class Devices:
         """Whether every device is always there."""
         return self._presence is None
 
+    @property
+    def limited(self) -> bool:
+        """Whether some device may have too little memory."""
+        return any("memory" in each.says for each in self._parts)
+
     def profiles(self, clients: Ints) -> Profiles:
         """The devices of these clients, fields of shape [K]."""
         clients = np.asarray(clients, dtype=np.int64)
