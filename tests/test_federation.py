@@ -226,7 +226,9 @@ def test_weights_are_samples_and_not_batches() -> None:
 def test_cohorts_are_distinct_nonempty_and_shared_between_methods() -> None:
     population = data(sizes=(5,) * 30)
     cohorts = [
-        federation(population=population, method=m, cohort=0.01).simulation.cohorts.enlist(1, Record())[0].clients
+        federation(population=population, method=m, cohort=0.01)
+        .simulation.cohorts.enlist(1, Record())[0]
+        .clients
         for m in (FedAvg(), FedSGD())
     ]
     assert cohorts[0] == cohorts[1]
