@@ -21,6 +21,7 @@ from atoll.errors import ConfigError, DivergedError, RunError
 from atoll.federation import Federation
 from atoll.measures import Target
 from atoll.methods import FedAdam, FedAvg, FedSGD, Local, Scaffold
+from atoll.rounds.choosing import Uniform
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.history import Round
 from atoll.task import Batch, Task
@@ -225,13 +226,15 @@ def test_weights_are_samples_and_not_batches() -> None:
 def test_cohorts_are_distinct_nonempty_and_shared_between_methods() -> None:
     population = data(sizes=(5,) * 30)
     cohorts = [
-        federation(population=population, method=m, cohort=0.01).simulation.cohorts.enlist(1).clients
+        federation(population=population, method=m, cohort=0.01)
+        .simulation.cohorts.enlist(1, Record())[0]
+        .clients
         for m in (FedAvg(), FedSGD())
     ]
     assert cohorts[0] == cohorts[1]
     assert len(cohorts[0]) == 1
     ten = federation(population=population, cohort=10)
-    drawn = [ten.simulation.cohorts.enlist(number).clients for number in range(1, 60)]
+    drawn = [ten.simulation.cohorts.enlist(number, Record())[0].clients for number in range(1, 60)]
     assert all(len(set(cohort)) == 10 and cohort == sorted(cohort) for cohort in drawn)
     assert {k for cohort in drawn for k in cohort} == set(range(30))
 
@@ -285,13 +288,13 @@ class Spoiled(FedAvg):
 class Chosen:
     """The same cohort in every round."""
 
-    seed = 0
+    seed, choice = 0, Uniform()
 
     def __init__(self, clients: list[int]) -> None:
         self.clients = clients
 
-    def enlist(self, number: int) -> Cohort:
-        return Cohort(self.clients)
+    def enlist(self, number: int, state: Record) -> tuple[Cohort, Record]:
+        return Cohort(self.clients), state
 
 
 @pytest.mark.parametrize("engine", ["loop", "batched", "processes"])

@@ -17,10 +17,12 @@ from atoll.engines import make
 from atoll.errors import ConfigError, suggest
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
+from atoll.rounds.choosing import choice
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.judge import Judge
 from atoll.rounds.membership import Membership
 from atoll.rounds.play import Simulation
+from atoll.schedule import on_the_clock
 from atoll.settings import Settings
 from atoll.task import Loss, Task, ready
 
@@ -62,12 +64,13 @@ def assemble(
         settings.validates,
     )  # fmt: skip
     check_validation(settings, judge)
-    cohorts = Cohorts(data, method, membership, seed, size, settings.stragglers)
+    cohorts = Cohorts(data, method, membership, seed, size, choice(settings.choose), settings.stragglers)
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
-    return Simulation(method, population, data, cohorts, engine, judge, state, channel=channel)
+    parts = method, population, data, cohorts, engine, judge, state
+    return on_the_clock(settings, parts, channel) or Simulation(*parts, channel=channel)
 
 
 def hyperparameters(method: Method | str | type[Method]) -> list[str]:

@@ -13,6 +13,7 @@ __all__ = [
     "DivergedError",
     "EngineError",
     "MissingExtraError",
+    "PausedError",
     "RunError",
     "Terminated",
 ]
@@ -71,6 +72,12 @@ class MissingExtraError(AtollError, ImportError):
         super().__init__(
             f"{purpose} needs {package}, which is not installed", hint=f'pip install "atoll[{extra}]"'
         )
+
+
+class PausedError(RunError):
+    """A run cannot go on for now: nobody is there, or too few answer. What it has is kept, and it may be resumed."""
+
+    exit_code = 5
 
 
 class DivergedError(RunError):

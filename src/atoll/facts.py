@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import UNSET
 
 from atoll.contract import Method
 from atoll.data import FederatedData
@@ -25,6 +27,11 @@ from atoll.settings import Settings
 from atoll.task import Task
 
 __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event"]
+
+_TIMED = (
+    "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late", "exclude", "adaptive",
+)  # fmt: skip
+"""Settings that decide the bits of a run where they are not their defaults."""
 
 
 def fields(method: Method) -> dict[str, Any]:
@@ -85,9 +92,16 @@ def opening(
 
 
 def identity(
-    method: Method, tasks: Sequence[Task], data: FederatedData, cohorts: Cohorts, device: str
+    method: Method,
+    tasks: Sequence[Task],
+    data: FederatedData,
+    cohorts: Cohorts,
+    device: str,
+    settings: Settings,
 ) -> dict[str, Any]:
     """What decides the bits of a round, as plain values."""
+    usual = Settings()
+    timed = {name: value for name in _TIMED if (value := getattr(settings, name)) != getattr(usual, name)}
     here = cohorts.membership
     parts = [part for each in tasks for part in each.initial()]
     form = [[name, list(t.shape), str(t.dtype)] for part in parts for name, t in part.items()]
@@ -99,6 +113,7 @@ def identity(
         "seed": cohorts.seed,
         "cohort": cohorts.size,
         "stragglers": cohorts.stragglers,
+        **timed,
         "loss": tasks[0].loss_name,
         "device": device,
         "number of clients": len(data),
@@ -153,4 +168,5 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
         seconds=round(record.seconds, 6),
         clients=kinds.Columns(**{name: shortened(column) for name, column in record.clients.items()}),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
+        clock=UNSET if record.clock is None else kinds.Clock(**asdict(record.clock)),
     )

@@ -156,11 +156,14 @@ class Keeper:
 
     def _identity(self) -> dict[str, Any]:
         device = self.simulation.judge.device.type
-        return facts.identity(self.method, self.tasks, self.data, self.simulation.cohorts, device)
+        return facts.identity(
+            self.method, self.tasks, self.data, self.simulation.cohorts, device, self.settings
+        )
 
     def _snapshot(self) -> Snapshot:
         now = self.simulation
-        return Snapshot(now.number, {"state": now.state}, now.memories, {"engine": now.engine.settled()})
+        records = {"state": now.state, "progress": now.progress.to_record()}
+        return Snapshot(now.number, records, now.memories, {"engine": now.engine.settled()})
 
     # --- what happens -----------------------------------------------------------------------------------------
 
@@ -204,6 +207,7 @@ class Keeper:
             state,
             state if sound is None else self.method.on_device(sound, device),
             make(name, self.tasks, self.data, device, threads),
+            found.records.get("progress"),
         )
         found.restore(self.simulation.memories)
 

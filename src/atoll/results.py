@@ -15,7 +15,7 @@ from torch import nn
 
 from atoll.measures import Better, called
 from atoll.rounds.evaluation import Evaluation
-from atoll.rounds.history import Round, best
+from atoll.rounds.history import Round, best, participation
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder, writing
 from atoll.words import value_text
@@ -66,6 +66,30 @@ class Run:
         times = [r.seconds for r in self.rounds]
         return float(np.median(times[2:] if len(times) > 2 else times)) if times else 0.0
 
+    @property
+    def virtual_seconds(self) -> float | None:
+        """How long the run took on the virtual clock; None without one."""
+        return self.rounds[-1].clock.ended if self.rounds and self.rounds[-1].clock else None
+
+    def clocked(self) -> dict[str, float | None]:
+        """What the run was on the virtual clock; empty without one.
+
+        `energy` in joules; `wasted`, the share of client-seconds whose replies were not used; `staleness`, the mean
+        over the replies that were.
+        """
+        clocks = [r.clock for r in self.rounds if r.clock is not None]
+        if not clocks:
+            return {}
+        reached = next((r.clock for r in self.rounds if r.number == self.target_round and r.clock), None)
+        used, spent = sum(c.used for c in clocks), sum(c.spent for c in clocks)
+        return {
+            "virtual_seconds": clocks[-1].ended,
+            "target_virtual_seconds": reached.ended if reached else None,
+            "energy": sum(c.energy for c in clocks),
+            "wasted": sum(c.wasted for c in clocks) / spent if spent else 0.0,
+            "staleness": sum(c.staleness * c.used for c in clocks) / used if used else 0.0,
+        }
+
     def history(self, name: str = "accuracy") -> list[tuple[int, float]]:
         """(round, value) of a measure, for the rounds that were evaluated."""
         found = [(r.number, r.evaluation.value(name)) for r in self.rounds if r.evaluation is not None]
@@ -92,6 +116,8 @@ class Run:
             "best_round": self.best_round,
             "refused": sum(len(r.refused) for r in self.rounds),
             "dropped": sum(len(r.dropped) for r in self.rounds),
+            "participation": participation(self.rounds, len(self.names)),
+            **self.clocked(),
             "clients": None if own is None else own.to_dict(),
             "evaluation": last.to_dict() if last else None,
         }

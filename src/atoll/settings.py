@@ -60,6 +60,48 @@ class Settings:
         Annotated[float, Meta(ge=0, le=1)],
         Meta(description="share of a cohort that manages only some local epochs"),
     ] = 0.0
+    choose: Annotated[
+        str, Meta(description='who is asked: "uniform", "weighted", "power:20", "tifl:5", "oort", "fair" ...')
+    ] = "uniform"
+    devices: Annotated[
+        str | None,
+        Meta(
+            description='clients\' devices, and with them a virtual clock: "equal", "lognormal:1.5", a trace file ...'
+        ),
+    ] = None
+    pace: Annotated[
+        str, Meta(description='when the server takes a step: "sync", "buffered:10", "fedasync:poly,0.5"')
+    ] = "sync"
+    concurrency: Annotated[
+        Count | None,
+        Meta(description="clients at work at a time, for a pace that is not sync; by default a cohort"),
+    ] = None
+    deadline: Annotated[
+        float | str | None,
+        Meta(
+            description='virtual seconds a round may take, or "share:0.8", when that share of those asked is done'
+        ),
+    ] = None
+    over_select: Annotated[
+        Annotated[float, Meta(ge=1)],
+        Meta(description="ask so many times a cohort, and end the round with the replies of a cohort"),
+    ] = 1.0
+    quorum: Annotated[
+        Count | Share,
+        Meta(description="replies (or a share of a cohort) without which a round teaches nothing"),
+    ] = 1
+    late: Annotated[
+        str,
+        Meta(
+            description='replies after the end: "drop", "keep" for a later round, or "partial": fewer local steps'
+        ),
+    ] = "drop"
+    exclude: Annotated[
+        str | None, Meta(description='"3@20": who fails 3 times in a row is not asked for 20 rounds')
+    ] = None
+    adaptive: Annotated[
+        str | None, Meta(description='a rule that fits local steps to devices, such as "deadline:0.5"')
+    ] = None
     target: Annotated[
         str | None, Meta(description='stop once reached, such as "accuracy:0.97" or "validation:0.9"')
     ] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bytes_text", "duration_text", "number_text", "value_text"]
+__all__ = ["bytes_text", "duration_text", "energy_text", "number_text", "value_text"]
 
 
 def bytes_text(count: int) -> str:
@@ -27,6 +27,15 @@ def duration_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def energy_text(joules: float) -> str:
+    """Energy in powers of 1000: 12 J, 3.4 kJ."""
+    for unit in ("J", "kJ", "MJ", "GJ"):
+        if joules < 999.5 or unit == "GJ":
+            break
+        joules /= 1000
+    return f"{joules:.3g} {unit}"
 
 
 def number_text(value: float) -> str:

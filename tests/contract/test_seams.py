@@ -284,7 +284,7 @@ def test_a_round_by_hand_over_bytes_in_any_order_is_the_simulated_one_to_the_bit
     now = by_hand.simulation
     for number in range(1, 4):
         simulated.round()
-        cohort = now.cohorts.enlist(number)
+        cohort, _ = now.cohorts.enlist(number, now.progress.choice)
         round = ServerRound(now.method, now.population, now.state, cohort, number, by_hand.seed)
         assert wire.play(round, now.memories) > round.bytes_up + round.bytes_down > 0
         now.state = round.state

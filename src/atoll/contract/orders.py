@@ -17,7 +17,7 @@ from atoll.contract.messages import Reply, Work
 from atoll.contract.method import Method, Program
 from atoll.contract.reduce import Reducer
 from atoll.contract.validation import ON_VALIDATION, OnValidation
-from atoll.tensors import Record, Tensors
+from atoll.tensors import Record, Tensors, map_leaves
 
 __all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome"]
 
@@ -52,8 +52,8 @@ class Channel(Protocol):
 class Order(NamedTuple):
     """What one client is asked to do in a round.
 
-    `epochs` are local epochs where they are not what the program plans; `limit` cuts it short after so many steps (for
-    trials). Random draws of the client have the address (seed, purpose, round, client).
+    `epochs` are local epochs where they are not what the program plans; `limit` cuts it short after so many steps.
+    Random draws of the client have the address (seed, purpose, round, client).
     """
 
     client: int
@@ -117,6 +117,13 @@ class Job:
     weights: Mapping[int, float] | NDArray[np.float64] | None = None
     """By client, what its reply counts for in an average, where that is not what the reply says."""
 
+    limits: Mapping[int, int] = field(default_factory=dict)
+    """By client, after how many steps it stops, where it has no time for all that are planned."""
+
+    factors: Mapping[int, float] = field(default_factory=dict)
+    """By client, what the change in its reply is multiplied by where it is a difference (see `Method.change`): less
+    for one that comes late, more for one that is seldom asked."""
+
     @property
     def program(self) -> Program:
         """What the clients run."""
@@ -138,15 +145,33 @@ class Job:
         return self.method.change.of(values, received, memory if self.channel is None else memory.method)
 
     def weighed(self, clients: Sequence[int], reply: Reply) -> Reply:
-        """A client's reply, or those of several stacked [K, ...], with the weight it is to have.
+        """A client's reply, or those of several stacked [K, ...], with the weight and the factor it is to have.
 
         A reply without weight, of a client that has done nothing, keeps none.
         """
+        if any(self.factors.get(client, 1.0) != 1.0 for client in clients):
+            reply = self._scaled(clients, reply)
         if self.weights is None:
             return reply
         given = reply.weight.new_tensor([float(self.weights[client]) for client in clients])
         return reply._replace(
             weight=torch.where(reply.weight > 0, given.reshape(reply.weight.shape), reply.weight)
+        )
+
+    def _scaled(self, clients: Sequence[int], reply: Reply) -> Reply:
+        """A reply, or several stacked, with the change in it times the clients' factors, where it is a difference."""
+        change = self.method.change
+        if change is None or change.since is not None:
+            return reply
+        factors = [self.factors.get(client, 1.0) for client in clients]
+        stacked = reply.weight.ndim > 0
+
+        def times(value: Tensor) -> Tensor:
+            by = value.new_tensor(factors if stacked else factors[0])
+            return value * (by.reshape(-1, *(1,) * (value.ndim - 1)) if stacked else by)
+
+        return reply._replace(
+            values=reply.values.replace(**{change.field: map_leaves(times, reply.values[change.field])})
         )
 
     def form(self, client: int) -> Record:
@@ -155,10 +180,12 @@ class Job:
 
     def order(self, client: int) -> Order:
         """What one of the clients is asked."""
-        work = self.work
+        work, limit = self.work, self.limits.get(client)
+        if self.limit is not None:
+            limit = self.limit if limit is None else min(limit, self.limit)
         return Order(
-            client, self.round, self.seed, work.program, work.received(client), self.passes(client), self.limit
-        )  # fmt: skip
+            client, self.round, self.seed, work.program, work.received(client), self.passes(client), limit
+        )
 
     def passes(self, client: int) -> int | None:
         """A client's local epochs, where they are not what the program plans."""

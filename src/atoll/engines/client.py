@@ -98,9 +98,9 @@ class Client:
         """All steps of one client's round."""
         client = order.client
         read = the_order(order, program.plan(), self.task, self.data.size(client))
-        keys = step_keys(order, [client], len(read.index))[0]
         if not len(read.index):
             return local
+        keys = step_keys(order, [client], len(read.index))[0]
         train = self.data.samples(client)
         assert train is not None
         train, keys = to_device((train, keys), self.device)  # once, and not batch by batch

@@ -46,6 +46,8 @@ class _Setting(msgspec.Struct, tag=True):
     cohort: int
     padded: bool
     weights: dict[int, float] | None = None
+    limits: dict[int, int] = {}
+    factors: dict[int, float] = {}
 
 
 class _Run(msgspec.Struct, tag=True):
@@ -129,6 +131,8 @@ class Forked(Crew):
             job.cohort,
             padded,
             job.weights if job.weights is None else {k: float(job.weights[k]) for k in job.clients},
+            dict(job.limits),
+            dict(job.factors),
         )
         for number, worker in enumerate(self.workers):
             with self._lost(number):
@@ -253,7 +257,8 @@ def _serve(
             )  # fmt: skip
             job = Job(
                 method, work, order.clients, setting.round, setting.seed, both.expected, setting.epochs,
-                cohort=setting.cohort, channel=channel, weights=setting.weights,
+                cohort=setting.cohort, channel=channel, weights=setting.weights, limits=setting.limits,
+                factors=setting.factors,
             )  # fmt: skip
             line.send_bytes(
                 _encode(_performed(runner, job, order, _of_clients(own.memories), slots[order.slot]))

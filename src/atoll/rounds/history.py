@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.digits import restored
+from atoll.rounds.clocked import Clocked
 from atoll.rounds.evaluation import Evaluation
 
-__all__ = ["Round", "best"]
+__all__ = ["Round", "best", "participation"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Round:
     columns about the cohort, in its order, NaN where unknown: training `loss`, `samples` used, `norm` of the update,
     `cosine` of the update to the mean one (both estimated for models of over 4,096 numbers), `work`, the share of the
     planned local epochs (in a round with stragglers), `start` and `end` of the engine's work in seconds of the round.
+    On a virtual clock also when orders `began` and were `done` (or ended with the round), `download`, `compute`,
+    `upload`, in virtual seconds, and `staleness`; `clock` is what the round was there.
     """
 
     number: int
@@ -34,6 +38,7 @@ class Round:
     seconds: float = 0.0
     evaluation: Evaluation | None = None
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    clock: Clocked | None = None
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
@@ -43,9 +48,10 @@ class Round:
         found = event["evaluation"]
         columns = {name: restored(column) for name, column in event["clients"].items()}
         evaluation = None if found is None else Evaluation.of_event(found, judged)
+        clock = None if event.get("clock") is None else Clocked(**event["clock"])
         return Round(
             event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
-            event["bytes_down"], event["seconds"], evaluation, columns,
+            event["bytes_down"], event["seconds"], evaluation, columns, clock,
         )  # fmt: skip
 
 
@@ -65,3 +71,13 @@ def best(history: Sequence[Round]) -> tuple[int | None, int]:
         if score > top:
             found, top, since = each.number, score, 0
     return found, since
+
+
+def participation(history: Sequence[Round], clients: int) -> float | None:
+    """How evenly clients took part: Jain's index of their numbers of rounds, 1 where all had as many, 1/n at worst.
+
+    (sum x)^2 / (n sum x^2) over all n clients.   Jain, Chiu and Hawe 1984. None before the first round.
+    """
+    counts = Counter(client for each in history for client in each.cohort)
+    squares = sum(count * count for count in counts.values())
+    return sum(counts.values()) ** 2 / (clients * squares) if squares else None

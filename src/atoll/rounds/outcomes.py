@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from atoll.contract import Outcome
+from atoll.digits import restored, shortened
 from atoll.engines.probe import drift, likeness
+from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort
+from atoll.rounds.history import Round
 
-__all__ = ["alike", "columns"]
+__all__ = ["alike", "columns", "mean_loss", "taught"]
 
 
 def columns(cohort: Cohort, outcomes: Sequence[Outcome], since: float, epochs: int) -> dict[str, list[float]]:
@@ -40,6 +44,59 @@ def columns(cohort: Cohort, outcomes: Sequence[Outcome], since: float, epochs: i
         found["norm"] = [norm.get(client, nan) for client in cohort.clients]
         found["cosine"] = [cosine.get(client, nan) for client in cohort.clients]
     return {name: column for name, column in found.items() if any(v == v for v in column)}
+
+
+def mean_loss(outcomes: Sequence[Outcome]) -> float:
+    """Mean training loss over the samples of the accepted clients."""
+    pairs = [
+        (o.metrics["loss"], o.metrics["count"])
+        for o in outcomes
+        if o.refused is None and "loss" in o.metrics and o.metrics.get("count")
+    ]
+    total = sum(count for _, count in pairs)
+    return sum(loss for loss, _ in pairs) / total if total else float("nan")
+
+
+def taught(
+    number: int,
+    clients: Sequence[int],
+    outcomes: Sequence[Outcome],
+    history: Sequence[Round],
+    seconds: Mapping[int, float] | None = None,
+) -> Learned:
+    """What a round teaches whoever chooses cohorts: of the clients asked, with NaN where nothing came back.
+
+    `seconds` are what orders took. Accuracies are those of the last evaluation before the round.
+    """
+    by_client = {o.client: o for o in outcomes if o.refused is None}
+    rows = [by_client.get(client) for client in clients]
+    nan = float("nan")
+    count = [nan if o is None else float(o.metrics.get("count", nan)) for o in rows]
+    loss = np.array(
+        [
+            nan if o is None or not n > 0 else float(o.metrics.get("loss", nan)) / n
+            for o, n in zip(rows, count, strict=True)
+        ],
+        np.float64,
+    )
+    last = history[-1].evaluation if history else None
+    return Learned(
+        number=number,
+        clients=np.array(clients, np.int64),
+        loss=loss,
+        samples=np.array(count, np.float64),
+        seconds=np.array([(seconds or {}).get(client, nan) for client in clients], np.float64),
+        answered=np.array([o is not None for o in rows], np.bool_),
+        squares=loss**2,
+        accuracy=None if last is None else _as_written(last.each.get("clients", {}).get("accuracy")),
+    )
+
+
+def _as_written(values: Mapping[int, float] | None) -> dict[int, float] | None:
+    """Clients' values with the digits that events have, so that a run that goes on from them learns the same."""
+    return (
+        None if values is None else dict(zip(values, restored(shortened(list(values.values()))), strict=True))
+    )
 
 
 def alike(outcomes: Sequence[Outcome], most: int) -> tuple[list[int], Tensor] | None:

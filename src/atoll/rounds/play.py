@@ -18,8 +18,9 @@ from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
 from atoll.rounds.memories import MemoryStore
-from atoll.rounds.outcomes import columns
+from atoll.rounds.outcomes import columns, mean_loss, taught
 from atoll.rounds.personal import personal_model
+from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, diverged
 from atoll.task import architecture
 from atoll.tensors import Record
@@ -31,11 +32,15 @@ _HOPELESS = 1e4  # a mean cross entropy that guessing at random never comes near
 
 @dataclass(frozen=True)
 class Played:
-    """A round that was played and does not count yet: what happened, the state after it, what became of each reply."""
+    """A round that was played and does not count yet: what happened, the state after it, what became of each reply.
+
+    `progress` is what the run goes on from besides.
+    """
 
     record: Round
     state: Record
     outcomes: Sequence[Outcome]
+    progress: Progress
 
 
 class Simulation:
@@ -70,6 +75,7 @@ class Simulation:
         self.state = self.sound = state
         self.number = 0
         self.history: list[Round] = []
+        self.progress = Progress(choice=cohorts.choice.begin(len(data)))
 
     def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
         """Play the next round; `begun` is told who works in it. Nothing counts yet.
@@ -78,20 +84,27 @@ class Simulation:
         """
         self.memories.rollback()
         number, since = self.number + 1, time.perf_counter()
-        cohort = self.cohorts.enlist(number)
+        cohort, choice = self.cohorts.enlist(number, self.progress.choice)
         begun(cohort)
-        round = ServerRound(
-            self.method, self.population, self.state, cohort, number, self.cohorts.seed,
-            channel=self.channel, name=self.data.names.__getitem__,
-        )  # fmt: skip
+        round = self.opened(self.state, cohort, number)
         while round.job is not None:
             round.settle(*self.engine.run(round.job, self.memories))
         seconds = time.perf_counter() - since
         record = Round(
-            number, cohort.clients, cohort.dropped, round.refused, _loss(round.outcomes), round.bytes_up,
+            number, cohort.clients, cohort.dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
             round.bytes_down, seconds, clients=columns(cohort, round.outcomes, since, self.method.plan().epochs),
         )  # fmt: skip
-        return Played(record, round.state, round.outcomes)
+        choice = self.cohorts.choice.learn(
+            choice, taught(number, cohort.clients, round.outcomes, self.history)
+        )
+        return Played(record, round.state, round.outcomes, replace(self.progress, choice=choice))
+
+    def opened(self, state: Record, cohort: Cohort, number: int) -> ServerRound:
+        """The server's side of a round that begins with this state."""
+        return ServerRound(
+            self.method, self.population, state, cohort, number, self.cohorts.seed,
+            channel=self.channel, name=self.data.names.__getitem__,
+        )  # fmt: skip
 
     def judged(self, played: Played) -> Played:
         """The round with an evaluation of its state.
@@ -115,17 +128,25 @@ class Simulation:
             )  # fmt: skip
 
     def take_up(
-        self, history: list[Round], number: int, state: Record, sound: Record, engine: Engine
+        self,
+        history: list[Round],
+        number: int,
+        state: Record,
+        sound: Record,
+        engine: Engine,
+        progress: Record | None = None,
     ) -> None:
         """Go on after a round that was played elsewhere, with the engine that gives its bits, without any memories."""
         self.engine.close()
         self.engine = self.judge.engine = engine
         self.history, self.number, self.state, self.sound = history, number, state, sound
+        if progress is not None:
+            self.progress = Progress.of_record(progress, self.method, self.channel, self.cohorts.seed)
         self.memories.close()
 
     def commit(self, played: Played) -> None:
         """From now on the round counts."""
-        self.state, self.number = played.state, played.record.number
+        self.state, self.number, self.progress = played.state, played.record.number, played.progress
         self.memories.commit()
         if played.record.evaluation is not None:
             self.sound = played.state
@@ -140,14 +161,3 @@ def _problem(evaluation: Evaluation) -> str | None:
     if "accuracy" in evaluation.overall and loss > _HOPELESS:
         return f"the loss on the test set is {loss:.3g}"
     return None
-
-
-def _loss(outcomes: Sequence[Outcome]) -> float:
-    """Mean training loss over the samples of the accepted clients."""
-    pairs = [
-        (o.metrics["loss"], o.metrics["count"])
-        for o in outcomes
-        if o.refused is None and "loss" in o.metrics and o.metrics.get("count")
-    ]
-    total = sum(count for _, count in pairs)
-    return sum(loss for loss, _ in pairs) / total if total else float("nan")

@@ -18,12 +18,23 @@ from typing import Literal, NoReturn
 import torch
 
 from atoll import seeds
-from atoll.contract import Answer, Channel, Gathering, Job, Method, Order, Outcome, Population, Reducer
+from atoll.contract import (
+    Answer,
+    Channel,
+    Gathering,
+    Job,
+    Method,
+    Order,
+    Outcome,
+    Population,
+    Reducer,
+    Replies,
+)
 from atoll.errors import DivergedError, RunError
 from atoll.rounds.cohort import Cohort
 from atoll.tensors import Record
 
-__all__ = ["Phase", "ServerRound", "diverged"]
+__all__ = ["Phase", "ServerRound", "diverged", "refusals", "stepped", "unusable"]
 
 Phase = Literal["enrol", "train", "over"]
 
@@ -84,7 +95,7 @@ class ServerRound:
     @property
     def refused(self) -> dict[int, str]:
         """Clients whose replies could not be used, and why."""
-        return _refused(self.outcomes)
+        return refusals(self.outcomes)
 
     def orders(self) -> list[Order]:
         """What each client is asked in this phase, in the order of clients."""
@@ -140,19 +151,20 @@ class ServerRound:
     def _welcome(self, reducer: Reducer, outcomes: Sequence[Outcome]) -> None:
         """Take in what new clients answered; nobody may fail to."""
         assert self.job is not None
-        replies, refused = reducer.result(), _refused(outcomes)
+        replies, refused = reducer.result(), refusals(outcomes)
         if replies is None or refused:
             self._unusable(refused or dict.fromkeys(self.job.clients, "it has no weight"))
         self.state = self.method.welcome(self.state, replies)
 
     def _train(self) -> None:
-        clients = self.cohort.clients
+        clients, factors = self.cohort.clients, self.cohort.factors
         work, expected = self.method.broadcast(self.state, clients), self.method.expects(self.state)
+        weights = self.population.weights if factors is None else dict.fromkeys(clients, 1.0)
         self._open(
             "train",
             Job(
                 self.method, work, clients, self.number, self.seed, expected, self.cohort.epochs,
-                cohort=len(clients), channel=self.channel, weights=self.population.weights,
+                cohort=len(clients), channel=self.channel, weights=weights, factors=factors or {},
             ),
         )  # fmt: skip
 
@@ -161,23 +173,36 @@ class ServerRound:
         self.outcomes = list(outcomes)
         replies, refused = reducer.result(), self.refused
         if replies is not None:
-            state = self.method.refine(self.method.update(self.state, replies), self.population)
-            params, _ = self.method.model(state)
-            finite = [torch.isfinite(value).all() for value in params.values()]
-            if not bool(torch.stack(finite).all()):  # one answer to wait for, however many parameters
-                raise diverged(self.number, "the updated model has non-finite numbers")
-            self.state = state
-        elif refused and len(refused) == len(self.job.clients):
+            self.state = stepped(self.method, self.population, self.state, replies, self.number)
+        elif refused and len(refused) == len(outcomes):
             self._unusable(refused)
 
     def _unusable(self, refused: Mapping[int, str]) -> NoReturn:
-        reasons = Counter(refused.values()).most_common(1)[0]
-        names = ", ".join(str(self._name(client)) for client in list(refused)[:5])
-        message = f"round {self.number}: all {len(refused)} replies were refused; the model stays as it was"
-        detail = f"clients {names}{' ...' if len(refused) > 5 else ''}: {reasons[0]}"
-        if any("finite" in reason for reason in refused.values()):
-            raise diverged(self.number, f"every client's update was refused ({detail})")
-        raise RunError(f"{message} ({detail})")
+        raise unusable(refused, self.number, self._name)
+
+
+def stepped(method: Method, population: Population, state: Record, replies: Replies, number: int) -> Record:
+    """The server's state after it has learned from replies.
+
+    Raises DivergedError where the model leaves the finite numbers.
+    """
+    state = method.refine(method.update(state, replies), population)
+    params, _ = method.model(state)
+    finite = [torch.isfinite(value).all() for value in params.values()]
+    if not bool(torch.stack(finite).all()):  # one answer to wait for, however many parameters
+        raise diverged(number, "the updated model has non-finite numbers")
+    return state
+
+
+def unusable(refused: Mapping[int, str], number: int, name: Callable[[int], object]) -> RunError:
+    """The error of a round of which every reply was refused, for these reasons by client."""
+    reasons = Counter(refused.values()).most_common(1)[0]
+    names = ", ".join(str(name(client)) for client in list(refused)[:5])
+    message = f"round {number}: all {len(refused)} replies were refused; the model stays as it was"
+    detail = f"clients {names}{' ...' if len(refused) > 5 else ''}: {reasons[0]}"
+    if any("finite" in reason for reason in refused.values()):
+        return diverged(number, f"every client's update was refused ({detail})")
+    return RunError(f"{message} ({detail})")
 
 
 def diverged(number: int, what: str) -> DivergedError:
@@ -188,5 +213,6 @@ def diverged(number: int, what: str) -> DivergedError:
     )
 
 
-def _refused(outcomes: Sequence[Outcome]) -> dict[int, str]:
+def refusals(outcomes: Sequence[Outcome]) -> dict[int, str]:
+    """Clients whose replies could not be used, and why."""
     return {outcome.client: outcome.refused for outcome in outcomes if outcome.refused is not None}

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from atoll.measures import called
 from atoll.show.scores import score_rows, scores, worst_text
-from atoll.words import bytes_text, duration_text, number_text, value_text
+from atoll.words import bytes_text, duration_text, energy_text, number_text, value_text
 
 if TYPE_CHECKING:
     from atoll.results import Run
@@ -127,9 +127,26 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("replies", ", ".join(f"{count} {what}" for what, count in trouble.items() if count)))
     up, down = sum(r.bytes_up for r in run.rounds), sum(r.bytes_down for r in run.rounds)
     facts.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
+    found = run.clocked()
+    if found:
+        facts += clock_facts(found, run.to_dict()["participation"])
     whole, each = duration_text(run.seconds), duration_text(run.seconds_per_round)
     facts.append(("time", f"{whole}, {each} a round without evaluation"))
     facts.append(("engine", run.engine))
+    return facts
+
+
+def clock_facts(found: Mapping[str, float | None], participation: float | None) -> list[tuple[str, str]]:
+    """What a run was on the virtual clock."""
+    reached = found["target_virtual_seconds"]
+    until = f", target after {duration_text(reached)}" if reached is not None else ""
+    facts = [("virtual time", f"{duration_text(found['virtual_seconds'] or 0.0)}{until}")]
+    work = f"{energy_text(found['energy'] or 0.0)}, {found['wasted'] or 0.0:.1%} of client time wasted"
+    if found["staleness"]:
+        work += f", staleness {found['staleness']:.2g}"
+    facts.append(("devices", work))
+    if participation is not None:
+        facts.append(("participation", f"{participation:.2f} (Jain's index; 1: all clients as often)"))
     return facts
 
 

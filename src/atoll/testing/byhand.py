@@ -92,9 +92,10 @@ class ByHand:
 
     def _round(self) -> None:
         given, before, random = self.state, copied(self.state), states()
+        cohort, _ = self.simulation.cohorts.enlist(self.number, self.simulation.progress.choice)
         round = ServerRound(
-            self.method, self.simulation.population, given, self.simulation.cohorts.enlist(self.number),
-            self.number, self.federation.seed, name=self.federation.data.names.__getitem__,
+            self.method, self.simulation.population, given, cohort, self.number, self.federation.seed,
+            name=self.federation.data.names.__getitem__,
         )  # fmt: skip
         global_draw(self.notes, "the server half", random)
         while round.job is not None:

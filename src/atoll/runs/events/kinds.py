@@ -201,8 +201,34 @@ class Columns(Struct, kw_only=True, forbid_unknown_fields=True):
         Maybe[Sequence[Number]], says("when the engine began its work, in seconds of the round")
     ] = UNSET
     end: Annotated[Maybe[Sequence[Number]], says("when the engine had done it, likewise")] = UNSET
+    began: Annotated[
+        Maybe[Sequence[Number]], says("virtual seconds: when it was asked; on a virtual clock")
+    ] = UNSET
+    download: Annotated[Maybe[Sequence[Number]], says("likewise, how long it received")] = UNSET
+    compute: Annotated[Maybe[Sequence[Number]], says("likewise, how long it trained")] = UNSET
+    upload: Annotated[Maybe[Sequence[Number]], says("likewise, how long it sent")] = UNSET
+    done: Annotated[
+        Maybe[Sequence[Number]], says("likewise, when its reply came, its work broke off or the round ended")
+    ] = UNSET
+    staleness: Annotated[
+        Maybe[Sequence[Number]], says("steps of the server since it was sent its model; on a virtual clock")
+    ] = UNSET
     norm: Annotated[Maybe[Sequence[Number]], says("norm of its update")] = UNSET
     cosine: Annotated[Maybe[Sequence[Number]], says("cosine of its update to the mean update")] = UNSET
+
+
+class Clock(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A round on the virtual clock, in virtual seconds since the run began."""
+
+    began: Annotated[float, says("when it began")]
+    ended: Annotated[float, says("when it ended")]
+    spent: Annotated[float, says("client-seconds of the orders that ended in it")]
+    wasted: Annotated[float, says("those of them whose replies were not used")]
+    energy: Annotated[float, says("joules of all of them")]
+    staleness: Annotated[float, says("mean over the replies used")]
+    late: Annotated[Sequence[int], says("whose replies came after the end")]
+    failed: Annotated[Sequence[int], says("whose work broke off")]
+    used: Annotated[int, says("replies used")]
 
 
 class Round(Written, kw_only=True):
@@ -218,6 +244,7 @@ class Round(Written, kw_only=True):
     seconds: Annotated[float, says("of the round without its evaluation")]
     clients: Annotated[Maybe[Columns], says("about the cohort, column by column")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("null in a round that was not evaluated")] = UNSET
+    clock: Annotated[Maybe[Clock], says("what it was on the virtual clock, where there is one")] = UNSET
 
 
 class Affinity(Written, kw_only=True):
@@ -286,6 +313,22 @@ class Result(Written, kw_only=True):
     ] = UNSET
     refused: Annotated[Maybe[int], says("replies that could not be used")] = UNSET
     dropped: Annotated[Maybe[int], says("clients that were too slow")] = UNSET
+    participation: Annotated[
+        Maybe[Number],
+        says("how evenly clients took part: Jain's index of their rounds, 1 where all had as many"),
+    ] = UNSET
+    virtual_seconds: Annotated[Maybe[float], says("of the run, on the virtual clock")] = UNSET
+    target_virtual_seconds: Annotated[
+        Maybe[Number], says("likewise, when the target was reached; null where it was not")
+    ] = UNSET
+    energy: Annotated[Maybe[float], says("joules of all clients, likewise")] = UNSET
+    wasted: Annotated[Maybe[float], says("share of client-seconds whose replies were not used, likewise")] = (
+        UNSET
+    )
+    staleness: Annotated[
+        Maybe[float],
+        says("steps of the server since clients were sent their model, mean over replies, likewise"),
+    ] = UNSET
     clients: Annotated[Maybe[Spread | None], says("the main measure of the models clients would use")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("the last one, without `each`")] = UNSET
 

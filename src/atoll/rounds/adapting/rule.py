@@ -1,0 +1,76 @@
+"""What a rule is that fits local work to devices and to learning."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.rounds.choosing import Learned
+from atoll.tensors import Record
+
+__all__ = ["Rule", "Seen", "Wish", "fitting"]
+
+Numbers = NDArray[np.float64]
+
+
+class Seen(NamedTuple):
+    """What a rule may look at before clients begin: arrays over the clients asked, [K].
+
+    `fixed` are the seconds an order takes whatever the work (waiting, download, upload), `step` the seconds of a local
+    step, `steps` how many are planned; `epoch` how many make one pass over a client's data. `deadline` is how long the
+    round may take, in seconds, inf where nobody said.
+    """
+
+    number: int
+    clients: NDArray[np.int64]
+    fixed: Numbers
+    step: Numbers
+    steps: NDArray[np.int64]
+    epoch: NDArray[np.int64]
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a rule asks for: the local steps of clients that are to do fewer than planned."""
+
+    steps: Mapping[int, int] = field(default_factory=dict)
+
+
+class Rule(ABC):
+    """Chooses how much clients do, round by round. Concrete rules are frozen dataclasses.
+
+    Its state is a record of numbers and tensors, so that a run can stop and go on.
+    """
+
+    name: ClassVar[str]
+
+    def begin(self) -> Record:
+        """The state before the first round."""
+        return Record()
+
+    @abstractmethod
+    def plan(self, state: Record, seen: Seen) -> Wish:
+        """What the clients are to do."""
+
+    def learn(self, state: Record, learned: Learned) -> Record:
+        """The state with what a round has taught."""
+        return state
+
+    def size(self, state: Record, cohort: int) -> int:
+        """How many clients the next round has, of so many wanted."""
+        return cohort
+
+
+def fitting(seen: Seen, seconds: float) -> dict[int, int]:
+    """Steps that fit so many seconds, of the clients that have no time for all planned; 0 where none fits."""
+    room = np.maximum(seconds - seen.fixed, 0.0)
+    most = np.floor(room / np.where(seen.step > 0, seen.step, np.inf) + 1e-9).astype(np.int64)
+    most = np.where(seen.step > 0, most, np.where(seen.fixed <= seconds, seen.steps, 0))
+    short = most < seen.steps
+    return {int(k): int(n) for k, n in zip(seen.clients[short], most[short], strict=True)}

@@ -1,0 +1,27 @@
+"""Who is asked in a round: one choice a file, what each may look at, and what it keeps."""
+
+from .contract import Ask, Choice, Chosen, Learned
+from .fair import Fair
+from .importance import Importance
+from .oort import Oort
+from .parse import choice, choices
+from .power import Power
+from .tifl import TiFL
+from .uniform import Uniform
+from .weighted import Weighted
+
+__all__ = [
+    "Ask",
+    "Choice",
+    "Chosen",
+    "Fair",
+    "Importance",
+    "Learned",
+    "Oort",
+    "Power",
+    "TiFL",
+    "Uniform",
+    "Weighted",
+    "choice",
+    "choices",
+]

@@ -1,0 +1,398 @@
+"""Synchronous rounds on a virtual clock: who is asked, who is there in time, and how long it all took."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.clock import Devices, Spans
+from atoll.contract import Job, Outcome, Reducer
+from atoll.errors import ConfigError, PausedError
+from atoll.rounds.adapting import Rule, Seen, fitting
+from atoll.rounds.clocked import Clocked
+from atoll.rounds.cohort import Cohort
+from atoll.rounds.flights import Flight, computed, landed, launched
+from atoll.rounds.history import Round
+from atoll.rounds.outcomes import columns, mean_loss, taught
+from atoll.rounds.paces import Deadline, Late, Pace, Synchronous
+from atoll.rounds.play import Played, Simulation
+from atoll.rounds.progress import Progress
+from atoll.rounds.round import ServerRound, refusals
+from atoll.rounds.timing import Timing
+from atoll.tensors import Record, nbytes
+
+__all__ = ["Schedule", "Timed"]
+
+Clients = NDArray[np.int64]
+Numbers = NDArray[np.float64]
+
+_COPIES = 3
+"""Models that a client holds while it trains one."""
+
+_IN_VAIN = 20
+"""So many rounds in a row without enough replies, and the run pauses."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run goes by the clock.
+
+    Args:
+        pace: when the server takes a step.
+        deadline: how long a synchronous round may take; None waits for all.
+        over_select: how many times the cohort are asked; the round ends with the replies of a cohort.
+        quorum: replies that a synchronous round needs, or it teaches nothing.
+        late: what becomes of replies that come later.
+        rests: after so many orders in a row that a client broke off, for how many rounds it is not asked.
+        concurrency: clients at work at a time, where the pace is asynchronous.
+        rule: fits local work to devices.
+    """
+
+    pace: Pace = Synchronous()  # noqa: RUF009 - frozen
+    deadline: Deadline | None = None
+    over_select: float = 1.0
+    quorum: int = 1
+    late: Late = Late()  # noqa: RUF009 - frozen
+    rests: tuple[int, int] | None = None
+    concurrency: int | None = None
+    rule: Rule | None = None
+
+
+class Timed(Simulation):
+    """A simulation whose rounds take virtual time.
+
+    Work is computed as ever; when it would have been done follows from the devices. Nothing here looks at a real clock
+    but for the seconds that the simulation itself takes.
+    """
+
+    def __init__(self, *parts: Any, devices: Devices, schedule: Schedule, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self.devices, self.schedule = devices, schedule
+        self.timing = Timing(devices, self.data, self.cohorts.seed)
+        if schedule.rule is not None:
+            self.progress = replace(self.progress, rule=schedule.rule.begin())
+
+    # --- who is there -----------------------------------------------------------------------------------------
+
+    def enlisted(self, number: int, now: Progress, wanted: int) -> tuple[float, Cohort, Record]:
+        """When the round can begin, with whom, and the state of the choice then. Waits until somebody is there.
+
+        Raises PausedError where nobody will ever be.
+        """
+        moment = now.time
+        while True:
+            there = self.there(now, number, moment)
+            cohort, choice = self.cohorts.enlist(
+                number, now.choice, there=there, seconds=self.expected, count=wanted
+            )
+            if cohort.clients:
+                return moment, cohort, choice
+            again = self.returning(now, number, moment)
+            if not math.isfinite(again):
+                raise self.deserted(now, number, moment)
+            moment = again
+
+    def there(self, now: Progress, number: int, moment: float) -> Callable[[Clients], NDArray[np.bool_]]:
+        """Which of some clients can be asked: their device is there, they are not at work, and they need no rest."""
+        busy = {f.client for f in (*now.flights, *now.landed)}
+        away = np.array(sorted(busy | self._resting(now, number)), np.int64)
+
+        def there(clients: Clients) -> NDArray[np.bool_]:
+            here = self.devices.available(clients, moment)
+            if self.devices.limited:
+                here &= self._fits(clients)
+            return here & ~np.isin(clients, away) if len(away) else here
+
+        return there
+
+    def _fits(self, clients: Clients) -> NDArray[np.bool_]:
+        """Whose device has the memory to train the model: for itself, its gradient and what it was sent."""
+        return np.asarray(self.devices.profiles(clients).memory >= _COPIES * self._model)
+
+    @staticmethod
+    def _resting(now: Progress, number: int) -> set[int]:
+        return {client for client, (_, until) in now.failing.items() if number <= until}
+
+    def returning(self, now: Progress, number: int, moment: float) -> float:
+        """When the next client that cannot be asked now can be; inf: never."""
+        present: Any = self.cohorts.membership.present(number)
+        clients = np.arange(present) if isinstance(present, int) else present
+        again = self.devices.returns(clients, moment)
+        busy = {f.client: f.due for f in now.flights if f.due > moment}
+        if busy:
+            again = np.maximum(again, np.array([busy.get(int(k), -math.inf) for k in clients]))
+        never = [*self._resting(now, number), *(f.client for f in now.landed)]
+        later = (again > moment) & ~np.isin(clients, np.array(never, np.int64))
+        if self.devices.limited:
+            later &= self._fits(clients)
+        return float(np.min(again[later], initial=math.inf))
+
+    def deserted(self, now: Progress, number: int, moment: float) -> PausedError:
+        """The error of a round for which nobody can be asked, ever."""
+        resting = self._resting(now, number)
+        what = (
+            f"{len(resting)} clients have failed too often, and nobody else is there"
+            if resting
+            else "nobody is there any more"
+        )
+        return PausedError(
+            f"round {number}: {what} (after {moment:.6g} virtual seconds)",
+            hint="what was learned is kept: look at `devices`, `leaves` and `exclude`, then resume the run",
+        )
+
+    def expected(self, clients: Clients) -> Numbers:
+        """Seconds that an order would take these clients, about."""
+        plan = self.method.plan()
+        sizes = np.array([self.data.size(int(k)) for k in clients], np.float64)
+        batch = np.minimum(plan.batch_size or math.inf, sizes)
+        samples = plan.epochs * sizes if plan.steps is None else plan.steps * batch
+        return self.timing.expected(clients, samples, self._model)
+
+    @property
+    def _model(self) -> int:
+        return sum(nbytes(part) for part in self.method.model(self.state))
+
+    # --- a round ----------------------------------------------------------------------------------------------
+
+    def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
+        """Play the next round; `begun` is told who works in it. Nothing counts yet.
+
+        Raises DivergedError, RunError (see `ServerRound.settle`), PausedError where nobody is there.
+        """
+        self.memories.rollback()
+        number, since, now = self.number + 1, time.perf_counter(), self.progress
+        gone = set(self.cohorts.membership.leaving(number))
+        now = replace(now, flights=[f for f in now.flights if f.client not in gone])
+        size = self.cohorts.size
+        if self.schedule.rule is not None:
+            size = self.schedule.rule.size(now.rule, size)
+        start, cohort, choice = self.enlisted(number, now, math.ceil(size * self.schedule.over_select - 1e-9))
+        begun(cohort)
+        round = self.opened(self.state, cohort, number)
+        ready, energy, spent = self.enrolled(round, start)
+        assert round.job is not None
+        job, spans = self.planned(round.job, now, ready)
+        sent = self.sent(job, spans, ready)
+        end, used = self._ending(sent, size, ready, spans)
+        late = [f for f in sent if f.client not in used and not f.broken]
+        kept = late if self.schedule.late.kind == "keep" else []
+        earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
+        reducer, outcomes = job.reducer(), list[Outcome]()
+        if used:
+            reducer, outcomes = self.engine.run(replace(job, clients=sorted(used)), self.memories)
+        outcomes += self._late(earlier, number, reducer)
+        if outcomes:
+            round.settle(reducer, outcomes)
+        over = [f for f in sent if f not in kept]
+        unused = [f for f in over if f.client not in used]
+        counted = [f for f in [*sent, *earlier] if f.client in used or (f in earlier and not f.broken)]
+        clock = Clocked(
+            began=start,
+            ended=end,
+            spent=spent + sum(until(f, end) for f in over) + sum(f.seconds for f in earlier),
+            wasted=sum(until(f, end) for f in unused) + sum(f.seconds for f in earlier if f.broken),
+            energy=energy + self._energy(spans, job, over, end) + sum(f.energy for f in earlier),
+            staleness=float(np.mean([number - f.number for f in counted])) if counted else 0.0,
+            late=sorted({*(f.client for f in late), *(k for k, n in job.limits.items() if n == 0)}),
+            failed=sorted(f.client for f in [*sent, *earlier] if f.broken and f.due <= end),
+            used=len(counted),
+        )
+        everyone = replace(cohort, clients=sorted({*cohort.clients, *(f.client for f in earlier)}))
+        learned = taught(
+            number, cohort.clients, round.outcomes, self.history, {f.client: f.seconds for f in sent}
+        )
+        progress = Progress(
+            choice=self.cohorts.choice.learn(choice, learned),
+            rule=now.rule if self.schedule.rule is None else self.schedule.rule.learn(now.rule, learned),
+            time=end,
+            flights=sorted(launched(under_way, kept), key=lambda f: f.order),
+            failing=self.failures(now, number, [*sent, *earlier], end),
+        )
+        self._not_in_vain(clock, number)
+        traffic = round.bytes_up, round.bytes_down
+        record = self.recorded(number, everyone, round.outcomes, traffic, since, clock, [*sent, *earlier])
+        return Played(record, round.state, round.outcomes, progress)
+
+    def enrolled(self, round: ServerRound, start: float) -> tuple[float, float, float]:
+        """Let new clients answer what they are asked first; when that is done, joules and client-seconds it took."""
+        if round.phase != "enrol":
+            return start, 0.0, 0.0
+        assert round.job is not None
+        spans = self.timing.spans(round.job, round.job.clients, start)
+        round.settle(*self.engine.run(round.job, self.memories))
+        return start + float(np.max(spans.total)), float(np.sum(spans.energy())), float(np.sum(spans.total))
+
+    def planned(self, job: Job, now: Progress, start: float) -> tuple[Job, Spans]:
+        """The job with the steps that clients have time for, and what their orders then take."""
+        spans = self.timing.spans(job, job.clients, start)
+        partial, rule = self.schedule.late.kind == "partial", self.schedule.rule
+        if rule is None and not partial:
+            return job, spans
+        steps = np.array([self.timing.steps(job, k)[0] for k in job.clients], np.int64)
+        epoch = np.array([self._epoch(job, k) for k in job.clients], np.int64)
+        seen = Seen(
+            job.round,
+            np.asarray(job.clients, np.int64),
+            spans.latency + spans.download + spans.upload,
+            spans.compute / np.maximum(steps, 1),
+            steps,
+            epoch,
+            self._deadline(spans),
+        )
+        limits = dict(rule.plan(now.rule, seen).steps) if rule is not None else {}
+        if partial:
+            fit = fitting(seen, seen.deadline)
+            limits = {**limits, **{k: min(n, limits.get(k, n)) for k, n in fit.items()}}
+        if not limits:
+            return job, spans
+        able = [k for k in job.clients if limits.get(k) != 0]
+        job = replace(job, clients=able, limits=limits)
+        return job, self.timing.spans(job, able, start)
+
+    def _epoch(self, job: Job, client: int) -> int:
+        _, size = self.timing.steps(job, client)
+        return -(-self.data.size(client) // size) if size else 0
+
+    def _deadline(self, spans: Spans) -> float:
+        return math.inf if self.schedule.deadline is None else self.schedule.deadline.of(spans.total)
+
+    def sent(self, job: Job, spans: Spans, start: float) -> list[Flight]:
+        """The orders of a job that goes out at this moment, in the order in which they land."""
+        whole, broken = spans.total, spans.broken
+        length = np.minimum(whole, broken)
+        energy = spans.energy(length)
+        flights = [
+            Flight(
+                client, job.round, start, start + float(length[at]), bool(broken[at] < whole[at]),
+                float(spans.download[at]), float(spans.compute[at]), float(spans.upload[at]),
+                float(spans.latency[at]), float(energy[at]), job,
+            )
+            for at, client in enumerate(job.clients)
+        ]  # fmt: skip
+        return sorted(flights, key=lambda f: f.order)
+
+    def _ending(
+        self, sent: Sequence[Flight], size: int, start: float, spans: Spans
+    ) -> tuple[float, set[int]]:
+        """When the round ends, and whose replies are there by then."""
+        answers = [f for f in sent if not f.broken]
+        limit = start + self._deadline(spans)
+        latest = max((f.due for f in sent), default=limit)  # the server hears of a connection that breaks
+        enough = answers[size - 1].due if len(answers) >= size else math.inf
+        end = min(enough, limit, latest)
+        slack = 1e-9 * (end - start)  # steps that fill the time to the last second are in time
+        used = [f.client for f in answers if f.due <= end + slack][:size]
+        return end, set(used) if len(used) >= self.schedule.quorum else set()
+
+    def _late(self, flights: Sequence[Flight], number: int, reducer: Reducer) -> list[Outcome]:
+        """Give replies to earlier rounds, which have come now, to the reducer, each for what it counts."""
+        outcomes: list[Outcome] = []
+        for f in flights:
+            if f.done is None:
+                continue
+            landed(f, self.memories)
+            outcomes.append(f.done.outcome)
+            if f.done.reply is not None:
+                reply = f.job.weighed([f.client], f.done.reply)
+                by = self.schedule.late.discount(number - f.number)
+                reducer.add(f.client, reply._replace(weight=reply.weight * by))
+        return outcomes
+
+    def finished(self, due: Sequence[Flight], flights: Sequence[Flight]) -> tuple[list[Flight], list[Flight]]:
+        """(those that are due, with what their work came to; the other flights).
+
+        What was sent out in the same step of the server is computed together, due or not.
+        """
+        found, now = list(flights), [flights.index(f) for f in due]
+        for job in {id(f.job): f.job for f in due if f.done is None and not f.broken}.values():
+            found = computed(found, job, self.engine, self.memories)
+        here = set(now)
+        return [found[at] for at in now], [f for at, f in enumerate(found) if at not in here]
+
+    def _energy(self, spans: Spans, job: Job, flights: Sequence[Flight], end: float) -> float:
+        """Joules of these orders up to the end of the round."""
+        lengths = {f.client: until(f, end) for f in flights}
+        each = spans.energy(np.array([lengths.get(client, 0.0) for client in job.clients]))
+        return float(np.sum(each))
+
+    # --- what is written down ---------------------------------------------------------------------------------
+
+    def recorded(
+        self,
+        number: int,
+        cohort: Cohort,
+        outcomes: Sequence[Outcome],
+        traffic: tuple[int, int],
+        since: float,
+        clock: Clocked,
+        flights: Sequence[Flight],
+    ) -> Round:
+        """The round as it is remembered: the clock's columns beside the others. `traffic` is bytes up and down."""
+        found = columns(cohort, outcomes, since, self.method.plan().epochs)
+        by_client = {f.client: f for f in flights}
+        rows = [by_client.get(client) for client in cohort.clients]
+        nan = math.nan
+        for name in ("began", "download", "compute", "upload"):
+            found[name] = [nan if f is None else getattr(f, name) for f in rows]
+        found["done"] = [nan if f is None else min(f.due, clock.ended) for f in rows]
+        found["staleness"] = [nan if f is None else float(number - f.number) for f in rows]
+        return Round(
+            number, cohort.clients, cohort.dropped, refusals(outcomes), mean_loss(outcomes), *traffic,
+            time.perf_counter() - since, clients=found, clock=clock,
+        )  # fmt: skip
+
+    def failures(
+        self, now: Progress, number: int, flights: Sequence[Flight], end: float
+    ) -> dict[int, tuple[int, int]]:
+        """Who has broken off how many orders in a row, and up to which round it is left in peace."""
+        if self.schedule.rests is None:
+            return {}
+        most, rounds = self.schedule.rests
+        failing = {client: row for client, row in now.failing.items() if row[0] or row[1] >= number}
+        for f in flights:
+            if f.due > end:
+                continue
+            count, _ = failing.pop(f.client, (0, 0))
+            if f.broken:
+                failing[f.client] = (0, number + rounds) if count + 1 >= most else (count + 1, 0)
+        return failing
+
+    def _not_in_vain(self, clock: Clocked, number: int) -> None:
+        """Raise PausedError where round after round ended without enough replies."""
+        if clock.used:
+            return
+        before = self.history[-(_IN_VAIN - 1) :]
+        if len(before) == _IN_VAIN - 1 and all(r.clock is not None and not r.clock.used for r in before):
+            raise PausedError(
+                f"round {number}: too few replies came in time, for {_IN_VAIN} rounds in a row",
+                hint="give a longer deadline, ask more clients (over_select), or lower quorum",
+            )
+
+    def check(self) -> None:
+        """Raise ConfigError where a deadline in seconds leaves nobody enough time."""
+        wanted = self.schedule.deadline
+        if wanted is None or wanted.seconds is None:
+            return
+        present: Any = self.cohorts.membership.present(1)
+        clients = np.arange(min(present, 10_000)) if isinstance(present, int) else present[:10_000]
+        if self.schedule.late.kind == "partial" or self.schedule.rule is not None:
+            least = self.timing.expected(clients, np.ones(len(clients)), self._model)
+        else:
+            least = self.expected(clients)
+        if float(np.min(least)) > wanted.seconds:
+            raise ConfigError(
+                f"deadline = {wanted.seconds:g} s is too short for everybody:"
+                f" the fastest of {len(clients)} clients needs {float(np.min(least)):.3g} s",
+                hint='set a longer one, or deadline="share:0.8" for the time that 80 % of those asked need',
+            )
+
+
+def until(flight: Flight, end: float) -> float:
+    """Seconds that a client has spent on an order by then."""
+    return max(min(flight.due, end) - flight.began, 0.0)

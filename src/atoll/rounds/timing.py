@@ -1,0 +1,82 @@
+"""What orders would take on the clients' devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.clock import Devices, Spans
+from atoll.contract import Job
+from atoll.data import FederatedData
+from atoll.tensors import nbytes
+
+__all__ = ["Timing"]
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What orders take: bytes and samples of a job, on the devices.
+
+    Samples are those that the program trains on; whatever else it looks at is taken to be free.
+    """
+
+    devices: Devices
+    data: FederatedData
+    seed: int
+
+    def steps(self, job: Job, client: int) -> tuple[int, int]:
+        """(steps planned for a client, samples in a full one)."""
+        plan, count = job.program.plan(), self.data.size(client)
+        size = min(plan.batch_size or count, count)
+        if not size:
+            return 0, 0
+        passes = job.passes(client)
+        each = -(-count // size)
+        planned = plan.steps if plan.steps is not None else (plan.epochs if passes is None else passes) * each
+        return planned, size
+
+    def samples(self, job: Job, client: int) -> int:
+        """Samples that a client's order trains on, in all its steps."""
+        planned, size = self.steps(job, client)
+        count = self.data.size(client)
+        limit = job.limits.get(client)
+        done = planned if limit is None else min(planned, limit)
+        if not size:
+            return 0
+        each = -(-count // size)  # steps of a pass, the last of which may be short
+        return done // each * count + done % each * size
+
+    def spans(self, job: Job, clients: Sequence[int], time: float, nth: int = 0) -> Spans:
+        """What these clients' orders take that go out at this time."""
+        forms: dict[int, int] = {}
+
+        def up(client: int) -> int:
+            form = job.form(client)
+            if id(form) not in forms:
+                forms[id(form)] = nbytes(form)
+            return forms[id(form)]
+
+        alike = nbytes(job.work.shared)
+        down = [job.work.nbytes(k) if k in job.work.own else alike for k in clients]
+        return self.devices.spans(
+            np.asarray(clients, np.int64),
+            samples=np.array([self.samples(job, k) for k in clients], np.float64),
+            down=np.array(down, np.float64),
+            up=np.array([up(k) for k in clients], np.float64),
+            time=time,
+            seed=self.seed,
+            number=job.round,
+            nth=nth,
+        )
+
+    def expected(self, clients: NDArray[np.int64], samples: Numbers, model: int) -> Numbers:
+        """Seconds that an order of so many samples and a model of so many bytes takes each of these clients, about."""
+        found = self.devices.spans(
+            clients, samples=samples, down=float(model), up=float(model), time=0.0, seed=self.seed, number=0
+        )
+        return np.asarray(found.total)
