@@ -4,9 +4,9 @@
     python benchmarks/clock.py har --write
 
 Virtual seconds to the target, over seeds, for rounds that wait for all, ask more, have a deadline, choose by speed or
-utility, fit local steps to devices, and for asynchronous servers. MNIST is divided among 100 clients by Dir(0.3); HAR by
-its 30 people. Speeds and bandwidths are log-normal with sigma 1.5 (`atoll.clock`); nothing here depends on how
-fast this machine is. `--write` stores benchmarks/results/clock-NAME.md and .svg.
+utility, fit local steps to devices, and for asynchronous servers. MNIST is divided among 100 clients by Dir(0.3), HAR
+by its 30 people. Speeds and bandwidths are log-normal with sigma 1.5 (`atoll.clock`); nothing here depends on how fast
+this machine is. `--write` stores benchmarks/results/clock-NAME.md and .svg.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def table(name: str, runs: Mapping[str, list[Run]]) -> str:
         f"{SETTINGS[name]['target']}, {len(next(iter(runs.values())))} seeds; ratio: how many times sooner than to wait"
         " for all",
         "",
-        "| policy | virtual s to the target | ratio | steps of the server | kJ a run | wasted | staleness | participation |",
+        "| policy | virtual s to target | ratio | server steps | kJ a run | wasted | staleness | participation |",
         "|---|---|---|---|---|---|---|---|",
     ]
     first = [run.to_dict()["target_virtual_seconds"] for run in runs.get("sync", [])]
