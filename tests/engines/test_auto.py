@@ -122,9 +122,9 @@ def test_what_narrow_stacks_take_lies_between_one_client_and_all(monkeypatch: py
         return loop.Loop(engine.task, engine.data, engine.device).run(job, memories)
 
     monkeypatch.setattr(engine, "_choose", lambda job: (SimpleNamespace(run=run, close=lambda: None), ""))
-    monkeypatch.setattr(engine, "_time", lambda *given: (1.0, 0.5, 0.0))  # 2 s a step of all four
+    monkeypatch.setattr(engine.trials, "_time", lambda *given: (1.0, 0.5, 0.0))  # 2 s a step of all four
     monkeypatch.setattr(widths, "_WORTH", 0.0)
     running.round()
-    assert [each[2:4] for each in engine._plan(seen[0])] == [(4, 4), (1, 1)]
-    assert engine._time_batched(None, seen[0], None, 0.1) == (pytest.approx(1 + 2 + 19 * 0.1), "")
-    assert engine._time_batched(None, seen[0], None) == (pytest.approx(1 + 20 * 2), "")
+    assert [each[2:4] for each in engine.trials.plan(seen[0])] == [(4, 4), (1, 1)]
+    assert engine.trials.batched(None, seen[0], None, 0.1) == (pytest.approx(1 + 2 + 19 * 0.1), "")
+    assert engine.trials.batched(None, seen[0], None) == (pytest.approx(1 + 20 * 2), "")

@@ -11,6 +11,7 @@ import pytest
 
 from atoll.engines import Auto, auto, remembered
 from atoll.engines.remembered import Found, forget, key, recall, remember
+from atoll.engines.trials import Trials
 from atoll.machine import Neighbours
 from tests.engines.test_auto import federation
 
@@ -104,7 +105,7 @@ def test_the_next_run_begins_at_once(kept: Path, monkeypatch: pytest.MonkeyPatch
     assert "remembered" not in played().describe()
     (name,) = json.loads(kept.read_text())
     remember(name, FOUND)
-    monkeypatch.setattr(Auto, "_time_loop", untried)
+    monkeypatch.setattr(Trials, "loop", untried)
     text = "(remembered: batched about 60 ms, processes 180 ms a round)"
     assert played().describe() == f"batched, 1 thread {text}"
     remember(name, Found(0.5, 0.06, 0.18, 1, 0.1, 2))
