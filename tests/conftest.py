@@ -9,4 +9,6 @@ import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ["ATOLL_RUNS"] = tempfile.mkdtemp(prefix="atoll-test-runs-")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atoll-test-cache-")
+os.environ["ATOLL_CACHE"] = "off"  # a test must not depend on what one before it has found
 torch.set_num_threads(1)

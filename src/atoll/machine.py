@@ -58,17 +58,24 @@ class Neighbours:
 
     def heed(self, team: int) -> None:
         """Look whether others use the cores, if it is time, and have a team of so many threads sleep or leave."""
-        now = self._spent()
-        if now is None or self._seen is None or now[0] - self._seen[0] < self._WINDOW:
+        others = self.others()
+        if others is None:
             return
-        wall, all_of_it, own = (after - before for after, before in zip(now, self._seen, strict=True))
-        others, self._seen = (all_of_it - own) / wall, now
         self.there = others > (self.IDLE if self.there else self.BUSY)
         if self.there and self._leave is None:
             self._leave = _asleep(team)
         elif not self.there and self._leave is not None:
             self._leave.set()
             self._leave = None
+
+    def others(self) -> float | None:
+        """Cores that others have used since this was asked last; None: asked too early, or nobody counts."""
+        now = self._spent()
+        if now is None or self._seen is None or now[0] - self._seen[0] < self._WINDOW:
+            return None
+        wall, all_of_it, own = (after - before for after, before in zip(now, self._seen, strict=True))
+        self._seen = now
+        return (all_of_it - own) / wall
 
     @staticmethod
     def _spent() -> tuple[float, float, float] | None:

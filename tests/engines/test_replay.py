@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import atoll.data
 from atoll.engines import replay
-from atoll.engines.group import stretches
 from atoll.engines.replay import Replayed, Replays, in_turn
 from atoll.federation import Federation
 from atoll.methods import METHODS, FedAvg
@@ -155,9 +154,3 @@ def test_memory_that_graphs_hold_is_given_back_before_groups_are_made_smaller(
     finally:
         held = None
     assert engine.room.most is None and made and engine.replays.made > made
-
-
-def test_steps_that_are_alike_stand_together() -> None:
-    assert stretches([3, 3, 1], [True, False, True]) == [(0, 1, 3), (1, 2, 2), (2, 3, 2)]
-    assert stretches([2, 2], [True, True]) == [(0, 2, 2)]
-    assert stretches([4, 2, 2, 1], [True, False, False, False]) == [(0, 1, 4), (1, 2, 3), (2, 4, 1)]

@@ -1,40 +1,45 @@
 """Choosing an engine: a short trial of each that could win, and a sentence that says what won and why.
 
 Trials cost time too, most of it for capturing steps. What a capture will cost is known from the number of operations
-in a step; one is made only where the rounds to come are long enough for it.
+in a step; one is made only where the rounds to come are long enough for it. What a trial has found is remembered
+(`engines/remembered.py`), unless others used the cores meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
+from atoll import __version__
 from atoll.contract import Job, Memories, Outcome, Reducer
 from atoll.data import FederatedData
 from atoll.engines.batched import Batched
 from atoll.engines.engine import Engine
 from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
-from atoll.engines.reading import the_order
-from atoll.engines.sequential import Sequential
-from atoll.engines.steps import Steps
-from atoll.engines.trace import Watch
+from atoll.engines.remembered import Found, forget, key, recall, remember
+from atoll.engines.steps import form
+from atoll.engines.trials import LENGTHS, Trials
 from atoll.errors import EngineError
-from atoll.machine import cores, threads
+from atoll.machine import Neighbours, cores
 from atoll.task import Task
-from atoll.tensors import Record
 from atoll.words import duration_text
 
-__all__ = ["Auto"]
+__all__ = ["Auto", "decide"]
 
-_LENGTHS = (2, 8)  # steps a client takes in a trial
-_CAPTURE = 1.5e-3  # seconds that capturing takes, for each operation of a step
+_OVER = "the rounds are over before a capture pays"
+
+_CAPTURE = 0.8e-3  # seconds that capturing takes, for each operation of a step
 _TOGETHER = 1.0  # capturing a step of many clients, in captures of one client's: measured are 0.75 to 0.9
 _TINY = 6e-3  # seconds of a client's round below which batching nearly always wins: its captures are not lost
-_SHARE = 0.1  # of the rounds to come, that may be spent on choosing
+_SHARE, _TINY_SHARE = 0.1, 0.5  # of the rounds to come, that may be spent on choosing
+_ROUNDS, _LONG = 10, 0.01  # as written, that may: so many, or this share of a long run
+_WON = 0.7  # of a round in processes, that batched wins at best
+_SLOW = 2.0  # times what was remembered, from which on it is forgotten
 
 
 class Auto(Engine):
@@ -56,8 +61,11 @@ class Auto(Engine):
     ) -> None:
         super().__init__(task, data, device)
         self.workers, self.rounds = workers, rounds
+        self.trials = Trials(task, data, device)
         self.chosen: Engine | None = None
         self.reason = ""
+        self._recalled: tuple[str, float] | None = None  # under which name, and what it said a round takes
+        self._took: list[float] = []
 
     def describe(self) -> str:
         return f"{self.chosen.describe()} ({self.reason})" if self.chosen else Loop.name
@@ -71,7 +79,26 @@ class Auto(Engine):
             return Loop(self.task, self.data, self.device).run(job, memories)
         if self.chosen is None:
             self.chosen, self.reason = self._choose(job)
-        return self.chosen.run(job, memories)
+        if self._recalled is None:
+            return self.chosen.run(job, memories)
+        return self._watched(self.chosen, job, memories, *self._recalled)
+
+    def _watched(
+        self, engine: Engine, job: Job, memories: Memories, name: str, said: float
+    ) -> tuple[Reducer, list[Outcome]]:
+        """A round of an engine that was remembered, and whether that was right."""
+        start = time.perf_counter()
+        try:
+            result = engine.run(job, memories)
+        except EngineError:
+            forget(name)
+            raise
+        self._took.append(time.perf_counter() - start)
+        if len(self._took) == 3:  # the first have captures among them
+            self._recalled = None
+            if min(self._took) > _SLOW * said:
+                forget(name)
+        return result
 
     def close(self) -> None:
         if self.chosen is not None:
@@ -81,133 +108,115 @@ class Auto(Engine):
         batched = Batched(self.task, self.data, self.device, workers=self.workers)
         batched.resident = self.resident
         if self.device.type != "cpu":
-            together, problem = self._time_batched(batched, job, None)
+            together, problem = self.trials.batched(batched, job, None)
             if together is not None:
                 return batched, f"about {duration_text(together)} a round"
             return Loop(self.task, self.data, self.device), f"batched cannot: {problem}"
         workers = min(self.workers or cores(), len(job.clients))
         left = max(1, self.rounds - job.round + 1)
         loop = Loop(self.task, self.data, self.device)
-        plainly, operations = self._time_loop(loop, job)
+        name = key(__version__, torch.__version__, cores(), workers, *self._work(job))
+        known = recall(name)
+        if known is not None:
+            return self._known(known, name, left, workers)
+        neighbours = Neighbours()
+        plainly, operations = self.trials.loop(loop, job)
         before = _CAPTURE * operations
         if left * plainly < before + left * plainly / (2 * workers):
-            return loop, f"about {duration_text(plainly)} a round; the rounds are over before a capture pays"
+            return loop, f"about {duration_text(plainly)} a round; {_OVER}"
         try:
             processes = Processes(self.task, self.data, self.device, workers=workers)
-            alone, capture = self._time_single(job, processes.steps)
-            trial = _TOGETHER * capture * self._sizes(job) + 3 * sum(_LENGTHS) * alone / self._steps(job)
+            alone, step, capture = self.trials.single(job, processes.steps)
+            captures = self.trials.widths(job)
+            tried = self.trials.widths(replace(job, limit=max(LENGTHS)))
+            trial = _TOGETHER * capture * tried + 3 * sum(LENGTHS) * step * len(job.clients)
             alone /= workers
         except EngineError as error:
-            together, problem = self._time_batched(batched, job, None)
+            together, problem = self.trials.batched(batched, job, None)
             if together is not None:
                 return batched, f"processes cannot: {error.message}"
             return loop, f"nothing faster can: {error.message}"
         if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
             return processes, f"about {duration_text(alone)} a round; recurrent layers batch badly on a CPU"
         tiny = alone * workers < _TINY * len(job.clients)
-        if trial > _SHARE * left * alone and not tiny:
-            return (
-                processes,
-                f"about {duration_text(alone)} a round; trying batched would take about {duration_text(trial)}",
-            )
-        together, problem = self._time_batched(batched, job, alone)
+        share = (_TINY_SHARE if tiny else _SHARE) * left * alone
+        most = min(share, max(_ROUNDS, _LONG * left) * plainly)
+        for doing, takes, worth in (
+            ("trying batched", trial, most),
+            ("captures of batched", captures * capture, _WON * left * alone),
+        ):
+            if takes > worth:
+                text = (
+                    f"about {duration_text(alone)} a round; {doing} would take about {duration_text(takes)}"
+                )
+                return processes, text
+        together, problem = self.trials.batched(batched, job, alone, step)
         if together is None:
             return processes, f"about {duration_text(alone)} a round; batched cannot: {problem}"
-        short = together < 1e-3 * self._steps(job)
+        short = together < 1e-3 * self.trials.steps(job)
         if short and batched.threads > 1:  # waiting may cost more than threads win
             single = Batched(self.task, self.data, self.device, workers=1)
             single.steps = batched.steps
-            slower, _ = self._time_batched(single, job, alone)
+            slower, _ = self.trials.batched(single, job, alone, step)
             if slower is not None and slower < together:
                 batched, together = single, slower
-        figures = f"a round: batched about {duration_text(together)}, processes {duration_text(alone)}"
-        return (batched if together <= alone else processes), figures
+        found = Found(plainly, alone, together, batched.threads, capture, captures)
+        others = neighbours.others()
+        if others is not None and others < neighbours.BUSY:
+            remember(name, found)
+        chosen, figures = decide(found, left, captured=batched.captures)
+        return (batched if chosen == Batched.name else processes), f"a round: {figures}"
 
-    def _time_loop(self, engine: Engine, job: Job) -> tuple[float, int]:
-        """Seconds a round as it is written, and operations in a step; the first client stands for all."""
-        first = replace(job, clients=list(job.clients)[:1], limit=1)
-        with _Operations() as operations:  # type: ignore[no-untyped-call]
-            engine.run(first, _Nothing())
-        start = time.perf_counter()
-        engine.run(replace(first, limit=2), _Nothing())
-        steps = self._steps(replace(first, limit=2))
-        return (time.perf_counter() - start) / steps * self._steps(job), operations.count
+    def _known(self, found: Found, name: str, left: int, workers: int) -> tuple[Engine, str]:
+        """The choice that follows from what was found before."""
+        chosen, figures = decide(found, left)
+        if chosen == Loop.name:
+            about = duration_text(found.loop)
+            return Loop(self.task, self.data, self.device), f"remembered: about {about} a round; {_OVER}"
+        reason = f"remembered: {figures} a round"
+        if chosen == Processes.name:
+            self._recalled = name, found.alone
+            return Processes(self.task, self.data, self.device, workers=workers), reason
+        self._recalled = name, found.together
+        batched = Batched(self.task, self.data, self.device, workers=found.threads)
+        batched.resident = self.resident
+        return batched, reason
 
-    def _time_single(self, job: Job, steps: Steps) -> tuple[float, float]:
-        """Seconds a round, captured, one client at a time on one thread, and seconds that captures took.
-
-        What is captured is left in `steps`.
-        """
-        runner = Sequential(self.task, self.data, self.device)
-        runner.steps = steps
-        engine = Loop(self.task, self.data, self.device, runner)
-        with threads(1):
-            once, step, capture = self._time(engine, replace(job, clients=list(job.clients)[:1]))
-        return once * len(job.clients) + step * self._steps(job), capture
-
-    def _sizes(self, job: Job) -> int:
-        """How many sizes of stack the batched engine captures, about (see `powers`)."""
-        steps = {self._steps(replace(job, clients=[client])) for client in job.clients}
-        return 1 if len(steps) == 1 else len(job.clients).bit_length()
-
-    def _time_batched(self, engine: Batched, job: Job, rival: float | None) -> tuple[float | None, str]:
-        """Seconds a round, the cohort together; or None and what stands in the way."""
-        try:
-            once, step, _ = self._time(engine, job, None if rival is None else rival / self._steps(job))
-        except EngineError as error:
-            return None, error.message
-        return once + step * self._steps(job), ""
-
-    def _time(self, engine: Engine, job: Job, rival: float | None = None) -> tuple[float, float, float]:
-        """Seconds that a round takes however short it is, seconds a client step, and seconds to get ready.
-
-        From short runs of two lengths.
-
-        Only the first of them is run where it is hopeless beside `rival` (seconds a step).
-        """
-        spans: list[tuple[int, float]] = []
-        ready = 0.0
-        for limit in _LENGTHS:
-            trial = replace(job, limit=limit)
-            start = time.perf_counter()
-            engine.run(trial, _Nothing())  # captures the sizes that this length meets
-            first, best = time.perf_counter() - start, float("inf")
-            for _ in range(2):
-                start = time.perf_counter()
-                engine.run(trial, _Nothing())
-                best = min(best, time.perf_counter() - start)
-            spans.append((self._steps(trial), best))
-            ready += max(first - best, 0.0)
-            if rival is not None and best > 10 * rival * spans[0][0]:
-                break
-        (few, short), (many, long) = spans[0], spans[-1]
-        step = max(long - short, 0.0) / (many - few) if many > few else long / many
-        return max(long - step * many, 0.0), step, ready
-
-    def _steps(self, job: Job) -> int:
-        plan = job.program.plan()
-        counted = [
-            len(the_order(job.order(client), plan, self.task, self.data.size(client)).index)
-            for client in job.clients
+    def _work(self, job: Job) -> tuple[Any, ...]:
+        """What is the same in runs whose rounds take as long: forms of model and data, method, the cohort's steps."""
+        example, module = self.data.example(), self.task.module
+        steps = [len(read.index) for read in self.trials.orders(job)]
+        sizes = [len(steps), sum(steps), max(steps)]
+        settings = getattr(
+            job.method, "__dict__", {}
+        ).items()  # of numbers that are not whole it matters whether they are 0
+        method = [
+            (each, bool(value) if isinstance(value, float) else repr(value)) for each, value in settings
         ]
-        return max(1, sum(counted))
+        return (
+            str(module), *(_code(type(part).forward) for part in module.modules()), self.task.loss_name,
+            _code(self.task.loss_function), form(job.work.shared), form(example.inputs), form(example.targets),
+            f"{type(job.method).__module__}.{type(job.method).__qualname__}", method, job.channel is None,
+            job.work.program, job.program.plan(), [round(2 * math.log2(max(size, 1))) for size in sizes],
+        )  # fmt: skip
 
 
-class _Operations(Watch):  # type: ignore[no-untyped-call]
-    """Counts torch's operations."""
+def decide(found: Found, left: int, captured: int | None = None) -> tuple[str, str]:
+    """The engine that so many rounds take least time in, captures included, and a sentence with the figures.
 
-    count = 0
+    Args:
+        captured: steps that batched has captured already, beside one of a client alone; None: nothing is captured.
+    """
+    missing = found.captures - (captured or 0)
+    together = left * found.together + max(0, missing) * found.capture
+    alone = left * found.alone + (found.capture if captured is None else 0.0)
+    if captured is None and left * found.loop < min(together, alone):
+        return Loop.name, ""
+    figures = f"batched about {duration_text(found.together)}, processes {duration_text(found.alone)}"
+    return (Batched.name if together <= alone else Processes.name), figures
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
-
-class _Nothing:
-    """Memories that forget."""
-
-    def get(self, client: int) -> Record | None:
-        return None
-
-    def put(self, client: int, memory: Record) -> None:
-        pass
+def _code(function: Any) -> str:
+    """What tells a function from another of the same name."""
+    code = getattr(function, "__code__", None)
+    return f"{getattr(function, '__qualname__', '')} {code and (code.co_code.hex(), code.co_names)}"

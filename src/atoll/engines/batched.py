@@ -2,8 +2,8 @@
 
 Clients are sorted by how many steps they have and run in groups (`engines/group.py`). What is the same for all clients
 of a group (the received model that a proximal term pulls to, the learning rate) stays a single tensor; what differs is
-stacked. Once the shorter clients are done, the longer ones go on as a prefix of the stack, cut into powers of two so
-that few different sizes need to be captured.
+stacked. Once the shorter clients are done, the longer ones go on as the first rows of the stack, of which few
+different widths are captured (`engines/widths.py`).
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Batched(Engine):
 
     def settled(self) -> tuple[str, int | None]:
         return self.name, self.threads
+
+    @property
+    def captures(self) -> int:
+        """How many steps have been captured, which differ in width or form."""
+        return len(self.steps.known)
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
         reducer = job.reducer()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,12 +27,13 @@ from atoll.engines.probe import probe
 from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys, whole, whole_keys
 from atoll.engines.replay import Play, Replays, Step, in_turn
 from atoll.engines.steps import Steps, form, padded_width
+from atoll.engines.widths import Stretch, stretches
 from atoll.errors import AtollError, EngineError
 from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, nbytes, to_device
 
-__all__ = ["Group", "powers", "stretches"]
+__all__ = ["Group", "powers"]
 
 _SHARED = None
 _OWN = 0
@@ -206,26 +207,24 @@ class Group:
             width = self.width(width)
         pool, rows = self.engine.pool(self.clients, "train")
         index, mask = stacked(self.orders, rows, width)
-        full = mask.min(axis=(1, 2)) > 0
         where = torch.from_numpy(index).to(self.device).flatten(1).unbind()
         masks = torch.from_numpy(mask).to(self.device).unbind()
         keys = step_keys(self.job, self.clients, total).to(self.device).T.contiguous().unbind()
 
-        def batch(t: int, first: int, last: int) -> list[Any]:
-            all_of_them = last - first == size
-            at = where[t] if all_of_them else where[t][first * width : last * width]
-            lead = (last - first, width)
+        def batch(t: int, among: int, masked: bool) -> list[Any]:
+            """What the first clients of the stack read at a step."""
+            lead = (among, width)
             inputs, targets = (
-                each_part(lambda part: part.view(*lead, *part.shape[1:]), part) for part in gather(pool, at)
+                each_part(lambda part: part.view(*lead, *part.shape[1:]), part)
+                for part in gather(pool, where[t][: among * width])
             )
-            if full[t]:
-                return [inputs, targets, keys[t]]
-            return [inputs, targets, keys[t][first:last], masks[t][first:last]]
+            return [inputs, targets, keys[t][:among], *([masks[t][:among]] if masked else [])]
 
         values, spec = pytree.tree_flatten(local)
         axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
         one = pytree.tree_unflatten([v[0] if a == 0 else v for v, a in zip(values, axes, strict=True)], spec)
-        changed = self.engine.steps.changed(self.program, one, [x[0] for x in batch(0, 0, size)])
+        first = batch(0, size, bool((mask[0] == 0).any()))
+        changed = self.engine.steps.changed(self.program, one, [part[0] for part in first])
         values = [
             v.unsqueeze(0).expand(size, *v.shape).clone() if i in changed and axes[i] is None
             else v.clone() if i in changed else v
@@ -237,26 +236,51 @@ class Group:
         if not self.padded:
             values = self.uneven(values, axes, spec, changed, mask, batch)
             return pytree.tree_unflatten(values, spec), dims
-        known: dict[tuple[int, bool], Play] = {}
-        for begin, end, active in stretches(counts, full):
-            first = 0
-            for part in [size] if active == size else powers(active):
-                window = slice(first, first + part)
-                views = [
-                    v[window] if a == 0 and part < size else v for v, a in zip(values, axes, strict=True)
-                ]
-                play = known.get((part, full[begin]))
-                if play is None:
-                    state, example = pytree.tree_unflatten(views, spec), batch(begin, first, first + part)
-                    play = known[part, full[begin]] = self.playing(state, dims, changed, example)
-                new = play(views, (batch(t, first, first + part) for t in range(begin, end)))
-                for i in changed:
-                    if part == size:
-                        values[i] = new[i]
-                    elif new[i] is not views[i]:
-                        values[i][window] = new[i]
-                first += part
+        renewed = sum(values[i][0].numel() for i in changed)
+        plan = stretches(counts, mask.min(axis=2) > 0, renewed)
+        values = self.shrinking(values, axes, spec, changed, plan, batch)
         return pytree.tree_unflatten(values, spec), dims
+
+    def shrinking(
+        self,
+        values: list[Any],
+        axes: list[int | None],
+        spec: Any,
+        changed: set[int],
+        plan: Sequence[Stretch],
+        batch: Callable[[int, int, bool], list[Any]],
+    ) -> list[Any]:
+        """All steps, on a stack that shrinks as clients finish (see `widths`).
+
+        What a client came to is kept aside where later steps go over its row.
+        """
+        dims, active = pytree.tree_unflatten(axes, spec), len(self.clients)
+        reach = list(accumulate((stretch.width for stretch in reversed(plan)), max))[::-1]
+        known: dict[tuple[int, bool], Play] = {}
+        done: list[tuple[slice, dict[int, Tensor]]] = []
+        for (width, masked), run in groupby(enumerate(plan), lambda each: each[1][3:]):
+            whole = width == len(self.clients)
+            start = [v if whole or a is None else v[:width] for v, a in zip(values, axes, strict=True)]
+            now, held = start, values
+            for at, (begin, end, there, *_) in run:
+                rows = slice(there, min(active, reach[at]))
+                if rows.start < rows.stop:
+                    done.append((rows, {i: held[i][rows].clone() for i in changed}))
+                active = there
+                play = known.get((width, masked))
+                if play is None:
+                    state, example = pytree.tree_unflatten(now, spec), batch(begin, width, masked)
+                    play = known[width, masked] = self.playing(state, dims, changed, example)
+                now = held = play(now, (batch(t, width, masked) for t in range(begin, end)))
+            for i in changed:
+                if whole:
+                    values[i] = now[i]
+                elif now[i] is not start[i]:
+                    values[i][:width] = now[i]
+        for rows, kept in done:
+            for i, value in kept.items():
+                values[i][rows] = value
+        return values
 
     def uneven(
         self,
@@ -265,7 +289,7 @@ class Group:
         spec: Any,
         changed: set[int],
         mask: np.ndarray[Any, np.dtype[np.float32]],
-        batch: Callable[[int, int, int], list[Any]],
+        batch: Callable[[int, int, bool], list[Any]],
     ) -> list[Any]:
         """All steps without a padded row: clients whose batches have as many samples take a step together.
 
@@ -276,7 +300,7 @@ class Group:
         plainly = vmap(self.engine.steps.step(self.program), in_dims=(dims, 0), out_dims=dims)
         known: dict[int, Play] = {}
         for t, samples in enumerate(mask.sum(2).astype(np.int64)):
-            inputs, targets, keys, *_ = batch(t, 0, size)
+            inputs, targets, keys = batch(t, size, False)
             for rows in sorted(set(samples.tolist()) - {0}):
                 there = np.flatnonzero(samples == rows)
                 parts = [len(there)] if rows != most or len(there) == size else powers(len(there))
@@ -387,20 +411,6 @@ def pick_shared(tree: Any, dims: Any) -> Any:
 def _differs(leaf: Any) -> bool:
     """Whether a value inside `vmap` is one of each client."""
     return isinstance(leaf, Tensor) and torch._C._functorch.is_batchedtensor(leaf)
-
-
-def stretches(counts: Sequence[int], full: Sequence[bool]) -> list[tuple[int, int, int]]:
-    """Runs of steps that are alike: (first, one past the last, clients that are not done yet).
-
-    `counts` are the clients' steps, falling; `full` says of each step whether all batches of all clients are full.
-    """
-    active = (np.asarray(counts) > np.arange(len(full))[:, None]).sum(1).tolist()
-    found, start = [], 0
-    for (count, _), run in groupby(zip(active, full, strict=True)):
-        end = start + sum(1 for _ in run)
-        found.append((start, end, count))
-        start = end
-    return found
 
 
 def powers(count: int) -> list[int]:
