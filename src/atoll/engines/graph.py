@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["aten", "dtype_of", "is_call", "is_view", "root", "shape_of"]
+__all__ = ["aten", "device_of", "dtype_of", "is_call", "is_view", "root", "shape_of"]
 
 aten = torch.ops.aten
 
@@ -25,6 +25,13 @@ def shape_of(node: Any) -> tuple[int, ...] | None:
 def dtype_of(node: Any) -> torch.dtype | None:
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return value.dtype if isinstance(value, Tensor) else None
+
+
+def device_of(node: Any) -> str | None:
+    """The kind of device that the first of an operation's results is on."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return next((each.device.type for each in values if isinstance(each, Tensor)), None)
 
 
 def is_view(node: fx.Node) -> bool:
