@@ -1,6 +1,6 @@
 """Measure Atoll and its peers on this machine: one after the other, in turn, on the same arrays.
 
-    python benchmarks/run.py [--only W1,W2,population] [--peers pfl,fedjax,tutorial,matmul] [--repeat 3]
+    python benchmarks/run.py [--only W1,W2,population] [--peers pfl,fedjax,tutorial,matmul,limit] [--repeat 3]
 
 Run it with the interpreter of the environment in which Atoll is installed. See `benchmarks/README.md`.
 """
@@ -73,6 +73,13 @@ def systems(processes: int) -> list[System]:
         System("Atoll, 1,000 clients", "atoll", atoll, ("--clients", "1000"), workloads=alone),
         System("Atoll, 1,000,000 clients", "atoll", atoll, ("--clients", "1000000"), workloads=alone),
         System("batched matmul (limit)", "matmul", "peers/batched_matmul.py", workloads=("W1",)),
+        System(
+            "written-out CNN (limit)",
+            "limit",
+            "peers/written_out_cnn.py",
+            processes=processes,
+            workloads=("W2",),
+        ),
         System("FedJAX", "fedjax", "peers/fedjax_peer.py", environment="fedjax"),
     ]
     if processes > 1:
@@ -264,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure Atoll and its peers on the same arrays.")
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--only", default="W1,W2", help="of W1, W2 and population")
-    parser.add_argument("--peers", default="matmul,fedjax,pfl,tutorial", help="'' for Atoll alone")
+    parser.add_argument("--peers", default="matmul,limit,fedjax,pfl,tutorial", help="'' for Atoll alone")
     parser.add_argument("--repeat", type=int, default=3, help="processes for each system")
     parser.add_argument("--rounds", type=int, default=12, help="rounds a process, two of them warm-up")
     parser.add_argument("--cores", type=int, default=2, help="bind everything to so many cores")

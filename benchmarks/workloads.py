@@ -142,17 +142,20 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.rounds: list[float] = []
+        self.busy: list[float] = []
+        """Seconds of a processor that this process, all its threads, used in each round."""
         self.seconds_to_first_round = 0.0
-        self._last = time.perf_counter()
+        self._last, self._used = time.perf_counter(), time.process_time()
 
     def start(self) -> None:
         """The first round begins now."""
-        self._last = time.perf_counter()
+        self._last, self._used = time.perf_counter(), time.process_time()
 
     def lap(self) -> None:
-        now = time.perf_counter()
+        now, used = time.perf_counter(), time.process_time()
         self.rounds.append(now - self._last)
-        self._last = now
+        self.busy.append(used - self._used)
+        self._last, self._used = now, used
         if len(self.rounds) == 1:
             self.seconds_to_first_round = process_age()
 
@@ -192,6 +195,7 @@ def report(
         "processes": processes,
         "seconds_per_round": statistics.median(watch.rounds[WARM_UP:]),
         "rounds": watch.rounds,
+        "cpu_seconds_per_round": statistics.median(watch.busy[WARM_UP:]) if watch.busy else None,
         "first_round_seconds": watch.rounds[0],
         "seconds_to_first_round": watch.seconds_to_first_round,
         "accuracy_after": accuracy,

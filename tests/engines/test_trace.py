@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from atoll.engines.capture import capture
-from atoll.engines.graph import Form
+from atoll.engines.graph import form_of
 from atoll.engines.trace import trace
 from atoll.errors import EngineError
 from atoll.gradient import grad_and_value
@@ -115,7 +115,7 @@ def test_a_trace_repeats_the_function(function: Callable[..., Any], clients: tup
     interpreted.run(*given(2, *clients))
     for node, value in interpreted.env.items():
         if isinstance(value, Tensor):
-            assert node.meta["val"] == Form(tuple(value.shape), value.dtype, value.device)
+            assert node.meta["val"] == form_of(value)
 
 
 @pytest.mark.parametrize("function", [trained, twice, images, several])

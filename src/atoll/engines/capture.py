@@ -12,7 +12,7 @@ The readable twin of a captured step is the step itself; `tests/engines` holds t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from atoll.draws import STREAMS, untouched
+from atoll.engines.cpu import quicken
 from atoll.engines.graph import aten, dtype_of, is_call, shape_of
 from atoll.engines.inplace import write_in_place
+from atoll.engines.placing import channels_last
 from atoll.engines.trace import trace
 from atoll.errors import AtollError, EngineError
 from atoll.parts import tensors
@@ -36,14 +38,32 @@ class Captured:
     tensors passed in; the caller must own them. All other leaves come back as they are.
     """
 
-    def __init__(self, module: fx.GraphModule, changed: set[int], spec: Any) -> None:
+    def __init__(
+        self, module: fx.GraphModule, changed: set[int], spec: Any, last: Set[int] = frozenset()
+    ) -> None:
         self.module = module
         self.changed = changed
         self.spec = spec
+        self.last = last
+        """Which of `changed` are best given with channels last."""
         self._forward = module.forward
 
     def __call__(self, state: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
         return self._forward(*state, *tensors(arguments))  # type: ignore[no-any-return]
+
+    def own(self, state: Sequence[Any], owned: Set[int] = frozenset()) -> list[Any]:
+        """The state as it is best given: with copies of what will change and is not in `owned`."""
+        found = list(state)
+        for i in self.changed:
+            if i in self.last:
+                found[i] = found[i].clone(memory_format=torch.channels_last)
+            elif i not in owned:
+                found[i] = found[i].clone()
+        return found
+
+    def plain(self, state: Sequence[Any]) -> list[Any]:
+        """The state as everybody else expects it."""
+        return [v.contiguous() if i in self.last else v for i, v in enumerate(state)]
 
 
 def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Captured:
@@ -89,15 +109,17 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     _simplify(graph)
     _hoist(graph, root)
     _drop_ones(graph, root)
+    quicken(graph)
     (output,) = [node for node in graph.nodes if node.op == "output"]
     outputs = list(output.args[0])
     changed = {i for i in range(count) if outputs[i] is not inputs[i]}
     write_in_place(graph, inputs, changed)
     _fuse_bias(graph)
     _sweep(graph)
+    last = channels_last(graph, inputs, changed)
     _quick_calls(graph)
     graph.lint()
-    return Captured(fx.GraphModule(root, graph, "Captured"), changed, spec)
+    return Captured(fx.GraphModule(root, graph, "Captured"), changed, spec, last)
 
 
 # --- rewrites -------------------------------------------------------------------------------------------------------

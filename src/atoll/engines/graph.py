@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-__all__ = ["Form", "aten", "dtype_of", "form_of", "is_call", "is_view", "root", "shape_of"]
+__all__ = ["Form", "aten", "device_of", "dtype_of", "form_of", "is_call", "is_view", "root", "shape_of"]
 
 aten = torch.ops.aten
 
@@ -19,10 +20,19 @@ class Form(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    stride: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def blank(self) -> Tensor:
+        """A tensor of this form without content, to find out what an operation gives."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
 
 
 def form_of(value: Tensor) -> Form:
-    return Form(tuple(value.shape), value.dtype, value.device)
+    return Form(tuple(value.shape), value.dtype, value.device, value.stride())
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -37,6 +47,13 @@ def shape_of(node: Any) -> tuple[int, ...] | None:
 def dtype_of(node: Any) -> torch.dtype | None:
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return value.dtype if isinstance(value, Form) else None
+
+
+def device_of(node: Any) -> str | None:
+    """The kind of device that the first of an operation's results is on."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    values = [value] if isinstance(value, Form) or value is None else value
+    return next((each.device.type for each in values if isinstance(each, Form)), None)
 
 
 def is_view(node: fx.Node) -> bool:

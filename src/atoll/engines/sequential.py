@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -53,25 +54,27 @@ class Sequential(Client):
             index.unbind(), step_keys(order, [client], count)[0].unbind(), mask.unbind(), full, strict=True
         )
         leaves, spec = pytree.tree_flatten(local)
-        owned: set[int] | None = None
+        owned: Set[int] = frozenset()  # which leaves may be overwritten
+        current: Captured | None = None  # the step that they are laid out for
         captured: dict[bool, Captured] = {}
         for at, key, real, whole in each:
+            step = captured.get(whole)
+            if step is not current or step is None:
+                leaves, current = leaves if current is None else current.plain(leaves), None
             if not whole and not self.padded:
                 now = pytree.tree_unflatten(leaves, spec)
                 few = whole_batch([*gather(train, at[real > 0]), key])
-                leaves, owned = pytree.tree_leaves(stages.step(program, self.task, now, few)), None
+                leaves, owned = pytree.tree_leaves(stages.step(program, self.task, now, few)), frozenset()
                 continue
             batch: list[Any] = [*gather(train, at), key]
             if not whole:
                 batch.append(real)
-            step = captured.get(whole)
             if step is None:
                 now = pytree.tree_unflatten(leaves, spec)
                 step = captured[whole] = self.steps.single(program, now, batch)
-            if owned is None:
-                owned = step.changed
-                leaves = [v.clone() if i in owned else v for i, v in enumerate(leaves)]
+            if current is None:
+                leaves, owned, current = step.own(leaves, owned), owned | step.changed, step
             leaves = step(leaves, batch)
-        result = pytree.tree_unflatten(leaves, spec)
+        result = pytree.tree_unflatten(leaves if current is None else current.plain(leaves), spec)
         assert isinstance(result, Record)
         return result
