@@ -49,8 +49,9 @@ def assemble(
     loss: str | Loss | None,
     metrics: Metrics | None,
     channel: Channel | None,
+    given: Mapping[str, Any],
 ) -> Simulation:
-    """A federation that is ready for its first round."""
+    """A federation that is ready for its first round; `given` holds settings as they were given, some as objects."""
     seed, device = settings.seed, device_named(settings.device)
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
@@ -64,13 +65,21 @@ def assemble(
         settings.validates,
     )  # fmt: skip
     check_validation(settings, judge)
-    cohorts = Cohorts(data, method, membership, seed, size, choice(settings.choose), settings.stragglers)
+    cohorts = Cohorts(
+        data,
+        method,
+        membership,
+        seed,
+        size,
+        choice(given.get("choose", settings.choose)),
+        settings.stragglers,
+    )
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
     parts = method, population, data, cohorts, engine, judge, state
-    return on_the_clock(settings, parts, channel) or Simulation(*parts, channel=channel)
+    return on_the_clock(settings, parts, channel, given.get("devices")) or Simulation(*parts, channel=channel)
 
 
 def hyperparameters(method: Method | str | type[Method]) -> list[str]:

@@ -70,7 +70,9 @@ class Federation:
         if public is not None:
             self.data = self.data.publish(public)
         self.method = build_method(method, own)
-        self.simulation = assemble(model, self.data, self.method, self.settings, loss, metrics, channel)
+        self.simulation = assemble(
+            model, self.data, self.method, self.settings, loss, metrics, channel, settings
+        )
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge
         self.membership, self.cohort = self.simulation.cohorts.membership, self.simulation.cohorts.size
         self.task, self.rounds, self.seed = self.tasks[0], self.settings.rounds, self.settings.seed

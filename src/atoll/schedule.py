@@ -26,8 +26,10 @@ _SYNCHRONOUS = {"deadline": None, "over_select": 1.0, "quorum": 1, "late": "drop
 _TIMED = {**_SYNCHRONOUS, "pace": "sync", "concurrency": None, "exclude": None, "adaptive": None}
 
 
-def on_the_clock(settings: Settings, parts: tuple[Any, ...], channel: Channel | None) -> Simulation | None:
-    """The simulation of these parts on the virtual clock; None where there is none.
+def on_the_clock(
+    settings: Settings, parts: tuple[Any, ...], channel: Channel | None, given: Any = None
+) -> Simulation | None:
+    """The simulation of these parts on the virtual clock; None where there is none. Devices may be `given` as objects.
 
     Raises ConfigError for settings that contradict each other or the method, DataError for a trace that cannot be read.
     """
@@ -36,7 +38,7 @@ def on_the_clock(settings: Settings, parts: tuple[Any, ...], channel: Channel | 
         _needs_devices(settings)
         return None
     found = devices(
-        settings.devices,
+        given or settings.devices,
         clients=len(data),
         names=data.names,
         seed=settings.seed,

@@ -140,11 +140,7 @@ class Settings:
     def split(given: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
         """The settings among these keywords, and the keywords that are none.  Raises ConfigError."""
         known = Settings.kinds()
-        own = {
-            key: str(value) if isinstance(value, Target) else value
-            for key, value in given.items()
-            if key in known
-        }
+        own = {key: _as_text(key, value) for key, value in given.items() if key in known}
         return Settings.of(own), {key: value for key, value in given.items() if key not in known}
 
     @classmethod
@@ -156,6 +152,17 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """All fields with their values."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Settings)}
+
+
+_CALLED = {"devices": "text", "choose": "name"}
+"""Settings that may be objects in Python, and what these are called by."""
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """A setting as files have it."""
+    if isinstance(value, Target):
+        return str(value)
+    return getattr(value, _CALLED[key], value) if key in _CALLED else value
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:

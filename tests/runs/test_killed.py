@@ -28,19 +28,53 @@ FEW = (("scaffold", "loop"), ("scaffold", "batched"), ("fedadam", "processes"))
 )
 def test_killed_at_random_moments(method: str, engine: str, tmp_path: Path) -> None:
     """Runs that are killed again and again, at random moments of rounds and checkpoints, lose nothing."""
+    assert _survives(method, engine, tmp_path, runs=3) >= 3
+
+
+IN_THE_AIR = {
+    "kept": {"devices": "lognormal:1.5", "deadline": "share:0.6", "late": "keep", "choose": "oort"},
+    "buffered": {
+        "devices": "lognormal:1.5 + failing:0.1 + markov:30,10",
+        "pace": "buffered:2",
+        "concurrency": 5,
+        "exclude": "2@2",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        pytest.param(
+            name, engine, marks=() if (name, engine) == ("buffered", "batched") else pytest.mark.slow
+        )
+        for name in IN_THE_AIR
+        for engine in ENGINES
+    ],
+)
+def test_killed_while_orders_are_in_the_air(name: str, engine: str, tmp_path: Path) -> None:
+    """On the virtual clock, replies that are under way, late, or wait for others come as if nothing had happened."""
+    runs = 10 if engine != "batched" or name != "buffered" else 3
+    assert _survives("scaffold", engine, tmp_path, runs=runs, **IN_THE_AIR[name]) >= runs
+
+
+def _survives(method: str, engine: str, tmp_path: Path, runs: int, **further: Any) -> int:
+    """Play so many runs, each killed twice, against one that is not disturbed; how often one was killed."""
     plan: dict[str, Any] = {
         "rounds": 20,
         "checkpoint": 1,
         "keep": "last",
         "workers": 1,  # a fork has no OpenMP threads
         "equal": True,  # one form of step to capture, in every child
+        **further,
     }
     whole = federation(method, engine, runs=tmp_path / "whole", **plan).fit()
     assert whole.folder is not None
     want = (whole.folder.path / "model.safetensors").read_bytes()
+    clocks = [e.get("clock") for e in whole.folder.log().events if e["event"] == "round"]
     moments = random.Random(f"{method} {engine}")
     kills = 0
-    for number in range(3):
+    for number in range(runs):
         place = tmp_path / f"killed{number}"
         for stop in (
             moments.randint(6, 30),
@@ -61,8 +95,9 @@ def test_killed_at_random_moments(method: str, engine: str, tmp_path: Path) -> N
         assert (folder.path / "model.safetensors").read_bytes() == want
         log = folder.log()
         assert [e["round"] for e in log.events if e["event"] == "round"] == list(range(1, 21))
+        assert [e.get("clock") for e in log.events if e["event"] == "round"] == clocks
         assert log.events[-1]["event"] == "result"
-    assert kills >= 3
+    return kills
 
 
 def _child(method: str, engine: str, place: Path, plan: dict[str, Any]) -> int:

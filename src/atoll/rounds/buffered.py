@@ -218,7 +218,7 @@ class Asynchronous(Timed):
             began=start,
             ended=air.time,
             spent=air.spent + sum(f.seconds for f in over),
-            wasted=sum(f.seconds for f in air.broken),
+            wasted=sum((f.seconds for f in air.broken), 0.0),
             energy=air.energy + sum(f.energy for f in over),
             staleness=float(np.mean([number - f.number for f in taken])),
             failed=sorted(f.client for f in air.broken),

@@ -196,7 +196,7 @@ class Timed(Simulation):
             began=start,
             ended=end,
             spent=spent + sum(until(f, end) for f in over) + sum(f.seconds for f in earlier),
-            wasted=sum(until(f, end) for f in unused) + sum(f.seconds for f in earlier if f.broken),
+            wasted=sum((until(f, end) for f in unused), 0.0) + sum(f.seconds for f in earlier if f.broken),
             energy=energy + self._energy(spans, job, over, end) + sum(f.energy for f in earlier),
             staleness=float(np.mean([number - f.number for f in counted])) if counted else 0.0,
             late=sorted({*(f.client for f in late), *(k for k, n in job.limits.items() if n == 0)}),
