@@ -8,6 +8,7 @@ Run it with the interpreter of the environment in which Atoll is installed. See 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,19 +134,49 @@ def measure(system: System, workload: str, rounds: int) -> Json:
     """Run one system once.  Returns its line, or {"failed": reason}."""
     command = system.command(workload, rounds)
     began, busy, own = time.monotonic(), _machine_seconds(), _own_seconds()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_LIMIT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"no result after {RUN_LIMIT} s"}
-    except OSError as error:
-        return {"failed": f"cannot be started: {error.strerror}"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        return {"failed": f"exit status {done.returncode}: {_last_words(done.stderr)}"}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        try:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, text=True)
+        except OSError as error:
+            return {"failed": f"cannot be started: {error.strerror}"}
+        memory = _watched(process, began + RUN_LIMIT)
+        if memory is None:
+            return {"failed": f"no result after {RUN_LIMIT} s"}
+        out.seek(0), err.seek(0)
+        lines = [line for line in out if line.startswith("{")]
+        if process.returncode or not lines:
+            return {"failed": f"exit status {process.returncode}: {_last_words(err.read())}"}
     others = (_machine_seconds() - busy) - (_own_seconds() - own)
-    return {**json.loads(lines[-1]), "others_cores": max(0.0, others / (time.monotonic() - began))}
+    about = {"memory_mib": memory, "others_cores": max(0.0, others / (time.monotonic() - began))}
+    return {**json.loads(lines[-1]), **about}
+
+
+def _watched(process: subprocess.Popen[str], deadline: float) -> float | None:
+    """Wait for a process; the most memory that it and its children had together, in MiB. None where it took too long."""
+    peak = 0.0
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            return None
+        peak = max(peak, sum(map(_memory, _family(process.pid))))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+    return peak
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that it has started, and they."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return [pid, *(each for child in children for each in _family(int(child)))]
+
+
+def _memory(pid: int) -> float:
+    """Memory of a process in MiB, what it shares with others divided among them (PSS)."""
+    return float((_proc(f"/proc/{pid}/smaps_rollup", "Pss:", ":") or "0 kB").split()[0]) / 1024
 
 
 def _machine_seconds() -> float:
@@ -245,9 +277,7 @@ def table(workload: str, entries: Sequence[Json]) -> str:
                 f"{min(times):.4f}-{max(times):.4f}",
                 f"{statistics.median(result['seconds_to_first_round'] for result in runs):.1f}",
                 f"{runs[0]['processes']} x {runs[0]['threads']}",
-                " + ".join(
-                    f"{max(result[kind] for result in runs):.0f}" for kind in ("peak_mib", "peak_child_mib")
-                ),
+                f"{max(result['memory_mib'] for result in runs):.0f}",
                 f"{accuracy:.4f}" if accuracy is not None else "",
                 runs[0]["version"],
             ]
