@@ -152,7 +152,7 @@ def measure(system: System, workload: str, rounds: int) -> Json:
 
 
 def _watched(process: subprocess.Popen[str], deadline: float) -> float | None:
-    """Wait for a process; the most memory that it and its children had together, in MiB. None where it took too long."""
+    """Wait for a process; the most memory that it and its children had together, MiB. None where it took too long."""
     peak = 0.0
     while process.poll() is None:
         if time.monotonic() > deadline:
