@@ -29,7 +29,8 @@ from atoll.task import Task
 __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event"]
 
 _TIMED = (
-    "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late", "exclude", "adaptive",
+    "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late", "retry", "exclude",
+    "adaptive",
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 

@@ -23,7 +23,7 @@ from atoll.task import Task
 __all__ = ["on_the_clock"]
 
 _SYNCHRONOUS = {"deadline": None, "over_select": 1.0, "quorum": 1, "late": "drop"}
-_TIMED = {**_SYNCHRONOUS, "pace": "sync", "concurrency": None, "exclude": None, "adaptive": None}
+_TIMED = {**_SYNCHRONOUS, "pace": "sync", "concurrency": None, "retry": 0, "exclude": None, "adaptive": None}
 
 
 def on_the_clock(
@@ -104,6 +104,7 @@ def _schedule(settings: Settings, cohorts: Cohorts) -> Schedule:
         settings.over_select,
         needed,
         replies,
+        settings.retry,
         excluded,
         settings.concurrency or cohorts.size,
         None if settings.adaptive is None else rule(settings.adaptive),

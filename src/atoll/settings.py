@@ -96,6 +96,7 @@ class Settings:
             description='replies after the end: "drop", "keep" for a later round, or "partial": fewer local steps'
         ),
     ] = "drop"
+    retry: Annotated[Whole, Meta(description="how many times an order that broke off is given again")] = 0
     exclude: Annotated[
         str | None, Meta(description='"3@20": who fails 3 times in a row is not asked for 20 rounds')
     ] = None

@@ -259,6 +259,16 @@ def test_who_fails_too_often_is_left_in_peace(equal: FederatedData) -> None:
     assert caught.value.exit_code == 5
 
 
+def test_an_order_that_broke_off_is_given_again(equal: FederatedData) -> None:
+    """Half of the orders fail: with three more chances one in sixteen client rounds is lost, and takes longer."""
+    never = played(equal, cohort=30, devices="equal + failing:0.5", rounds=40, steps=1)
+    again = played(equal, cohort=30, devices="equal + failing:0.5", retry=3, rounds=40, steps=1)
+    lost, rest = (sum(len(r.clock.failed) for r in run.history if r.clock) / 1200 for run in (never, again))
+    assert lost == pytest.approx(1 / 2, abs=0.05) and rest == pytest.approx(1 / 16, abs=0.025)
+    assert never.history[-1].clock is not None and again.history[-1].clock is not None
+    assert again.history[-1].clock.ended > never.history[-1].clock.ended
+
+
 def test_a_round_waits_until_somebody_is_there(equal: FederatedData, tmp_path: Path) -> None:
     data = equal.choose([0])
     trace, fields = tmp_path / "d.json", {"speed": 32, "download": 1e15, "upload": 1e15, "latency": 0}

@@ -49,6 +49,7 @@ class Schedule:
         over_select: how many times the cohort are asked; the round ends with the replies of a cohort.
         quorum: replies that a synchronous round needs, or it teaches nothing.
         late: what becomes of replies that come later.
+        retry: how many times an order that broke off is given again.
         rests: after so many orders in a row that a client broke off, for how many rounds it is not asked.
         concurrency: clients at work at a time, where the pace is asynchronous.
         rule: fits local work to devices.
@@ -59,6 +60,7 @@ class Schedule:
     over_select: float = 1.0
     quorum: int = 1
     late: Late = Late()  # noqa: RUF009 - frozen
+    retry: int = 0
     rests: tuple[int, int] | None = None
     concurrency: int | None = None
     rule: Rule | None = None
@@ -275,7 +277,23 @@ class Timed(Simulation):
             )
             for at, client in enumerate(job.clients)
         ]  # fmt: skip
+        for nth in range(1, self.schedule.retry + 1):
+            flights = [self._again(f, nth) if f.broken else f for f in flights]
         return sorted(flights, key=lambda f: f.order)
+
+    def _again(self, flight: Flight, nth: int) -> Flight:
+        """An order that broke off, given once more at that moment, if the client is there."""
+        client = np.array([flight.client])
+        if not self.devices.available(client, flight.due)[0]:
+            return flight
+        spans = self.timing.spans(flight.job, [flight.client], flight.due, nth)
+        length = min(float(spans.total[0]), float(spans.broken[0]))
+        return replace(
+            flight,
+            due=flight.due + length,
+            broken=bool(spans.broken[0] < spans.total[0]),
+            energy=flight.energy + float(spans.energy(length)[0]),
+        )
 
     def _ending(
         self, sent: Sequence[Flight], size: int, start: float, spans: Spans
@@ -317,9 +335,11 @@ class Timed(Simulation):
 
     def _energy(self, spans: Spans, job: Job, flights: Sequence[Flight], end: float) -> float:
         """Joules of these orders up to the end of the round."""
-        lengths = {f.client: until(f, end) for f in flights}
-        each = spans.energy(np.array([lengths.get(client, 0.0) for client in job.clients]))
-        return float(np.sum(each))
+        cut = {f.client: until(f, end) for f in flights if f.due > end}
+        part = (
+            spans.energy(np.array([cut.get(client, 0.0) for client in job.clients])) if cut else np.zeros(1)
+        )
+        return sum((f.energy for f in flights if f.due <= end), float(np.sum(part)))
 
     # --- what is written down ---------------------------------------------------------------------------------
 
