@@ -34,6 +34,9 @@ _TIMED = (
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 
+_DIGITS = {"began": 9, "done": 9}
+"""Moments since the run began, which may be long ago; of other columns five digits are written."""
+
 
 def fields(method: Method) -> dict[str, Any]:
     """A method's settings."""
@@ -167,7 +170,9 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
         bytes_up=record.bytes_up,
         bytes_down=record.bytes_down,
         seconds=round(record.seconds, 6),
-        clients=kinds.Columns(**{name: shortened(column) for name, column in record.clients.items()}),
+        clients=kinds.Columns(
+            **{name: shortened(column, _DIGITS.get(name, 5)) for name, column in record.clients.items()}
+        ),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
         clock=UNSET if record.clock is None else kinds.Clock(**asdict(record.clock)),
     )

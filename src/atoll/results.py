@@ -18,6 +18,7 @@ from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round, best, participation
 from atoll.runs.events import Event
 from atoll.runs.folder import RunFolder, writing
+from atoll.runs.virtual import totals
 from atoll.words import value_text
 
 __all__ = ["Run"]
@@ -72,23 +73,9 @@ class Run:
         return self.rounds[-1].clock.ended if self.rounds and self.rounds[-1].clock else None
 
     def clocked(self) -> dict[str, float | None]:
-        """What the run was on the virtual clock; empty without one.
-
-        `energy` in joules; `wasted`, the share of client-seconds whose replies were not used; `staleness`, the mean
-        over the replies that were.
-        """
-        clocks = [r.clock for r in self.rounds if r.clock is not None]
-        if not clocks:
-            return {}
-        reached = next((r.clock for r in self.rounds if r.number == self.target_round and r.clock), None)
-        used, spent = sum(c.used for c in clocks), sum(c.spent for c in clocks)
-        return {
-            "virtual_seconds": clocks[-1].ended,
-            "target_virtual_seconds": reached.ended if reached else None,
-            "energy": sum(c.energy for c in clocks),
-            "wasted": sum(c.wasted for c in clocks) / spent if spent else 0.0,
-            "staleness": sum(c.staleness * c.used for c in clocks) / used if used else 0.0,
-        }
+        """What the run was on the virtual clock (see `atoll.runs.virtual.totals`); empty without one."""
+        clocks = {r.number: vars(r.clock) for r in self.rounds if r.clock is not None}
+        return totals([*clocks.values()], clocks.get(self.target_round or 0))
 
     def history(self, name: str = "accuracy") -> list[tuple[int, float]]:
         """(round, value) of a measure, for the rounds that were evaluated."""

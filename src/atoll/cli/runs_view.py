@@ -17,7 +17,7 @@ from atoll.runs.listing import Entry
 from atoll.runs.story import Story
 from atoll.show.fitted import Column, Fitted
 from atoll.show.scores import confusion, scores, worst_text
-from atoll.show.summary import sparkline
+from atoll.show.summary import clock_facts, machine_time, sparkline
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
 __all__ = ["card", "line", "table"]
@@ -29,6 +29,8 @@ def table(entries: Sequence[Entry]) -> RenderableType:
     """All runs, a line each, with the sweep that they are of. Names and figures are whole, at any width."""
     measures = {entry.story.measure for entry in entries if entry.story.start}
     title = f"test {measures.pop()}" if len(measures) == 1 else "test set"
+    clocked = any(entry.story.clocks for entry in entries)
+    times = [Column("virtual time", 3), Column("machine time", 4)] if clocked else [Column("time", 3)]
     sweeps = any((entry.folder.path.parent / "sweep.json").exists() for entry in entries)
     columns = [
         Column("run", text=True, style="bold"),
@@ -40,7 +42,7 @@ def table(entries: Sequence[Entry]) -> RenderableType:
         Column("client mean"),
         Column(title, 2),
         Column("worst client", 4),
-        Column("time", 3),
+        *times,
     ]
     view = Fitted([*columns, *([Column("sweep", 7, text=True)] if sweeps else [])])
     for entry in entries:
@@ -51,7 +53,10 @@ def table(entries: Sequence[Entry]) -> RenderableType:
         test = story.value({"overall": story.final.get("overall")}, story.measure)
         cells += [_score(story, value) for value in (story.value(story.final, "own"), test)]
         cells.append(_score(story, story.value(story.final, "worst")))
-        cells.append(duration_text(story.spent()[1]))
+        spent = story.spent()
+        if clocked:
+            cells.append("–" if spent.virtual_seconds is None else duration_text(spent.virtual_seconds))
+        cells.append(duration_text(spent.seconds))
         if sweeps:
             parent = entry.folder.path.parent
             cells.append(parent.name.removeprefix("sweep-") if (parent / "sweep.json").exists() else "")
@@ -130,11 +135,15 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
     told = [f"{what} round {number}" for what, number in named.items() if number]
     rows.append(("rounds", ", ".join([f"{entry.round}{of}", *told])))
     counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
+    counts |= {key: sum(len(c.get(key) or ()) for c in story.clocks) for key in ("late", "failed")}
     if any(counts.values()):
         rows.append(("replies", ", ".join(f"{count} {what}" for what, count in counts.items() if count)))
     up, down = (sum(e.get(f"bytes_{way}") or 0 for e in story.rounds) for way in ("up", "down"))
     rows.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
-    rows.append(("time", f"{duration_text(story.spent()[1])} without evaluations"))
+    clocked = story.clocked
+    if clocked:
+        rows += clock_facts(clocked, result.get("participation"))
+    rows.append((machine_time(clocked), f"{duration_text(story.spent().seconds)} without evaluations"))
     engine = story.last("engine")
     return rows + ([("engine", str(engine.get("text")))] if engine else [])
 
@@ -193,5 +202,10 @@ def _round_line(event: Event) -> str:
     cells += [
         f"{name} {value_text(name, value)}" for name, value in (found.get("overall") or {}).items() if value
     ]
-    cells.append(duration_text(event.get("seconds") or 0))
+    clock, machine = event.get("clock"), duration_text(event.get("seconds") or 0)
+    if clock:
+        cells += [f"{len(clock[what])} {what}" for what in ("late", "failed") if clock[what]]
+        cells.append(f"virtual {duration_text(clock['ended'])}")
+        machine = f"machine {machine}"
+    cells.append(machine)
     return "  ".join(cells)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from atoll.measures import Target
-from atoll.runs.story import Story
+from atoll.runs.story import Spent, Story
 from atoll.runs.transfer import Transfer, ground
 
 __all__ = ["CLIENTS", "Average", "Compared", "Curve", "Group"]
@@ -48,8 +48,8 @@ class Curve:
 
     `each` holds the seeds' values. `low` and `high` are a band: from the least to the greatest of two seeds, one
     sample standard deviation to either side of the mean of three and more, and the curve itself for one. `bytes` (up
-    and down, of all clients) and `seconds` (without evaluations) are what was spent up to each of the rounds, on
-    average over seeds.
+    and down, of all clients) and `seconds` (the machine's, without evaluations) are what was spent up to each of the
+    rounds, on average over seeds; so are `virtual_seconds` and `energy` (joules) on a virtual clock, empty without one.
     """
 
     rounds: list[int]
@@ -59,6 +59,8 @@ class Curve:
     each: list[list[float]]
     bytes: list[float]
     seconds: list[float]
+    virtual_seconds: list[float]
+    energy: list[float]
 
     @staticmethod
     def of(stories: Sequence[Story], name: str) -> Curve:
@@ -76,10 +78,12 @@ class Curve:
             high.append(middle + reach if len(values) > 2 else max(values))
         each = [[curve[number] for number in rounds] if curve else [] for curve in found]
         costs = [story.costs for story, curve in zip(stories, found, strict=True) if curve]
-        volume, seconds = (
-            [statistics.fmean(cost[n][part] for cost in costs) for n in rounds] for part in (0, 1)
-        )
-        return Curve(rounds, mean, low, high, each, volume, seconds)
+        spent = [[[cost[n][part] for cost in costs] for n in rounds] for part in range(len(Spent._fields))]
+        averages = [
+            [] if any(None in values for values in part) else [statistics.fmean(v) for v in part]  # type: ignore[arg-type]
+            for part in spent
+        ]
+        return Curve(rounds, mean, low, high, each, *averages)
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,13 @@ class Group:
         their Local model on average, `worse_off` the share of them that is worse, `worse_by` by how much those are
         on average.
 
-        `bytes` (up and down, of all clients), `seconds` (of rounds without
-        evaluations) and `rounds` are the whole run's; those `..._to_target` are up to the first evaluated round at
+        `bytes` (up and down, of all clients), `seconds` (the machine's, of rounds without evaluations) and `rounds` are
+        the whole run's, on a virtual clock also `virtual_seconds`, `energy` (joules) and `wasted` (the share of
+        client-seconds whose replies were not used); those `..._to_target` are up to the first evaluated round at
         the target, over the `reached` seeds that came to it.
         """
         arrivals = [story.arrival(self.goal) if self.goal else None for story in self.stories]
-        there = [(n, *s.spent(n)) for s, n in zip(self.stories, arrivals, strict=True) if n is not None]
+        there = [(n, s.spent(n)) for s, n in zip(self.stories, arrivals, strict=True) if n is not None]
         whole = [story.spent() for story in self.stories]
         beside = [Transfer.of(story, local) for story, local in zip(self.stories, self.alone, strict=False)]
         moved = [each for each in beside if each is not None]
@@ -131,12 +136,14 @@ class Group:
             "gain": Average.of(each.gain for each in moved),
             "worse_off": Average.of(each.worse_off for each in moved),
             "worse_by": Average.of(each.worse_by for each in moved),
-            "rounds_to_target": Average.of(number for number, _, _ in there),
-            "bytes_to_target": Average.of(volume for _, volume, _ in there),
-            "seconds_to_target": Average.of(seconds for _, _, seconds in there),
+            "rounds_to_target": Average.of(number for number, _ in there),
+            **{
+                f"{name}_to_target": Average.of(getattr(cost, name) for _, cost in there)
+                for name in Spent._fields
+            },
             "reached": len(there) if self.goal else None,
-            "bytes": Average.of(volume for volume, _ in whole),
-            "seconds": Average.of(seconds for _, seconds in whole),
+            **{name: Average.of(getattr(cost, name) for cost in whole) for name in Spent._fields},
+            "wasted": Average.of(story.clocked.get("wasted") for story in self.stories),
             "rounds": Average.of(len(story.rounds) for story in self.stories),
         }
 
@@ -174,6 +181,11 @@ class Compared:
     def stories(self) -> list[Story]:
         """All runs, group by group."""
         return [story for group in self.groups for story in group.stories]
+
+    @property
+    def clocked(self) -> bool:
+        """Whether some of the runs have a virtual clock."""
+        return any(story.clocks for story in self.stories)
 
     @property
     def shown(self) -> str:

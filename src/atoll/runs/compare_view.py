@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.runs.averages import Average, Compared
-from atoll.words import bytes_text, duration_text, value_text
+from atoll.words import bytes_text, duration_text, energy_text, value_text
 
 __all__ = ["COLOURS", "html", "text", "ticks", "titles", "view"]
 
@@ -162,20 +162,45 @@ def _figure(table: Mapping[str, Any], key: str, words: Words) -> str:
 
 
 def _arrivals(comparison: Compared) -> Rows:
+    costs = _costs(comparison)
+    tables = [group.table for group in comparison.groups]
     rows = []
-    for group in comparison.groups:
-        table = group.table
-        cells = [_cell(table[f"{key}_to_target"], words) for key, words in _COSTS.items()]
+    for group, table in zip(comparison.groups, tables, strict=True):
+        cells = [_cell(table[f"{key}_to_target"], words) for key, (_, words) in costs.items()]
         rows.append([group.label, f"{table['reached']} of {len(group.stories)}", *cells])
-    return Rows([f"to {comparison.goal}", "reached by", "rounds", "traffic", "time"], rows)
+    best = []
+    for column, key in enumerate(costs, start=2):
+        found = [
+            (each.mean, row)
+            for row, table in enumerate(tables)
+            if isinstance(each := table[f"{key}_to_target"], Average)
+        ]
+        if len(found) > 1:
+            best += [(row, column) for value, row in found if value == min(found)[0]]
+    return Rows(
+        [f"to {comparison.goal}", "reached by", *(heading for heading, _ in costs.values())], rows, best
+    )
 
 
 def _totals(comparison: Compared) -> Rows:
+    costs = _costs(comparison)
+    wasted = {"wasted": ("wasted, %", _percent)} if comparison.clocked else {}
     rows = []
     for group in comparison.groups:
         table = group.table
-        rows.append([group.label, *(_cell(table[key], words) for key, words in _COSTS.items())])
-    return Rows(["in all", "rounds", "traffic", "time"], rows)
+        rows.append(
+            [group.label, *(_cell(table[key], words) for key, (_, words) in {**costs, **wasted}.items())]
+        )
+    return Rows(["in all", *(heading for heading, _ in {**costs, **wasted}.values())], rows)
+
+
+def _costs(comparison: Compared) -> dict[str, tuple[str, Words]]:
+    """What runs cost: figure -> its heading and words. The machine's time is called so where there is a virtual one."""
+    found: dict[str, tuple[str, Words]] = {"rounds": ("rounds", _count)}
+    if comparison.clocked:
+        found |= {"virtual_seconds": ("virtual time", _seconds), "energy": ("energy", _energy)}
+    machine = "machine time" if comparison.clocked else "time"
+    return found | {"bytes": ("traffic", _bytes), "seconds": (machine, _seconds)}
 
 
 def _percent(mean: float, std: float | None) -> str:
@@ -201,7 +226,11 @@ def _seconds(mean: float, std: float | None) -> str:
     return duration_text(mean) if not std or mean >= 100 else f"{mean:.3g} ± {std:.2g} s"
 
 
-_COSTS: dict[str, Words] = {"rounds": _count, "bytes": _bytes, "seconds": _seconds}
+def _energy(mean: float, std: float | None) -> str:
+    number, unit = energy_text(mean).split()
+    return (
+        f"{number} {unit}" if not std or not mean else f"{number} ± {std * float(number) / mean:.2g} {unit}"
+    )
 
 
 def _cell(value: Average | int | None, words: Words) -> str:
@@ -230,7 +259,12 @@ def _note(comparison: Compared, without: Sequence[str] = ()) -> str:
         )
     if comparison.goal is not None:
         parts.append("costs to the target are of the seeds that reached it")
-    parts.append("time without evaluations")
+    if comparison.clocked:
+        parts.append("virtual time is that of the clients' devices, machine time that of this simulation")
+        bare = [group.label for group in comparison.groups if not any(s.clocks for s in group.stories)]
+        if bare:
+            parts.append(f"no virtual clock: {', '.join(bare)}")
+    parts.append("machine time without evaluations" if comparison.clocked else "time without evaluations")
     if without:
         parts.append(f"no room here for {', '.join(without)}")
     note = "; ".join(parts)

@@ -18,12 +18,14 @@ from atoll.errors import ConfigError
 from atoll.runs.events import Event, follow
 from atoll.runs.folder import RunFolder, writing
 from atoll.runs.readers import Reader
+from atoll.runs.virtual import orders
 
 __all__ = ["Csv", "clients_csv", "comparison_csv", "known", "metrics_csv"]
 
 FILE = "metrics.csv"
 
 _BASE = ("round", "seconds", "clients", "refused", "dropped", "train_loss", "bytes_up", "bytes_down")
+_CLOCK = ("virtual_seconds", "energy", "wasted", "staleness", "late", "failed")
 _KINDS = ("overall", "clients", "personal", "validation")
 _SPREAD = ("mean", "pooled", "std", "p10", "median", "p90", "min", "max")
 
@@ -46,7 +48,9 @@ def known(value: Any) -> Any:
 def metrics_csv(events: Iterable[Event]) -> str:
     """A line for every "round" among these (sound) events.
 
-    The columns are round, seconds, clients (how many took part), refused, dropped, train_loss, bytes_up, bytes_down;
+    The columns are round, seconds (the machine's), clients (how many took part), refused, dropped, train_loss,
+    bytes_up, bytes_down; on a virtual clock virtual_seconds (since the run began, at the round's end), energy (joules),
+    wasted (client-seconds whose replies were not used), staleness (mean), late, failed (how many);
     <measure> of the global model on the global test set; clients_<measure>_<mean, pooled, std, p10, median, p90, min,
     max> of the global model over clients; personal_<measure>_<...> of the clients' own models;
     validation_<measure>_<...> on validation data. Only measures that occur in some round have columns.
@@ -63,6 +67,7 @@ class _Metrics:
     def __init__(self) -> None:
         self.rows: dict[int, _Row] = {}
         self.columns: list[_Column] = []
+        self.clocked = False
         self._shapes: dict[
             _Columns, _Columns
         ] = {}  # rows share their columns: there may be a million of them
@@ -75,6 +80,7 @@ class _Metrics:
                 return None
             self.rows = kept
             self.columns = sorted({column for _, columns, _ in kept.values() for column in columns})
+            self.clocked = any(len(base) > len(_BASE) for base, _, _ in kept.values())
             return False
         if event["event"] != "round":
             return None
@@ -84,18 +90,21 @@ class _Metrics:
         if before == row:
             return None
         self.rows[number] = row
-        if set(columns) <= set(self.columns):
+        first = not self.clocked and len(base) > len(_BASE)
+        if not first and set(columns) <= set(self.columns):
             return before is None
+        self.clocked = self.clocked or first
         self.columns = sorted({*self.columns, *columns})
         return False
 
     def header(self) -> list[str]:
-        return [*_BASE, *map(_title, self.columns)]
+        return [*_BASE, *(_CLOCK if self.clocked else ()), *map(_title, self.columns)]
 
     def line(self, number: int) -> list[Any]:
         base, columns, values = self.rows[number]
         cells = dict(zip(columns, values, strict=True))
-        return [*base, *(cells.get(column) for column in self.columns)]
+        gap = [None] * (len(_CLOCK) if self.clocked and len(base) == len(_BASE) else 0)
+        return [*base, *gap, *(cells.get(column) for column in self.columns)]
 
     def text(self) -> str:
         return _text(self.header(), map(self.line, self.rows))
@@ -107,6 +116,9 @@ def _row(event: Event) -> _Row:
         None if event.get(name) is None else len(event[name]) for name in ("cohort", "refused", "dropped")
     ]
     base += [known(event.get(name)) for name in ("loss", "bytes_up", "bytes_down")]
+    if clock := event.get("clock"):
+        base += [known(clock.get(name)) for name in ("ended", "energy", "wasted", "staleness")]
+        base += [len(clock.get(name) or ()) for name in ("late", "failed")]
     cells: dict[_Column, Any] = {}
     for index, kind in enumerate(_KINDS):
         for measure, found in ((event.get("evaluation") or {}).get(kind) or {}).items():
@@ -175,23 +187,32 @@ def clients_csv(events: Iterable[Event]) -> str:
     """A line for every client, or for those seen in the (sound) events where the events do not list all.
 
     The columns are client (position), name, samples, rounds (it took part in), refused (how often), last_round;
-    train_loss, norm, cosine (the last known); <measure>_first and <measure> (the first and last of the global model on
+    train_loss, norm, cosine (the last known); on a virtual clock virtual_seconds (at work, all its orders together),
+    wasted (those of them whose replies were not used), staleness (mean over its replies that were), late, failed (how
+    often); <measure>_first and <measure> (the first and last of the global model on
     the client's test data) and personal_<measure> (the last of the client's own model).
     """
     seen: _Seen = {}
     listed: Mapping[str, Any] = {}
+    keeps = clocked = False
     for each in events:
-        if each["event"] == "partition":
+        if each["event"] == "start":
+            keeps = (each.get("config") or {}).get("late") == "keep"
+        elif each["event"] == "partition":
             listed = each
         elif each["event"] == "round":
+            clocked = clocked or bool(each.get("clock"))
             _count(each, seen)
+            _time(each, keeps, seen)
             _judge(each, listed.get("judged") or [], seen)
     names, sizes = listed.get("names"), listed.get("sizes")
     clients = sorted(seen) if names is None and sizes is None else range(len(names or sizes or []))
     measured = {column for row in seen.values() for column in row if isinstance(column, tuple)}
     columns = sorted(measured)
-    fixed = ("rounds", "refused", "last_round", "loss", "norm", "cosine")
+    fixed: tuple[str, ...] = ("rounds", "refused", "last_round", "loss", "norm", "cosine")
     header = ["client", "name", "samples", "rounds", "refused", "last_round", "train_loss", "norm", "cosine"]
+    if clocked:
+        fixed, header = (*fixed, *_WORKED), [*header, *_WORKED]
     lines = []
     for client in clients:
         row = {"rounds": 0, "refused": 0, **seen.get(client, {})}
@@ -214,6 +235,27 @@ def _count(event: Event, seen: _Seen) -> None:
     for client in map(int, event.get("refused") or ()):
         row = seen.setdefault(client, {})
         row["refused"] = row.get("refused", 0) + 1
+
+
+_WORKED = ("virtual_seconds", "wasted", "staleness", "late", "failed")
+
+
+def _time(event: Event, keeps: bool, seen: _Seen) -> None:
+    """What orders took a client on the virtual clock, and what became of them."""
+    for order in orders(event, keeps):
+        row = seen.setdefault(order.client, {})
+        for name in _WORKED:
+            row.setdefault(name, 0)
+        row["late"] += order.late
+        row["failed"] += order.failed
+        if order.kept:  # it counts where it is done
+            continue
+        took = order.done - order.began
+        row["virtual_seconds"] += took
+        row["wasted"] += 0 if order.used else took
+        if order.used:
+            row["replies"] = row.get("replies", 0) + 1
+            row["staleness"] += (order.staleness - row["staleness"]) / row["replies"]
 
 
 def _judge(event: Event, judged: Sequence[int], seen: _Seen) -> None:

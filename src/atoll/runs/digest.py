@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Any
 
 from atoll.runs.events import Event
 from atoll.runs.packed import pack, quantiles, short
+from atoll.runs.virtual import orders
 
 __all__ = ["Digest", "compact"]
 
@@ -19,7 +22,14 @@ _COLUMNS = {
     "work": 3,
     "start": 5,
     "end": 5,
+    "download": 4,
+    "compute": 4,
+    "upload": 4,
+    "staleness": 5,
 }  # significant digits
+_MOMENTS = ("began", "done")  # on the virtual clock, to a ten-thousandth of the round
+_ORDERS = 12  # rounds that say when each order began and was done
+_TIMED = ("download", "compute", "upload", "staleness", *_MOMENTS)
 _SUMMARISED = ("loss", "norm", "cosine")
 _LATEST = ("loss", "norm", "cosine")
 _SPREAD = ("mean", "p10", "median", "p90", "min", "max")
@@ -42,6 +52,9 @@ def compact(events: Iterable[Event], share: int = 1) -> list[Event]:
     - `cohort` and `dropped` are packed (see `atoll.runs.packed.pack`), `refused` is a list of [reason, packed clients];
     - `clients` is there for the last 60 rounds or fewer (about 20,000 entries); the rounds before have `quantiles`,
       {column: [p10, median, p90]}; `partial` counts those whose `work` is below 1;
+    - `clock` has `late` and `failed` packed, and `stale`, how many replies were of which staleness, where some were
+      above 0; the columns of the virtual clock (`began`, `download`, `compute`, `upload`, `done`, `staleness`) are
+      there for the last 12 of the rounds with `clients`;
     - a spread has mean, p10, median, p90, min and max; `each` holds the first measure alone, and is there for the
       first, the last and about 12 to 24 evenly spaced evaluations, fewer where more than 4,000 clients are judged;
     - `confusion` is there for the last three evaluations.
@@ -64,6 +77,25 @@ def compact(events: Iterable[Event], share: int = 1) -> list[Event]:
 def _spreads(spreads: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     found = (spreads or {}).items()
     return {measure: {name: short(spread.get(name)) for name in _SPREAD} for measure, spread in found}
+
+
+def _clock(event: Event) -> dict[str, Any]:
+    """What a round was on the virtual clock."""
+    clock = event["clock"]
+    found = {name: short(clock.get(name)) for name in ("spent", "wasted", "energy", "staleness", "used")}
+    found |= dict(zip(("began", "ended"), _moments([clock["began"], clock["ended"]], clock), strict=True))
+    found |= {name: pack(clock[name]) for name in ("late", "failed") if clock.get(name)}
+    stale = Counter(int(order.staleness) for order in orders(event) if order.used)
+    if any(stale):
+        found["stale"] = sorted(stale.items())
+    return found
+
+
+def _moments(values: list[Any], clock: Mapping[str, Any] | None) -> list[Any]:
+    """Moments of a round, as exactly as a picture of it needs them."""
+    span = (clock["ended"] - clock["began"] if clock else 0.0) or 1.0
+    places = max(0, 4 - floor(log10(span)))
+    return [value if value is None else round(value, places) for value in values]
 
 
 def _square(event: Event) -> Event:
@@ -196,10 +228,18 @@ class Digest:
         if partial := sum(share is not None and share < 1 for share in shares):
             thin["partial"] = partial
         columns = {
-            name: list(values) for name, values in (event.get("clients") or {}).items() if name in _COLUMNS
+            name: list(values)
+            for name, values in (event.get("clients") or {}).items()
+            if name in _COLUMNS or name in _MOMENTS
         }
+        if event.get("clock"):
+            thin["clock"] = _clock(event)
         self._rounds.append(_Round(number, thin, self._order, cohort, columns, bool(evaluation)))
         self._full += 1
+        if len(self._rounds) > max(1, _ORDERS // self.share):
+            earlier = self._rounds[-1 - max(1, _ORDERS // self.share)]
+            for name in _TIMED:
+                (earlier.columns or {}).pop(name, None)
         self._summarise()
 
     def _summarise(self) -> None:
@@ -224,7 +264,9 @@ class Digest:
         event = dict(found.event)
         if found.columns:
             event["clients"] = {
-                name: [short(value, _COLUMNS[name]) for value in values]
+                name: _moments(values, event.get("clock"))
+                if name in _MOMENTS
+                else [short(value, _COLUMNS[name]) for value in values]
                 for name, values in found.columns.items()
             }
         if each is not None:

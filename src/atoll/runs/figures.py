@@ -52,7 +52,8 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
     """Write the figures of one run into a directory.
 
     Its measures over rounds, how they are spread over clients, who took part, traffic, labels of the clients,
-    affinity; what the run does not know is left out.
+    affinity, and on a virtual clock the first measure over virtual seconds and what devices did when; what the run does
+    not know is left out.
 
     Raises ConfigError if there are no events, MissingExtraError without matplotlib, RunError where the directory cannot
     be written.
@@ -60,7 +61,7 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
     if not events:
         raise ConfigError("there is nothing to draw: no events")
     _check()
-    from atoll.runs import plots
+    from atoll.runs import plots, plots_clock
 
     story = Story(events)
     drawings: dict[str, Callable[[], Figure | None]] = {
@@ -72,6 +73,8 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
         "traffic": lambda: plots.traffic(story),
         "labels": lambda: plots.labels(story),
         "affinity": lambda: plots.affinity(story),
+        "virtual-time": lambda: plots_clock.virtual_time(story),
+        "devices": lambda: plots_clock.devices(story),
     }
     return _save(drawings, Path(directory))
 
@@ -79,7 +82,8 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
 def write_comparison(comparison: Compared, directory: Path) -> list[Path]:
     """Write the figures of a comparison: curves of every measure with bands over seeds, and bars of final scores.
 
-    Where runs personalise, one more has the curves of the models that clients would use ("own").
+    Where runs personalise, one more has the curves of the models that clients would use ("own"); on a virtual clock one
+    has them over virtual seconds.
     """
     _check()
     from atoll.runs import plots_compare
@@ -89,6 +93,9 @@ def write_comparison(comparison: Compared, directory: Path) -> list[Path]:
         f"comparison-{name}": lambda name=name: plots_compare.curves(comparison, name)  # type: ignore[misc]
         for name in names
     }
+    drawings["comparison-virtual-time"] = lambda: plots_compare.curves(
+        comparison, comparison.shown, "virtual_seconds"
+    )
     drawings["comparison-scores"] = lambda: plots_compare.scores(comparison)
     return _save(drawings, directory)
 

@@ -48,8 +48,10 @@ class Entry:
         return self.status in ("stopped", "failed", "cut off") and self.story.last("checkpoint") is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """The glance as plain values."""
+        """The glance as plain values; on a virtual clock `virtual_seconds` too."""
         story = self.story
+        spent = story.spent()
+        virtual = {} if spent.virtual_seconds is None else {"virtual_seconds": spent.virtual_seconds}
         return {
             "run": self.folder.name,
             "path": str(self.folder.path),
@@ -64,7 +66,8 @@ class Entry:
             "score": story.score,
             "test": (story.final.get("overall") or {}).get(story.measure),
             "worst": story.value(story.final, "worst"),
-            "seconds": round(story.spent()[1], 6),
+            "seconds": round(spent.seconds, 6),
+            **virtual,
             "damaged": self.damaged,
         }
 

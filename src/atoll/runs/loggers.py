@@ -2,7 +2,8 @@
 
 All call a round's numbers the same: test/<measure> of the global model on the global test set, clients/<measure>/,
 personal/<measure>/ and validation/<measure>/ with mean, p10, p90 and min over clients, train/loss, bytes/up,
-bytes/down, and seconds. The step is the round.
+bytes/down, and seconds (the machine's); on a virtual clock virtual/ with seconds (since the run began), energy, wasted,
+staleness, late and failed (how many). The step is the round.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ def scalars(event: Event) -> dict[str, float]:
     """The numbers of a "round" that are known, by name."""
     found = {name.replace("_", "/"): event.get(name) for name in ("bytes_up", "bytes_down", "seconds")}
     found["train/loss"] = event.get("loss")
+    if clock := event.get("clock"):
+        found["virtual/seconds"] = clock.get("ended")
+        found |= {f"virtual/{name}": clock.get(name) for name in ("energy", "wasted", "staleness")}
+        found |= {f"virtual/{name}": len(clock.get(name) or ()) for name in ("late", "failed")}
     evaluation = event.get("evaluation") or {}
     for measure, value in (evaluation.get("overall") or {}).items():
         found[f"test/{measure}"] = value

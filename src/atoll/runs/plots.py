@@ -273,6 +273,12 @@ def round_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
 
 
+def time_axis(axes: Axes) -> None:
+    """An axis of virtual seconds."""
+    axes.set_xlabel("virtual seconds")
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+
+
 def _column(spreads: Sequence[Any], key: str) -> list[float]:
     return [np.nan if spread.get(key) is None else spread[key] for spread in spreads]
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from atoll.runs.averages import Average, Compared
 from atoll.runs.compare_view import COLOURS, titles
-from atoll.runs.plots import COLUMN, PAGE, measure_axis, round_axis
+from atoll.runs.plots import COLUMN, PAGE, measure_axis, round_axis, time_axis
 
 __all__ = ["curves", "scores"]
 
@@ -17,9 +17,9 @@ _BARS = ("global", "own", "pooled", "p10", "worst", "newcomers")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
-def curves(comparison: Compared, name: str) -> Figure | None:
-    """A measure over rounds, a line an experiment, with the band over its seeds."""
-    drawn = [(group, curve) for group in comparison.groups if (curve := group.curve(name)).rounds]
+def curves(comparison: Compared, name: str, over: str = "rounds") -> Figure | None:
+    """A measure over rounds (or "virtual_seconds"), a line an experiment, with the band over its seeds."""
+    drawn = [(group, curve) for group in comparison.groups if getattr(curve := group.curve(name), over)]
     if not drawn:
         return None
     columns = _columns(comparison, COLUMN)
@@ -27,15 +27,16 @@ def curves(comparison: Compared, name: str) -> Figure | None:
     axes = figure.add_subplot()
     for index, (group, curve) in enumerate(drawn):
         colour, style = COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
-        axes.fill_between(curve.rounds, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(curve.rounds, curve.mean, color=colour, linestyle=style, label=group.label)
+        places = getattr(curve, over)
+        axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(places, curve.mean, color=colour, linestyle=style, label=group.label)
     goal = comparison.goal
     if goal is not None and goal.measure == name:
         axes.axhline(goal.value, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
     measure_axis(axes, comparison.measure if name == "own" else name)
     if name == "own":
         axes.set_ylabel(f"{comparison.measure}, mean over clients")
-    round_axis(axes)
+    (round_axis if over == "rounds" else time_axis)(axes)
     figure.legend(loc="outside upper left", ncols=columns)
     return figure
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.measures import Figures, Target
 from atoll.runs.events import Event
+from atoll.runs.virtual import totals
 
-__all__ = ["Story"]
+__all__ = ["Spent", "Story"]
+
+
+class Spent(NamedTuple):
+    """What rounds cost: bytes up and down of all clients, the machine's seconds without evaluations, and on a virtual
+    clock the virtual seconds and joules of the clients' devices; None without one.
+    """
+
+    bytes: int = 0
+    seconds: float = 0.0
+    virtual_seconds: float | None = None
+    energy: float | None = None
 
 
 class Story:
@@ -139,25 +151,43 @@ class Story:
     # --- what it cost -----------------------------------------------------------------------------------------
 
     @cached_property
-    def costs(self) -> dict[int, tuple[int, float]]:
-        """Round -> bytes and seconds up to it, as `spent` counts them."""
-        found: dict[int, tuple[int, float]] = {}
-        volume, seconds = 0, 0.0
+    def costs(self) -> dict[int, Spent]:
+        """Round -> what was spent up to its end."""
+        found: dict[int, Spent] = {}
+        now = Spent()
         for each in self.rounds:
-            volume += (each.get("bytes_up") or 0) + (each.get("bytes_down") or 0)
-            seconds += each.get("seconds") or 0.0
-            found[each["round"]] = (volume, seconds)
+            clock = each.get("clock") or {}
+            now = Spent(
+                now.bytes + (each.get("bytes_up") or 0) + (each.get("bytes_down") or 0),
+                now.seconds + (each.get("seconds") or 0.0),
+                clock.get("ended", now.virtual_seconds),
+                (now.energy or 0.0) + clock["energy"] if "energy" in clock else now.energy,
+            )
+            found[each["round"]] = now
         return found
 
-    def spent(self, until: int | None = None) -> tuple[int, float]:
-        """Bytes up and down of all clients, and the seconds of the rounds without their evaluations.
+    def spent(self, until: int | None = None) -> Spent:
+        """What was spent up to the end of a round; None counts all."""
+        counted = [number for number in self.costs if until is None or number <= until]
+        return self.costs[counted[-1]] if counted else Spent()
 
-        Args:
-            until: the last round to count; None counts all.
-        """
-        counted = [e for e in self.rounds if until is None or e["round"] <= until]
-        volume = sum(e.get("bytes_up") or 0 for e in counted) + sum(e.get("bytes_down") or 0 for e in counted)
-        return volume, sum(e.get("seconds") or 0.0 for e in counted)
+    # --- on the virtual clock ---------------------------------------------------------------------------------
+
+    @property
+    def clocks(self) -> list[Mapping[str, Any]]:
+        """What the rounds were on the virtual clock; none without one."""
+        return [each["clock"] for each in self.rounds if each.get("clock")]
+
+    @property
+    def clocked(self) -> dict[str, float | None]:
+        """What the run was on the virtual clock (see `atoll.runs.virtual.totals`); empty without one."""
+        at = (self.last("result") or {}).get("target_round")
+        return totals(self.clocks, next((e.get("clock") for e in self.rounds if e["round"] == at), None))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether late replies are kept for later rounds."""
+        return self.config.get("late") == "keep"
 
 
 def _number(value: Any) -> float | None:

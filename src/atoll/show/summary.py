@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from atoll.rounds.evaluation import Evaluation
 
 __all__ = [
+    "clock_facts",
+    "machine_time",
     "result_html",
     "result_text",
     "result_view",
@@ -123,6 +125,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "refused": sum(len(r.refused) for r in run.rounds),
         "dropped": sum(len(r.dropped) for r in run.rounds),
     }
+    clocks = [r.clock for r in run.rounds if r.clock is not None]
+    trouble |= {"late": sum(len(c.late) for c in clocks), "failed": sum(len(c.failed) for c in clocks)}
     if any(trouble.values()):
         facts.append(("replies", ", ".join(f"{count} {what}" for what, count in trouble.items() if count)))
     up, down = sum(r.bytes_up for r in run.rounds), sum(r.bytes_down for r in run.rounds)
@@ -131,9 +135,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if found:
         facts += clock_facts(found, run.to_dict()["participation"])
     whole, each = duration_text(run.seconds), duration_text(run.seconds_per_round)
-    facts.append(("time", f"{whole}, {each} a round without evaluation"))
+    facts.append((machine_time(found), f"{whole}, {each} a round without evaluation"))
     facts.append(("engine", run.engine))
     return facts
+
+
+def machine_time(found: Mapping[str, float | None]) -> str:
+    """What the seconds of this machine are called: "time", unless there are virtual ones beside them."""
+    return "machine time" if found else "time"
 
 
 def clock_facts(found: Mapping[str, float | None], participation: float | None) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -138,7 +138,11 @@ class Lines(Screen):
         cells.append(f"loss {number_text(record.loss)}")
         cells += [f"{name} {text}" for name, text in _measures(record.evaluation).items() if text]
         cells += [f"up {bytes_text(record.bytes_up)}", f"down {bytes_text(record.bytes_down)}"]
-        self._print("  ".join([*cells, duration_text(record.seconds)]))
+        machine = duration_text(record.seconds)
+        if record.clock is not None:
+            cells.append(f"virtual {duration_text(record.clock.ended)}")
+            machine = f"machine {machine}"
+        self._print("  ".join([*cells, machine]))
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -154,8 +158,12 @@ def _heading(start: Event) -> tuple[str, str]:
 
 
 def columns_of(rounds: Sequence[Round]) -> list[Column]:
-    """The columns of a table of rounds. Where there is little room, how good the model is stays longest."""
+    """The columns of a table of rounds. Where there is little room, how good the model is stays longest.
+
+    On a virtual clock, "virtual" is when the round ended there, and "machine" how long it took this one.
+    """
     names = list(dict.fromkeys(name for each in rounds for name in _measures(each.evaluation)))
+    clocked = any(each.clock is not None for each in rounds)
     ranks = {"client mean": 0, "validation": 1, "newcomers": 3, "worst": 4, "p10": 5, "p90": 5}
     return [
         Column("round"),
@@ -164,7 +172,7 @@ def columns_of(rounds: Sequence[Round]) -> list[Column]:
         *(Column(name, ranks.get(name, 2)) for name in names),
         Column("up", 7),
         Column("down", 8),
-        Column("time", 6),
+        *([Column("virtual", 2), Column("machine", 6)] if clocked else [Column("time", 6)]),
     ]
 
 
@@ -178,6 +186,8 @@ def cells_of(record: Round, columns: Sequence[Column]) -> list[str]:
         "up": bytes_text(record.bytes_up),
         "down": bytes_text(record.bytes_down),
         "time": duration_text(record.seconds),
+        "machine": duration_text(record.seconds),
+        "virtual": "" if record.clock is None else duration_text(record.clock.ended),
     }
     return [found.get(column.heading, "") for column in columns]
 
@@ -190,13 +200,13 @@ def _rounds_table(rounds: Sequence[Round]) -> Fitted:
 
 
 def _cohort(record: Round) -> str:
-    """Who took part: 10, or 8 (1 refused, 1 dropped)."""
-    trouble = [
-        f"{len(who)} {what}"
-        for who, what in ((record.refused, "refused"), (record.dropped, "dropped"))
-        if who
-    ]
+    """Who took part: 8 (1 refused, 1 dropped); on a virtual clock, whose reply was used: 7 (2 late, 1 failed)."""
+    lists: dict[str, Sized] = {"refused": record.refused, "dropped": record.dropped}
     ok = len(record.cohort) - len(record.refused)
+    if record.clock is not None:
+        lists |= {"late": record.clock.late, "failed": record.clock.failed}
+        ok = record.clock.used - len(record.refused)
+    trouble = [f"{len(who)} {what}" for what, who in lists.items() if who]
     return f"{ok} ({', '.join(trouble)})" if trouble else str(ok)
 
 

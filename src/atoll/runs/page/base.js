@@ -98,8 +98,17 @@ const Base = (() => {
     return `${Number(value.toPrecision(digits))} ${units[unit]}`;
   }
 
+  function joules(value) {
+    if (!known(value)) return "–";
+    const units = ["J", "kJ", "MJ", "GJ"];
+    let unit = 0;
+    while (Math.abs(value) >= 999.5 && unit < units.length - 1) { value /= 1000; unit += 1; }
+    return `${Number(value.toPrecision(3))} ${units[unit]}`;
+  }
+
   function duration(seconds) {
     if (!known(seconds)) return "–";
+    if (seconds === 0) return "0 s";
     if (seconds < 0.001) return `${Number((seconds * 1e6).toPrecision(2))} µs`;
     if (seconds < 1) return `${Number((seconds * 1000).toPrecision(3))} ms`;
     if (seconds < 60) return `${Number(seconds.toPrecision(3))} s`;
@@ -255,7 +264,7 @@ const Base = (() => {
   }
 
   return {
-    $, h, setText, segments, figures, copyable, quoted, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural,
+    $, h, setText, segments, figures, copyable, quoted, known, number, count, percent, score, tickScore, gain, bytes, joules, duration, clock, plural,
     quantiles, gini, ticks, color, contrast, inkOn, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
   };
 })();

@@ -3,7 +3,7 @@
 
 (() => {
   const { $, h, setText, known, count, bytes, duration, plural, quantiles, color } = Base;
-  const { panel, tableOf, clientList, LISTED } = Panels;
+  const { panel, stacked, tableOf, clientList, LISTED } = Panels;
 
   // --- stragglers -----------------------------------------------------------------------------------------
 
@@ -13,16 +13,10 @@
   panel("stragglers", (run) => run.rounds.some(late), (section, open) => {
     const KINDS = [["whole", "all its epochs", "--s-clients"], ["partial", "part of its epochs", "--s-personal"], ["dropped", "dropped, too slow", "--warn"]];
     let run = null;
-    let bars = []; // {first, last, whole, partial, dropped}, a round or several
-    const surface = new Surface($(".mid", section), { draw, hover });
+    const drawn = stacked(section, KINDS);
     const fillTable = tableOf(section, () => ({
       head: ["Round", "Worked", "of them partly", "Dropped"],
       rows: run.rounds.slice().reverse().slice(0, LISTED + 1).map((r) => [String(r.round), count(r.cohort.size), count(r.partial), count(r.dropped ? r.dropped.size : 0)]),
-    }));
-    $(".key", section).replaceChildren(...KINDS.map(([, text, paint]) => {
-      const dot = h("i", { class: "dot" });
-      dot.style.setProperty("--paint", `var(${paint})`);
-      return h("span", { class: "keyed" }, dot, text);
     }));
 
     function update(now) {
@@ -46,48 +40,8 @@
       clientList($(".list", section), who.slice(0, 7).map((k) => ({ client: k, name: run.nameOf(k), bar: total(k), text: count(total(k)), paint: often.get(k).dropped ? "--warn" : "--s-personal" })), "Nobody.", (k) => open(k, who));
       const parts = [dropped ? `${plural(dropped, "reply", "replies")} dropped` : "", partly ? `${plural(partly, "reply", "replies")} of part of the planned epochs` : ""].filter(Boolean);
       setText($(".note", section), `In ${plural(run.rounds.length, "round")}, of ${count(asked)} clients that were asked: ${parts.join(", ")}.`);
-      surface.describe($(".note", section).textContent);
-      surface.redraw();
+      drawn(run.rounds.map((r) => ({ round: r.round, whole: r.cohort.size - r.partial, partial: r.partial, dropped: r.dropped ? r.dropped.size : 0 })), $(".note", section).textContent);
       fillTable(run);
-    }
-
-    const box = (width, height) => ({ left: 34, top: 8, width: width - 42, height: height - 34 });
-
-    function draw(ctx, width, height) {
-      if (!run || !run.rounds.length) return;
-      const b = box(width, height);
-      const each = Math.max(1, Math.ceil(run.rounds.length / Math.max(1, Math.floor(b.width / 3))));
-      bars = [];
-      for (let i = 0; i < run.rounds.length; i += each) {
-        const found = run.rounds.slice(i, i + each);
-        const dropped = found.reduce((n, r) => n + (r.dropped ? r.dropped.size : 0), 0);
-        const partial = found.reduce((n, r) => n + r.partial, 0);
-        bars.push({ first: found[0].round, last: found[found.length - 1].round, partial, dropped, whole: found.reduce((n, r) => n + r.cohort.size, 0) - partial });
-      }
-      const top = Math.max(1, ...bars.map((v) => v.whole + v.partial + v.dropped));
-      Draw.axes(ctx, b, { y: [0, top * 1.04], yTicks: Base.ticks(0, top, Math.max(2, b.height / 44), true) });
-      const wide = b.width / bars.length;
-      bars.forEach((v, i) => {
-        let y = b.top + b.height;
-        for (const [kind, , paint] of KINDS) {
-          const tall = (v[kind] / (top * 1.04)) * b.height;
-          ctx.fillStyle = color(paint);
-          ctx.fillRect(b.left + i * wide, y - tall, Math.max(1, wide - (wide > 5 ? 2 : 0)), tall);
-          y -= tall;
-        }
-      });
-      ctx.fillStyle = color("--muted");
-      ctx.textBaseline = "top";
-      ctx.fillText(`round ${bars[0].first}`, b.left, b.top + b.height + 8);
-      ctx.textAlign = "right";
-      ctx.fillText(String(bars[bars.length - 1].last), b.left + b.width, b.top + b.height + 8);
-    }
-
-    function hover(x) {
-      const b = box(surface.host.clientWidth, surface.host.clientHeight);
-      const bar = bars[Math.floor(((x - b.left) / b.width) * bars.length)];
-      if (!bar) return null;
-      return [bar.first === bar.last ? `round ${bar.first}` : `rounds ${bar.first} to ${bar.last}`, ...KINDS.map(([kind, text]) => `${count(bar[kind])} ${text}`)];
     }
     return update;
   });
@@ -209,7 +163,7 @@
     const each = new Lines($(".each", section), { text: (v) => bytes(v, 3), zero: true, label: "Bytes of each round" });
     const total = new Lines($(".total", section), { text: (v) => bytes(v, 3), zero: true, label: "Bytes in total" });
     const fillTable = tableOf(section, (run) => ({
-      head: ["Round", "Down", "Up", "Down in total", "Up in total", "Time"],
+      head: ["Round", "Down", "Up", "Down in total", "Up in total", run.clocked ? "Machine time" : "Time"],
       rows: run.rounds.slice().reverse().map((r) => [String(r.round), bytes(r.down), bytes(r.up), bytes(r.allDown), bytes(r.allUp), duration(r.seconds)]),
     }));
     return (run) => {

@@ -2,7 +2,7 @@
 // The head of a run's page: what it is, how far it is, and its figures at a glance.
 
 const Hero = (() => {
-  const { $, h, setText, copyable, known, count, score, gain, bytes, duration, plural, quantiles } = Base;
+  const { $, h, setText, copyable, known, count, score, gain, bytes, joules, duration, plural, quantiles } = Base;
   const SPOKEN = 10000; // ms between two announcements of the progress
   let spoken = 0;
 
@@ -53,7 +53,7 @@ const Hero = (() => {
       if (known(run.remaining) && run.played < run.planned) parts.push(`about ${duration(run.remaining)} left`);
       if (run.working) parts.push(`${plural(run.working.cohort.size, "client")} at work on round ${run.working.round}`);
     } else {
-      if (known(run.seconds)) parts.push(duration(run.seconds));
+      if (known(run.seconds)) parts.push(run.clocked ? `${duration(run.seconds)} machine time` : duration(run.seconds));
       const reason = run.ending && run.ending.event === "result" ? run.ending.reason : null;
       if (reason === "target") parts.push("target reached");
       if (reason === "patience") parts.push(`no better on validation data since round ${run.ending.best_round}`);
@@ -118,9 +118,14 @@ const Hero = (() => {
       if (newcomers[measure]) found.push(["Newcomers", s(newcomers[measure].mean), "client mean"]);
     }
     if (run.last) {
+      if (run.clocked) {
+        const at = (run.ending || {}).target_virtual_seconds;
+        found.push(["Virtual time", duration(run.last.clock.ended), known(at) ? `target after ${duration(at)}` : "on clients’ devices"]);
+        found.push(["Energy", joules(run.last.allEnergy), "of all clients"]);
+      }
       if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
       const [pace] = known((run.ending || {}).seconds_per_round) ? [run.ending.seconds_per_round] : quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]) || [];
-      found.push(["A round", known(pace) ? duration(pace) : "–", "without evaluation"]);
+      found.push(["A round", known(pace) ? duration(pace) : "–", run.clocked ? "machine time, without evaluation" : "without evaluation"]);
     }
     if (!found.length) found.push(["Rounds", "0", run.status === "running" ? "the first is being played" : "none was played to its end"]);
     Base.figures($("#run-kpis"), found);

@@ -2,8 +2,8 @@
 // How good the model is after each round.
 
 (() => {
-  const { $, h, setText, known, number, score, tickScore } = Base;
-  const { panel, tableOf } = Panels;
+  const { $, h, setText, known, number, duration, score, tickScore } = Base;
+  const { panel, axes, tableOf } = Panels;
 
   // --- learning -------------------------------------------------------------------------------------------
 
@@ -12,13 +12,14 @@
     const second = $(".second", section);
     const low = new Lines($(".low", second), { label: "Loss over rounds", floor: 0 });
     const pick = $("select", section);
+    const over = $(".over", section);
     const fillTable = tableOf(section, (run) => ({
-      head: ["Round", "Test set", "Client mean", "p10", "p90", "Worst client", ...(run.personalised ? ["Global model, client mean"] : []), "Training loss"],
+      head: ["Round", ...(run.clocked ? ["Virtual time"] : []), "Test set", "Client mean", "p10", "p90", "Worst client", ...(run.personalised ? ["Global model, client mean"] : []), "Training loss"],
       rows: run.rounds.filter((r) => r.evaluation).reverse().map((r) => {
         const c = r.evaluation.clients[run.measure] || {};
         const own = run.ownOf(r.evaluation) || {};
         const s = (v) => score(run.measure, v);
-        return [String(r.round), s(r.evaluation.overall[run.measure]), s(own.mean), s(own.p10), s(own.p90), s(run.lowIsGood ? own.max : own.min),
+        return [String(r.round), ...(run.clocked ? [duration(r.clock.ended)] : []), s(r.evaluation.overall[run.measure]), s(own.mean), s(own.p10), s(own.p90), s(run.lowIsGood ? own.max : own.min),
           ...(run.personalised ? [s(c.mean)] : []), number(r.loss)];
       }),
     }));
@@ -26,6 +27,7 @@
       clients: "The global model after each round: on the test set, and on every client’s own test data. The band holds the middle 80 % of clients; a wide one means that the model serves some far better than others.",
       personal: "Clients’ personal models after each round on their own test data, beside the global model there and on the test set. The band holds the middle 80 % of clients with their personal models.",
     };
+    let axis = "rounds";
     let chosen = null;
     let current = null;
 
@@ -43,6 +45,11 @@
       if (pick.options.length !== names.length) pick.replaceChildren(...names.map((name) => h("option", null, name)));
       const measure = names.includes(chosen) ? chosen : run.measure;
       pick.value = measure;
+      const all = axes(run.clocked, run.counted);
+      if (over.options.length !== Object.keys(all).length) {
+        over.replaceChildren(...Object.entries(all).map(([key, { label }]) => h("option", { value: key }, label)));
+        over.value = all[axis] ? axis : "rounds";
+      }
       setText($(".explain", section), EXPLAINED[run.personalised ? "personal" : "clients"]);
       draw(run, measure);
       note(run);
@@ -79,13 +86,19 @@
       const [kind, of] = name.split(".");
       const mark = name === measure || (["clients", "personal", "validation"].includes(kind) && (of || run.measure) === measure)
         ? { value: Number(value), label: `target ${score(measure, Number(value))}` } : null;
-      main.set(shown.map((r) => r.round), series, { mark });
+      const { of: where, x, text, whole = false } = axes(run.clocked, run.counted)[over.value || "rounds"];
+      for (const each of [main, low]) {
+        if (axis !== over.value) each.zoom = null;
+        Object.assign(each, { x, xText: text, whole });
+      }
+      axis = over.value;
+      main.set(shown.map(where), series, { mark });
       second.hidden = trains;
       if (trains) return;
       const test = run.rounds.map((r) => (r.evaluation && known(r.evaluation.overall.loss) ? r.evaluation.overall.loss : null));
       const losses = [{ label: "training", color: "--s-train", values: run.rounds.map((r) => r.loss), dash: [5, 4], width: 1.25 }];
       if (some(test)) losses.push({ label: "test set", color: "--s-global", values: test });
-      low.set(run.rounds.map((r) => r.round), losses);
+      low.set(run.rounds.map(where), losses);
     }
 
     function note(run) {
@@ -104,6 +117,7 @@
       main.plot.setAttribute("aria-label", `Learning curves. ${host.textContent}`);
     }
 
+    over.addEventListener("change", () => { if (current) update(current); });
     pick.addEventListener("change", () => { chosen = pick.value; if (current) update(current); });
     return update;
   });

@@ -2,7 +2,7 @@
 // Several runs: the list of a directory, and the comparison.
 
 const { RunList, Comparison } = (() => {
-  const { $, h, setText, known, number, count, percent, score, tickScore, gain, bytes, duration, clock, plural, groupColor } = Base;
+  const { $, h, setText, known, number, count, percent, score, tickScore, gain, bytes, joules, duration, clock, plural, groupColor } = Base;
 
   function pillOf(status) {
     const element = h("span", null);
@@ -86,14 +86,12 @@ const { RunList, Comparison } = (() => {
   // --- the comparison -------------------------------------------------------------------------------------
 
   const Comparison = (() => {
-    const AXES = { // what a curve has run over up to an evaluation: methods differ in what a round costs
-      rounds: { label: "Rounds", of: "rounds", x: "round", text: count, whole: true },
-      bytes: { label: "Traffic", of: "bytes", x: "after", text: (v) => bytes(v), whole: false },
-      seconds: { label: "Time", of: "seconds", x: "after", text: duration, whole: false },
-    };
     let axis = "rounds";
     let lines = null;
     let shown = null;
+
+    const clocked = () => shown.groups.some((group) => (group.curve.virtual_seconds || []).length);
+    const axes = () => Panels.axes(clocked());
 
     /** What the curves show, in words. */
     function measureOf({ measure, shown: what, groups }) {
@@ -114,11 +112,11 @@ const { RunList, Comparison } = (() => {
         const one = (value) => (known(value) ? { mean: value, std: null } : null);
         return {
           label: `${run.title} · ${run.name}`, runs: [run.name], seeds: [run.start.seed],
-          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean], bytes: judged.map((r) => r.allUp + r.allDown), seconds: judged.map((r) => r.allSeconds) },
+          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean], bytes: judged.map((r) => r.allUp + r.allDown), seconds: judged.map((r) => r.allSeconds), virtual_seconds: run.clocked ? judged.map((r) => r.clock.ended) : [], energy: run.clocked ? judged.map((r) => r.allEnergy) : [] },
           table: {
             global: one(last.overall[measure]), client_mean: one(c.mean), personal: one((last.personal[measure] || {}).mean), own: one(own.mean),
             p10: one(run.lowIsGood ? own.p90 : own.p10), worst: one(run.lowIsGood ? own.max : own.min), rounds: one(run.played),
-            bytes: one(run.last ? run.last.allUp + run.last.allDown : null), seconds: one(run.seconds),
+            bytes: one(run.last ? run.last.allUp + run.last.allDown : null), seconds: one(run.seconds), virtual_seconds: one(run.clocked ? run.last.clock.ended : null), energy: one(run.clocked ? run.last.allEnergy : null),
           },
         };
       });
@@ -135,7 +133,12 @@ const { RunList, Comparison } = (() => {
       if (!lines) {
         lines = new Lines($("#compare-curves .body"), { label: "Learning curves", carry: true });
         box.addEventListener("change", () => curves());
-        Base.segments($("#compare-curves .axis"), Object.entries(AXES).map(([key, { label }]) => [key, label]), axis, (key) => { axis = key; lines.zoom = null; curves(); });
+      }
+      const all = Object.entries(axes()).map(([key, { label }]) => [key, label]);
+      const host = $("#compare-curves .axis");
+      if (host.children.length !== all.length) {
+        if (!axes()[axis]) axis = "rounds";
+        Base.segments(host, all, axis, (key) => { axis = key; lines.zoom = null; curves(); });
       }
       Differences.show(comparison);
       box.parentNode.hidden = !comparison.groups.some((group) => group.runs.length > 1);
@@ -147,8 +150,8 @@ const { RunList, Comparison } = (() => {
     function curves() {
       const { groups, measure, target } = shown;
       const each = $("#compare-each").checked;
-      const { of, x, text, whole } = AXES[axis];
-      const places = (group) => group.curve[of] || [];
+      const { x, text, whole = false } = axes()[axis];
+      const places = (group) => group.curve[axis] || [];
       const xs = [...new Set(groups.flatMap(places))].sort((a, b) => a - b);
       Object.assign(lines, { x, xText: text, whole });
       const place = new Map(xs.map((x, i) => [x, i]));
@@ -162,6 +165,7 @@ const { RunList, Comparison } = (() => {
       groups.forEach((group, g) => {
         const { mean, low, high } = group.curve;
         const rounds = places(group);
+        if (!rounds.length) return; // it has no virtual clock
         const paint = groupColor(g);
         const dash = dashes[Math.floor(g / 8) % dashes.length];
         if (group.runs.length > 1 && !each && (low || []).some(known)) series.push({ label: `${group.label}, band`, color: paint, low: spread(rounds, low), high: spread(rounds, high), alpha: 0.13, of: group.label });
@@ -177,20 +181,29 @@ const { RunList, Comparison } = (() => {
       setText($("#compare-curves-h"), `Learning curves: ${measureOf(shown)}`);
       const ranked = groups.map((group) => [group.label, ((own ? null : group.table.global) || group.table.own || {}).mean]).filter(([, v]) => known(v))
         .sort((a, b) => (measure === "accuracy" ? b[1] - a[1] : a[1] - b[1]));
-      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use: their own where there are any, else the global one. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.` : "");
+      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use: their own where there are any, else the global one. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.${timeless(axis)}` : "");
       lines.plot.setAttribute("aria-label", `Learning curves. ${$("#compare-curves .note").textContent}`);
+    }
+
+    /** Who is not drawn over virtual time and energy, for want of a virtual clock. */
+    function timeless(axis) {
+      const bare = shown.groups.filter((group) => group.curve.rounds.length && !(group.curve[axis] || []).length).map((group) => group.label);
+      return bare.length ? ` Not drawn, without a virtual clock: ${bare.join(", ")}.` : "";
     }
 
     function table() {
       const { groups, measure, target } = shown;
       const s = (v) => score(measure, v);
       const up = measure === "accuracy" ? 1 : -1;
+      const machine = axes().seconds.label;
       const to = known(target) ? ` to ${s(target)}` : " to target";
       const columns = [["global", "Test set", s, up], ["own", "Client mean", s, up], ["pooled", "Pooled", s, up], ["std", "Std over clients", s, 0],
         ["p10", measure === "accuracy" ? "p10" : "p90", s, up], ["worst", "Worst client", s, up], ["newcomers", "Newcomers", s, up],
         ["gain", "Gain over local", null, 1], ["worse_off", "Worse off than local", null, -1],
-        ["reached", "Reached", null, 0], ["rounds_to_target", `Rounds${to}`, (v) => number(v, 3), -1], ["bytes_to_target", `Bytes${to}`, bytes, -1],
-        ["seconds_to_target", `Time${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0], ["bytes", "Traffic", bytes, 0], ["seconds", "Time", duration, 0]];
+        ["reached", "Reached", null, 0], ["rounds_to_target", `Rounds${to}`, (v) => number(v, 3), -1],
+        ["virtual_seconds_to_target", `Virtual time${to}`, duration, -1], ["energy_to_target", `Energy${to}`, joules, -1],
+        ["bytes_to_target", `Bytes${to}`, bytes, -1], ["seconds_to_target", `${machine}${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0],
+        ["virtual_seconds", "Virtual time", duration, 0], ["energy", "Energy", joules, 0], ["wasted", "Client time wasted", percent, 0], ["bytes", "Traffic", bytes, 0], ["seconds", machine, duration, 0]];
       const entry = (group, key) => { const e = (group.table || {})[key]; return known(e) ? { mean: e, std: null } : e && known(e.mean) ? e : null; };
       const used = columns.filter(([key]) => groups.some((group) => entry(group, key)));
       $("#compare-table .gained").hidden = !used.some(([key]) => key === "gain");

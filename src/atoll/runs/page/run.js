@@ -6,7 +6,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
   const [IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER] = [0, 1, 2, 3, 4, 5, 6];
   const ROUNDS_WITH_COLUMNS = 60;
   const EVALUATIONS = 48; // with a value for each client; twice what a digest keeps
-  const COLUMNS = ["loss", "samples", "norm", "cosine", "work", "start", "end"];
+  const COLUMNS = ["loss", "samples", "norm", "cosine", "work", "start", "end", "began", "download", "compute", "upload", "done", "staleness"];
 
   /** A set of clients: their numbers, or a bit for each where that is smaller. */
   class Clients {
@@ -166,6 +166,8 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
         allSeconds: (before ? before.allSeconds : 0) + (event.seconds || 0),
         dropped: event.dropped ? new Clients(event.dropped) : null, refused: [], partial: event.partial || 0,
         quantiles: event.quantiles || {}, columns: null, evaluation: null,
+        clock: event.clock ? { ...event.clock, late: new Clients(event.clock.late), failed: new Clients(event.clock.failed) } : null,
+        allEnergy: (before ? before.allEnergy : 0) + (event.clock ? event.clock.energy : 0),
       };
       this.state.fill(IDLE);
       this._absent(event.round);
@@ -196,10 +198,18 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
         }
       }
       const { loss, norm, cosine, work } = round.columns;
+      if (round.clock && !round.clock.stale) round.clock.stale = this._stale(round);
       if (work) round.partial = work.filter((share) => share < 1).length;
       round.cohort.each((client, i) => {
         this._last(client, round.round, loss && loss[i], norm && norm[i], cosine && cosine[i]);
       });
+    }
+
+    /** How many replies were used that were of which staleness: [[staleness, replies], ...]. */
+    _stale(round) {
+      const tally = new Map();
+      for (const order of this.ordersOf(round)) if (order.used) tally.set(order.staleness, (tally.get(order.staleness) || 0) + 1);
+      return [...tally].sort((a, b) => a[0] - b[0]);
     }
 
     _last(client, round, loss, norm, cosine) {
@@ -288,6 +298,27 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
     get title() { return [this.start.method, this.start.data].filter(Boolean).join(" on ") || this.name; }
     get last() { return this.rounds[this.rounds.length - 1] || null; }
     get played() { return this.last ? this.last.round : 0; }
+
+    /** Whether the run has a virtual clock. */
+    get clocked() { return this.rounds.length > 0 && this.rounds[0].clock !== null; }
+
+    /** What a round says of its clients' orders on the virtual clock. One that is `kept` is done in a later round. */
+    ordersOf(round) {
+      const { began, download, compute, upload, done, staleness, samples, loss, end } = round.columns || {};
+      if (!round.clock || !began || !done) return [];
+      const keeps = (this.start.config || {}).late === "keep";
+      const found = [];
+      round.cohort.each((client, i) => {
+        if (!known(began[i]) || !known(done[i])) return;
+        const used = [samples, loss, end].some((column) => column && known(column[i]));
+        const late = round.clock.late.has(client);
+        found.push({
+          client, round: round.round, began: began[i], done: done[i], used, late, failed: !used && round.clock.failed.has(client), kept: keeps && late && !used,
+          parts: [download, compute, upload].map((column) => (column && known(column[i]) ? column[i] : 0)), staleness: staleness ? staleness[i] : 0,
+        });
+      });
+      return found;
+    }
 
     /** The last round that was evaluated. */
     get judgedLast() {

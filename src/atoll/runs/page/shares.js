@@ -10,12 +10,12 @@
   const ROWS = 240; // of the picture; more clients share a row
   const COLUMNS = 1024; // more rounds share a column
 
-  /** How often, counted once for all: min, median, max, Gini and how many never took part. */
+  /** How often, counted once for all: min, median, max, Gini, Jain's index and how many never took part. */
   function fairness(counts) {
     const most = counts.reduce((a, b) => Math.max(a, b), 0);
     const tally = new Float64Array(most + 1);
     for (const c of counts) tally[c] += 1;
-    let [before, weighted, total, median, least] = [0, 0, 0, null, null];
+    let [before, weighted, total, squares, median, least] = [0, 0, 0, 0, null, null];
     for (let c = 0; c <= most; c++) {
       if (!tally[c]) continue;
       if (least === null) least = c;
@@ -23,9 +23,10 @@
       weighted += c * tally[c] * (2 * before + tally[c] - counts.length);
       before += tally[c];
       total += c * tally[c];
+      squares += c * c * tally[c];
       if (median === null && before * 2 >= counts.length) median = c;
     }
-    return { least, median, most, never: tally[0], gini: total ? weighted / (counts.length * total) : 0 };
+    return { least, median, most, never: tally[0], gini: total ? weighted / (counts.length * total) : 0, jain: squares ? (total * total) / (counts.length * squares) : 1 };
   }
 
   panel("participation", (run) => run.clients > 1, (section) => {
@@ -92,15 +93,37 @@
       figures($("dl", section), [
         ["Rounds a client", `${f.least} – ${f.most}`, `median ${f.median}`],
         ["Never took part", count(f.never), `of ${plural(run.clients - newcomers().length, "client")}`],
+        ["Jain’s index", f.jain.toFixed(2), "1 is even"],
         ["Gini", f.gini.toFixed(2), "0 is even"],
         ...(moving().length ? [["Come or leave", count(moving().length), "grey: not there"]] : []),
         ...(newcomers().length ? [["Newcomers", count(newcomers().length), "grey: judged apart"]] : []),
       ]);
-      surface.describe(`Participation of ${run.clients} clients in ${run.rounds.length} rounds: between ${f.least} and ${f.most} rounds, Gini ${f.gini.toFixed(2)}.`);
+      surface.describe(`Participation of ${run.clients} clients in ${run.rounds.length} rounds: between ${f.least} and ${f.most} rounds, Jain’s index ${f.jain.toFixed(2)}, Gini ${f.gini.toFixed(2)}.`);
       fillTable(run);
     }
 
-    const box = (width, height) => ({ left: 10 + String(count(run.clients)).length * 8, top: 6, width: width - 18 - String(count(run.clients)).length * 8, height: height - 34 });
+    function box(width, height) {
+      const left = 10 + String(count(run.clients)).length * 8;
+      const side = Math.min(80, width / 6); // for the bars
+      return { left, top: 6, width: width - left - 16 - side, height: height - 34, side };
+    }
+
+    /** Beside the picture: in how many rounds each client took part, or each of several in a row on average. */
+    function bars(ctx, b) {
+      const totals = inRow.map(() => 0);
+      run.count.forEach((n, k) => { totals[rowOf(k)] += n; });
+      const often = totals.map((n, r) => n / (inRow[r] || 1));
+      const most = often.reduce((a, n) => Math.max(a, n), 1);
+      const [x, tall] = [b.left + b.width + 8, b.height / rows];
+      ctx.fillStyle = color("--s-clients");
+      often.forEach((n, r) => ctx.fillRect(x, b.top + r * tall + (tall > 4 ? 1 : 0), (n / most) * b.side, Math.max(0.7, tall - (tall > 4 ? 2 : 0))));
+      ctx.fillStyle = color("--muted");
+      ctx.textBaseline = "top";
+      ctx.textAlign = "left";
+      ctx.fillText("0", x, b.top + b.height + 6);
+      ctx.textAlign = "right";
+      ctx.fillText(count(most), x + b.side, b.top + b.height + 6);
+    }
 
     function draw(ctx, width, height) {
       if (!run || !run.rounds.length) { Draw.nothing(ctx, width, height, run && run.ending ? "No round was played to its end" : "No round is over yet"); return; }
@@ -116,6 +139,7 @@
       Draw.outline(ctx, b);
       Draw.axes(ctx, b, { x: [0.5, run.rounds.length + 0.5], xTicks: Base.ticks(1, run.rounds.length, Math.max(2, b.width / 90), true).map((t) => Math.max(1, t)) });
       ctx.save();
+      bars(ctx, b);
       ctx.fillStyle = color("--muted");
       ctx.textAlign = "right";
       ctx.textBaseline = "middle";
@@ -131,8 +155,9 @@
       const row = Math.floor(((y - b.top) / b.height) * rows);
       const columns = Math.ceil(run.rounds.length / per);
       const column = Math.floor(((x - b.left) / b.width) * columns);
-      if (row < 0 || row >= rows || column < 0 || column >= columns) return null;
+      if (row < 0 || row >= rows || column < 0) return null;
       const [from, to] = [Math.ceil((row * run.clients) / rows), Math.ceil(((row + 1) * run.clients) / rows) - 1];
+      if (column >= columns) return from === to ? [run.nameOf(from), `took part in ${plural(run.count[from], "round")}`] : null;
       const [first, last] = [column * per + 1, Math.min(run.rounds.length, (column + 1) * per)];
       const when = first === last ? `round ${first}` : `rounds ${first} to ${last}`;
       const n = cells[row * COLUMNS + column];
