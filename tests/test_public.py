@@ -98,15 +98,18 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks rounds cohort newcomers adapt joins"
-    " leaves seed stragglers target patience eval_every eval_clients engine workers device runs checkpoint"
+    " leaves seed stragglers choose devices pace concurrency deadline over_select quorum late retry exclude adaptive"
+    " target patience eval_every eval_clients engine workers device runs checkpoint"
     " keep settings",
-    "Settings": "rounds cohort newcomers adapt joins leaves seed stragglers target patience eval_every eval_clients"
+    "Settings": "rounds cohort newcomers adapt joins leaves seed stragglers choose devices pace"
+    " concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers target patience eval_every eval_clients"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers choose devices pace"
+    " concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep data label client features categorical classes missing"
     " scale ignore partition clients test validation public augment weights model loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names",
-    "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients",
+    "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock",
     "Evaluation": "overall clients personal newcomers each only confusion validation",
     "Task": "module loss metrics augment",
     "Plan": "epochs steps batch_size",

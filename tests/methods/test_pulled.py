@@ -102,14 +102,16 @@ SOLVERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("method", [Ditto(lam=0.0), APFL(alpha=1.0, adaptive=False)], ids=["ditto", "apfl"])
+@pytest.mark.parametrize(
+    "method", [Ditto(lam=0.0), APFL(alpha=1.0, adapt_alpha=False)], ids=["ditto", "apfl"]
+)
 def test_without_a_pull_it_is_local_training_beside_federated_averaging(
     method: Method, solver: dict[str, Any]
 ) -> None:
     clients, task = blobs(8, 13, 6), network(normalised=True)
     settings = {**PLAN, **solver}
     kind = type(method)
-    kept: dict[str, Any] = {"lam": 0.0} if kind is Ditto else {"alpha": 1.0, "adaptive": False}
+    kept: dict[str, Any] = {"lam": 0.0} if kind is Ditto else {"alpha": 1.0, "adapt_alpha": False}
     run, alone, shared = (
         Played(m, task, clients) for m in (kind(**kept, **settings), Local(**settings), FedAvg(**settings))
     )
@@ -191,7 +193,7 @@ def test_apfl_draws_a_batch_for_the_share_among_the_real_samples() -> None:
 
 def test_apfl_with_no_share_predicts_with_the_global_model() -> None:
     clients = blobs(8, 12, tested=10)
-    run = Played(APFL(**PLAN, alpha=0.0, adaptive=False), network(normalised=True), clients).rounds(3)
+    run = Played(APFL(**PLAN, alpha=0.0, adapt_alpha=False), network(normalised=True), clients).rounds(3)
     shared = Played(FedAvg(**PLAN), run.task, clients).rounds(3)
     received = run.method.broadcast(run.state, [1]).received(1)
     params, buffers = run.method.personal(received, run.memories[1])

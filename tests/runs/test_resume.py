@@ -216,15 +216,18 @@ def test_what_decides_the_bits_of_a_round_is_what_runs_must_agree_in() -> None:
         "newcomers": {"newcomers": 1},
         "joins": {"joins": {"site1": 3}},
         "leaves": {"leaves": {"site1": 3}},
+        "choose": {"choose": "fair"},
+        "devices": {"devices": "equal"},
+        "pace": {"devices": "equal", "pace": "buffered:2"},
+        "deadline": {"devices": "equal", "deadline": 50},
         "public data": {"data": data().publish(torch.ones(10, 6))},
     }
     for name, change in changes.items():
         other = made.replace(**change).keeper._identity()
         assert other.get(name) != first.get(name), name
     here = made.simulation
-    assert (
-        facts.identity(made.method, made.tasks, made.data, here.cohorts, "cuda")["device"] != first["device"]
-    )
+    there = facts.identity(made.method, made.tasks, made.data, here.cohorts, "cuda", made.settings)
+    assert there["device"] != first["device"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class APFL(FedAvg):
 
     Args:
         alpha: the share of the client's own model at the start.
-        adaptive: whether clients adapt their share, once a round.
+        adapt_alpha: whether clients adapt their share, once a round.
 
     Traps: parameters are mixed, not outputs. The share has no decay of its own: implementations that add
     0.02 a_k to its gradient draw every client toward the global model. The gradient of the share is taken
@@ -43,7 +43,7 @@ class APFL(FedAvg):
     """
 
     alpha: float = 0.5
-    adaptive: bool = True
+    adapt_alpha: bool = True
 
     paper: ClassVar[str] = "Deng et al. 2020, Algorithm 1"
     cost: ClassVar[str] = "1 model up, 1 down; 1 remembered; twice the training"
@@ -54,7 +54,7 @@ class APFL(FedAvg):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("train",) if self.adaptive else ()
+        return ("train",) if self.adapt_alpha else ()
 
     def remember(self, task: Task, received: Record) -> Record:
         params, buffers = task.initial()
@@ -63,7 +63,7 @@ class APFL(FedAvg):
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         local = super().begin(task, received, Record(), data)
-        share = self.share(task, received, memory, data) if self.adaptive else memory.alpha
+        share = self.share(task, received, memory, data) if self.adapt_alpha else memory.alpha
         return local.replace(own=memory, own_optimizer=self.solver().init(memory.params), share=share)
 
     def share(self, task: Task, received: Record, memory: Record, data: ClientData) -> Tensor:
