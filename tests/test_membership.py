@@ -88,7 +88,8 @@ def test_what_the_server_keeps_of_a_client_goes_with_it(method: str) -> None:
     goes.fit()
     assert "3" in stays.state.models
     assert "3" not in goes.state.models
-    assert goes.memories.get(3) is not None  # its own model it takes along
+    assert stays.memories.get(3) is not None
+    assert goes.memories.get(3) is None  # its own model it takes along
     assert set(goes.state.models) == set(stays.state.models) - {"3"}
 
 

@@ -17,6 +17,7 @@ from atoll.engines import make
 from atoll.errors import ConfigError, suggest
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
+from atoll.rounds.adapting import rule
 from atoll.rounds.choosing import choice
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.judge import Judge
@@ -79,7 +80,9 @@ def assemble(
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
     parts = method, population, data, cohorts, engine, judge, state
-    return on_the_clock(settings, parts, channel, given.get("devices")) or Simulation(*parts, channel=channel)
+    adaptive = None if settings.adaptive is None else rule(settings.adaptive)
+    timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
+    return timed or Simulation(*parts, channel=channel, rule=adaptive)
 
 
 def hyperparameters(method: Method | str | type[Method]) -> list[str]:

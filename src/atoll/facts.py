@@ -136,6 +136,7 @@ def identity(
     for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):
         if schedule:
             found[name] = about.checksum(sorted(schedule.items()))
+    found |= {name: about.checksum(said) for name, said in here.stated.items()}
     if data.augmentation is not None:
         found["augment"] = data.augmentation.text
     if data.weights is not None:

@@ -164,7 +164,8 @@ class Federation:
 
     def evaluate(self) -> Evaluation:
         """Judge the present models (see `atoll.rounds.judge`)."""
-        return self.judge(self.method, self.state, self.memories, self.number)
+        began = self.simulation.progress.began
+        return self.judge(self.method, self.state, self.memories, self.number, began)
 
     def personal(self, client: int | str) -> nn.Module:
         """The model that this client (a position, or a name) would predict with now, fine-tuned if that is the method.

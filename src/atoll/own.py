@@ -17,7 +17,7 @@ from atoll.errors import ConfigError, suggest
 
 __all__ = ["KEYS", "admit", "found", "named", "short"]
 
-KEYS = ("model", "method", "loss", "metrics", "augment", "choose")
+KEYS = ("model", "method", "loss", "metrics", "augment", "choose", "adaptive")
 """Keys whose values may name code."""
 
 _CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

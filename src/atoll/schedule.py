@@ -11,7 +11,7 @@ from atoll import spec
 from atoll.clock import devices
 from atoll.contract import Channel, Method
 from atoll.errors import ConfigError
-from atoll.rounds.adapting import rule
+from atoll.rounds.adapting import Rule
 from atoll.rounds.buffered import Asynchronous
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.paces import Synchronous, deadline, late, pace
@@ -23,11 +23,11 @@ from atoll.task import Task
 __all__ = ["on_the_clock"]
 
 _SYNCHRONOUS = {"deadline": None, "over_select": 1.0, "quorum": 1, "late": "drop"}
-_TIMED = {**_SYNCHRONOUS, "pace": "sync", "concurrency": None, "retry": 0, "exclude": None, "adaptive": None}
+_TIMED = {**_SYNCHRONOUS, "pace": "sync", "concurrency": None, "retry": 0, "exclude": None}
 
 
 def on_the_clock(
-    settings: Settings, parts: tuple[Any, ...], channel: Channel | None, given: Any = None
+    settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None, given: Any = None
 ) -> Simulation | None:
     """The simulation of these parts on the virtual clock; None where there is none. Devices may be `given` as objects.
 
@@ -35,7 +35,7 @@ def on_the_clock(
     """
     method, population, data, cohorts = parts[:4]
     if settings.devices is None:
-        _needs_devices(settings)
+        _needs_devices(settings, rule, cohorts)
         return None
     found = devices(
         given or settings.devices,
@@ -44,11 +44,11 @@ def on_the_clock(
         seed=settings.seed,
         flop=operations(population.tasks[0], data) if _is_file(settings.devices) else None,
     )
-    schedule = _schedule(settings, cohorts)
+    schedule = _schedule(settings, cohorts, rule)
     kind = Timed if isinstance(schedule.pace, Synchronous) else Asynchronous
     if kind is Asynchronous:
-        _check_asynchronous(method, settings, schedule, cohorts)
-    made = kind(*parts, devices=found, schedule=schedule, channel=channel)
+        _check_asynchronous(method, settings, schedule, cohorts, rule)
+    made = kind(*parts, devices=found, schedule=schedule, channel=channel, rule=rule)
     made.check()
     return made
 
@@ -71,23 +71,30 @@ def operations(task: Task, data: Any) -> float:
     return 3.0 * float(counter.get_total_flops())
 
 
-def _needs_devices(settings: Settings) -> None:
-    for name, usual in _TIMED.items():
-        if getattr(settings, name) != usual:
-            raise ConfigError(
-                f"{name} = {getattr(settings, name)!r} is about time, and without devices there is none",
-                hint='set devices="lognormal:1.5", devices="equal", or a trace file',
-            )
+def _needs_devices(settings: Settings, rule: Rule | None, cohorts: Cohorts) -> None:
+    timed = [name for name, usual in _TIMED.items() if getattr(settings, name) != usual]
+    timed += ["adaptive"] * (rule is not None and rule.clocked)
+    timed += [name.partition(" ")[0] for name in cohorts.membership.stated]
+    for name in timed:
+        raise ConfigError(
+            f"{name} = {getattr(settings, name)!r} is about time, and without devices there is none",
+            hint='set devices="lognormal:1.5", devices="equal", or a trace file',
+        )
 
 
-def _schedule(settings: Settings, cohorts: Cohorts) -> Schedule:
+def _schedule(settings: Settings, cohorts: Cohorts, rule: Rule | None) -> Schedule:
     quorum = settings.quorum
     needed = max(1, round(quorum * cohorts.size)) if isinstance(quorum, float) and quorum < 1 else int(quorum)
     if needed > cohorts.size:
         raise ConfigError(f"quorum = {needed} replies, but a cohort has only {cohorts.size} clients")
     replies = late(settings.late)
     limit = None if settings.deadline is None else deadline(settings.deadline)
-    if replies.kind == "partial" and limit is None:
+    if limit is not None and rule is not None and rule.limits:
+        raise ConfigError(
+            f"adaptive = {settings.adaptive!r} sets the deadline itself, and deadline = {settings.deadline!r}, too",
+            hint="leave one of them out",
+        )
+    if replies.kind == "partial" and limit is None and (rule is None or not rule.limits):
         raise ConfigError(
             "late = 'partial' fits local steps to a deadline, and there is none",
             hint='set deadline=60 or deadline="share:0.5", or adaptive="deadline"',
@@ -107,11 +114,12 @@ def _schedule(settings: Settings, cohorts: Cohorts) -> Schedule:
         settings.retry,
         excluded,
         settings.concurrency or cohorts.size,
-        None if settings.adaptive is None else rule(settings.adaptive),
     )
 
 
-def _check_asynchronous(method: Method, settings: Settings, schedule: Schedule, cohorts: Cohorts) -> None:
+def _check_asynchronous(
+    method: Method, settings: Settings, schedule: Schedule, cohorts: Cohorts, rule: Rule | None
+) -> None:
     """An asynchronous pace fits methods that take replies one by one, and leaves no place for rounds' settings."""
     for name, usual in _SYNCHRONOUS.items():
         if getattr(settings, name) != usual:
@@ -119,6 +127,11 @@ def _check_asynchronous(method: Method, settings: Settings, schedule: Schedule, 
                 f"{name} = {getattr(settings, name)!r} is for synchronous rounds; pace = {settings.pace!r} has none",
                 hint='leave it out, or set pace="sync"',
             )
+    if rule is not None and rule.rounds:
+        raise ConfigError(
+            f"adaptive = {settings.adaptive!r} is for synchronous rounds; pace = {settings.pace!r} has none",
+            hint='set pace="sync"; deadline and adacomm work at any pace',
+        )
     if settings.stragglers:
         raise ConfigError(
             "stragglers are drawn round by round: with an asynchronous pace, slow devices take their place"

@@ -18,7 +18,7 @@ __all__ = ["Count", "Place", "Rounds", "Settings", "Share", "signature"]
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Whole = Annotated[int, Meta(ge=0)]
-Schedule = str | dict[str | int, int] | None
+Schedule = str | dict[str | int, int | str] | None
 
 Rounds = Annotated[Count, Meta(description="rounds to play")]
 Place = Annotated[
@@ -50,10 +50,16 @@ class Settings:
     ] = 0
     adapt: Annotated[Whole, Meta(description="rounds newcomers train before they are judged")] = 1
     joins: Annotated[
-        Schedule, Meta(description='clients that come later: "6@20" has six, or a share, join in round 20')
+        Schedule,
+        Meta(
+            description='clients that come later: "6@20" has six, or a share, join in round 20; or "6@1h", "rate:0.01"'
+        ),
     ] = None
     leaves: Annotated[
-        Schedule, Meta(description='clients that leave: "6@40" has six, or a share, gone from round 40 on')
+        Schedule,
+        Meta(
+            description='clients that leave: "6@40" has six, or a share, gone from round 40 on; or "6@1h", "rate:0.01"'
+        ),
     ] = None
     seed: Annotated[Whole, Meta(description="everything random follows from it")] = 0
     stragglers: Annotated[
@@ -101,7 +107,10 @@ class Settings:
         str | None, Meta(description='"3@20": who fails 3 times in a row is not asked for 20 rounds')
     ] = None
     adaptive: Annotated[
-        str | None, Meta(description='a rule that fits local steps to devices, such as "deadline:0.5"')
+        str | None,
+        Meta(
+            description='rules that fit work to devices and to learning: "deadline:0.5", "adacomm + cohort" ...'
+        ),
     ] = None
     target: Annotated[
         str | None, Meta(description='stop once reached, such as "accuracy:0.97" or "validation:0.9"')

@@ -30,7 +30,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Floats], NDArray[np.bool_]]]] = {
 }
 """What may be said of a device beside its hours, and what values must be."""
 
-_IGNORED = ("duration", "model")  # FedScale's: what follows from the windows, and what the device is called
+_IGNORED = ("duration", "model", "joins", "leaves")
+"""FedScale's: what follows from the windows, and what the device is called. And what membership reads."""
 _INSTEAD = {"flops": ("speed",), "computation": ("speed",), "communication": ("download", "upload")}
 _TOGETHER = (("download", "upload"), HOURS)
 _FORWARD_AND_BACKWARD = 3.0  # times the forward pass alone

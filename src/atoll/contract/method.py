@@ -122,6 +122,13 @@ class Method(Program):
         """The server's state without what it keeps of these clients, who are gone; nobody else's model changes."""
         return state
 
+    def farewell(self, state: Record, memory: Record) -> Record:
+        """The server's state after a client that is about to leave has shown what it remembered; `leave` follows.
+
+        For methods whose state is a sum over clients' memories. A client without a memory shows none.
+        """
+        return state
+
     def model(self, state: Record) -> Model:
         """The global model, (params, buffers); of the first architecture where there are several."""
         return state.params, state.buffers

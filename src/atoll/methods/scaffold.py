@@ -28,7 +28,9 @@ class Scaffold(FedAvg):
     server:  x <- x + server_lr mean_S (y_k - x);   c <- c + (1/N) sum_S (c_k' - c_k)
 
     Clients count equally, whatever their data: the objective is the mean of the F_k. The mean of all c_k is
-    c, always.
+    c, always. N are the clients that have not left, those yet to come among them (their c_k are 0): whoever
+    leaves takes its F_k out of the objective, so that c, which stands for the gradient of that, must be the mean
+    of the c_k that remain, c <- (N c - sum_gone c_k) / (N - gone). Were N kept, c would fade as clients leave.
 
     Args:
         option: how a client renews its control variate: 2 reuses the steps it has taken, 1 is steadier and
@@ -77,6 +79,13 @@ class Scaffold(FedAvg):
             control=state.control + mean.control * share,
             round=state.round + 1,
         )
+
+    def farewell(self, state: Record, memory: Record) -> Record:
+        return state.replace(control=state.control - memory.control * (1 / state.clients))
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        rest = max(state.clients - len(clients), 1)
+        return state.replace(control=state.control * (state.clients / rest), clients=rest)
 
     def expects(self, state: Record) -> Record:
         return super().expects(state).replace(control=state.params)

@@ -66,7 +66,7 @@ class Asynchronous(Timed):
         number, since, now = self.number + 1, time.perf_counter(), self.progress
         air = _Air(self.state, now)
         start = air.time
-        gone = self.cohorts.membership.leaving(number)
+        gone = self.cohorts.membership.leaving(number, now.began, start)
         if gone:
             air.state = self.opened(air.state, Cohort([], gone=gone), number).state
             air.lose(gone)
@@ -98,7 +98,7 @@ class Asynchronous(Timed):
         progress = air.progress(now)
         cohort, air.choice = self.cohorts.enlist(
             number, air.choice, there=self.there(progress, number, air.time), seconds=self.expected, count=free,
-            nth=air.draws,
+            nth=air.draws, time=air.time, since=now.began,
         )  # fmt: skip
         air.draws += 1
         if not cohort.clients:
@@ -106,7 +106,7 @@ class Asynchronous(Timed):
         round = self.opened(air.state, replace(cohort, gone=[]), number)
         ready, energy, spent = self.enrolled(round, air.time)
         assert round.job is not None
-        job, spans = self.planned(round.job, now, ready)
+        job, spans, _ = self.planned(round.job, ready)
         new = self.sent(job, spans, ready)
         air.state = round.state
         air.energy, air.spent, air.bytes_down = (
@@ -232,7 +232,8 @@ class Asynchronous(Timed):
         progress = replace(
             air.progress(now),
             choice=self.cohorts.choice.learn(air.choice, learned),
-            rule=now.rule if self.schedule.rule is None else self.schedule.rule.learn(now.rule, learned),
+            rule=self.ruled(learned, air.time),
+            began=start,
             failing=self.failures(now, number, over, air.time),
         )
         traffic = air.bytes_up, air.bytes_down

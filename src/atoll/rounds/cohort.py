@@ -75,6 +75,8 @@ class Cohorts:
         seconds: Callable[[Clients], NDArray[np.float64]] = at_once,
         count: int | None = None,
         nth: int = 0,
+        time: float = 0.0,
+        since: float = 0.0,
     ) -> tuple[Cohort, Record]:
         """The cohort of a round, and the state of the choice after it.
 
@@ -84,12 +86,15 @@ class Cohorts:
             seconds: what an order would take them.
             count: how many are wanted; by default `size`.
             nth: which draw of the round this is, from 0.
+            time: virtual seconds; `since` those at which the round before began.
 
         Raises ConfigError for stragglers where the method counts steps.
         """
-        present = self.membership.present(number)
-        gone = self.membership.leaving(number) if nth == 0 else []
+        present = self.membership.present(number, time)
+        gone = self.membership.leaving(number, since, time) if nth == 0 else []
         most = present if isinstance(present, int) else len(present)
+        if not most:
+            return Cohort([], gone=gone), state
         ask = Ask(
             number, nth, self.seed, min(self.size if count is None else count, most), present, there, self._sizes,
             seconds,

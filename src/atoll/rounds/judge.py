@@ -102,13 +102,17 @@ class Judge:
         samples = self.data.samples(client, split)
         return None if samples is None else samples.count
 
-    def __call__(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
-        """The evaluation of a state after this round; nothing is remembered of it."""
+    def __call__(
+        self, method: Method, state: Record, memories: Memories, round: int, time: float = 0.0
+    ) -> Evaluation:
+        """The evaluation of a state after this round, which began at that virtual time; nothing is remembered of it."""
         with seeds.scoped(self.seed, "judge", round):
-            return self._judged(method, state, memories, round)
+            return self._judged(method, state, memories, round, time)
 
-    def _judged(self, method: Method, state: Record, memories: Memories, round: int) -> Evaluation:
-        there = [client for client in self.clients if self.membership.there(client, round)]
+    def _judged(
+        self, method: Method, state: Record, memories: Memories, round: int, time: float
+    ) -> Evaluation:
+        there = [client for client in self.clients if self.membership.there(client, round, time)]
         params, buffers = method.model(state)
         with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
             test = self.data.test_set
@@ -130,7 +134,7 @@ class Judge:
             personal, found["personal"] = self._spreads(sums)
         newcomers = self._newcomers(method, state, memories, round) if self.newcomers else {}
         confusion = self._confusion(overall=whole, own=list(sums.values()))
-        validation = self._validation(method, state, memories, round) if self.validates else {}
+        validation = self._validation(method, state, memories, round, time) if self.validates else {}
         return Evaluation(overall, clients, personal, newcomers, found, only, confusion, validation)
 
     # --- the global model -------------------------------------------------------------------------------------
@@ -307,9 +311,11 @@ class Judge:
 
     # --- validation data --------------------------------------------------------------------------------------
 
-    def _validation(self, method: Method, state: Record, memories: Memories, round: int) -> dict[str, Spread]:
+    def _validation(
+        self, method: Method, state: Record, memories: Memories, round: int, time: float
+    ) -> dict[str, Spread]:
         """How the models that clients would use do on their validation data."""
-        there = [client for client in self.validated if self.membership.there(client, round)]
+        there = [client for client in self.validated if self.membership.there(client, round, time)]
         if not there:
             return {}
         if method.personalised:

@@ -29,7 +29,7 @@ class MemoryStore:
         self.held = 0
         self.changed: set[int] = set()
         """Clients whose memory was committed since a checkpoint last cleared this."""
-        self._fresh: dict[int, Record] = {}
+        self._fresh: dict[int, Record | None] = {}
         self._recent: OrderedDict[int, Record] = OrderedDict()
         self._file: sqlite3.Connection | None = None
 
@@ -49,12 +49,21 @@ class MemoryStore:
         """Replace the client's memory."""
         self._fresh[client] = map_leaves(_at_rest, memory)
 
+    def forget(self, client: int) -> None:
+        """Keep nothing of a client any more, from the next commit on."""
+        self._fresh[client] = None
+
     def commit(self) -> None:
-        """Keep what was put since the last commit."""
+        """Keep what was put since the last commit, and nothing of those that were to be forgotten."""
         for client in list(self._fresh):
             memory = self._fresh.pop(client)
             if client in self._recent:
                 self.held -= nbytes(self._recent.pop(client))
+            if memory is None:
+                self.changed.discard(client)
+                if self._file is not None:
+                    self._file.execute("DELETE FROM memory WHERE client = ?", (client,))
+                continue
             self._recent[client] = memory
             self.held += nbytes(memory)
             self.changed.add(client)
@@ -70,7 +79,7 @@ class MemoryStore:
         known = {*self._recent, *self._fresh}
         if self._file is not None:
             known |= {row[0] for row in self._file.execute("SELECT client FROM memory")}
-        return sorted(known)
+        return sorted(known - {client for client, memory in self._fresh.items() if memory is None})
 
     def _spill(self) -> None:
         if self._file is None:

@@ -10,9 +10,11 @@ import numpy as np
 from torch import nn
 
 from atoll import seeds
-from atoll.contract import Channel, Method, Outcome, Population
+from atoll.contract import Channel, Job, Method, Outcome, Population
 from atoll.data import FederatedData
 from atoll.engines import Engine
+from atoll.rounds.adapting import Rule, Seen, limited, seen
+from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort, Cohorts
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
@@ -23,7 +25,7 @@ from atoll.rounds.personal import personal_model
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, diverged
 from atoll.task import architecture
-from atoll.tensors import Record
+from atoll.tensors import Record, to_device
 
 __all__ = ["Played", "Simulation"]
 
@@ -51,6 +53,7 @@ class Simulation:
 
     Args:
         state: the server's state before the first round.
+        rule: fits local work to how learning goes, and to devices where there are some.
 
     `tasks` are the architectures of its clients. `number` is the last round that counts, `history` what happened in
     all of them. `sound` is the last state that an evaluation found finite.
@@ -67,15 +70,19 @@ class Simulation:
         state: Record,
         *,
         channel: Channel | None = None,
+        rule: Rule | None = None,
     ) -> None:
         self.method, self.population, self.data = method, population, data
         self.cohorts, self.engine, self.judge, self.channel = cohorts, engine, judge, channel
+        self.rule = rule
         self.tasks = population.tasks
         self.memories = MemoryStore()
         self.state = self.sound = state
         self.number = 0
         self.history: list[Round] = []
-        self.progress = Progress(choice=cohorts.choice.begin(len(data)))
+        self.progress = Progress(
+            choice=cohorts.choice.begin(len(data)), rule=Record() if rule is None else rule.begin()
+        )
 
     def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
         """Play the next round; `begun` is told who works in it. Nothing counts yet.
@@ -88,19 +95,39 @@ class Simulation:
         begun(cohort)
         round = self.opened(self.state, cohort, number)
         while round.job is not None:
-            round.settle(*self.engine.run(round.job, self.memories))
+            job = self.fitted(round.job) if round.phase == "train" else round.job
+            round.settle(*self.engine.run(job, self.memories))
         seconds = time.perf_counter() - since
         record = Round(
             number, cohort.clients, cohort.dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
             round.bytes_down, seconds, clients=columns(cohort, round.outcomes, since, self.method.plan().epochs),
         )  # fmt: skip
-        choice = self.cohorts.choice.learn(
-            choice, taught(number, cohort.clients, round.outcomes, self.history)
+        learned = taught(number, cohort.clients, round.outcomes, self.history)
+        progress = replace(
+            self.progress, choice=self.cohorts.choice.learn(choice, learned), rule=self.ruled(learned)
         )
-        return Played(record, round.state, round.outcomes, replace(self.progress, choice=choice))
+        return Played(record, round.state, round.outcomes, progress)
+
+    def fitted(self, job: Job) -> Job:
+        """The job with the steps that the rule wishes for."""
+        return job if self.rule is None else limited(job, self.wished(seen(job, self.data)))
+
+    def wished(self, view: Seen) -> dict[int, int]:
+        """The local steps of clients that are to do fewer than planned."""
+        return {} if self.rule is None else dict(self.rule.plan(self.progress.rule, view).steps)
+
+    def ruled(self, learned: Learned, time: float = 0.0) -> Record:
+        """The rule's state after a round that ended at this virtual time."""
+        now = self.progress.rule
+        return now if self.rule is None else self.rule.learn(now, learned, time)
 
     def opened(self, state: Record, cohort: Cohort, number: int) -> ServerRound:
-        """The server's side of a round that begins with this state."""
+        """The server's side of a round that begins with this state; nothing is kept of those that are gone."""
+        for client in cohort.gone:
+            if (memory := self.memories.get(client)) is not None:
+                own = memory if self.channel is None else memory.method
+                state = self.method.farewell(state, to_device(own, self.judge.device))
+            self.memories.forget(client)
         return ServerRound(
             self.method, self.population, state, cohort, number, self.cohorts.seed,
             channel=self.channel, name=self.data.names.__getitem__,
@@ -111,7 +138,9 @@ class Simulation:
 
         Raises DivergedError where the model has left the finite numbers; the state is the last sound one then.
         """
-        evaluation = self.judge(self.method, played.state, self.memories, played.record.number)
+        evaluation = self.judge(
+            self.method, played.state, self.memories, played.record.number, played.progress.began
+        )
         problem = _problem(evaluation)
         if problem is not None:
             self.state = self.sound

@@ -19,7 +19,8 @@ class Progress:
     """Where a run is between two rounds.
 
     `choice` and `rule` are the states of what chooses cohorts and of what adapts local work. The others are those of
-    the virtual clock: `time` in seconds, `flights`, orders that are under way, in the order in which they land,
+    the virtual clock: `time` in seconds, and when the last round `began`, up to which methods know who has left;
+    `flights`, orders that are under way, in the order in which they land,
     `landed`, replies that wait for the server's next step, and `failing`, client -> (how many orders in a row it
     broke off, the round up to which it is not asked).
     """
@@ -27,6 +28,7 @@ class Progress:
     choice: Record = field(default_factory=Record)
     rule: Record = field(default_factory=Record)
     time: float = 0.0
+    began: float = 0.0
     flights: Sequence[Flight] = ()
     landed: Sequence[Flight] = ()
     failing: Mapping[int, tuple[int, int]] = field(default_factory=dict)
@@ -38,6 +40,7 @@ class Progress:
             choice=self.choice,
             rule=self.rule,
             time=self.time,
+            began=self.began,
             flights=to_records([*self.landed, *self.flights]),
             landed=len(self.landed),
             failing=torch.tensor(rows, dtype=torch.int64).reshape(-1, 3),
@@ -49,5 +52,11 @@ class Progress:
         flights = of_records(found.flights, method, channel, seed)
         failing = {client: (count, until) for client, count, until in found.failing.tolist()}
         return Progress(
-            found.choice, found.rule, found.time, flights[found.landed :], flights[: found.landed], failing
+            found.choice,
+            found.rule,
+            found.time,
+            found.began,
+            flights[found.landed :],
+            flights[: found.landed],
+            failing,
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atoll.clock import Devices, Spans
 from atoll.contract import Job, Outcome, Reducer
 from atoll.errors import ConfigError, PausedError
-from atoll.rounds.adapting import Rule, Seen, fitting
+from atoll.rounds.adapting import fitting, limited, seen
 from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.flights import Flight, computed, landed, launched
@@ -52,7 +52,6 @@ class Schedule:
         retry: how many times an order that broke off is given again.
         rests: after so many orders in a row that a client broke off, for how many rounds it is not asked.
         concurrency: clients at work at a time, where the pace is asynchronous.
-        rule: fits local work to devices.
     """
 
     pace: Pace = Synchronous()  # noqa: RUF009 - frozen
@@ -63,7 +62,6 @@ class Schedule:
     retry: int = 0
     rests: tuple[int, int] | None = None
     concurrency: int | None = None
-    rule: Rule | None = None
 
 
 class Timed(Simulation):
@@ -76,29 +74,48 @@ class Timed(Simulation):
     def __init__(self, *parts: Any, devices: Devices, schedule: Schedule, **more: Any) -> None:
         super().__init__(*parts, **more)
         self.devices, self.schedule = devices, schedule
-        self.timing = Timing(devices, self.data, self.cohorts.seed)
-        if schedule.rule is not None:
-            self.progress = replace(self.progress, rule=schedule.rule.begin())
+        self.timing = Timing(devices, self.data, self.cohorts.seed, self.cohorts.membership)
 
     # --- who is there -----------------------------------------------------------------------------------------
 
     def enlisted(self, number: int, now: Progress, wanted: int) -> tuple[float, Cohort, Record]:
         """When the round can begin, with whom, and the state of the choice then. Waits until somebody is there.
 
+        Where a rule wants fewer than a cohort, the fastest of those drawn.
         Raises PausedError where nobody will ever be.
         """
         moment = now.time
         while True:
             there = self.there(now, number, moment)
             cohort, choice = self.cohorts.enlist(
-                number, now.choice, there=there, seconds=self.expected, count=wanted
-            )
+                number, now.choice, there=there, seconds=self.expected, count=wanted, time=moment,
+                since=now.began,
+            )  # fmt: skip
             if cohort.clients:
-                return moment, cohort, choice
+                return moment, self._fastest(cohort), choice
             again = self.returning(now, number, moment)
             if not math.isfinite(again):
                 raise self.deserted(now, number, moment)
             moment = again
+
+    def _fastest(self, cohort: Cohort) -> Cohort:
+        """As many as the rule wants, those that would be done first."""
+        most = self._asked(self._size)
+        if len(cohort.clients) <= most:
+            return cohort
+        clients = np.array(cohort.clients, np.int64)
+        first = clients[np.argsort(self.expected(clients), kind="stable")[:most]]
+        return replace(cohort, clients=sorted(first.tolist()))
+
+    @property
+    def _size(self) -> int:
+        """Replies that the next round needs."""
+        size = self.cohorts.size
+        return size if self.rule is None else self.rule.size(self.progress.rule, size)
+
+    def _asked(self, size: int) -> int:
+        """How many are asked for so many replies."""
+        return math.ceil(size * self.schedule.over_select - 1e-9)
 
     def there(self, now: Progress, number: int, moment: float) -> Callable[[Clients], NDArray[np.bool_]]:
         """Which of some clients can be asked: their device is there, they are not at work, and they need no rest."""
@@ -123,7 +140,8 @@ class Timed(Simulation):
 
     def returning(self, now: Progress, number: int, moment: float) -> float:
         """When the next client that cannot be asked now can be; inf: never."""
-        present: Any = self.cohorts.membership.present(number)
+        here = self.cohorts.membership
+        present: Any = here.present(number, moment)
         clients = np.arange(present) if isinstance(present, int) else present
         again = self.devices.returns(clients, moment)
         busy = {f.client: f.due for f in now.flights if f.due > moment}
@@ -133,19 +151,23 @@ class Timed(Simulation):
         later = (again > moment) & ~np.isin(clients, np.array(never, np.int64))
         if self.devices.limited:
             later &= self._fits(clients)
-        return float(np.min(again[later], initial=math.inf))
+        return float(np.min(again[later], initial=here.arrival(moment)))
 
     def deserted(self, now: Progress, number: int, moment: float) -> PausedError:
         """The error of a round for which nobody can be asked, ever."""
         resting = self._resting(now, number)
-        what = (
-            f"{len(resting)} clients have failed too often, and nobody else is there"
-            if resting
-            else "nobody is there any more"
-        )
+        present: Any = self.cohorts.membership.present(number, moment)
+        hint = "what was learned is kept: look at `devices`, `leaves` and `exclude`, then resume the run"
+        if not isinstance(present, int) and not len(present):
+            what = "everybody has left, and nobody else will come"
+            hint = "what was learned is kept; a round waits for clients that are still to come (`joins`)"
+        elif resting:
+            what = f"{len(resting)} clients have failed too often, and nobody else is there"
+        else:
+            what = "nobody is there any more"
         return PausedError(
             f"round {number}: {what} (after {moment:.6g} virtual seconds)",
-            hint="what was learned is kept: look at `devices`, `leaves` and `exclude`, then resume the run",
+            hint=hint,
         )
 
     def expected(self, clients: Clients) -> Numbers:
@@ -171,17 +193,14 @@ class Timed(Simulation):
         number, since, now = self.number + 1, time.perf_counter(), self.progress
         gone = set(self.cohorts.membership.leaving(number))
         now = replace(now, flights=[f for f in now.flights if f.client not in gone])
-        size = self.cohorts.size
-        if self.schedule.rule is not None:
-            size = self.schedule.rule.size(now.rule, size)
-        start, cohort, choice = self.enlisted(number, now, math.ceil(size * self.schedule.over_select - 1e-9))
+        start, cohort, choice = self.enlisted(number, now, self._asked(self.cohorts.size))
         begun(cohort)
         round = self.opened(self.state, cohort, number)
         ready, energy, spent = self.enrolled(round, start)
         assert round.job is not None
-        job, spans = self.planned(round.job, now, ready)
+        job, spans, limit = self.planned(round.job, ready)
         sent = self.sent(job, spans, ready)
-        end, used = self._ending(sent, size, ready, spans)
+        end, used = self._ending(sent, self._size, ready, limit)
         late = [f for f in sent if f.client not in used and not f.broken]
         kept = late if self.schedule.late.kind == "keep" else []
         earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
@@ -211,8 +230,9 @@ class Timed(Simulation):
         )
         progress = Progress(
             choice=self.cohorts.choice.learn(choice, learned),
-            rule=now.rule if self.schedule.rule is None else self.schedule.rule.learn(now.rule, learned),
+            rule=self.ruled(learned, end),
             time=end,
+            began=start,
             flights=sorted(launched(under_way, kept), key=lambda f: f.order),
             failing=self.failures(now, number, [*sent, *earlier], end),
         )
@@ -230,39 +250,30 @@ class Timed(Simulation):
         round.settle(*self.engine.run(round.job, self.memories))
         return start + float(np.max(spans.total)), float(np.sum(spans.energy())), float(np.sum(spans.total))
 
-    def planned(self, job: Job, now: Progress, start: float) -> tuple[Job, Spans]:
-        """The job with the steps that clients have time for, and what their orders then take."""
+    def planned(self, job: Job, start: float) -> tuple[Job, Spans, float]:
+        """The job with the steps that clients have time for, what their orders then take, and the round's deadline.
+
+        The deadline is that of the work as it was planned: a share of those asked would be done with all of it by then.
+        """
         spans = self.timing.spans(job, job.clients, start)
-        partial, rule = self.schedule.late.kind == "partial", self.schedule.rule
-        if rule is None and not partial:
-            return job, spans
-        steps = np.array([self.timing.steps(job, k)[0] for k in job.clients], np.int64)
-        epoch = np.array([self._epoch(job, k) for k in job.clients], np.int64)
-        seen = Seen(
-            job.round,
-            np.asarray(job.clients, np.int64),
-            spans.latency + spans.download + spans.upload,
-            spans.compute / np.maximum(steps, 1),
-            steps,
-            epoch,
-            self._deadline(spans),
-        )
-        limits = dict(rule.plan(now.rule, seen).steps) if rule is not None else {}
+        partial, deadline = self.schedule.late.kind == "partial", self._deadline(spans)
+        if self.rule is None and not partial:
+            return job, spans, deadline
+        fixed = spans.latency + spans.download + spans.upload
+        view = seen(job, self.data, fixed=fixed, compute=spans.compute, deadline=deadline)
+        limits = self.wished(view)
         if partial:
-            fit = fitting(seen, seen.deadline)
+            fit = fitting(view, deadline)
             limits = {**limits, **{k: min(n, limits.get(k, n)) for k, n in fit.items()}}
         if not limits:
-            return job, spans
-        able = [k for k in job.clients if limits.get(k) != 0]
-        job = replace(job, clients=able, limits=limits)
-        return job, self.timing.spans(job, able, start)
-
-    def _epoch(self, job: Job, client: int) -> int:
-        _, size = self.timing.steps(job, client)
-        return -(-self.data.size(client) // size) if size else 0
+            return job, spans, deadline
+        job = limited(job, limits)
+        return job, self.timing.spans(job, job.clients, start), deadline
 
     def _deadline(self, spans: Spans) -> float:
-        return math.inf if self.schedule.deadline is None else self.schedule.deadline.of(spans.total)
+        """Seconds that a round of these orders may take."""
+        given = math.inf if self.schedule.deadline is None else self.schedule.deadline.of(spans.total)
+        return given if self.rule is None else self.rule.deadline(self.progress.rule, spans.total, given)
 
     def sent(self, job: Job, spans: Spans, start: float) -> list[Flight]:
         """The orders of a job that goes out at this moment, in the order in which they land."""
@@ -296,11 +307,11 @@ class Timed(Simulation):
         )
 
     def _ending(
-        self, sent: Sequence[Flight], size: int, start: float, spans: Spans
+        self, sent: Sequence[Flight], size: int, start: float, deadline: float
     ) -> tuple[float, set[int]]:
         """When the round ends, and whose replies are there by then."""
         answers = [f for f in sent if not f.broken]
-        limit = start + self._deadline(spans)
+        limit = start + deadline
         latest = max((f.due for f in sent), default=limit)  # the server hears of a connection that breaks
         enough = answers[size - 1].due if len(answers) >= size else math.inf
         end = min(enough, limit, latest)
@@ -401,7 +412,7 @@ class Timed(Simulation):
             return
         present: Any = self.cohorts.membership.present(1)
         clients = np.arange(min(present, 10_000)) if isinstance(present, int) else present[:10_000]
-        if self.schedule.late.kind == "partial" or self.schedule.rule is not None:
+        if self.schedule.late.kind == "partial" or self.rule is not None:
             least = self.timing.expected(clients, np.ones(len(clients)), self._model)
         else:
             least = self.expected(clients)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from atoll.clock import Devices, Spans
 from atoll.contract import Job
 from atoll.data import FederatedData
+from atoll.rounds.adapting import planned
+from atoll.rounds.membership import Membership
 from atoll.tensors import nbytes
 
 __all__ = ["Timing"]
@@ -28,31 +30,25 @@ class Timing:
     devices: Devices
     data: FederatedData
     seed: int
+    membership: Membership
 
     def steps(self, job: Job, client: int) -> tuple[int, int]:
         """(steps planned for a client, samples in a full one)."""
-        plan, count = job.program.plan(), self.data.size(client)
-        size = min(plan.batch_size or count, count)
-        if not size:
-            return 0, 0
-        passes = job.passes(client)
-        each = -(-count // size)
-        planned = plan.steps if plan.steps is not None else (plan.epochs if passes is None else passes) * each
-        return planned, size
+        return planned(job, client, self.data.size(client))
 
     def samples(self, job: Job, client: int) -> int:
         """Samples that a client's order trains on, in all its steps."""
-        planned, size = self.steps(job, client)
+        steps, size = self.steps(job, client)
         count = self.data.size(client)
         limit = job.limits.get(client)
-        done = planned if limit is None else min(planned, limit)
+        done = steps if limit is None else min(steps, limit)
         if not size:
             return 0
         each = -(-count // size)  # steps of a pass, the last of which may be short
         return done // each * count + done % each * size
 
     def spans(self, job: Job, clients: Sequence[int], time: float, nth: int = 0) -> Spans:
-        """What these clients' orders take that go out at this time."""
+        """What these clients' orders take that go out at this time. Work of who leaves meanwhile breaks off."""
         forms: dict[int, int] = {}
 
         def up(client: int) -> int:
@@ -63,8 +59,9 @@ class Timing:
 
         alike = nbytes(job.work.shared)
         down = [job.work.nbytes(k) if k in job.work.own else alike for k in clients]
-        return self.devices.spans(
-            np.asarray(clients, np.int64),
+        who = np.asarray(clients, np.int64)
+        found = self.devices.spans(
+            who,
             samples=np.array([self.samples(job, k) for k in clients], np.float64),
             down=np.array(down, np.float64),
             up=np.array([up(k) for k in clients], np.float64),
@@ -73,6 +70,9 @@ class Timing:
             number=job.round,
             nth=nth,
         )
+        total = found.total
+        left = self.membership.departs(who, time + float(np.max(total, initial=0.0))) - time
+        return found._replace(broken=np.minimum(found.broken, np.where(left < total, left, np.inf)))
 
     def expected(self, clients: NDArray[np.int64], samples: Numbers, model: int) -> Numbers:
         """Seconds that an order of so many samples and a model of so many bytes takes each of these clients, about."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from atoll.rounds.adapting.rule import Rule, Seen, Wish, fitting
+from atoll.tensors import Record
 
 __all__ = ["Deadline"]
 
@@ -22,8 +23,9 @@ class Deadline(Rule):
 
     share: float = 0.5
     name: ClassVar[str] = "deadline"
+    clocked: ClassVar[bool] = True
 
-    def plan(self, state: object, seen: Seen) -> Wish:
+    def plan(self, state: Record, seen: Seen) -> Wish:
         whole = np.sort(seen.fixed + seen.step * seen.steps)
         seconds = seen.deadline
         if not np.isfinite(seconds) and len(whole):

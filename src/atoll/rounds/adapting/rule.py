@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -23,7 +23,7 @@ class Seen(NamedTuple):
 
     `fixed` are the seconds an order takes whatever the work (waiting, download, upload), `step` the seconds of a local
     step, `steps` how many are planned; `epoch` how many make one pass over a client's data. `deadline` is how long the
-    round may take, in seconds, inf where nobody said.
+    round may take, in seconds, inf where nobody said. Without a clock nothing takes any time.
     """
 
     number: int
@@ -45,26 +45,35 @@ class Wish:
 class Rule(ABC):
     """Chooses how much clients do, round by round. Concrete rules are frozen dataclasses.
 
-    Its state is a record of numbers and tensors, so that a run can stop and go on.
+    Its state is a record of numbers and tensors, the same fields from `begin` to the end, so that a run can stop and go
+    on. `clocked` rules look at seconds, and need devices; `rounds` is whether a rule is for synchronous rounds only;
+    `limits` whether it sets their deadline itself.
     """
 
     name: ClassVar[str]
+    clocked: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
+    limits: ClassVar[bool] = False
 
     def begin(self) -> Record:
         """The state before the first round."""
         return Record()
 
-    @abstractmethod
     def plan(self, state: Record, seen: Seen) -> Wish:
         """What the clients are to do."""
-
-    def learn(self, state: Record, learned: Learned) -> Record:
-        """The state with what a round has taught."""
-        return state
+        return Wish()
 
     def size(self, state: Record, cohort: int) -> int:
-        """How many clients the next round has, of so many wanted."""
+        """How many clients the next round has, of so many wanted. Where they are fewer, the fastest of those drawn."""
         return cohort
+
+    def deadline(self, state: Record, expected: Numbers, given: float) -> float:
+        """Seconds that the round may take whose clients would take so long [K]; `given` is what the run says."""
+        return given
+
+    def learn(self, state: Record, learned: Learned, time: float) -> Record:
+        """The state with what a round has taught that ended at this virtual second (0 without a clock)."""
+        return state
 
 
 def fitting(seen: Seen, seconds: float) -> dict[int, int]:

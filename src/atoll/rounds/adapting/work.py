@@ -1,0 +1,57 @@
+"""A round's job with the steps that a rule wishes for: one place for rounds with a clock and without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from atoll.contract import Job
+from atoll.data import FederatedData
+from atoll.rounds.adapting.rule import Numbers, Seen
+
+__all__ = ["limited", "planned", "seen"]
+
+
+def planned(job: Job, client: int, count: int) -> tuple[int, int]:
+    """(local steps that a job plans for a client of so many samples, samples in a full one)."""
+    plan = job.program.plan()
+    size = min(plan.batch_size or count, count)
+    if not size:
+        return 0, 0
+    passes = job.passes(client)
+    each = -(-count // size)
+    return plan.steps if plan.steps is not None else (plan.epochs if passes is None else passes) * each, size
+
+
+def seen(
+    job: Job,
+    data: FederatedData,
+    *,
+    fixed: Numbers | None = None,
+    compute: Numbers | None = None,
+    deadline: float = np.inf,
+) -> Seen:
+    """What rules may see of a job: `fixed` seconds and those of its steps (`compute`), [K]; none without a clock."""
+    sizes = [data.size(client) for client in job.clients]
+    found = [planned(job, client, count) for client, count in zip(job.clients, sizes, strict=True)]
+    steps = np.array([each for each, _ in found], np.int64)
+    epoch = [-(-count // size) if size else 0 for count, (_, size) in zip(sizes, found, strict=True)]
+    none = np.zeros(len(steps))
+    return Seen(
+        job.round,
+        np.asarray(job.clients, np.int64),
+        none if fixed is None else fixed,
+        none if compute is None else compute / np.maximum(steps, 1),
+        steps,
+        np.array(epoch, np.int64),
+        deadline,
+    )
+
+
+def limited(job: Job, limits: Mapping[int, int]) -> Job:
+    """The job with clients that stop after so many steps; those that have time for none are not asked."""
+    if not limits:
+        return job
+    return replace(job, clients=[k for k in job.clients if limits.get(k) != 0], limits=limits)
