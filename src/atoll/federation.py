@@ -70,9 +70,8 @@ class Federation:
         if public is not None:
             self.data = self.data.publish(public)
         self.method = build_method(method, own)
-        self.simulation = assemble(
-            model, self.data, self.method, self.settings, loss, metrics, channel, settings
-        )
+        parts = model, self.data, self.method, self.settings, loss, metrics, channel
+        self.simulation = assemble(*parts, given=settings)
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge
         self.membership, self.cohort = self.simulation.cohorts.membership, self.simulation.cohorts.size
         self.task, self.rounds, self.seed = self.tasks[0], self.settings.rounds, self.settings.seed
@@ -164,8 +163,7 @@ class Federation:
 
     def evaluate(self) -> Evaluation:
         """Judge the present models (see `atoll.rounds.judge`)."""
-        began = self.simulation.progress.began
-        return self.judge(self.method, self.state, self.memories, self.number, began)
+        return self.simulation.evaluate()
 
     def personal(self, client: int | str) -> nn.Module:
         """The model that this client (a position, or a name) would predict with now, fine-tuned if that is the method.

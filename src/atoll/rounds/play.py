@@ -133,6 +133,10 @@ class Simulation:
             channel=self.channel, name=self.data.names.__getitem__,
         )  # fmt: skip
 
+    def evaluate(self) -> Evaluation:
+        """Judge the present models."""
+        return self.judge(self.method, self.state, self.memories, self.number, self.progress.began)
+
     def judged(self, played: Played) -> Played:
         """The round with an evaluation of its state.
 
