@@ -42,6 +42,9 @@ COLUMNS = (
     "version",
 )
 
+FIRST = {**os.environ, "ATOLL_CACHE": "off"}
+"""Every process is the first of its kind: nothing that another one found is remembered."""
+
 Json = dict[str, Any]
 
 
@@ -136,7 +139,7 @@ def measure(system: System, workload: str, rounds: int) -> Json:
     began, busy, own = time.monotonic(), _machine_seconds(), _own_seconds()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, text=True)
+            process = subprocess.Popen(command, cwd=ROOT, env=FIRST, stdout=out, stderr=err, text=True)
         except OSError as error:
             return {"failed": f"cannot be started: {error.strerror}"}
         memory = _watched(process, began + RUN_LIMIT)

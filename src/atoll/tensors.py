@@ -16,6 +16,7 @@ __all__ = [
     "Tensors",
     "blank",
     "fields_of",
+    "finite",
     "leaves",
     "map_leaves",
     "named_tensors",
@@ -185,6 +186,11 @@ def _register(kind: type[Tensors] | type[Record]) -> None:
 
 _register(Tensors)
 _register(Record)
+
+
+def finite(value: Tensor) -> bool:
+    """Whether every number is finite. A sum tells in one pass over memory; where it overflows, each is looked at."""
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from atoll.contract.messages import Reply
-from atoll.tensors import Record, Tensors, named_tensors
+from atoll.tensors import Record, Tensors, finite, named_tensors
 
 __all__ = ["misshapen", "screen"]
 
@@ -20,7 +20,7 @@ def screen(reply: Reply, expected: Record) -> str | None:
     if not bool(torch.isfinite(weight)) or float(weight) < 0:
         return f"its weight is {float(weight)}"
     for name, value in named_tensors(reply.values):
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if value.is_floating_point() and not finite(value):
             bad = int((~torch.isfinite(value)).sum())
             return f"{name} has {bad} non-finite numbers of {value.numel()}"
     return None

@@ -32,7 +32,7 @@ from atoll.contract import (
 )
 from atoll.errors import DivergedError, RunError
 from atoll.rounds.cohort import Cohort
-from atoll.tensors import Record
+from atoll.tensors import Record, finite
 
 __all__ = ["Phase", "ServerRound", "diverged", "refusals", "stepped", "unusable"]
 
@@ -188,8 +188,9 @@ def stepped(method: Method, population: Population, state: Record, replies: Repl
     """
     state = method.refine(method.update(state, replies), population)
     params, _ = method.model(state)
-    finite = [torch.isfinite(value).all() for value in params.values()]
-    if not bool(torch.stack(finite).all()):  # one answer to wait for, however many parameters
+    sums = [value.sum().float() for value in params.values()]
+    sound = bool(torch.isfinite(torch.stack(sums)).all())  # one answer to wait for, however many parameters
+    if not sound and not all(map(finite, params.values())):
         raise diverged(number, "the updated model has non-finite numbers")
     return state
 
