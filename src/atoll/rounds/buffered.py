@@ -115,7 +115,9 @@ class Asynchronous(Timed):
             air.bytes_down + round.bytes_down,
         )
         air.bytes_up += round.bytes_up
-        air.flights = sorted(launched(air.flights, new), key=lambda f: f.order)
+        there = len(air.landed)  # those wait for the same step, and may have been sent the same
+        every = launched([*air.landed, *air.flights], new)
+        air.landed, air.flights = every[:there], sorted(every[there:], key=lambda f: f.order)
 
     def _land(self, air: _Air, now: Progress, number: int, size: int) -> None:
         """Go on to the next moment at which something happens: a reply comes, work breaks off, somebody is back."""
