@@ -12,6 +12,8 @@ import random
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +42,7 @@ def address(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
 
 def addresses(seed: int, purpose: str, round: int, clients: Sequence[int]) -> list[int]:
     """The `address` of each of many clients, from one bit generator that is moved from stream to stream."""
-    bits = np.random.Philox(key=np.array([seed & _MASK64, _word(purpose)], dtype=np.uint64))
-    start = bits.state
+    bits, start = _stream(seed & _MASK64, purpose)
     counter = start["state"]["counter"]
     counter[3] = round & _MASK64
     found = []
@@ -50,6 +51,13 @@ def addresses(seed: int, purpose: str, round: int, clients: Sequence[int]) -> li
         bits.state = start
         found.append(int(bits.random_raw()) >> 1)
     return found
+
+
+@lru_cache(maxsize=64)
+def _stream(seed: int, purpose: str) -> tuple[np.random.Philox, Any]:
+    """A bit generator and its state; whoever moves it sets all of the state, so that it may be used again."""
+    bits = np.random.Philox(key=np.array([seed, _word(purpose)], dtype=np.uint64))
+    return bits, bits.state
 
 
 @contextmanager

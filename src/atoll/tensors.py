@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -190,7 +191,7 @@ _register(Record)
 
 def finite(value: Tensor) -> bool:
     """Whether every number is finite. A sum tells in one pass over memory; where it overflows, each is looked at."""
-    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+    return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
 
 
 def leaves(tree: Any) -> list[Any]:

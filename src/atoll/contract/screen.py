@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,9 @@ def screen(reply: Reply, expected: Record) -> str | None:
     reason = misshapen(reply.values, expected)
     if reason is not None:
         return reason
-    weight = reply.weight
-    if not bool(torch.isfinite(weight)) or float(weight) < 0:
-        return f"its weight is {float(weight)}"
+    weight = float(reply.weight)
+    if not math.isfinite(weight) or weight < 0:
+        return f"its weight is {weight}"
     for name, value in named_tensors(reply.values):
         if value.is_floating_point() and not finite(value):
             bad = int((~torch.isfinite(value)).sum())

@@ -38,6 +38,10 @@ class Reading:
     mask: np.ndarray[Any, np.dtype[np.float32]]
 
 
+NOTHING = Reading(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
+"""No batches at all."""
+
+
 def reading(
     plan: Plan, samples: int, rng: np.random.Generator, *, epochs: int | None = None, merge_last: bool = False
 ) -> Reading:
@@ -49,7 +53,7 @@ def reading(
     passes = plan.epochs if epochs is None else epochs
     size = min(plan.batch_size or samples, samples)
     if samples == 0 or (passes == 0 and plan.steps is None):
-        return Reading(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
+        return NOTHING
     last = samples % size
     joined = merge_last and last == 1 and samples > size
     steps, width = samples // size + (1 if last and not joined else 0), size + int(joined)
@@ -76,6 +80,8 @@ def reading(
 
 def the_order(order: Order, plan: Plan, task: Task, samples: int) -> Reading:
     """The reading of one client in one round: a function of (seed, round, client) only."""
+    if not samples or (plan.steps is None and not (plan.epochs if order.epochs is None else order.epochs)):
+        return NOTHING
     rng = seeds.rng(order.seed, "order", order.round, order.client)
     found = reading(plan, samples, rng, epochs=order.epochs, merge_last=task.normalises)
     return found if order.limit is None else Reading(found.index[: order.limit], found.mask[: order.limit])
