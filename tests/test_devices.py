@@ -205,7 +205,7 @@ def test_what_crosses_for_a_client_does_not_grow_with_its_steps() -> None:
 def test_a_round_waits_once_to_know_that_its_model_is_finite() -> None:
     with pretended() as counted:
         federation("fedavg", "loop", DEVICE.type).round()
-    assert counted.waits["rounds/round.py:_update"] == 1
+    assert counted.waits["rounds/round.py:stepped"] == 1
 
 
 @pytest.mark.parametrize("room", [1 << 30, 8], ids=["kept", "too large"])

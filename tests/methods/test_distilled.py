@@ -211,7 +211,7 @@ def test_without_distillation_each_architecture_is_averaged_apart(monkeypatch: p
     for at, model in enumerate((small, large)):
         mine = [k for k in range(5) if k % 2 == at]
         alone = Federation(model, data(), FedAvg(**PLAN), rounds=2, cohort=5, engine="loop", device="cpu")
-        monkeypatch.setattr(Cohorts, "enlist", lambda self, number, mine=mine: Cohort(mine))
+        monkeypatch.setattr(Cohorts, "enlist", lambda self, number, state, mine=mine: (Cohort(mine), state))
         alone.fit()
         close(
             federation.state.students[str(at)], Record(params=alone.state.params, buffers=alone.state.buffers)
