@@ -130,12 +130,17 @@ def _job(timed: Timed, number: int, asked: int) -> Any:
     return replace(known, round=number)
 
 
-def test_waiting_for_all_of_ten_takes_the_tenth_harmonic_number_of_mean_times(equal: FederatedData) -> None:
-    plain = _lengths(made(equal, cohort=10, devices="exponential:1"), 20_000)
-    early = _lengths(made(equal, cohort=10, devices="exponential:1", over_select=1.3), 20_000)
-    assert plain == pytest.approx(sum(1 / k for k in range(1, 11)), rel=0.02)  # 2.929
-    assert early == pytest.approx(sum(1 / k for k in range(4, 14)), rel=0.02)  # 1.347
-    assert plain / early == pytest.approx(2.17, rel=0.02)
+@pytest.mark.parametrize(
+    ("rounds", "within"), [(1_500, 0.06), pytest.param(20_000, 0.02, marks=pytest.mark.slow)]
+)
+def test_waiting_for_all_of_ten_takes_the_tenth_harmonic_number_of_mean_times(
+    equal: FederatedData, rounds: int, within: float
+) -> None:
+    plain = _lengths(made(equal, cohort=10, devices="exponential:1"), rounds)
+    early = _lengths(made(equal, cohort=10, devices="exponential:1", over_select=1.3), rounds)
+    assert plain == pytest.approx(sum(1 / k for k in range(1, 11)), rel=within)  # 2.929
+    assert early == pytest.approx(sum(1 / k for k in range(4, 14)), rel=within)  # 1.347
+    assert plain / early == pytest.approx(2.17, rel=within)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_mean_staleness_follows_from_concurrency_and_the_buffer(
         devices=devices,
         pace="buffered:5",
         concurrency=20,
-        rounds=600,
+        rounds=100 if devices == "equal" else 600,
         steps=1,
     )
     settled = [r.clock.staleness for r in run.history[20:] if r.clock is not None]
