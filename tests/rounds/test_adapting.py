@@ -23,6 +23,8 @@ from atoll.rounds.adapting.pacer import Pacer
 from atoll.rounds.choosing import Learned
 from atoll.rounds.timed import Timed
 from atoll.tensors import Record
+from tests.rounds import small
+from tests.rounds.small import model, of_digits
 
 SLOW = "lognormal:1.5"
 
@@ -33,19 +35,11 @@ def data() -> FederatedData:
 
 
 def made(data: FederatedData, method: Any = "fedavg", **settings: Any) -> atoll.Federation:
-    usual = {"rounds": 6, "cohort": 8, "engine": "loop", "eval_every": 0, "batch_size": 8, "lr": 0.1}
-    return atoll.Federation(lambda: atoll.models.mlp(64, 16, 10), data, method, **{**usual, **settings})
+    return of_digits(data, method, **{"rounds": 6, "lr": 0.1, **settings})
 
 
 def played(data: FederatedData, method: Any = "fedavg", **settings: Any) -> atoll.Federation:
-    federation = made(data, method, **settings)
-    federation.fit(progress=False)
-    return federation
-
-
-def model(federation: atoll.Federation) -> torch.Tensor:
-    params, _ = federation.method.model(federation.state)
-    return torch.cat([value.flatten() for value in params.values()])
+    return small.played(made(data, method, **settings))
 
 
 def taught(number: int, loss: float, clients: int = 4, samples: int = 10) -> Learned:

@@ -19,6 +19,8 @@ from atoll.rounds.durations import seconds
 from atoll.rounds.membership import Membership
 from atoll.rounds.memories import MemoryStore
 from atoll.tensors import Record
+from tests.rounds import small
+from tests.rounds.small import model, of_digits
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +29,13 @@ def data() -> FederatedData:
 
 
 def made(data: FederatedData, method: Any = "fedavg", **settings: Any) -> atoll.Federation:
-    usual = {
-        "rounds": 8,
-        "cohort": 6,
-        "engine": "loop",
-        "eval_every": 0,
-        "batch_size": 16,
-        "devices": "equal",
-    }
-    return atoll.Federation(lambda: atoll.models.mlp(64, 16, 10), data, method, **{**usual, **settings})
+    return of_digits(
+        data, method, **{"rounds": 8, "cohort": 6, "batch_size": 16, "devices": "equal", **settings}
+    )
 
 
 def played(data: FederatedData, method: Any = "fedavg", **settings: Any) -> atoll.Federation:
-    federation = made(data, method, **settings)
-    federation.fit(progress=False)
-    return federation
-
-
-def model(federation: atoll.Federation) -> torch.Tensor:
-    params, _ = federation.method.model(federation.state)
-    return torch.cat([value.flatten() for value in params.values()])
+    return small.played(made(data, method, **settings))
 
 
 # --- who is there when ----------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from atoll.callbacks import Callback
 from atoll.data import FederatedData
 from atoll.errors import ConfigError, PausedError
 from atoll.rounds.timed import Timed
+from tests.rounds import small
+from tests.rounds.small import model, of_digits
 
 ENGINES = ("loop", "batched", "processes")
 SLOW = "lognormal:1.5"
@@ -36,19 +38,11 @@ def unequal() -> FederatedData:
 
 
 def made(data: FederatedData, method: Any = "fedavg", **settings: Any) -> atoll.Federation:
-    usual = {"rounds": 5, "cohort": 8, "engine": "loop", "eval_every": 0, "batch_size": 8}
-    return atoll.Federation(lambda: atoll.models.mlp(64, 16, 10), data, method, **{**usual, **settings})
+    return of_digits(data, method, **{"rounds": 5, **settings})
 
 
 def played(data: FederatedData, method: Any = "fedavg", **settings: Any) -> atoll.Federation:
-    federation = made(data, method, **settings)
-    federation.fit(progress=False)
-    return federation
-
-
-def model(federation: atoll.Federation) -> torch.Tensor:
-    params, _ = federation.method.model(federation.state)
-    return torch.cat([value.flatten() for value in params.values()])
+    return small.played(made(data, method, **settings))
 
 
 # --- nobody is lost: the plain run ----------------------------------------------------------------------------------
@@ -177,6 +171,30 @@ def test_asynchronous_throughput_is_the_sum_of_the_clients_own(equal: FederatedD
     assert 250 / run.history[-1].clock.ended == pytest.approx(1 + 1 / 2 + 1 / 3 + 1 / 4, rel=0.02)
     counts = np.bincount([r.cohort[0] for r in run.history], minlength=4)
     assert counts == pytest.approx(250 * np.array([12, 6, 4, 3]) / 25, abs=2)
+
+
+def test_what_is_under_way_from_one_step_of_the_server_is_one_job(
+    equal: FederatedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five replies a step, ten at work: a job a step, of five clients; the first has the ten, and four in free places."""
+    federation = made(equal, devices=SLOW, pace="buffered:5", concurrency=10, rounds=20, steps=1)
+    engine, sizes = federation.engine, list[int]()
+    run = engine.run
+    monkeypatch.setattr(
+        engine, "run", lambda job, memories: (sizes.append(len(job.clients)), run(job, memories))[1]
+    )
+    federation.fit(progress=False)
+    assert sizes[0] == 14 and len(sizes) <= 21
+    assert set(sizes[1:]) == {5}
+
+
+def test_who_has_too_little_memory_for_the_model_is_never_asked(equal: FederatedData, tmp_path: Path) -> None:
+    data, trace = equal.choose([0, 1, 2, 3]), tmp_path / "devices.csv"
+    model_bytes = 4 * 1_210
+    rows = [f"{name},100,1e6,1e6,{3 * model_bytes - (k < 2)}" for k, name in enumerate(data.names)]
+    trace.write_text("client,speed,download,upload,memory\n" + "\n".join(rows) + "\n")
+    run = played(data, cohort=4, devices=str(trace), rounds=3)
+    assert [list(r.cohort) for r in run.history] == [[2, 3]] * 3
 
 
 # --- late, failing, absent ------------------------------------------------------------------------------------------
