@@ -248,6 +248,28 @@ def _alone(data: FederatedData, client: int, federation: atoll.Federation) -> to
     return torch.cat([value.flatten() for value in params.values()]) - before
 
 
+@pytest.mark.parametrize(
+    "pace", ["buffered:1", "fedasync:poly,0.5", "fedasync:hinge,3,0", "fedasync:constant"]
+)
+def test_what_a_stale_reply_counts_for(equal: FederatedData, tmp_path: Path, pace: str) -> None:
+    """Client 0 is done after a second, client 1, which was sent the same model, after the server has taken that step."""
+    data = equal.choose([0, 1])
+    devices = _trace(tmp_path / "d.csv", data, [1.0, 1.5])
+    run = played(data, cohort=2, devices=devices, pace=pace, concurrency=2, rounds=2)
+    assert [r.cohort for r in run.history] == [[0], [1]]
+    first = model(made(data, cohort=2))
+    one, other = (_alone(data, client, made(data, cohort=2)) for client in (0, 1))
+    if pace == "buffered:1":
+        expected = first + one + 2**-0.5 * other
+    else:
+        after = first + 0.6 * one
+        by = (
+            0.6 * {"poly": 2**-0.5, "hinge": 1 / 4, "constant": 1.0}[pace.partition(":")[2].partition(",")[0]]
+        )
+        expected = (1 - by) * after + by * (first + other)
+    assert torch.allclose(model(run), expected, atol=1e-6)
+
+
 def test_partial_work_is_as_many_steps_as_there_is_time_for(equal: FederatedData, tmp_path: Path) -> None:
     data = equal.choose([0, 1, 2])
     devices = _trace(
