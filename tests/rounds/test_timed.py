@@ -176,7 +176,7 @@ def test_asynchronous_throughput_is_the_sum_of_the_clients_own(equal: FederatedD
 def test_what_is_under_way_from_one_step_of_the_server_is_one_job(
     equal: FederatedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five replies a step, ten at work: a job a step, of five clients; the first has the ten, and four in free places."""
+    """Five replies a step, ten at work: a job of five a step; the first has ten, and four in places that got free."""
     federation = made(equal, devices=SLOW, pace="buffered:5", concurrency=10, rounds=20, steps=1)
     engine, sizes = federation.engine, list[int]()
     run = engine.run
@@ -252,7 +252,7 @@ def _alone(data: FederatedData, client: int, federation: atoll.Federation) -> to
     "pace", ["buffered:1", "fedasync:poly,0.5", "fedasync:hinge,3,0", "fedasync:constant"]
 )
 def test_what_a_stale_reply_counts_for(equal: FederatedData, tmp_path: Path, pace: str) -> None:
-    """Client 0 is done after a second, client 1, which was sent the same model, after the server has taken that step."""
+    """Client 0 is done after a second; client 1, which was sent the same model, after the server took that step."""
     data = equal.choose([0, 1])
     devices = _trace(tmp_path / "d.csv", data, [1.0, 1.5])
     run = played(data, cohort=2, devices=devices, pace=pace, concurrency=2, rounds=2)
