@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -292,3 +294,24 @@ def test_packed_sequences_train_as_torch_trains_them(kind: type[nn.RNNBase]) -> 
     torch.testing.assert_close(loss, wanted.detach())
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "width"),
+    [(nn.Conv2d(1, 5, (3, 4), (1, stride)), width) for width in (4, 5, 6, 7) for stride in (1, 2, 3)]
+    + [(nn.Conv2d(4, 12, (3, 1), (3, 2), (1, 1), (1, 2), groups=2), 1)],
+)
+def test_narrow_images(layer: nn.Module, width: int) -> None:
+    """With channels last oneDNN reads beside images or outputs of one column: garbage, or a segmentation fault."""
+    torch.manual_seed(0)
+    network = nn.Sequential(copy.deepcopy(layer), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+    b = batch(torch.randn(6, layer.in_channels, 6, width))  # type: ignore[arg-type]
+    network(b.inputs)
+    task = Task(network)
+    got, loss, _ = task.gradient(*task.initial(), b)
+    network.double().zero_grad()
+    value = nn.functional.cross_entropy(network(b.inputs.double()), b.targets)
+    value.backward()
+    torch.testing.assert_close(loss, value.float())
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(got[name], parameter.grad.float())  # type: ignore[union-attr]

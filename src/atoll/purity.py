@@ -244,14 +244,41 @@ def _multi_head(
     return output, weight.mean(1) if kwargs.get("average_attn_weights", True) else weight
 
 
-def _conv2d(pure: Pure, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _conv2d(
+    pure: Pure,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
     """On CPU images go with channels last: max pooling is then ten times faster, and everything after follows."""
     if pure.batch is not None and not _batched.get() and input.ndim == 4 and input.device.type == "cpu":
         _, channels, height, width = input.shape
-        input = input.contiguous(memory_format=torch.channels_last)
-        if channels == 1:  # both layouts at once: say which is meant
-            input = input.as_strided(input.shape, (height * width, 1, width, 1))
-    return func(input, *args, **kwargs)  # type: ignore[no-any-return]
+        if _narrow(width, weight, stride, padding, dilation):
+            input = input.contiguous()
+            input = input.as_strided(input.shape, (channels * height * width, height * width, width, 1))
+        else:
+            input = input.contiguous(memory_format=torch.channels_last)
+            if channels == 1:  # both layouts at once: say which is meant
+                input = input.as_strided(input.shape, (height * width, 1, width, 1))
+    return func(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[no-any-return]
+
+
+def _narrow(width: int, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> bool:
+    """Whether images or what becomes of them are one column wide.
+
+    With channels last oneDNN (3.12) reads beside some of these: garbage in the output, or a segmentation fault.
+    """
+    if width == 1 or isinstance(padding, str):
+        return width == 1
+    across, around, apart = (
+        each if isinstance(each, int) else each[-1] for each in (stride, padding, dilation)
+    )
+    return bool(width + 2 * around - apart * (weight.shape[-1] - 1) - 1 < across)
 
 
 _Replacement = Callable[..., Any]

@@ -18,6 +18,7 @@ import atoll
 from atoll.engines.capture import Captured, capture
 from atoll.engines.loop import Loop
 from atoll.engines.sequential import Sequential
+from atoll.purity import _narrow
 from atoll.tensors import Record, Tensors
 
 Loss = Callable[[Tensors, Tensor], Tensor]
@@ -73,16 +74,18 @@ def test_a_first_convolution_is_a_product_with_patches(data: st.DataObject) -> N
         w=weights(o, c // groups, *kernel, seed=1), **({"b": weights(o, seed=2)} if bias else {})
     )
     x = torch.randn(n, c, *size, generator=torch.Generator().manual_seed(3))
+    narrow = _narrow(size[1], params["w"], stride, padding, dilation)
+    layout = torch.Tensor.contiguous if narrow else last
 
     def loss(p: Tensors, x: Tensor) -> Tensor:
-        y = F.conv2d(last(x), p["w"], p["b"] if bias else None, stride, padding, dilation, groups)
+        y = F.conv2d(layout(x), p["w"], p["b"] if bias else None, stride, padding, dilation, groups)
         return torch.tanh(y).square().mean()
 
     captured, got, want = both(loss, params, x)
     close(got, want)
     assert called(captured, "_columns") <= (groups == 1)
-    out = F.conv2d(last(x), params["w"], None, stride, padding, dilation, groups)
-    if groups == 1 and out.stride() == last(torch.empty_like(out)).stride():
+    out = F.conv2d(layout(x), params["w"], None, stride, padding, dilation, groups)
+    if groups == 1 and out[0, 0].numel() > 1 and out.stride() == last(torch.empty_like(out)).stride():
         assert called(captured, "_columns") == 1
         assert called(captured, "convolution") == 0
 

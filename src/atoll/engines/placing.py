@@ -22,7 +22,8 @@ _WRITES = (
 def channels_last(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -> set[int]:
     """Which inputs a step rewrites that are weights of convolutions and nothing else.
 
-    The kernels want them with channels last, and otherwise copy them for every product.
+    The kernels want them with channels last, and otherwise copy them for every product. Windows of one
+    channel or one column stay: there is little to copy, and `purity` keeps narrow images from those kernels.
     """
 
     def fits(node: fx.Node, weight: fx.Node) -> bool:
@@ -35,7 +36,9 @@ def channels_last(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) -> 
     for i in sorted(changed):
         uses = list(inputs[i].users)
         if (
-            len(shape_of(inputs[i]) or ()) == 4
+            len(shape := shape_of(inputs[i]) or ()) == 4
+            and shape[1] > 1
+            and shape[3] > 1
             and device_of(inputs[i]) == "cpu"
             and all(fits(node, inputs[i]) for node in uses)
             and any(is_call(node, aten.convolution_backward.default) for node in uses)
