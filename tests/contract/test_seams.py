@@ -19,6 +19,7 @@ from atoll.contract import (
     Answer,
     Around,
     Change,
+    Channel,
     ClientData,
     Memories,
     Order,
@@ -79,27 +80,24 @@ class Clip(Around):
         return Record(times=torch.zeros(()))
 
     def send(
-        self, values: Record, received: Record, memory: Record, own: Record, key: Tensor
-    ) -> tuple[Record, Record]:
+        self, reply: Reply, received: Record, memory: Record, own: Record, key: Tensor
+    ) -> tuple[Reply, Record]:
         assert self.change is not None
-        change = self.change.of(values, received, memory)
+        change = self.change.of(reply.values, received, memory)
         assert change is not None
         factor = (self.norm / change.norm()).clamp(max=1)
-        sent = self.change.put(change * factor, values, received, memory)
-        return sent, own.replace(times=own.times + (factor < 1))
+        sent = self.change.put(change * factor, reply.values, received, memory)
+        return reply._replace(values=sent), own.replace(times=own.times + (factor < 1))
 
 
 @dataclass(frozen=True)
-class Clipping:
+class Clipping(Channel):
     """The channel of one transform."""
 
     norm: float
 
     def program(self, name: str, inner: Program, change: Change | None) -> Around:
         return Clip(inner, change, self.norm) if name == "train" else Around(inner, change)
-
-    def reducer(self, work: Work, inner: Reducer) -> Reducer:
-        return inner
 
 
 METHODS = {"fedavg": {}, "scaffold": {}, "fedora": {"gate": "always"}, "fedamp": {}}

@@ -45,7 +45,7 @@ class Through(Program):
 
 @dataclass(frozen=True)
 class Around(Through):
-    """Runs a program, and does something to the values of its reply.
+    """Runs a program, and does something to its reply.
 
     By itself it changes nothing and only keeps the two memories apart: what a client remembers is then
     {method, channel}, the program's and that of what is around it; either is absent while it is empty. Subclasses
@@ -64,9 +64,9 @@ class Around(Through):
         return Record()
 
     def send(
-        self, values: Record, received: Record, memory: Record, own: Record, key: Tensor
-    ) -> tuple[Record, Record]:
-        """The values that are sent instead of `values`, and what is remembered here.
+        self, reply: Reply, received: Record, memory: Record, own: Record, key: Tensor
+    ) -> tuple[Reply, Record]:
+        """The reply that is sent instead of `reply`, and what is remembered here.
 
         Args:
             received: what the client received.
@@ -74,7 +74,7 @@ class Around(Through):
             own: what was remembered here.
             key: a random stream of this client and round, int64 scalar.
         """
-        return values, own
+        return reply, own
 
     # --- the program around -----------------------------------------------------------------------------------
 
@@ -96,6 +96,5 @@ class Around(Through):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, after = self.inner.finish(task, local.inner, data)
         memory = local.memory
-        values, own = self.send(reply.values, local.received, memory.method, memory.channel, data.key)
-        kept = {name: part for name, part in (("method", after), ("channel", own)) if part}
-        return reply._replace(values=values), Record(kept)
+        sent, own = self.send(reply, local.received, memory.method, memory.channel, data.key)
+        return sent, Record({name: part for name, part in (("method", after), ("channel", own)) if part})

@@ -15,7 +15,7 @@ from atoll.contract.around import Around
 from atoll.contract.change import Change
 from atoll.contract.messages import Reply, Work
 from atoll.contract.method import Method, Program
-from atoll.contract.reduce import Reducer
+from atoll.contract.reduce import Reducer, Replies
 from atoll.contract.validation import ON_VALIDATION, OnValidation
 from atoll.tensors import Record, Tensors, map_leaves
 
@@ -30,23 +30,41 @@ class Memories(Protocol):
     def put(self, client: int, memory: Record) -> None: ...
 
 
-class Channel(Protocol):
-    """What happens to updates on their way from client to server.
+class Channel:
+    """What happens to updates on their way from client to server; by itself nothing.
 
     The client half is put around the programs that clients run (see `Around`), and may have a memory of its own beside
-    theirs. The server half is put around the reducer that takes the replies.
+    theirs. The server half is put around the reducer that takes the replies, and may have a state of its own beside the
+    method's. Channels are equal where they do the same (frozen dataclasses).
     """
+
+    @property
+    def equal(self) -> bool:
+        """Whether all clients count the same in averages, whatever their replies say."""
+        return False
+
+    def begin(self) -> Record:
+        """The server's state of it before the first round."""
+        return Record()
+
+    def tell(self, state: Record) -> Record:
+        """What clients are told of it: they receive it as `channel` beside what the method sends."""
+        return Record()
 
     def program(self, name: str, inner: Program, change: Change | None) -> Around:
         """The program of that name with the client half around it; a plain `Around` where there is nothing to do.
 
         Programs must be hashable and equal where they do the same (frozen dataclasses), for steps to be captured once.
         """
-        ...
+        return Around(inner, change)
 
-    def reducer(self, work: Work, inner: Reducer) -> Reducer:
-        """What takes the replies to this work."""
-        ...
+    def reducer(self, job: Job, inner: Reducer) -> Reducer:
+        """What takes the replies to this job."""
+        return inner
+
+    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
+        """The state after a round, and its replies as the method is to have them."""
+        return state, replies
 
 
 class Order(NamedTuple):
@@ -136,7 +154,7 @@ class Job:
     def reducer(self) -> Reducer:
         """A new reducer for the replies."""
         inner = self.method.reducer(self.work)
-        return inner if self.channel is None else self.channel.reducer(self.work, inner)
+        return inner if self.channel is None else self.channel.reducer(self, inner)
 
     def changed(self, values: Record, received: Record, memory: Record) -> Tensors | None:
         """How far a client's model moved, from its reply and what it was given; None where the method does not say."""

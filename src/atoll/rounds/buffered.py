@@ -29,7 +29,7 @@ class _Air:
     """A round in the making: what is under way, what has landed, and what it has cost so far."""
 
     def __init__(self, state: Record, now: Progress) -> None:
-        self.state, self.time, self.choice = state, now.time, now.choice
+        self.state, self.told, self.time, self.choice = state, now.told, now.time, now.choice
         self.flights, self.landed = list(now.flights), list(now.landed)
         self.broken: list[Flight] = []
         self.draws = 0
@@ -45,7 +45,12 @@ class _Air:
 
     def progress(self, before: Progress) -> Progress:
         return replace(
-            before, time=self.time, choice=self.choice, flights=tuple(self.flights), landed=tuple(self.landed)
+            before,
+            told=self.told,
+            time=self.time,
+            choice=self.choice,
+            flights=tuple(self.flights),
+            landed=tuple(self.landed),
         )
 
 
@@ -81,6 +86,8 @@ class Asynchronous(Timed):
         refused, replies = refusals(outcomes), reducer.result()
         air.bytes_up += sum(outcome.nbytes for outcome in outcomes)
         if replies is not None:
+            if self.channel is not None:
+                air.told, replies = self.channel.learn(air.told, replies)
             with seeds.scoped(self.cohorts.seed, "settle train", number):
                 air.state = stepped(self.method, self.population, air.state, replies, number)
         elif refused and len(refused) == len(outcomes):

@@ -81,7 +81,9 @@ class Simulation:
         self.number = 0
         self.history: list[Round] = []
         self.progress = Progress(
-            choice=cohorts.choice.begin(len(data)), rule=Record() if rule is None else rule.begin()
+            cohorts.choice.begin(len(data)),
+            Record() if rule is None else rule.begin(),
+            Record() if channel is None else channel.begin(),
         )
 
     def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
@@ -104,7 +106,10 @@ class Simulation:
         )  # fmt: skip
         learned = taught(number, cohort.clients, round.outcomes, self.history)
         progress = replace(
-            self.progress, choice=self.cohorts.choice.learn(choice, learned), rule=self.ruled(learned)
+            self.progress,
+            choice=self.cohorts.choice.learn(choice, learned),
+            rule=self.ruled(learned),
+            told=round.told,
         )
         return Played(record, round.state, round.outcomes, progress)
 
@@ -130,7 +135,7 @@ class Simulation:
             self.memories.forget(client)
         return ServerRound(
             self.method, self.population, state, cohort, number, self.cohorts.seed,
-            channel=self.channel, name=self.data.names.__getitem__,
+            channel=self.channel, told=self.progress.told, name=self.data.names.__getitem__,
         )  # fmt: skip
 
     def evaluate(self) -> Evaluation:

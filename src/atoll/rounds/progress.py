@@ -18,7 +18,8 @@ __all__ = ["Progress"]
 class Progress:
     """Where a run is between two rounds.
 
-    `choice` and `rule` are the states of what chooses cohorts and of what adapts local work. The others are those of
+    `choice`, `rule` and `told` are the states of what chooses cohorts, of what adapts local work, and of the channel
+    (`Channel.begin`). The others are those of
     the virtual clock: `time` in seconds, and when the last round `began`, up to which methods know who has left;
     `flights`, orders that are under way, in the order in which they land,
     `landed`, replies that wait for the server's next step, and `failing`, client -> (how many orders in a row it
@@ -27,6 +28,7 @@ class Progress:
 
     choice: Record = field(default_factory=Record)
     rule: Record = field(default_factory=Record)
+    told: Record = field(default_factory=Record)
     time: float = 0.0
     began: float = 0.0
     flights: Sequence[Flight] = ()
@@ -39,6 +41,7 @@ class Progress:
         return Record(
             choice=self.choice,
             rule=self.rule,
+            told=self.told,
             time=self.time,
             began=self.began,
             flights=to_records([*self.landed, *self.flights]),
@@ -54,6 +57,7 @@ class Progress:
         return Progress(
             found.choice,
             found.rule,
+            found.told,
             found.time,
             found.began,
             flights[found.landed :],

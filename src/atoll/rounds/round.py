@@ -29,12 +29,13 @@ from atoll.contract import (
     Population,
     Reducer,
     Replies,
+    Work,
 )
 from atoll.errors import DivergedError, RunError
 from atoll.rounds.cohort import Cohort
 from atoll.tensors import Record, finite
 
-__all__ = ["Phase", "ServerRound", "diverged", "refusals", "stepped", "unusable"]
+__all__ = ["Phase", "ServerRound", "diverged", "refusals", "stepped", "telling", "unusable"]
 
 Phase = Literal["enrol", "train", "over"]
 
@@ -47,11 +48,12 @@ class ServerRound:
         cohort: who takes part.
         number: the round's, from 1.
         seed: the run's.
-        channel: what happens to replies on the way.
+        channel: what happens to replies on the way; `told` is its state after the round before.
         name: what a client is called in errors.
 
     `phase` is "enrol" (only where the method asks new clients something first), "train" or "over"; `job` is what is
-    asked in it, None when over. `outcomes` are those of the training phase; bytes are of all phases and clients.
+    asked in it, None when over. `told` is the channel's state, new at the end. `outcomes` are those of the training
+    phase; bytes are of all phases and clients.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class ServerRound:
         seed: int,
         *,
         channel: Channel | None = None,
+        told: Record | None = None,
         name: Callable[[int], object] = str,
     ) -> None:
         self.method, self.population, self.number, self.seed = method, population, number, seed
         self.cohort, self.channel, self._name = cohort, channel, name
-        self.state = state
+        self.state, self.told = state, told or Record()
         self.bytes_up = self.bytes_down = 0
         self.outcomes: list[Outcome] = []
         self.phase: Phase = "over"
@@ -157,14 +160,17 @@ class ServerRound:
         self.state = self.method.welcome(self.state, replies)
 
     def _train(self) -> None:
-        clients, factors = self.cohort.clients, self.cohort.factors
+        clients, factors, channel = self.cohort.clients, self.cohort.factors, self.channel
         work, expected = self.method.broadcast(self.state, clients), self.method.expects(self.state)
-        weights = self.population.weights if factors is None else dict.fromkeys(clients, 1.0)
+        if channel is not None:
+            work = telling(work, channel, self.told)
+        equal = factors is not None or (channel is not None and channel.equal)
         self._open(
             "train",
             Job(
                 self.method, work, clients, self.number, self.seed, expected, self.cohort.epochs,
-                cohort=len(clients), channel=self.channel, weights=weights, factors=factors or {},
+                cohort=len(clients), channel=channel, factors=factors or {},
+                weights=dict.fromkeys(clients, 1.0) if equal else self.population.weights,
             ),
         )  # fmt: skip
 
@@ -173,12 +179,20 @@ class ServerRound:
         self.outcomes = list(outcomes)
         replies, refused = reducer.result(), self.refused
         if replies is not None:
+            if self.channel is not None:
+                self.told, replies = self.channel.learn(self.told, replies)
             self.state = stepped(self.method, self.population, self.state, replies, self.number)
         elif refused and len(refused) == len(outcomes):
             self._unusable(refused)
 
     def _unusable(self, refused: Mapping[int, str]) -> NoReturn:
         raise unusable(refused, self.number, self._name)
+
+
+def telling(work: Work, channel: Channel, told: Record) -> Work:
+    """The work, with what clients are told of the channel in it."""
+    news = channel.tell(told)
+    return replace(work, shared=work.shared.replace(channel=news)) if news else work
 
 
 def stepped(method: Method, population: Population, state: Record, replies: Replies, number: int) -> Record:

@@ -231,6 +231,7 @@ class Timed(Simulation):
         progress = Progress(
             choice=self.cohorts.choice.learn(choice, learned),
             rule=self.ruled(learned, end),
+            told=round.told,
             time=end,
             began=start,
             flights=sorted(launched(under_way, kept), key=lambda f: f.order),
