@@ -15,6 +15,7 @@ from atoll.contract import Channel, Method, Population
 from atoll.data import FederatedData
 from atoll.engines import make
 from atoll.errors import ConfigError, suggest
+from atoll.guarding import fitted, sampled
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
 from atoll.rounds.adapting import rule
@@ -61,8 +62,9 @@ def assemble(
         task.hold(device)
     check_splits(method, data)
     engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
+    aside = None if channel is None else Channel()  # what is judged leaves no trace, and needs no protection
     judge = Judge(
-        tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, channel,
+        tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, aside,
         settings.validates,
     )  # fmt: skip
     check_validation(settings, judge)
@@ -72,13 +74,14 @@ def assemble(
         membership,
         seed,
         size,
-        choice(given.get("choose", settings.choose)),
+        sampled(settings, channel, choice(given.get("choose", settings.choose))),
         settings.stragglers,
     )
     public = None if data.public is None else data.public.inputs.to(device)
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
+    channel = fitted(channel, settings, method, data, size, method.expects(state))
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else rule(settings.adaptive)
     timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))

@@ -28,9 +28,9 @@ from atoll.task import Task
 
 __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event"]
 
-_TIMED = (
-    "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late", "retry", "exclude",
-    "adaptive",
+_TELLING = (
+    "channel", "sampling", "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late",
+    "retry", "exclude", "adaptive",
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 
@@ -105,7 +105,7 @@ def identity(
 ) -> dict[str, Any]:
     """What decides the bits of a round, as plain values."""
     usual = Settings()
-    timed = {name: value for name in _TIMED if (value := getattr(settings, name)) != getattr(usual, name)}
+    timed = {name: value for name in _TELLING if (value := getattr(settings, name)) != getattr(usual, name)}
     here = cohorts.membership
     parts = [part for each in tasks for part in each.initial()]
     form = [[name, list(t.shape), str(t.dtype)] for part in parts for name, t in part.items()]

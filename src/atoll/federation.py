@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from atoll.assembly import Metrics, Model, assemble, build_method, changed
 from atoll.callbacks import Callback, Hooks
+from atoll.channel import Transform
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData, as_federated
 from atoll.engines import Engine
+from atoll.guarding import stated
 from atoll.keeper import Keeper
 from atoll.results import Run
 from atoll.rounds.evaluation import Evaluation
@@ -42,7 +44,8 @@ class Federation:
         loss: a name or a function (see `Task`); by default cross entropy for classes, squared error otherwise.
         metrics: what to measure beside the loss: names ("auc, f1"), or functions and `Metric`s by name (see `Task`).
         public: inputs [n, ...] that everybody knows, without labels, for methods that distil.
-        channel: what happens to updates between client and server (see `atoll.contract.Channel`).
+        channel: what happens to updates between client and server: a text ("clip:0.5 | noise:1.0"), a list of
+            transforms (see `atoll.channel`), or a `Channel` of your own.
         log: further readers of the run's events: names ("tensorboard", "mlflow"), or `Reader`s of your own.
         callbacks: hooks around rounds.
         settings: how the run is set (`Settings`: rounds, cohort, seed, engine ...), and the method's own.
@@ -59,18 +62,19 @@ class Federation:
         loss: str | Loss | None = None,
         metrics: Metrics | None = None,
         public: Tensor | None = None,
-        channel: Channel | None = None,
+        channel: str | Sequence[Transform] | Channel | None = None,
         log: str | Sequence[str | Reader] = (),
         callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.settings, own = Settings.split(settings)
+        way, text = stated(channel)
+        self.settings, own = Settings.split({**settings, "channel": text})
         self.data: FederatedData = as_federated(data)
         if public is not None:
             self.data = self.data.publish(public)
         self.method = build_method(method, own)
-        parts = model, self.data, self.method, self.settings, loss, metrics, channel
+        parts = model, self.data, self.method, self.settings, loss, metrics, way
         self.simulation = assemble(*parts, given=settings)
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge
         self.membership, self.cohort = self.simulation.cohorts.membership, self.simulation.cohorts.size

@@ -66,6 +66,18 @@ class Settings:
         Annotated[float, Meta(ge=0, le=1)],
         Meta(description="share of a cohort that manages only some local epochs"),
     ] = 0.0
+    channel: Annotated[
+        str | None,
+        Meta(
+            description='what happens to updates on their way: "clip:0.5", "clip:0.5 | noise:1.0", "secagg" ...'
+        ),
+    ] = None
+    sampling: Annotated[
+        Literal["fixed", "poisson"] | None,
+        Meta(
+            description="whether a cohort has a fixed size, or each client a chance of its own; poisson behind noise"
+        ),
+    ] = None
     choose: Annotated[
         str, Meta(description='who is asked: "uniform", "weighted", "power:20", "tifl:5", "oort", "fair" ...')
     ] = "uniform"

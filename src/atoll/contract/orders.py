@@ -43,6 +43,11 @@ class Channel:
         """Whether all clients count the same in averages, whatever their replies say."""
         return False
 
+    @property
+    def always(self) -> bool:
+        """Whether the server takes a step even where nobody was asked, so that nobody can tell."""
+        return False
+
     def begin(self) -> Record:
         """The server's state of it before the first round."""
         return Record()

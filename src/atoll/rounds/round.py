@@ -84,7 +84,7 @@ class ServerRound:
         method, cohort, number, seed = self.method, self.cohort, self.number, self.seed
         if cohort.gone:
             self.state = method.leave(self.state, cohort.gone)
-        if cohort.clients:
+        if cohort.clients or (self.channel is not None and self.channel.always):
             asked = method.enrol(self.state, cohort.clients)
             if asked is None:
                 self._train()
@@ -173,17 +173,19 @@ class ServerRound:
                 weights=dict.fromkeys(clients, 1.0) if equal else self.population.weights,
             ),
         )  # fmt: skip
+        if not clients:
+            self.close()
 
     def _update(self, reducer: Reducer, outcomes: Sequence[Outcome]) -> None:
         assert self.job is not None
         self.outcomes = list(outcomes)
         replies, refused = reducer.result(), self.refused
+        if refused and len(refused) == len(outcomes):
+            self._unusable(refused)
         if replies is not None:
             if self.channel is not None:
                 self.told, replies = self.channel.learn(self.told, replies)
             self.state = stepped(self.method, self.population, self.state, replies, self.number)
-        elif refused and len(refused) == len(outcomes):
-            self._unusable(refused)
 
     def _unusable(self, refused: Mapping[int, str]) -> NoReturn:
         raise unusable(refused, self.number, self._name)

@@ -5,6 +5,7 @@ from .fair import Fair
 from .importance import Importance
 from .oort import Oort
 from .parse import choice, choices
+from .poisson import Poisson
 from .power import Power
 from .tifl import TiFL
 from .uniform import Uniform
@@ -18,6 +19,7 @@ __all__ = [
     "Importance",
     "Learned",
     "Oort",
+    "Poisson",
     "Power",
     "TiFL",
     "Uniform",

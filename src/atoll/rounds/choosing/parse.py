@@ -12,6 +12,7 @@ from .contract import Choice
 from .fair import Fair
 from .importance import Importance
 from .oort import Oort
+from .poisson import Poisson
 from .power import Power
 from .tifl import TiFL
 from .uniform import Uniform
@@ -20,11 +21,12 @@ from .weighted import Weighted
 __all__ = ["choice", "choices"]
 
 _KNOWN: dict[str, type[Choice]] = {
-    kind.name: kind for kind in (Uniform, Weighted, Power, Importance, Fair, TiFL, Oort)
+    kind.name: kind for kind in (Uniform, Poisson, Weighted, Power, Importance, Fair, TiFL, Oort)
 }
 _MOST = whole("most", optional=True, at_least=1)
 _HEADS: dict[str, tuple[spec.Parameter, ...]] = {
     "uniform": (),
+    "poisson": (),
     "weighted": (_MOST,),
     "power": (whole("candidates", at_least=1), _MOST),
     "importance": (number("even", optional=True, above=0, at_most=1),),

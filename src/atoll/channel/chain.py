@@ -1,0 +1,218 @@
+"""Transforms one behind the other, as the channel of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from atoll import seeds
+from atoll.channel.noise import Noise
+from atoll.channel.sums import Release
+from atoll.channel.transform import Place, Setting, Transform, Update
+from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply
+from atoll.errors import ConfigError
+from atoll.tensors import Record, leaves
+
+__all__ = ["Chain", "Sending"]
+
+_ORDER: tuple[Place, ...] = ("bound", "blur", "hide")
+
+_WHY = {
+    (
+        "blur",
+        "bound",
+    ): "what is shortened after noise is added is no longer bounded by what the noise was made for",
+    ("hide", "bound"): "hidden numbers cannot be shortened",
+    ("hide", "blur"): "noise is added to what is then hidden, not to what is hidden already",
+}
+
+
+@dataclass(frozen=True)
+class Chain(Channel):
+    """A channel of transforms, from the client outwards.
+
+    >>> from atoll.channel import Clip, Noise
+    >>> Chain([Clip(0.5), Noise(1.0)]).text
+    'clip:0.5 | noise:1'
+
+    Args:
+        transforms: in the order in which they act on an update.
+        setting: what is known of the run (`fitted` fills it in).
+
+    Raises ConfigError for an order or a pair that cannot be.
+    """
+
+    transforms: tuple[Transform, ...]
+    setting: Setting | None = None
+
+    def __init__(self, transforms: Sequence[Transform], setting: Setting | None = None) -> None:
+        object.__setattr__(self, "transforms", tuple(transforms))
+        object.__setattr__(self, "setting", setting)
+        if not self.transforms:
+            raise ConfigError("the channel has no transform", hint='leave it out, or name one: "clip:0.5"')
+        for at, each in enumerate(self.transforms):
+            if not isinstance(each, Transform):
+                raise ConfigError(
+                    f"the channel holds {each!r}, and that is no transform",
+                    hint="such as [atoll.channel.Clip(0.5), atoll.channel.Noise(1.0)]",
+                )
+            _check(each, self.transforms[:at])
+
+    @property
+    def text(self) -> str:
+        """How it is written."""
+        return " | ".join(each.text for each in self.transforms)
+
+    @property
+    def equal(self) -> bool:
+        return any(each.equal for each in self.transforms)
+
+    @property
+    def sums(self) -> bool:
+        """Whether the server sees no more than sums over clients."""
+        return any(each.sums for each in self.transforms)
+
+    @property
+    def always(self) -> bool:
+        return self.noise is not None
+
+    @property
+    def noise(self) -> Noise | None:
+        """The central noise, if there is any."""
+        return next((each for each in self.transforms if isinstance(each, Noise)), None)
+
+    def fitted(self, method: Method, expected: Record, setting: Setting) -> Chain:
+        """The chain for a run of this method, whose replies have the `expected` form.
+
+        Raises ConfigError where they do not go together.
+        """
+        setting = replace(setting, equal=setting.equal or self.equal)
+        made: tuple[Transform, ...] = ()
+        for each in self.transforms:
+            made = (*made, each.fitted(made, setting))
+        chain = Chain(made, setting)
+        if self.sums or self.noise is not None:
+            chain.check(method, expected)
+        return chain
+
+    def check(self, method: Method, expected: Record) -> None:
+        """Whether a method can do with the sum over clients."""
+        guard = next(each for each in self.transforms if each.sums or isinstance(each, Noise))
+        kind, why = type(method).__name__, f"channel {guard.text!r}"
+        able = "fedavg, fedprox, fedadam, scaffold, fednova, ditto"
+        if method.reduction == "each":
+            raise ConfigError(
+                f"{why}: {kind} needs each client's reply, and there is only their sum",
+                hint=f"methods that a sum is enough for: {able} ...",
+            )
+        if type(method).enrol is not Method.enrol:
+            raise ConfigError(
+                f"{why}: {kind} asks every new client something of its own first", hint=f"take {able} ..."
+            )
+        if type(method).reducer is not Method.reducer:
+            raise ConfigError(
+                f"{why}: {kind} puts replies together in a way of its own, not as a sum",
+                hint=f"take {able} ...",
+            )
+        whole = [
+            name
+            for name, part in expected.items()
+            if any(not v.is_floating_point() for v in leaves(part) if isinstance(v, Tensor))
+        ]
+        if whole:
+            raise ConfigError(
+                f"{why}: the field {whole[0]!r} of the replies holds whole numbers (BatchNorm counts its batches),"
+                " whose maximum cannot be had from a sum",
+                hint="put nn.GroupNorm in the place of nn.BatchNorm",
+            )
+
+    # --- client half ------------------------------------------------------------------------------------------
+
+    def program(self, name: str, inner: Program, change: Change | None) -> Around:
+        return Sending(inner, change, self.transforms) if name == "train" else Around(inner, change)
+
+    # --- server half ------------------------------------------------------------------------------------------
+
+    def begin(self) -> Record:
+        states = {str(at): each.begin() for at, each in enumerate(self.transforms)}
+        return Record({at: state for at, state in states.items() if state})
+
+    def tell(self, state: Record) -> Record:
+        told = {at: self.transforms[int(at)].tell(part) for at, part in state.items()}
+        return Record({at: part for at, part in told.items() if part})
+
+    def reducer(self, job: Job, inner: Reducer) -> Reducer:
+        if type(inner) is not Mean or job.work.program != "train":
+            return inner
+        return Release({**inner.rules, "channel": "sum"}, self.transforms, self.setting or Setting(), job)
+
+    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
+        report = replies.mean.get("channel", Record())
+        if replies.each and state:
+            every = [each.values.channel for each in replies.each]
+            report = Record({name: sum(each[name] for each in every) for name in every[0]})
+        new = {
+            at: self.transforms[int(at)].learn(part, report, self._count(replies))
+            for at, part in state.items()
+        }
+        mean = Record({name: part for name, part in replies.mean.items() if name != "channel"})
+        return Record(new), replace(replies, mean=mean)
+
+    def _count(self, replies: Replies) -> int:
+        """How many clients a report is taken to come from: a fixed number where that they came is a secret."""
+        return replies.count if self.noise is None else (self.setting or Setting()).cohort
+
+
+@dataclass(frozen=True)
+class Sending(Around):
+    """The client halves around a program."""
+
+    transforms: tuple[Transform, ...] = ()
+
+    def own(self, task: object, received: Record) -> Record:
+        found = {str(at): each.own(received) for at, each in enumerate(self.transforms)}
+        return Record({at: part for at, part in found.items() if part})
+
+    def send(
+        self, reply: Reply, received: Record, memory: Record, own: Record, key: Tensor
+    ) -> tuple[Reply, Record]:
+        told, values, change = received.get("channel", Record()), reply.values, self.change
+        moved = None if change is None or change.since is None else change.of(values, received, memory)
+        if moved is not None:
+            assert change is not None
+            values = values.replace(**{change.field: moved})
+        update, kept = Update(values, reply.weight, Record(), reply.metrics), {}
+        for at, each in enumerate(self.transforms):
+            name = str(at)
+            update, after = each.send(
+                update, told.get(name, Record()), own.get(name, Record()), seeds.fold(key, 1000 + at)
+            )
+            if after:
+                kept[name] = after
+        values = update.values
+        if moved is not None:
+            assert change is not None
+            values = change.put(values[change.field], values, received, memory)
+        if update.report:
+            values = values.replace(channel=update.report)
+        return Reply(values, update.weight, update.metrics), Record(kept)
+
+
+def _check(each: Transform, before: tuple[Transform, ...]) -> None:
+    """Whether a transform may stand behind these others."""
+    for other in before:
+        if other.name == each.name:
+            raise ConfigError(f"channel: {each.name} stands in it twice", hint="once is enough")
+        if _ORDER.index(other.place) > _ORDER.index(each.place):
+            raise ConfigError(
+                f"channel: {each.name} stands behind {other.name}, but {_WHY[other.place, each.place]}",
+                hint=f"write {each.text} | {other.text}",
+            )
+    for name in each.needs:
+        if name not in (other.name for other in before):
+            raise ConfigError(
+                f"channel: {each.name} needs {name} before it",
+                hint=f"write {name}:0.5 | {each.text}",
+            )

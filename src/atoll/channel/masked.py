@@ -1,0 +1,134 @@
+"""Secure aggregation: the server learns the sum over a round's clients and nothing else of an update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from atoll import seeds
+from atoll.channel.clip import Clip
+from atoll.channel.transform import Place, Setting, Transform, Update, plainly
+from atoll.contract import Job
+from atoll.errors import ConfigError
+from atoll.tensors import Record, leaves, map_leaves
+
+__all__ = ["RING", "SHARES", "SecAgg"]
+
+RING = 32
+"""Bits of the whole numbers that are added up, modulo 2^32."""
+
+SHARES = 256
+"""Whole weights: the heaviest client counts for so many, the others in proportion, and at least for one."""
+
+
+@dataclass(frozen=True)
+class SecAgg(Transform):
+    """Secure aggregation.   Bonawitz et al., CCS 2017; Bell et al., CCS 2020; see `atoll.channel.secagg`
+
+    A client turns its update into whole numbers, q = floor((x + R) / 2R * L + u), u uniform in [0, 1), L = 2^bits - 1,
+    multiplies its weight in, and hides them under masks that cancel in the sum. The mean is unbiased, with steps of
+    2R / L. What lies outside [-R, R] is cut off; how many numbers did so is counted, in the sum as well.
+
+    By itself the simulation adds up the same whole numbers without keys (the ideal functionality); with `protocol` it
+    plays the whole protocol, which gives the same sum to the bit.
+
+    Args:
+        bits: of each number.
+        how: "ideal" or "protocol".
+        range: R; with a fixed `Clip` before it at most its norm.
+    """
+
+    bits: int = 16
+    how: Literal["ideal", "protocol"] = "ideal"
+    range: float = 1.0
+    weighted: bool = True
+    """Whether weights are multiplied in; a chain says."""
+    heaviest: float = 1.0
+    """The weight that counts for `SHARES`; a chain fills it in."""
+
+    name: ClassVar[str] = "secagg"
+    place: ClassVar[Place] = "hide"
+
+    def __post_init__(self) -> None:
+        self._require("bits", 2 <= self.bits <= 24, "must lie between 2 and 24", "16 is usual")
+        self._require("range", 0 < self.range < math.inf, "must be above 0, and finite")
+
+    @property
+    def text(self) -> str:
+        more: list[str] = [self.how] if self.how != "ideal" else []
+        more += [f"range={plainly(self.range)}"] if self.range != 1.0 else []
+        return f"{self.name}:{','.join([str(self.bits), *more])}"
+
+    @property
+    def sums(self) -> bool:
+        return True
+
+    def fitted(self, before: tuple[Transform, ...], setting: Setting) -> SecAgg:
+        need = (
+            self.bits + (0 if setting.equal else SHARES.bit_length() - 1) + (setting.cohort - 1).bit_length()
+        )
+        if need > RING:
+            most = RING - (need - self.bits)
+            raise ConfigError(
+                f"channel {self.text!r}: {setting.cohort} numbers of {self.bits} bits with weights need {need} bits,"
+                f" and the ring has {RING}",
+                hint=f"set bits to {most}" + ("" if setting.equal else ', or weights="equal", which saves 8'),
+            )
+        fixed = [each.norm for each in before if isinstance(each, Clip) and each.quantile is None]
+        return replace(
+            self,
+            range=min([self.range, *fixed]),
+            weighted=not setting.equal,
+            heaviest=setting.heaviest,
+        )
+
+    @property
+    def _levels(self) -> float:
+        return float(2**self.bits - 1)
+
+    # --- client half ------------------------------------------------------------------------------------------
+
+    def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
+        parts = leaves(update.values)
+        sound = torch.stack([v.sum() for v in parts]).sum() * 0 if parts else update.weight * 0  # or nan
+        there = (update.weight > 0).to(torch.int32)
+        shares = there
+        if self.weighted:
+            whole = torch.round(update.weight / self.heaviest * SHARES)
+            shares = whole.clamp(1, SHARES).to(torch.int32) * there
+            sound = sound + torch.where(update.weight <= self.heaviest * (1 + 1e-6), 0.0, math.nan)
+        outside = sum(((v < -self.range) | (v > self.range)).sum() for v in parts)
+        counter = iter(range(len(parts)))
+        values = map_leaves(lambda v: self._whole(v, seeds.fold(key, next(counter))) * shares, update.values)
+        report = {name: value.to(torch.int32) * there for name, value in update.report.items()}
+        found = Record(**report, weight=shares, outside=torch.as_tensor(outside).to(torch.int32) * there)
+        return update._replace(values=values, weight=there.to(update.weight.dtype) + sound, report=found), own
+
+    def _whole(self, value: Tensor, key: Tensor) -> Tensor:
+        """A tensor as whole numbers in [0, L], rounded up or down by chance so that the mean is right."""
+        scale = self._levels / (2 * self.range)
+        drawn = seeds.uniform(key, value.shape)
+        up = (value.clamp(-self.range, self.range) + self.range) * scale + drawn
+        return up.clamp(max=self._levels).to(torch.int32)
+
+    # --- server half ------------------------------------------------------------------------------------------
+
+    def nothing(self) -> Record:
+        zero = torch.zeros((), dtype=torch.int64)
+        return Record(weight=zero, outside=zero)
+
+    def release(self, sums: Record, told: Record, job: Job) -> Record:
+        whole = map_leaves(lambda v: v.to(torch.int64) & (2**RING - 1), sums)
+        weight = whole.channel.weight.double()
+
+        def decoded(value: Tensor) -> Tensor:
+            steps: Tensor = value.double() * (2 * self.range / self._levels)
+            shifted: Tensor = steps - self.range * weight
+            return shifted.float()
+
+        found = {name: map_leaves(decoded, part) for name, part in whole.items() if name != "channel"}
+        return Record(found, channel=map_leaves(lambda v: v.double(), whole.channel))

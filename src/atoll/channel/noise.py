@@ -1,0 +1,120 @@
+"""Gaussian noise on the sum of a round: central differential privacy of clients."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from atoll import seeds
+from atoll.channel.clip import Clip
+from atoll.channel.transform import Place, Setting, Transform, plainly
+from atoll.contract import Job
+from atoll.errors import ConfigError
+from atoll.tensors import Record, map_leaves
+
+__all__ = ["Noise"]
+
+
+@dataclass(frozen=True)
+class Noise(Transform):
+    """Noise that hides whether a client took part.   DP-FedAvg: McMahan et al., ICLR 2018, Algorithm 1
+
+    mean <- (sum of clipped updates + N(0, (zC)^2 I)) / (expected cohort), C the bound of the `Clip` before it. All
+    clients count the same, and the denominator is fixed: how many came is not told. Every field is blurred.
+
+    Where the bound adapts, the share of updates inside it is blurred too, with deviation cohort / 20, and z is raised
+    for the updates so that both together cost what z alone would:   Andrew et al., NeurIPS 2021, Theorem 1
+
+    z' = (z^-2 - (2 cohort / 20)^-2)^(-1/2).
+
+    The noise comes from the operating system. With a `seed` it can be repeated by whoever knows the seed, and protects
+    nobody: for experiments.
+
+    Args:
+        multiplier: z.
+        seed: where noise follows from, together with the run's seed; None: from nothing that anybody knows.
+    """
+
+    multiplier: float
+    seed: int | None = None
+    blur: float = 0.0
+    """Deviation of the noise on the count of updates inside an adaptive bound; a chain fills it in."""
+    bound: Clip | None = None
+    """What bounds updates, and `at` where in the chain; a chain fills them in."""
+    at: int = 0
+    cohort: int = 1
+
+    name: ClassVar[str] = "noise"
+    place: ClassVar[Place] = "blur"
+    needs: ClassVar[tuple[str, ...]] = ("clip",)
+
+    def __post_init__(self) -> None:
+        self._require("multiplier", 0 <= self.multiplier < math.inf, "must be 0 or above, and finite")
+
+    @property
+    def text(self) -> str:
+        parts = [self.multiplier] if self.seed is None else [self.multiplier, self.seed]
+        return f"{self.name}:{','.join(map(plainly, parts))}"
+
+    @property
+    def equal(self) -> bool:
+        return True
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody can repeat the noise."""
+        return self.seed is None
+
+    @property
+    def on_updates(self) -> float:
+        """The multiplier for updates, z' where an adaptive bound has its share of the budget."""
+        if not self.blur or not self.multiplier:
+            return self.multiplier
+        return float((self.multiplier**-2 - (2 * self.blur) ** -2) ** -0.5)
+
+    def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Noise:
+        ((at, bound),) = ((at, each) for at, each in enumerate(before) if isinstance(each, Clip))
+        if self.multiplier and math.isinf(bound.norm):
+            raise ConfigError(
+                f"channel {self.text!r}: there is no noise that hides an update without a bound",
+                hint='set a norm before it: "clip:0.5 | noise:1.0"',
+            )
+        blur = setting.cohort / 20 if bound.quantile is not None and self.multiplier else 0.0
+        if blur and 2 * blur <= self.multiplier:
+            raise ConfigError(
+                f"channel {self.text!r}: {setting.cohort} clients a round are too few for a bound that adapts",
+                hint=f"write clip:{plainly(bound.norm)}, or set a cohort above {10 * self.multiplier:g}",
+            )
+        return replace(self, blur=blur, bound=bound, at=at, cohort=setting.cohort)
+
+    # --- server half ------------------------------------------------------------------------------------------
+
+    def release(self, sums: Record, told: Record, job: Job) -> Record:
+        if not self.multiplier:
+            return sums
+        assert self.bound is not None
+        generator = torch.Generator()
+        generator.manual_seed(
+            secrets.randbits(63)
+            if self.seed is None
+            else seeds.address(job.seed, f"noise {self.seed}", job.round)
+        )
+        deviation = self.on_updates * float(self.bound.bound(told.get(str(self.at), Record())))
+
+        def blurred(value: torch.Tensor, by: float) -> torch.Tensor:
+            drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64) * by
+            return value + drawn.to(value.device, value.dtype)
+
+        found = {
+            name: map_leaves(lambda v: blurred(v, deviation), part)
+            for name, part in sums.items()
+            if name != "channel"
+        }
+        if self.blur:
+            report = sums.channel
+            found["channel"] = report.replace(inside=blurred(report.inside, self.blur))
+        return Record({**sums, **found})

@@ -1,0 +1,59 @@
+"""Channels as text: ``clip:0.5 | noise:1.0``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from atoll import spec
+from atoll.channel.chain import Chain
+from atoll.channel.clip import Clip
+from atoll.channel.masked import SecAgg
+from atoll.channel.noise import Noise
+from atoll.channel.transform import Transform
+from atoll.contract import Channel
+from atoll.errors import ConfigError
+from atoll.spec import Parameter, number, whole
+
+__all__ = ["channel", "transforms"]
+
+_HOW = Parameter("how", '"ideal" or "protocol"', {"ideal": "ideal", "protocol": "protocol"}.__getitem__, True)
+
+_KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
+    "clip": (
+        Clip,
+        (number("norm"), number("quantile", optional=True), number("rate", optional=True)),
+    ),
+    "noise": (Noise, (number("multiplier"), whole("seed", optional=True, at_least=0))),
+    "secagg": (SecAgg, (whole("bits", optional=True), _HOW, number("range", optional=True))),
+}
+
+
+def transforms() -> list[tuple[str, str]]:
+    """How each transform is written, and the first line of what its class says of itself."""
+    return [
+        (spec.usage(name, parameters), (inspect.getdoc(kind) or "").split("\n")[0])
+        for name, (kind, parameters) in _KNOWN.items()
+    ]
+
+
+def channel(given: str | Sequence[Transform] | Channel) -> Channel:
+    """The channel of a text or of a list of transforms; a `Channel` is taken as it is.  Raises ConfigError.
+
+    >>> channel("clip:0.5 | noise:1.0").text
+    'clip:0.5 | noise:1'
+    """
+    if isinstance(given, Channel):
+        return given
+    if isinstance(given, Transform):
+        return Chain([given])
+    if isinstance(given, str):
+        heads = {name: parameters for name, (_, parameters) in _KNOWN.items()}
+        made = [(call.name, call.read(heads)) for call in spec.chain(given, "channel", "|")]
+        return Chain([_KNOWN[name][0](**arguments) for name, arguments in made])
+    if isinstance(given, Sequence):
+        return Chain([*given])
+    raise ConfigError(
+        f"channel is a {type(given).__name__}",
+        hint='give a text such as "clip:0.5 | noise:1.0", or a list of transforms',
+    )

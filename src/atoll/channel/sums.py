@@ -1,0 +1,72 @@
+"""The server's half of a chain: the sum over a round's clients, and what leaves of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atoll.channel.noise import Noise
+from atoll.channel.transform import Setting, Transform
+from atoll.contract import Job, Mean, Replies, Rule
+from atoll.tensors import Record, map_leaves
+
+__all__ = ["Release"]
+
+
+class Release(Mean):
+    """A mean whose sum passes through the server halves of transforms before it is divided.
+
+    Behind noise it is divided by the expected cohort, and it is there even where nobody came: who did is a secret.
+    Hidden updates come with their weights multiplied in, and are only added up.
+
+    Args:
+        rules: what becomes of fields that are not averaged.
+        transforms: those of the chain.
+        setting: what is known of the run.
+        job: what the clients were asked.
+    """
+
+    def __init__(
+        self, rules: Mapping[str, Rule], transforms: Sequence[Transform], setting: Setting, job: Job
+    ) -> None:
+        super().__init__(rules)
+        self.transforms, self.setting, self.job = transforms, setting, job
+        self.hidden = any(each.sums for each in transforms)
+        self.secret = any(isinstance(each, Noise) for each in transforms)
+
+    def rule(self, name: str) -> Rule:
+        return "sum" if self.hidden or name == "channel" else super().rule(name)
+
+    def result(self) -> Replies | None:
+        if not self.secret:
+            return super().result()
+        total = self._nothing() if self.total is None else self.total
+        return Replies(sorted(self.clients), float(self.setting.cohort), self.finish(total))
+
+    def _nothing(self) -> Record:
+        """What is summed where nobody came."""
+        zeros = map_leaves(lambda v: v.new_zeros(v.shape), self.job.expected)
+        reports = [each.nothing() for each in self.transforms]
+        return zeros.replace(channel=Record({k: v for each in reports for k, v in each.items()}))  # type: ignore[no-any-return]
+
+    def finish(self, total: Record) -> Record:
+        told = self.job.work.shared.get("channel", Record())
+        for each in reversed(self.transforms):  # the last to hide is the first to open
+            total = each.release(total, told, self.job)
+        weight = self.weight
+        if self.secret:
+            weight = float(self.setting.cohort)
+        elif self.hidden:
+            weight = float(total.channel.weight)
+        found = Record(
+            {
+                name: map_leaves(lambda t: t / weight, part)
+                if super(Release, self).rule(name) == "mean"
+                else part
+                for name, part in total.items()
+                if name != "channel"
+            }
+        )
+        if self.narrow and not self.hidden:
+            kinds = Record({name: self.narrow[name] for name in found})
+            found = map_leaves(lambda t, kind: t.to(kind.dtype), found, kinds)
+        return found.replace(channel=total.channel) if "channel" in total else found

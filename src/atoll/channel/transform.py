@@ -1,0 +1,135 @@
+"""One thing that happens to updates on their way from client to server: what a transform is."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from atoll.contract import Job
+from atoll.errors import ConfigError
+from atoll.tensors import Record
+
+__all__ = ["Place", "Setting", "Transform", "Update"]
+
+Place = Literal["bound", "blur", "hide"]
+"""Where in a chain a transform stands: what bounds updates, what blurs them, what hides them; in this order."""
+
+
+class Update(NamedTuple):
+    """What a client is about to send, on its way through a chain.
+
+    `values` has the fields of the method's reply, all of them, with the client's change as a difference (see
+    `atoll.contract.Change`). `weight` is what it counts for in a mean. `report` are further scalars for the server
+    halves of transforms, which are added up over clients; `metrics` are figures for a simulation's eyes alone.
+    """
+
+    values: Record
+    weight: Tensor
+    report: Record
+    metrics: Record
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a chain knows of the run that it is for.
+
+    Args:
+        cohort: clients a round; with Poisson sampling the expected number.
+        heaviest: the largest weight that a reply may have (training samples of the largest client).
+        seed: the run's.
+        equal: whether all clients count the same.
+    """
+
+    cohort: int = 1
+    heaviest: float = 1.0
+    seed: int = 0
+    equal: bool = False
+
+
+@dataclass(frozen=True)
+class Transform(ABC):
+    """Both halves of what happens to an update; a frozen dataclass, whose fields are its settings.
+
+    The client half, `send`, is pure and written for one client (no branch on a tensor's value): every engine has it.
+    Of the server half, `begin`, `tell` and `learn` keep a state from round to round, of numbers and tensors, the same
+    fields and shapes from the beginning to the end; `release` sees the sum over the clients of a round before it
+    becomes a mean. `place` says where in a chain it may stand, `needs` what must come before it.
+    """
+
+    name: ClassVar[str]
+    place: ClassVar[Place]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    # --- what it asks for -------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """How it is written in a chain."""
+        return self.name
+
+    @property
+    def equal(self) -> bool:
+        """Whether clients must count the same, for a bound on one client's share to hold."""
+        return False
+
+    @property
+    def sums(self) -> bool:
+        """Whether the server sees no more than the sum over clients."""
+        return False
+
+    def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Transform:
+        """The transform for a run, behind these others.  Raises ConfigError where it cannot be used there."""
+        return self
+
+    # --- client half ------------------------------------------------------------------------------------------
+
+    def own(self, received: Record) -> Record:
+        """What a client remembers of it before its first round; empty: nothing, ever."""
+        return Record()
+
+    def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
+        """The update after it, and what the client remembers.
+
+        Args:
+            told: what the server tells clients (`tell`).
+            own: what the client remembered.
+            key: a random stream of this client, round and transform, int64 scalar.
+        """
+        return update, own
+
+    # --- server half ------------------------------------------------------------------------------------------
+
+    def nothing(self) -> Record:
+        """The sums of what it reports where nobody came."""
+        return Record()
+
+    def begin(self) -> Record:
+        """The server's state before the first round."""
+        return Record()
+
+    def tell(self, state: Record) -> Record:
+        """What clients are told; by default all of the state."""
+        return state
+
+    def release(self, sums: Record, told: Record, job: Job) -> Record:
+        """The sum over a round's clients after it: fields of `Update.values`, and `channel`, the sums of reports.
+
+        `told` is what the clients were told of all transforms, by their position in the chain ("0", "1" ...).
+        """
+        return sums
+
+    def learn(self, state: Record, report: Record, count: int) -> Record:
+        """The state after a round in which so many clients' `Update.report` came to these sums."""
+        return state
+
+    def _require(self, name: str, holds: bool, problem: str, hint: str | None = None) -> None:
+        if not holds:
+            raise ConfigError(f"channel {self.name!r}: {name} = {getattr(self, name)} {problem}", hint=hint)
+
+
+def plainly(value: Any) -> str:
+    """A number as one types it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

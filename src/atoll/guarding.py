@@ -1,0 +1,110 @@
+"""From settings to the channel of a run: what protects clients is checked against everything that would undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atoll import spec
+from atoll.channel import Chain, Setting, channel
+from atoll.contract import Channel, Method
+from atoll.data import FederatedData
+from atoll.errors import ConfigError
+from atoll.rounds.choosing import Choice, Poisson, Uniform
+from atoll.settings import Settings
+from atoll.tensors import Record
+
+__all__ = ["fitted", "sampled", "stated"]
+
+
+def stated(given: Any) -> tuple[Channel | None, str | None]:
+    """The channel of what a user gives, and how it is written (None: it cannot be)."""
+    found = None if given is None else channel(given)
+    return found, found.text if isinstance(found, Chain) else None
+
+
+def sampled(settings: Settings, chain: Channel | None, choice: Choice) -> Choice:
+    """Who is asked, where privacy has a say: by a coin each behind central noise, unless `sampling` says otherwise."""
+    noise = chain.noise if isinstance(chain, Chain) else None
+    wanted = settings.sampling or ("poisson" if noise is not None and noise.multiplier else "fixed")
+    if wanted == "fixed":
+        return choice
+    if not isinstance(choice, Uniform | Poisson):
+        raise ConfigError(
+            f"choose = {settings.choose!r} and sampling = 'poisson' both say who is asked",
+            hint='leave choose out, or set sampling="fixed"',
+        )
+    return Poisson()
+
+
+def fitted(
+    given: Channel | None,
+    settings: Settings,
+    method: Method,
+    data: FederatedData,
+    cohort: int,
+    expected: Record,
+) -> Channel | None:
+    """The channel for a run.  Raises ConfigError where something about the run would undo what it is for."""
+    if not isinstance(given, Chain):
+        return given
+    equal = data.weights is not None and bool((data.weights == data.weights[0]).all())
+    if given.sums or given.noise is not None:
+        _check(given, settings, data, equal)
+    heaviest = 1.0 if equal or given.equal or not given.sums else _heaviest(given, data)
+    return given.fitted(method, expected, Setting(cohort, heaviest, settings.seed, equal))
+
+
+def _check(chain: Chain, settings: Settings, data: FederatedData, equal: bool) -> None:
+    what = f"channel = {chain.text!r}"
+    for key, hint in _AGAINST.items():
+        if getattr(settings, key) != getattr(Settings, key):
+            raise ConfigError(
+                f"{what} and {key} = {getattr(settings, key)!r}: {hint}", hint=f"leave {key} out"
+            )
+    name = spec.parse(settings.choose, "choice").name
+    if name not in ("uniform", "weighted", "fair", "poisson"):
+        raise ConfigError(
+            f"{what} and choose = {settings.choose!r}: it looks at what single clients answered",
+            hint="choose uniform, weighted or fair",
+        )
+    if chain.noise is not None and name in ("weighted", "fair"):
+        raise ConfigError(
+            f"{what} and choose = {settings.choose!r}: nobody has worked out what that gives away",
+            hint="leave choose out",
+        )
+    for rule in [] if settings.adaptive is None else settings.adaptive.split("+"):
+        if spec.parse(rule.strip(), "rule").name != "deadline":
+            raise ConfigError(
+                f"{what} and adaptive = {settings.adaptive!r}: it learns from clients' losses",
+                hint="leave adaptive out, or take deadline",
+            )
+    if chain.noise is not None and settings.over_select != 1.0:
+        raise ConfigError(
+            f"{what} and over_select = {settings.over_select}: whose reply counts depends on others",
+            hint="set a deadline, which looks at each by itself",
+        )
+    if data.weights is not None and not equal:
+        raise ConfigError(
+            f"{what}: clients have weights of their own, and would count for more than one another",
+            hint='set weights="equal"',
+        )
+
+
+_AGAINST = {
+    "pace": "an asynchronous server looks at replies one by one",
+    "late": "a reply that is kept for later is looked at by itself",
+}
+
+
+def _heaviest(chain: Chain, data: FederatedData) -> float:
+    """The largest number of training samples of a client, which weights are told against."""
+    if data.pool() is None:
+        raise ConfigError(
+            f"channel = {chain.text!r} multiplies weights in, and nobody knows the largest of so many clients",
+            hint='set weights="equal"',
+        )
+    sizes: Sequence[int] = [data.size(client) for client in range(len(data))]
+    return float(np.max(sizes))
