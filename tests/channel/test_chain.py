@@ -111,7 +111,6 @@ def test_what_cannot_be_is_refused_at_once(text: str, says: str, hint: str | Non
         ({"devices": "equal", "late": "keep", "deadline": 60}, "kept for later"),
         ({"devices": "equal", "over_select": 1.5}, "depends on others"),
         ({"adaptive": "adacomm"}, "learns from clients' losses"),
-        ({"channel": "secagg:24"}, "need 35 bits"),
         ({"channel": "secagg", "weights": "size"}, "weights of their own"),
         ({"channel": "clip:0.1,0.5 | noise:1", "cohort": 3}, "too few for a bound that adapts"),
     ],
@@ -341,11 +340,20 @@ def test_the_server_is_given_whole_numbers_and_their_sum_is_exact() -> None:
 def test_what_lies_outside_is_cut_off_and_counted() -> None:
     chain = fitted("secagg:16,range=0.5")
     far = reply(chain, torch.tensor([0.6] * 3 + [0.1] * 997))
-    assert int(far.values.channel.outside) == 3
+    assert int(far.values.channel.cut) == 1
+    assert int(reply(chain, 0.5).values.channel.cut) == 0
     found = released(chain, [far])
     assert float(found[0]) == pytest.approx(0.5, abs=1e-4)
     assert float(found[9]) == pytest.approx(0.1, abs=1e-4)
     assert fitted("clip:0.05 | secagg:16").transforms[1].range == 0.05  # type: ignore[attr-defined]
+
+
+def test_sums_that_the_ring_cannot_hold_are_refused() -> None:
+    fitted("secagg:20", cohort=16)
+    with pytest.raises(ConfigError, match="need 33 bits") as error:
+        fitted("secagg:20", cohort=17)
+    assert "set bits to 19" in str(error.value.hint)
+    fitted("secagg:20", cohort=4096, equal=True)
 
 
 @pytest.mark.parametrize(("value", "weight"), [(math.nan, 1.0), (math.inf, 1.0), (0.1, 1e6), (0.1, math.nan)])

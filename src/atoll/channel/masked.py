@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import ClassVar, Literal
 
 import torch
@@ -24,6 +25,8 @@ RING = 32
 SHARES = 256
 """Whole weights: the heaviest client counts for so many, the others in proportion, and at least for one."""
 
+_STEP = (math.sqrt(5) - 1) / 2
+
 
 @dataclass(frozen=True)
 class SecAgg(Transform):
@@ -31,7 +34,7 @@ class SecAgg(Transform):
 
     A client turns its update into whole numbers, q = floor((x + R) / 2R * L + u), u uniform in [0, 1), L = 2^bits - 1,
     multiplies its weight in, and hides them under masks that cancel in the sum. The mean is unbiased, with steps of
-    2R / L. What lies outside [-R, R] is cut off; how many numbers did so is counted, in the sum as well.
+    2R / L. What lies outside [-R, R] is cut off; how many clients had to is counted, in the sum as well.
 
     By itself the simulation adds up the same whole numbers without keys (the ideal functionality); with `protocol` it
     plays the whole protocol, which gives the same sum to the bit.
@@ -54,7 +57,7 @@ class SecAgg(Transform):
     place: ClassVar[Place] = "hide"
 
     def __post_init__(self) -> None:
-        self._require("bits", 2 <= self.bits <= 24, "must lie between 2 and 24", "16 is usual")
+        self._require("bits", 2 <= self.bits <= 20, "must lie between 2 and 20", "16 is usual")
         self._require("range", 0 < self.range < math.inf, "must be above 0, and finite")
 
     @property
@@ -93,33 +96,40 @@ class SecAgg(Transform):
     # --- client half ------------------------------------------------------------------------------------------
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
-        parts = leaves(update.values)
-        sound = torch.stack([v.sum() for v in parts]).sum() * 0 if parts else update.weight * 0  # or nan
+        parts = [v.float() for v in leaves(update.values) if v.numel()]
+        far = torch.stack([torch.maximum(v.amax(), -v.amin()) for v in parts]).amax()
+        sound = far * 0  # nan where a number is not finite
         there = (update.weight > 0).to(torch.int32)
         shares = there
         if self.weighted:
             whole = torch.round(update.weight / self.heaviest * SHARES)
             shares = whole.clamp(1, SHARES).to(torch.int32) * there
             sound = sound + torch.where(update.weight <= self.heaviest * (1 + 1e-6), 0.0, math.nan)
-        outside = sum(((v < -self.range) | (v > self.range)).sum() for v in parts)
-        counter = iter(range(len(parts)))
-        values = map_leaves(lambda v: self._whole(v, seeds.fold(key, next(counter))) * shares, update.values)
+        start = seeds.uniform(key, ())
+        places = count(0, 1 << 20)
+        values = map_leaves(lambda v: self._whole(v, start, next(places)) * shares, update.values)
         report = {name: value.to(torch.int32) * there for name, value in update.report.items()}
-        found = Record(**report, weight=shares, outside=torch.as_tensor(outside).to(torch.int32) * there)
-        return update._replace(values=values, weight=there.to(update.weight.dtype) + sound, report=found), own
+        found = Record(**report, weight=shares, cut=(far > self.range).to(torch.int32) * there)
+        weight = there.to(update.weight.dtype) + sound
+        return update._replace(values=values, weight=weight, report=found), own
 
-    def _whole(self, value: Tensor, key: Tensor) -> Tensor:
-        """A tensor as whole numbers in [0, L], rounded up or down by chance so that the mean is right."""
+    def _whole(self, value: Tensor, start: Tensor, first: int) -> Tensor:
+        """A tensor as whole numbers in [0, L], rounded up or down so that the mean is right.
+
+        What is added before rounding is a uniform number of the client's, moved on by an irrational step from one
+        place to the next (Weyl): every single place is rounded without bias, for a third of what a hash costs.
+        """
+        places = torch.arange(value.numel(), dtype=torch.float64, device=value.device)
+        dither = ((places + first) * _STEP).frac().float().reshape(value.shape)
         scale = self._levels / (2 * self.range)
-        drawn = seeds.uniform(key, value.shape)
-        up = (value.clamp(-self.range, self.range) + self.range) * scale + drawn
-        return up.clamp(max=self._levels).to(torch.int32)
+        up = torch.add((dither + start).frac(), value.float(), alpha=scale) + self.range * scale
+        return up.clamp(0, self._levels).to(torch.int32)
 
     # --- server half ------------------------------------------------------------------------------------------
 
     def nothing(self) -> Record:
         zero = torch.zeros((), dtype=torch.int64)
-        return Record(weight=zero, outside=zero)
+        return Record(weight=zero, cut=zero)
 
     def release(self, sums: Record, told: Record, job: Job) -> Record:
         whole = map_leaves(lambda v: v.to(torch.int64) & (2**RING - 1), sums)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from atoll.channel.noise import Noise
 from atoll.channel.transform import Setting, Transform
-from atoll.contract import Job, Mean, Replies, Rule
+from atoll.contract import Job, Mean, Replies, Reply, Rule
 from atoll.tensors import Record, map_leaves
 
 __all__ = ["Release"]
@@ -35,6 +35,15 @@ class Release(Mean):
 
     def rule(self, name: str) -> Rule:
         return "sum" if self.hidden or name == "channel" else super().rule(name)
+
+    def add_stacked(self, clients: Sequence[int], replies: Reply) -> None:
+        if not self.hidden:
+            super().add_stacked(clients, replies)
+            return
+        self._count(clients, float(replies.weight.sum()))
+        self._plus(
+            map_leaves(lambda v: v.sum(0, dtype=v.dtype), replies.values)
+        )  # wraps around as the ring does
 
     def result(self) -> Replies | None:
         if not self.secret:
