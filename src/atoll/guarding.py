@@ -51,9 +51,9 @@ def fitted(
     if not isinstance(given, Chain):
         return given
     equal = data.weights is not None and bool((data.weights == data.weights[0]).all())
-    if given.sums or given.noise is not None:
+    if given.hides or given.noise is not None:
         _check(given, settings, data, equal)
-    heaviest = 1.0 if equal or given.equal or not given.sums else _heaviest(given, data)
+    heaviest = 1.0 if equal or given.equal or not given.hides else _heaviest(given, data)
     return given.fitted(method, expected, Setting(cohort, heaviest, settings.seed, equal))
 
 

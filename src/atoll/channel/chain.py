@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.channel.noise import Noise
-from atoll.channel.sums import Release
+from atoll.channel.sums import Release, Together
 from atoll.channel.transform import Place, Setting, Transform, Update
 from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply
 from atoll.errors import ConfigError
@@ -59,6 +59,13 @@ class Chain(Channel):
                     hint="such as [atoll.channel.Clip(0.5), atoll.channel.Noise(1.0)]",
                 )
             _check(each, self.transforms[:at])
+        for at, each in enumerate(self.transforms):
+            for name in each.before:
+                if name not in (other.name for other in self.transforms[at:]):
+                    raise ConfigError(
+                        f"channel: {each.name} needs {name} behind it",
+                        hint=f"write clip:0.5 | {each.text} | {name}",
+                    )
 
     @property
     def text(self) -> str:
@@ -70,8 +77,7 @@ class Chain(Channel):
         return any(each.equal for each in self.transforms)
 
     @property
-    def sums(self) -> bool:
-        """Whether the server sees no more than sums over clients."""
+    def hides(self) -> bool:
         return any(each.sums for each in self.transforms)
 
     @property
@@ -88,12 +94,13 @@ class Chain(Channel):
 
         Raises ConfigError where they do not go together.
         """
-        setting = replace(setting, equal=setting.equal or self.equal)
+        size = sum(v.numel() for v in leaves(expected) if isinstance(v, Tensor))
+        setting = replace(setting, equal=setting.equal or self.equal, size=size)
         made: tuple[Transform, ...] = ()
         for each in self.transforms:
             made = (*made, each.fitted(made, setting))
         chain = Chain(made, setting)
-        if self.sums or self.noise is not None:
+        if self.hides or self.noise is not None:
             chain.check(method, expected)
         return chain
 
@@ -133,6 +140,12 @@ class Chain(Channel):
     def program(self, name: str, inner: Program, change: Change | None) -> Around:
         return Sending(inner, change, self.transforms) if name == "train" else Around(inner, change)
 
+    def nbytes(self, values: Record) -> int:
+        found = super().nbytes(values)
+        for each in self.transforms:
+            found = each.nbytes(values, found)
+        return found
+
     # --- server half ------------------------------------------------------------------------------------------
 
     def begin(self) -> Record:
@@ -146,7 +159,9 @@ class Chain(Channel):
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         if type(inner) is not Mean or job.work.program != "train":
             return inner
-        return Release({**inner.rules, "channel": "sum"}, self.transforms, self.setting or Setting(), job)
+        rules = {**inner.rules, "channel": "sum"}
+        kind = Release if all(each.together is None for each in self.transforms) else Together
+        return kind(rules, self.transforms, self.setting or Setting(), job)
 
     def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
         report = replies.mean.get("channel", Record())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ __all__ = ["Clip"]
 
 @dataclass(frozen=True)
 class Clip(Transform):
-    """Scale an update down to an L2 norm of at most `norm`.   McMahan et al., ICLR 2018, "flat clipping"
+    """Scale an update down to an L2 (or L1) norm of at most `norm`.   McMahan et al., ICLR 2018, "flat clipping"
 
     u <- u * min(1, C / |u|), where u is all that the client sends, joined: SCAFFOLD's control variates as well as the
     difference of its model. With a `quantile` the bound follows the norms of clients' updates:   Andrew et al.,
@@ -31,11 +31,13 @@ class Clip(Transform):
         norm: C, or where it begins.
         quantile: the share of updates that C leaves as they are.
         rate: how fast C moves.
+        order: of the norm; 1 for Laplace noise.
     """
 
     norm: float
     quantile: float | None = None
     rate: float = 0.2
+    order: Literal[1, 2] = 2
 
     name: ClassVar[str] = "clip"
     place: ClassVar[Place] = "bound"
@@ -55,7 +57,7 @@ class Clip(Transform):
     def text(self) -> str:
         parts = [self.norm] if self.quantile is None else [self.norm, self.quantile]
         parts += [self.rate] if self.quantile is not None and self.rate != 0.2 else []
-        return f"{self.name}:{','.join(map(plainly, parts))}"
+        return f"{self.name}:{','.join(map(plainly, parts))}{',order=1' if self.order == 1 else ''}"
 
     def bound(self, told: Record) -> Tensor:
         """C in this round, a scalar."""
@@ -65,8 +67,7 @@ class Clip(Transform):
     # --- client half ------------------------------------------------------------------------------------------
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
-        square = sum(v.float().square().sum() for v in leaves(update.values) if v.is_floating_point())
-        norm = torch.as_tensor(square, device=update.weight.device).sqrt()
+        norm = self._norm(update.values).to(update.weight.device)
         bound = self.bound(told).to(norm.device)
         factor = (bound / norm).clamp(max=1)
         inside = (norm <= bound).to(norm.dtype)
@@ -80,6 +81,12 @@ class Clip(Transform):
             report=report,
             metrics=update.metrics.replace(clipped=1 - inside),
         ), own
+
+    def _norm(self, values: Record) -> Tensor:
+        parts = [v.float() for v in leaves(values) if v.is_floating_point()]
+        if self.order == 1:
+            return torch.as_tensor(sum(v.abs().sum() for v in parts))
+        return torch.as_tensor(sum(v.square().sum() for v in parts)).sqrt()
 
     # --- server half ------------------------------------------------------------------------------------------
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from atoll import seeds
 from atoll.channel.clip import Clip
-from atoll.channel.transform import Place, Setting, Transform, Update, plainly
+from atoll.channel.skellam import Skellam, drawn
+from atoll.channel.transform import Place, Setting, Transform, Update, Vector, plainly
 from atoll.contract import Job
 from atoll.errors import ConfigError
 from atoll.tensors import Record, leaves, map_leaves
@@ -51,7 +54,9 @@ class SecAgg(Transform):
     weighted: bool = True
     """Whether weights are multiplied in; a chain says."""
     heaviest: float = 1.0
-    """The weight that counts for `SHARES`; a chain fills it in."""
+    """The weight that counts for `SHARES`; a chain fills it in, and what follows."""
+    deviation: float = 0.0
+    """Of a client's share of noise, in steps (see `Skellam`)."""
 
     name: ClassVar[str] = "secagg"
     place: ClassVar[Place] = "hide"
@@ -71,27 +76,41 @@ class SecAgg(Transform):
         return True
 
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> SecAgg:
-        need = (
-            self.bits + (0 if setting.equal else SHARES.bit_length() - 1) + (setting.cohort - 1).bit_length()
-        )
-        if need > RING:
-            most = RING - (need - self.bits)
-            raise ConfigError(
-                f"channel {self.text!r}: {setting.cohort} numbers of {self.bits} bits with weights need {need} bits,"
-                f" and the ring has {RING}",
-                hint=f"set bits to {most}" + ("" if setting.equal else ', or weights="equal", which saves 8'),
-            )
         fixed = [each.norm for each in before if isinstance(each, Clip) and each.quantile is None]
-        return replace(
+        found = replace(
             self,
             range=min([self.range, *fixed]),
             weighted=not setting.equal,
             heaviest=setting.heaviest,
         )
+        for each in before:
+            if isinstance(each, Skellam):
+                found = replace(found, deviation=each.deviation(found.step, setting.size))
+        each_has = (found.top + 2 * found.margin) * (1 if setting.equal else SHARES)
+        need = (each_has * setting.cohort).bit_length()
+        if need > RING:
+            raise ConfigError(
+                f"channel {self.text!r}: {setting.cohort} numbers of {self.bits} bits with their weights and noise"
+                f" need {need} bits, and the ring has {RING}",
+                hint=f"set bits to {max(2, self.bits - (need - RING))}"
+                + ("" if setting.equal else ', or weights="equal", which saves 8'),
+            )
+        return found
 
     @property
-    def _levels(self) -> float:
-        return float(2**self.bits - 1)
+    def top(self) -> int:
+        """L, the largest number that an update becomes before noise."""
+        return (1 << self.bits) - 1
+
+    @property
+    def step(self) -> float:
+        """What one of the whole numbers means."""
+        return 2 * self.range / self.top
+
+    @property
+    def margin(self) -> int:
+        """By how much all numbers are moved up, so that noise leaves none below 0."""
+        return math.ceil(12 * self.deviation + 12) if self.deviation else 0
 
     # --- client half ------------------------------------------------------------------------------------------
 
@@ -107,13 +126,13 @@ class SecAgg(Transform):
             sound = sound + torch.where(update.weight <= self.heaviest * (1 + 1e-6), 0.0, math.nan)
         start = seeds.uniform(key, ())
         places = count(0, 1 << 20)
-        values = map_leaves(lambda v: self._whole(v, start, next(places)) * shares, update.values)
+        values = map_leaves(lambda v: self._whole(v, start, key, next(places)) * shares, update.values)
         report = {name: value.to(torch.int32) * there for name, value in update.report.items()}
-        found = Record(**report, weight=shares, cut=(far > self.range).to(torch.int32) * there)
+        found = Record(**report, cut=(far > self.range).to(torch.int32) * there, weight=shares)
         weight = there.to(update.weight.dtype) + sound
         return update._replace(values=values, weight=weight, report=found), own
 
-    def _whole(self, value: Tensor, start: Tensor, first: int) -> Tensor:
+    def _whole(self, value: Tensor, start: Tensor, key: Tensor, first: int) -> Tensor:
         """A tensor as whole numbers in [0, L], rounded up or down so that the mean is right.
 
         What is added before rounding is a uniform number of the client's, moved on by an irrational step from one
@@ -121,9 +140,11 @@ class SecAgg(Transform):
         """
         places = torch.arange(value.numel(), dtype=torch.float64, device=value.device)
         dither = ((places + first) * _STEP).frac().float().reshape(value.shape)
-        scale = self._levels / (2 * self.range)
-        up = torch.add((dither + start).frac(), value.float(), alpha=scale) + self.range * scale
-        return up.clamp(0, self._levels).to(torch.int32)
+        up = torch.add((dither + start).frac(), value.float(), alpha=1 / self.step) + self.range / self.step
+        whole = up.clamp(0, self.top).to(torch.int32)
+        if self.deviation:
+            whole = whole + drawn(seeds.fold(key, first >> 20), value.shape, self.deviation) + self.margin
+        return whole
 
     # --- server half ------------------------------------------------------------------------------------------
 
@@ -136,9 +157,27 @@ class SecAgg(Transform):
         weight = whole.channel.weight.double()
 
         def decoded(value: Tensor) -> Tensor:
-            steps: Tensor = value.double() * (2 * self.range / self._levels)
-            shifted: Tensor = steps - self.range * weight
-            return shifted.float()
+            sums: Tensor = value.double() * self.step - (self.range + self.margin * self.step) * weight
+            return sums.float()
 
         found = {name: map_leaves(decoded, part) for name, part in whole.items() if name != "channel"}
         return Record(found, channel=map_leaves(lambda v: v.double(), whole.channel))
+
+    @property
+    def together(self) -> Callable[[Mapping[int, Vector], Job], Vector] | None:
+        return None if self.how == "ideal" else self._protocol
+
+    def _protocol(self, vectors: Mapping[int, Vector], job: Job) -> Vector:
+        """The sum of int32 vectors by client, as clients and server come to it between them."""
+        from atoll.channel.secagg.rehearsal import rehearsed
+
+        sums = rehearsed(
+            {client: vector.view(np.uint32) for client, vector in vectors.items()},
+            run=f"seed {job.seed}",
+            round=job.round,
+            clip=self.range,
+            bits=(self.top + 2 * self.margin).bit_length(),
+            levels=SHARES if self.weighted else 1,
+        )
+        found: Vector = sums.astype(np.int64)
+        return found

@@ -11,7 +11,7 @@ import torch
 
 from atoll import seeds
 from atoll.channel.clip import Clip
-from atoll.channel.transform import Place, Setting, Transform, plainly
+from atoll.channel.transform import Place, Setting, Transform, plainly, standing
 from atoll.contract import Job
 from atoll.errors import ConfigError
 from atoll.tensors import Record, map_leaves
@@ -77,10 +77,10 @@ class Noise(Transform):
         return float((self.multiplier**-2 - (2 * self.blur) ** -2) ** -0.5)
 
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Noise:
-        ((at, bound),) = ((at, each) for at, each in enumerate(before) if isinstance(each, Clip))
-        if self.multiplier and math.isinf(bound.norm):
+        at, bound = standing(before, Clip)
+        if self.multiplier and (math.isinf(bound.norm) or bound.order != 2):
             raise ConfigError(
-                f"channel {self.text!r}: there is no noise that hides an update without a bound",
+                f"channel {self.text!r}: there is no noise that hides an update without a bound of its L2 norm",
                 hint='set a norm before it: "clip:0.5 | noise:1.0"',
             )
         blur = setting.cohort / 20 if bound.quantile is not None and self.multiplier else 0.0

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from atoll import spec
 from atoll.channel.chain import Chain
 from atoll.channel.clip import Clip
+from atoll.channel.he import HE
+from atoll.channel.local import Local
 from atoll.channel.masked import SecAgg
 from atoll.channel.noise import Noise
+from atoll.channel.skellam import Skellam
 from atoll.channel.transform import Transform
 from atoll.contract import Channel
 from atoll.errors import ConfigError
@@ -22,9 +25,25 @@ _HOW = Parameter("how", '"ideal" or "protocol"', {"ideal": "ideal", "protocol": 
 _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
     "clip": (
         Clip,
-        (number("norm"), number("quantile", optional=True), number("rate", optional=True)),
+        (
+            number("norm"),
+            number("quantile", optional=True),
+            number("rate", optional=True),
+            Parameter("order", "1 or 2", {"1": 1, "2": 2}.__getitem__, True),
+        ),
     ),
     "noise": (Noise, (number("multiplier"), whole("seed", optional=True, at_least=0))),
+    "local": (
+        Local,
+        (
+            number("multiplier"),
+            Parameter(
+                "kind", '"gaussian" or "laplace"', {k: k for k in ("gaussian", "laplace")}.__getitem__, True
+            ),
+        ),
+    ),
+    "skellam": (Skellam, (number("multiplier"), number("lost", optional=True))),
+    "he": (HE, (whole("degree", optional=True),)),
     "secagg": (SecAgg, (whole("bits", optional=True), _HOW, number("range", optional=True))),
 }
 

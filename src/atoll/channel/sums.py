@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
 
 from atoll.channel.noise import Noise
 from atoll.channel.transform import Setting, Transform
-from atoll.contract import Job, Mean, Replies, Reply, Rule
-from atoll.tensors import Record, map_leaves
+from atoll.contract import Job, Mean, Reducer, Replies, Reply, Rule
+from atoll.tensors import Record, leaves, map_leaves
 
-__all__ = ["Release"]
+__all__ = ["Release", "Together"]
 
 
 class Release(Mean):
@@ -79,3 +83,49 @@ class Release(Mean):
             kinds = Record({name: self.narrow[name] for name in found})
             found = map_leaves(lambda t, kind: t.to(kind.dtype), found, kinds)
         return found.replace(channel=total.channel) if "channel" in total else found
+
+
+class Together(Release):
+    """A release for which the server needs what all clients sent, at once: a protocol is played over it."""
+
+    def __init__(
+        self, rules: Mapping[str, Rule], transforms: Sequence[Transform], setting: Setting, job: Job
+    ) -> None:
+        super().__init__(rules, transforms, setting, job)
+        self.each: dict[int, Record] = {}
+
+    def add(self, client: int, reply: Reply) -> None:
+        self._count([client], float(reply.weight))
+        self.each[client] = map_leaves(torch.clone, reply.values)
+
+    def add_stacked(self, clients: Sequence[int], replies: Reply) -> None:
+        Reducer.add_stacked(self, clients, replies)
+
+    def merge(self, part: Self) -> None:
+        self._count(part.clients, part.weight)
+        self.each |= part.each
+
+    def held(self) -> Record:
+        each = Record({str(client): values for client, values in self.each.items()})
+        return super().held().replace(each=each)
+
+    def take(self, held: Record) -> None:
+        super().take(held)
+        self.each |= {int(client): values for client, values in held.each.items()}
+
+    def result(self) -> Replies | None:
+        sum_of = next(each.together for each in self.transforms if each.together is not None)
+        there = {c: values for c, values in sorted(self.each.items()) if int(values.channel.weight > 0)}
+        if there:
+            vectors = {
+                c: np.concatenate([v.cpu().numpy().reshape(-1) for v in leaves(values)])
+                for c, values in there.items()
+            }
+            flat = torch.from_numpy(sum_of(vectors, self.job))
+            like = next(iter(there.values()))
+            parts = iter(torch.split(flat, [v.numel() for v in leaves(like)]))
+            self.total = map_leaves(
+                lambda v: next(parts).reshape(v.shape).to(v.dtype if v.is_floating_point() else torch.int64),
+                like,
+            )
+        return super().result()

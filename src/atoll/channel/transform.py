@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.contract import Job
 from atoll.errors import ConfigError
 from atoll.tensors import Record
 
-__all__ = ["Place", "Setting", "Transform", "Update"]
+__all__ = ["Place", "Setting", "Transform", "Update", "Vector"]
+
+Vector = NDArray[Any]
 
 Place = Literal["bound", "blur", "hide"]
 """Where in a chain a transform stands: what bounds updates, what blurs them, what hides them; in this order."""
@@ -41,12 +45,14 @@ class Setting:
         heaviest: the largest weight that a reply may have (training samples of the largest client).
         seed: the run's.
         equal: whether all clients count the same.
+        size: numbers in an update.
     """
 
     cohort: int = 1
     heaviest: float = 1.0
     seed: int = 0
     equal: bool = False
+    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,14 @@ class Transform(ABC):
     The client half, `send`, is pure and written for one client (no branch on a tensor's value): every engine has it.
     Of the server half, `begin`, `tell` and `learn` keep a state from round to round, of numbers and tensors, the same
     fields and shapes from the beginning to the end; `release` sees the sum over the clients of a round before it
-    becomes a mean. `place` says where in a chain it may stand, `needs` what must come before it.
+    becomes a mean. `place` says where in a chain it may stand, `needs` what must come before it, and
+    `before` what must follow.
     """
 
     name: ClassVar[str]
     place: ClassVar[Place]
     needs: ClassVar[tuple[str, ...]] = ()
+    before: ClassVar[tuple[str, ...]] = ()
 
     # --- what it asks for -------------------------------------------------------------------------------------
 
@@ -83,6 +91,10 @@ class Transform(ABC):
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Transform:
         """The transform for a run, behind these others.  Raises ConfigError where it cannot be used there."""
         return self
+
+    def nbytes(self, values: Record, usual: int) -> int:
+        """Bytes that these values of a reply take after it, which are `usual` by themselves."""
+        return usual
 
     # --- client half ------------------------------------------------------------------------------------------
 
@@ -121,6 +133,14 @@ class Transform(ABC):
         """
         return sums
 
+    @property
+    def together(self) -> Callable[[Mapping[int, Vector], Job], Vector] | None:
+        """What takes the vectors of all clients of a round at once and gives their sum; None: they are just added.
+
+        A vector is all that a client sends, behind one another: int32 or float64.
+        """
+        return None
+
     def learn(self, state: Record, report: Record, count: int) -> Record:
         """The state after a round in which so many clients' `Update.report` came to these sums."""
         return state
@@ -128,6 +148,15 @@ class Transform(ABC):
     def _require(self, name: str, holds: bool, problem: str, hint: str | None = None) -> None:
         if not holds:
             raise ConfigError(f"channel {self.name!r}: {name} = {getattr(self, name)} {problem}", hint=hint)
+
+
+_T = TypeVar("_T", bound=Transform)
+
+
+def standing(before: tuple[Transform, ...], kind: type[_T]) -> tuple[int, _T]:
+    """Where in a chain the only transform of a kind stands, and itself."""
+    ((at, found),) = ((at, each) for at, each in enumerate(before) if isinstance(each, kind))
+    return at, found
 
 
 def plainly(value: Any) -> str:

@@ -10,7 +10,6 @@ from atoll.contract.messages import Reply
 from atoll.contract.orders import Answer, Job, Outcome
 from atoll.contract.reduce import Reducer, chunks
 from atoll.contract.screen import screen
-from atoll.tensors import nbytes
 
 __all__ = ["Gathering", "outcome"]
 
@@ -21,7 +20,7 @@ def outcome(answer: Answer, job: Job, begun: float = 0.0, ended: float = 0.0) ->
     reason = screen(reply, job.form(answer.client))
     metrics = {name: _plain(value) for name, value in reply.metrics.items()}
     return Outcome(
-        answer.client, float(reply.weight), metrics, nbytes(reply.values), reason, begun, ended,
+        answer.client, float(reply.weight), metrics, job.nbytes(reply.values), reason, begun, ended,
         None if reason else answer.probe,
     )  # fmt: skip
 

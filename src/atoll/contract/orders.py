@@ -17,7 +17,7 @@ from atoll.contract.messages import Reply, Work
 from atoll.contract.method import Method, Program
 from atoll.contract.reduce import Reducer, Replies
 from atoll.contract.validation import ON_VALIDATION, OnValidation
-from atoll.tensors import Record, Tensors, map_leaves
+from atoll.tensors import Record, Tensors, map_leaves, nbytes
 
 __all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome"]
 
@@ -44,6 +44,11 @@ class Channel:
         return False
 
     @property
+    def hides(self) -> bool:
+        """Whether nobody but the client can read what it sends."""
+        return False
+
+    @property
     def always(self) -> bool:
         """Whether the server takes a step even where nobody was asked, so that nobody can tell."""
         return False
@@ -62,6 +67,10 @@ class Channel:
         Programs must be hashable and equal where they do the same (frozen dataclasses), for steps to be captured once.
         """
         return Around(inner, change)
+
+    def nbytes(self, values: Record) -> int:
+        """Bytes that the values of a reply, as they are sent, take on the wire."""
+        return nbytes(values)
 
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         """What takes the replies to this job."""
@@ -163,7 +172,7 @@ class Job:
 
     def changed(self, values: Record, received: Record, memory: Record) -> Tensors | None:
         """How far a client's model moved, from its reply and what it was given; None where the method does not say."""
-        if self.method.change is None:
+        if self.method.change is None or (self.channel is not None and self.channel.hides):
             return None
         return self.method.change.of(values, received, memory if self.channel is None else memory.method)
 
@@ -196,6 +205,10 @@ class Job:
         return reply._replace(
             values=reply.values.replace(**{change.field: map_leaves(times, reply.values[change.field])})
         )
+
+    def nbytes(self, values: Record) -> int:
+        """Bytes that a client uploads with these values."""
+        return nbytes(values) if self.channel is None else self.channel.nbytes(values)
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

@@ -31,7 +31,7 @@ from atoll.engines.widths import Stretch, stretches
 from atoll.errors import AtollError, EngineError
 from atoll.parts import each_part
 from atoll.task import Batch, Task
-from atoll.tensors import Record, leaves, map_leaves, nbytes, to_device
+from atoll.tensors import Record, leaves, map_leaves, to_device
 
 __all__ = ["Group", "powers"]
 
@@ -354,7 +354,7 @@ class Group:
         weights = reply.weight.tolist()
         first = map_leaves(lambda v: v[0], reply.values)
         wrong = misshapen(first, self.job.form(self.clients[0]))
-        bytes_each = nbytes(first)
+        bytes_each = self.job.nbytes(first)
         changed = None if wrong else self.job.changed(reply.values, received, memory)
         probes = None if changed is None else probe(changed, self.job.cohort, stacked=True)
         ended = time.perf_counter()
