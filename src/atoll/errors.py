@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AtollError",
+    "BudgetError",
     "CodecError",
     "ConfigError",
     "DataError",
@@ -78,6 +79,12 @@ class PausedError(RunError):
     """A run cannot go on for now: nobody is there, or too few answer. What it has is kept, and it may be resumed."""
 
     exit_code = 5
+
+
+class BudgetError(RunError):
+    """A release would cost more privacy than was granted, or a ledger of privacy cannot be written or trusted."""
+
+    exit_code = 2
 
 
 class DivergedError(RunError):

@@ -179,6 +179,35 @@ def doctor() -> None:
     report()
 
 
+@app.command()
+def privacy(
+    population: Annotated[int, typer.Option(metavar="N", help="How many clients there are.")],
+    cohort: Annotated[int, typer.Option(metavar="C", help="How many take part in a round, on average.")],
+    rounds: Annotated[int, typer.Option(metavar="T", help="How many rounds are played.")],
+    delta: Annotated[float, typer.Option(metavar="D", help="The delta, below 1 / population.")],
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="Z", help="Deviation of the noise on a round's sum over the clip: tells epsilon."
+        ),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(metavar="E", help="The epsilon to keep to: tells the noise.")
+    ] = None,
+    sampling: Annotated[
+        str, typer.Option(metavar="poisson|fixed", help="How a cohort is drawn.")
+    ] = "poisson",
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """What differential privacy noise gives, or needs.
+
+    For clipped updates, summed with normal noise: each client is protected with all of its data. Needs atoll[dp].
+    """
+    from atoll.cli.privacy import Question, answer
+
+    answer(Question(population, cohort, rounds, delta, noise, epsilon, sampling), json)
+
+
 for _command in (ls, show, log, rm, compare, report, dash):
     app.command()(_command)
 app.command(cls=WithSettings)(sweep)

@@ -1,0 +1,221 @@
+"""Epsilon of what happened, and the noise that an epsilon needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
+
+from atoll.errors import ConfigError
+from atoll.privacy import curves
+from atoll.privacy.events import Adjacency, Correlated, Event, Fixed, Laplace, adjacency, tally, with_noise
+
+__all__ = ["Epsilon", "check_delta", "epsilon", "noise", "renyi_epsilon"]
+
+_FINEST = 1e-4  # step of the privacy loss
+_CELLS = 2_000_000  # of a distribution, about: beyond, its steps are wider
+_CLOSE = 1e-4  # how near the noise that is found is to the least, as a ratio
+_LEAST, _MOST = 1e-3, 1e5  # noise that is looked for
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """What events come to at `delta`.
+
+    `epsilon` is the least that was shown, infinite where there is no noise, by the `accountant` "PLD" or "RDP";
+    `rdp` and `pld` are what each says, None where it has no answer. `adjacency` says which neighbours this is
+    about.
+    """
+
+    epsilon: float
+    delta: float
+    accountant: str
+    adjacency: Adjacency
+    rdp: float | None
+    pld: float | None
+
+
+def epsilon(events: Iterable[Event], delta: float, *, step: float = _FINEST) -> Epsilon:
+    """The epsilon of all `events` together (composed adaptively) at `delta`.
+
+    Privacy loss distributions first (PLD), Renyi divergences (RDP) beside them and where an event has no PLD. A
+    fixed cohort is accounted for under replace-one: by RDP with what sampling gains, or by PLD without, whichever
+    shows less. `step` is that of the distributions; wider ones cost less and say a little more.
+
+    Raises ConfigError where no accountant has all of the events, MissingExtraError without the extra.
+
+    >>> from atoll.privacy import Gaussian, Poisson
+    >>> round(epsilon([Gaussian(noise=1.0, sampling=Poisson(0.01), count=1000)], 1e-6).epsilon, 3)
+    2.125
+    """
+    return counted(tally(events), delta, step)
+
+
+def counted(events: Mapping[Event, int], delta: float, step: float) -> Epsilon:
+    """`epsilon` of events that were counted by `tally`."""
+    _check(delta)
+    return _epsilon(tuple(events.items()), delta, step)
+
+
+def step_for(target: float) -> float:
+    """A step that is fine enough to tell an epsilon near `target` to about four digits."""
+    return min(max(target / 2000, _FINEST), 1e-2)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(pairs: tuple[tuple[Event, int], ...], delta: float, step: float) -> Epsilon:
+    found = dict(pairs)
+    neighbours = adjacency(found)
+    rdp = renyi_epsilon(found, delta)
+    pld = _loss_epsilon(found, neighbours, delta, step, rdp) if _worth_it(found, delta, rdp) else None
+    if rdp is None and pld is None:
+        raise ConfigError(
+            "no accountant has noise over whole numbers with Poisson sampling, and fixed cohorts, together",
+            hint="sample one way, or keep a ledger for each",
+        )
+    least, by = min((value, name) for value, name in ((pld, "PLD"), (rdp, "RDP")) if value is not None)
+    return Epsilon(least, delta, by, neighbours, rdp, pld)
+
+
+def renyi_epsilon(events: Mapping[Event, int], delta: float) -> float | None:
+    """The epsilon by RDP alone, None without an answer: fast once an event was seen, and never below the truth."""
+    neighbours, total = adjacency(events), 0.0 * curves.orders()
+    for event, count in events.items():
+        curve = curves.renyi(event, neighbours)
+        if curve is None:
+            return None
+        total = total + count * curve
+    return curves.epsilon_of(total, delta) if events else 0.0
+
+
+def _worth_it(events: Mapping[Event, int], delta: float, rdp: float | None) -> bool:
+    """Whether loss distributions may show less: not without noise, nor where fixed cohorts gain much by sampling."""
+    if rdp is None or not events:
+        return True
+    plain = {_unsampled(event): count for event, count in events.items()}
+    without = renyi_epsilon(plain, delta)
+    fixed = any(isinstance(event.sampling, Fixed) for event in events)
+    return math.isfinite(rdp) and (not fixed or without is None or without < 2 * rdp)
+
+
+def _unsampled(event: Event) -> Event:
+    """A fixed cohort of all, in the place of one of a few."""
+    if isinstance(event.sampling, Fixed) and not isinstance(event, (Laplace, Correlated)):
+        everyone = Fixed(event.sampling.population, event.sampling.population)
+        return msgspec.structs.replace(event, sampling=everyone)
+    return event
+
+
+def _loss_epsilon(
+    events: Mapping[Event, int], neighbours: Adjacency, delta: float, step: float, rdp: float | None
+) -> float | None:
+    if not events:
+        return 0.0
+    interval = max(step, (rdp or 0.0) / _CELLS)
+    total = None
+    for event, count in events.items():
+        part = curves.loss(event, neighbours, count, interval)
+        if part is None:
+            return None
+        total = part if total is None else total.compose(part)
+    assert total is not None
+    return float(total.get_epsilon_for_delta(delta))
+
+
+# --- the inverse ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=128)
+def noise(target: float, delta: float, event: Event, *, rounds: int = 1) -> float:
+    """The least noise with which `rounds` times this event come to an epsilon of `target` at most, to 0.01 %.
+
+    What noise `event` has does not matter. RDP gives a noise that is surely enough; from there the logarithm of
+    epsilon, nearly linear in that of the noise, is followed down by PLD. Answers are kept in memory.
+
+    Raises ConfigError where no noise up to 100 000 clips is enough.
+    """
+    _check(delta)
+    if not (target > 0 and math.isfinite(target)):
+        raise ConfigError(f"epsilon cannot be {target!r}", hint="epsilon is above 0")
+    step = step_for(target)
+
+    def by_rdp(z: float) -> float:
+        return renyi_epsilon(_repeated(event, z, rounds), delta) or 0.0
+
+    def by_both(z: float) -> float:
+        return _epsilon(tuple(_repeated(event, z, rounds).items()), delta, step).epsilon
+
+    enough = _root(by_rdp, target, math.log(_LEAST), math.log(_MOST))
+    high, slope = math.log(enough), 1.0
+    gap = _gap(by_both, target, high)
+    while gap <= 0:  # down in steps that grow until it is too little
+        low = high + min(gap / slope, -_CLOSE)
+        if low < math.log(_LEAST):
+            return math.exp(high)
+        below = _gap(by_both, target, low)
+        if below > 0:
+            return _root(by_both, target, low, high)
+        high, gap, slope = low, below, slope / 1.5
+    return enough
+
+
+def _repeated(event: Event, z: float, rounds: int) -> dict[Event, int]:
+    changed = with_noise(event, z)
+    if isinstance(changed, Correlated):
+        return {changed: 1}
+    return {each: count * rounds for each, count in tally([changed]).items()}
+
+
+def _gap(said: Callable[[float], float], target: float, x: float) -> float:
+    """How far the logarithm of what is said of noise exp(x) is above that of the target."""
+    return math.log(min(max(said(math.exp(x)), 1e-12), 1e12)) - math.log(target)
+
+
+def _root(said: Callable[[float], float], target: float, a: float, b: float) -> float:
+    """The least exp(x), a <= x <= b, that keeps `target`, from above: Illinois steps.  What is said falls with x."""
+    at_a, at_b = _gap(said, target, a), _gap(said, target, b)
+    if at_b > 0:
+        raise ConfigError(
+            f"no noise up to {math.exp(b):g} clips gives epsilon = {target:g}",
+            hint="allow a larger epsilon or delta, fewer rounds, or a smaller share of the population",
+        )
+    if at_a <= 0:
+        return math.exp(a)
+    side = 0
+    while b - a > _CLOSE:
+        x = min(max(b - at_b * (b - a) / (at_b - at_a), a + _CLOSE / 3), b - _CLOSE / 3)
+        value = _gap(said, target, x)
+        if value <= 0:
+            b, at_b = x, value
+            at_a = at_a / 2 if side == 1 else at_a
+            side = 1
+        else:
+            a, at_a = x, value
+            at_b = at_b / 2 if side == -1 else at_b
+            side = -1
+    return math.exp(b)
+
+
+# --- what may be asked ----------------------------------------------------------------------------------------------
+
+
+def _check(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta cannot be {delta!r}", hint="delta is above 0 and below 1 / population")
+
+
+def check_delta(delta: float, population: int) -> None:
+    """Raise ConfigError for a `delta` with which giving away one participant in full would be within the statement."""
+    _check(delta)
+    if delta >= 1 / population:
+        raise ConfigError(
+            f"delta = {delta:g} says nothing about one of {population:,}: giving one away in full would be within it",
+            hint=f"delta is below 1 / population = {1 / population:.3g}; {_example(population)} is usual",
+        )
+
+
+def _example(population: int) -> str:
+    return f"{10.0 ** -math.ceil(math.log10(population) + 0.5):g}"
