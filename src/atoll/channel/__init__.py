@@ -1,0 +1,1 @@
+"""What happens to updates on their way between clients and server."""
