@@ -81,6 +81,7 @@ class Client:
         for secret in (self._self_secret, self._mask_secret):
             secret[:] = bytes(len(secret))
         self._box_key: keys.Private | None = None
+        self._shared: dict[int, bytes] = {}  # by client: the secret for boxes, both ways
         self._mask_key: keys.Private | None = None
         self._values: Ints | None = None
 
@@ -133,21 +134,19 @@ class Client:
     def _advertise(self, message: Invitation) -> Keys:
         terms = message.terms
         self._floors.check(terms, self._model, self._beacon)
-        if message.sid != terms.sid or self.node not in terms.nodes:
+        sid = terms.sid
+        if message.sid != sid or self.node not in terms.nodes:
             raise self._refuse("the invitation is not for it, or has another sid than its terms")
         if strangers := [node for node in terms.nodes if node not in self._registry]:
             raise self._refuse(f"nobody knows {strangers[0]!r}")
-        if not self._marks.once("joined", terms.sid):
+        if not self._marks.once("joined", sid):
             raise self._refuse("it was in this attempt before, with other keys")
-        self.terms, self._sid, self._me = terms, message.sid, terms.nodes.index(self.node)
-        self._neighbours = terms.graph.neighbours(self._me)
-        self._holders = tuple(sorted((*self._neighbours, self._me)))
+        self.terms, self._sid, self._me = terms, sid, terms.nodes.index(self.node)
+        self._holders = terms.graph.holders(self._me)
         self._mask_secret = bytearray(shamir.below(self._entropy).to_bytes(32, "big"))
         self._self_secret = bytearray(shamir.below(self._entropy).to_bytes(32, "big"))
-        self._box_key, self._mask_key = (
-            keys.Private(self._entropy(32)),
-            keys.Private(bytes(self._mask_secret)),
-        )
+        self._box_key = keys.Private(self._entropy(32))
+        self._mask_key = keys.Private(bytes(self._mask_secret))
         box, mask = self._box_key.public, self._mask_key.public
         signature = self._sign(keys.advertised(self._sid, self._me, box, mask))
         self._own = Keys(self._sid, self._me, box, mask, signature)
@@ -181,19 +180,20 @@ class Client:
             if holder == self._me:
                 self._held[holder] = pair
             elif holder in known:
-                boxes[holder] = self._sealed(box_key, known[holder].box, pair, holder)
-        self._known = known
+                self._shared[holder] = shared = self._agreed(box_key, known[holder].box, holder)
+                boxes[holder] = keys.seal(shared, pair, self._sid, self._me, holder)
+        self._known, self._box_key = known, None
         return Boxes(self._sid, boxes)
 
-    def _sealed(self, key: keys.Private, to: bytes, pair: bytes, holder: int) -> bytes:
+    def _agreed(self, key: keys.Private, public: bytes, client: int) -> bytes:
         try:
-            return key.seal(to, pair, self._sid, self._me, holder)
+            return key.agree(public)
         except ValueError:
-            raise self._refuse(f"client {holder} has a key that gives no secret") from None
+            raise self._refuse(f"client {client} has a key that gives no secret") from None
 
     def _mask(self, message: Inbox) -> Masked:
-        terms, box_key, mask_key, values = self.terms, self._box_key, self._mask_key, self._values
-        assert terms and box_key and mask_key
+        terms, mask_key, values = self.terms, self._mask_key, self._values
+        assert terms and mask_key
         senders = message.boxes.keys()
         if not senders <= self._known.keys() - {self._me}:
             raise self._refuse("the inbox has a box of somebody who is not on the roster")
@@ -208,14 +208,13 @@ class Client:
         plus = [keys.self_seed(bytes(self._self_secret), self._sid)]
         minus: list[bytes] = []
         for sender, box in message.boxes.items():
-            its = self._known[sender]
             try:
-                pair = box_key.unseal(its.box, box, self._sid, sender, self._me)
-                shared = mask_key.agree(its.mask)
+                pair = keys.unseal(self._shared[sender], box, self._sid, sender, self._me)
             except ValueError as error:
-                raise self._refuse(f"box of {terms.nodes[sender]!r}: {error}") from None
+                raise self._refuse(f"the box of {terms.nodes[sender]!r}: {error}") from None
+            shared = self._agreed(mask_key, self._known[sender].mask, sender)
             if len(pair) != 64:
-                raise self._refuse(f"box of {terms.nodes[sender]!r}: no two shares are in it")
+                raise self._refuse(f"the box of {terms.nodes[sender]!r}: no two shares are in it")
             self._held[sender] = pair
             (plus if self._me < sender else minus).append(keys.mask_seed(shared, self._sid))
         if not self._marks.once("contributed", once_a_round(terms)) and not self._floors.repeats:

@@ -19,7 +19,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("cryptography", "secagg", "secure aggregation") from error
 
-__all__ = ["BOX", "Private", "advertised", "derive", "mask_seed", "self_seed", "sound", "survived", "verify"]
+__all__ = [
+    "BOX", "Private", "advertised", "derive", "mask_seed", "seal", "self_seed", "sound", "survived", "unseal", "verify",
+]  # fmt: skip
 
 BOX = 64 + 16
 """Bytes of a box: two shares and the tag."""
@@ -39,18 +41,24 @@ class Private:
         """The secret shared with who has that public key. ValueError for what is no sound key."""
         return self._key.exchange(X25519PublicKey.from_public_bytes(public))
 
-    def seal(self, to: bytes, plain: bytes, sid: bytes, sender: int, receiver: int) -> bytes:
-        """A box for the owner of the public key `to`; at most one for a pair (sender, receiver) in an attempt."""
-        key = _box_key(self.agree(to), sid, sender, receiver)
-        return AESGCM(key).encrypt(_NONCE, plain, sid + _pair(sender, receiver))
 
-    def unseal(self, origin: bytes, box: bytes, sid: bytes, sender: int, receiver: int) -> bytes:
-        """What was in a box. ValueError where it is not that sender's, for that receiver, in this attempt."""
-        key = _box_key(self.agree(origin), sid, sender, receiver)
-        try:
-            return AESGCM(key).decrypt(_NONCE, box, sid + _pair(sender, receiver))
-        except InvalidTag:
-            raise ValueError("the box was not made by its sender for this receiver") from None
+def seal(shared: bytes, plain: bytes, sid: bytes, sender: int, receiver: int) -> bytes:
+    """A box under a shared secret; at most one for a pair (sender, receiver) in an attempt."""
+    return AESGCM(_box_key(shared, sid, sender, receiver)).encrypt(
+        _NONCE, plain, sid + _pair(sender, receiver)
+    )
+
+
+def unseal(shared: bytes, box: bytes, sid: bytes, sender: int, receiver: int) -> bytes:
+    """What was in a box. ValueError where it is not that sender's, for that receiver, in this attempt."""
+    key = AESGCM(_box_key(shared, sid, sender, receiver))
+    try:
+        return key.decrypt(_NONCE, box, sid + _pair(sender, receiver))
+    except InvalidTag:
+        raise ValueError("it was not made by its sender for this receiver") from None
+
+
+_PROBE = Private(b"\x01" * 32)
 
 
 def derive(secret: bytes, label: bytes, sid: bytes) -> bytes:
@@ -99,7 +107,7 @@ def verify(public: bytes, signature: bytes, signed: bytes) -> bool:
 def sound(public: bytes) -> bool:
     """Whether a public key gives a secret at all: keys of low order give everybody the same one."""
     try:
-        Private(b"\x01" * 32).agree(public)
+        _PROBE.agree(public)
     except ValueError:
         return False
     return True

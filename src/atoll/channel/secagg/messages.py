@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TypeAlias, TypeVar
 
 import msgspec
+import numpy as np
 
 from atoll.channel.secagg.terms import Terms
 from atoll.errors import CodecError
@@ -134,7 +135,6 @@ def membership(clients: set[int] | frozenset[int], n: int) -> bytes:
 
 def members(bits: bytes, n: int) -> frozenset[int]:
     """The clients whose bits are set. ValueError for another length than n clients have, or bits beyond them."""
-    number = int.from_bytes(bits, "little")
-    if len(bits) != -(-n // 8) or number >> n:
+    if len(bits) != -(-n // 8) or int.from_bytes(bits, "little") >> n:
         raise ValueError(f"these are no bits of {n} clients")
-    return frozenset(client for client in range(n) if number >> client & 1)
+    return frozenset(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").nonzero()[0].tolist())

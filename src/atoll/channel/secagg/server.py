@@ -192,14 +192,15 @@ class Server:
 
     def _enough(self, stage: str, of: Iterable[int]) -> None:
         """Raises AbortedError unless each of these has as many holders here as give back its secrets."""
+        needed, why = self.terms.threshold, ""
+        if len(self._here) < needed:
+            why = f"{len(self._here)} clients are left, and {needed} are needed"
         for client in sorted(of):
-            if (here := len(self._around(client))) < self.terms.threshold:
-                raise AbortedError(
-                    stage,
-                    f"{len(self._here)} clients are left, and of the {len(self._holders[client])} holders of "
-                    f"{self.terms.nodes[client]!r} {here}; {self.terms.threshold} are needed",
-                    hint="try again with another attempt; or ask more clients, or plan for more losses",
-                )
+            if not why and (here := len(self._around(client))) < needed:
+                node = self.terms.nodes[client]
+                why = f"of the {len(self._holders[client])} holders of {node!r} {here} are left, and {needed} are needed"
+        if why:
+            raise AbortedError(stage, why, hint="make another attempt; or ask more clients, or plan for more losses")
 
     def _unmask(self, answers: Mapping[int, FromClient]) -> Total:
         """Give back one secret of each client that shared any, and take its masks from the sum."""
