@@ -5,20 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from atoll.channel.secagg import Client, Encoding, Floors, MarksInMemory, Server, Terms, Total, exchange, ideal
+from atoll.channel.secagg import (
+    Client,
+    Encoding,
+    Floors,
+    MarksInMemory,
+    Server,
+    Terms,
+    Total,
+    exchange,
+    ideal,
+)
 from atoll.channel.secagg.encoding import Ints
 
 BEACON = hashlib.sha256(b"a lottery of that day").digest()
 MODEL = hashlib.sha256(b"a model").digest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def identity(node: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(node.encode()).digest())
 
@@ -31,7 +41,9 @@ def registry(nodes: tuple[str, ...]) -> dict[str, bytes]:
     return {node: identity(node).public_key().public_bytes_raw() for node in nodes}
 
 
-def terms(n: int, size: int = 7, degree: int | None = None, threshold: int | None = None, **others: Any) -> Terms:
+def terms(
+    n: int, size: int = 7, degree: int | None = None, threshold: int | None = None, **others: Any
+) -> Terms:
     """The complete graph, unless a degree is given; a threshold above two thirds of the holders, too."""
     degree = n - 1 if degree is None else degree
     threshold = threshold or 2 * (degree + 1) // 3 + 1
@@ -44,7 +56,11 @@ def terms(n: int, size: int = 7, degree: int | None = None, threshold: int | Non
 
 def update(encoding: Encoding, node: str) -> Ints:
     rng = np.random.default_rng(int.from_bytes(node.encode()[-4:], "big"))
-    return encoding.encode(rng.normal(0, 0.5, encoding.size).astype(np.float32), encoding.heaviest * float(rng.uniform(0.01, 1)), rng)
+    return encoding.encode(
+        rng.normal(0, 0.5, encoding.size).astype(np.float32),
+        encoding.heaviest * float(rng.uniform(0.01, 1)),
+        rng,
+    )
 
 
 def entropy(name: str) -> Callable[[int], bytes]:
@@ -80,7 +96,10 @@ class Cohort:
         """The total where some nodes are lost for good before they answer in a stage."""
         order = ["keys", "shares", "masked", "consistency", "unmask"]
         lost = lost or {}
-        gone = {stage: set().union(*(lost.get(s, set()) for s in order[: at + 1])) for at, stage in enumerate(order)}
+        gone = {
+            stage: set().union(*(lost.get(s, set()) for s in order[: at + 1]))
+            for at, stage in enumerate(order)
+        }
         return exchange(self.server, self.clients, lambda stage, node: node not in gone[stage])
 
     def ideal(self, without: set[str] = frozenset()) -> Total:  # type: ignore[assignment]

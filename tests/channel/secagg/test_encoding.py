@@ -103,7 +103,7 @@ def test_weights_out_of_range(weight: float) -> None:
 
 @pytest.mark.parametrize("x", [[float("nan")], [float("inf")], [1.0, 2.0]])
 def test_updates_that_cannot_be_encoded(x: list[float]) -> None:
-    with pytest.raises(ConfigError, match="not finite|has shape"):
+    with pytest.raises(ConfigError, match=r"not finite|has shape"):
         Encoding(1, clip=1.0).encode(np.array(x, F), 1.0, np.random.default_rng(0))
 
 

@@ -16,7 +16,14 @@ BEACON = bytes(range(32))
 TABLE = {  # the smallest degree and threshold for gamma = delta, by number of clients
     0.05: {50: (6, 3), 100: (12, 6), 500: (30, 16), 1000: (34, 18), 10_000: (38, 21), 100_000: (40, 22)},
     0.10: {50: (12, 6), 100: (22, 11), 500: (46, 25), 1000: (52, 28), 10_000: (60, 32), 100_000: (64, 34)},
-    0.20: {50: (22, 11), 100: (42, 21), 500: (96, 50), 1000: (112, 58), 10_000: (134, 70), 100_000: (146, 76)},
+    0.20: {
+        50: (22, 11),
+        100: (42, 21),
+        500: (96, 50),
+        1000: (112, 58),
+        10_000: (134, 70),
+        100_000: (146, 76),
+    },
 }
 
 
@@ -25,7 +32,9 @@ def test_the_table(share: float) -> None:
     assert {n: tuple(regular(n, share, share)) for n in TABLE[share]} == TABLE[share]
 
 
-@pytest.mark.parametrize(("n", "share", "active"), [(200, 0.05, False), (1000, 0.1, True), (700, 1 / 3, False)])
+@pytest.mark.parametrize(
+    ("n", "share", "active"), [(200, 0.05, False), (1000, 0.1, True), (700, 1 / 3, False)]
+)
 def test_a_plan_is_the_smallest_that_keeps_its_promises(n: int, share: float, active: bool) -> None:
     def promises(degree: int, threshold: int) -> bool:
         marked = math.floor(share * n)
@@ -49,8 +58,15 @@ def test_small_cohorts_are_complete(n: int, active: bool) -> None:
 
 
 def test_what_has_no_plan() -> None:
-    for arguments in ((10, 0.6, 0.6), (10, 0.1, 0.4, True), (200, 0.5, 0.5), (1, 0.1, 0.1), (9, 1.0, 0.0), (9, -0.1, 0)):
-        with pytest.raises(ConfigError, match="no plan|no threshold"):
+    for arguments in (
+        (10, 0.6, 0.6),
+        (10, 0.1, 0.4, True),
+        (200, 0.5, 0.5),
+        (1, 0.1, 0.1),
+        (9, 1.0, 0.0),
+        (9, -0.1, 0),
+    ):
+        with pytest.raises(ConfigError, match=r"no plan|no threshold"):
             plan(*arguments)
 
 
@@ -68,7 +84,20 @@ def test_the_graph_follows_from_the_beacon_alone() -> None:
     first = [Graph(100, 12, BEACON).neighbours(k) for k in range(100)]
     assert first == [Graph(100, 12, BEACON).neighbours(k) for k in range(100)]
     assert first != [Graph(100, 12, bytes(32)).neighbours(k) for k in range(100)]
-    assert first[0] == (8, 34, 38, 39, 47, 51, 75, 81, 84, 88, 91, 98)  # a vector: all clients must find the same
+    assert first[0] == (
+        8,
+        34,
+        38,
+        39,
+        47,
+        51,
+        75,
+        81,
+        84,
+        88,
+        91,
+        98,
+    )  # a vector: all clients must find the same
 
 
 def test_every_pair_is_as_likely() -> None:

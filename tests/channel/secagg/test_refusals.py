@@ -8,10 +8,31 @@ import msgspec
 import numpy as np
 import pytest
 
-from atoll.channel.secagg import AbortedError, Client, Encoding, Floors, MarksInMemory, OutOfTurnError, RefusedError
-from atoll.channel.secagg import RejectedError, Server, Terms, plan
+from atoll.channel.secagg import (
+    AbortedError,
+    Client,
+    Encoding,
+    Floors,
+    MarksInMemory,
+    OutOfTurnError,
+    RefusedError,
+    RejectedError,
+    Server,
+    Terms,
+    plan,
+)
 from atoll.channel.secagg.messages import (
-    Boxes, Confirmation, Confirmations, Inbox, Invitation, Keys, Masked, Roster, Shares, Survivors, membership,
+    Boxes,
+    Confirmation,
+    Confirmations,
+    Inbox,
+    Invitation,
+    Keys,
+    Masked,
+    Roster,
+    Shares,
+    Survivors,
+    membership,
 )  # fmt: skip
 from atoll.errors import ConfigError
 
@@ -100,7 +121,9 @@ def test_who_is_not_asked_or_not_known_stays_away() -> None:
 
 
 def with_keys(message: Roster, change: dict[int, dict[str, Any]]) -> Roster:
-    return Roster(message.sid, tuple(msgspec.structs.replace(k, **change.get(k.client, {})) for k in message.keys))
+    return Roster(
+        message.sid, tuple(msgspec.structs.replace(k, **change.get(k.client, {})) for k in message.keys)
+    )
 
 
 def test_keys_in_the_roster() -> None:
@@ -153,7 +176,11 @@ def test_a_neighbour_with_a_key_of_low_order_is_found_by_the_server_and_by_clien
     sent = until("shares", made)[NODE]
     mask = next(k for k in sent.keys if k.client == 2).mask
     signed = primitives.advertised(made.terms.sid, 2, bytes(32), mask)
-    refuses(made, with_keys(sent, {2: {"box": bytes(32), "signature": identity("node-0002").sign(signed)}}), "no secret")
+    refuses(
+        made,
+        with_keys(sent, {2: {"box": bytes(32), "signature": identity("node-0002").sign(signed)}}),
+        "no secret",
+    )
 
 
 # ---- boxes
@@ -161,7 +188,10 @@ def test_a_neighbour_with_a_key_of_low_order_is_found_by_the_server_and_by_clien
 
 def test_boxes_that_were_changed_or_come_from_elsewhere() -> None:
     for change, match in (
-        (lambda b: {**b, 2: b[2][:-1] + bytes((b[2][-1] ^ 1,))}, "'node-0002': it was not made by its sender"),
+        (
+            lambda b: {**b, 2: b[2][:-1] + bytes((b[2][-1] ^ 1,))},
+            "'node-0002': it was not made by its sender",
+        ),
         (lambda b: {**b, 2: b[3], 3: b[2]}, "not made by its sender"),
         (lambda b: {**b, 1: b[2]}, "not on the roster"),
         (lambda b: {**b, 9: b[2]}, "not on the roster"),
@@ -193,7 +223,9 @@ def test_an_update_is_given_once_and_in_time() -> None:
     with pytest.raises(ConfigError, match="once"):
         who.contribute(update(given.encoding, NODE))
     made = cohort(given)
-    made.clients[NODE] = Client(NODE, identity(NODE).sign, registry(given.nodes), Floors(), MarksInMemory(), MODEL)
+    made.clients[NODE] = Client(
+        NODE, identity(NODE).sign, registry(given.nodes), Floors(), MarksInMemory(), MODEL
+    )
     refuses(made, until("masked", made)[NODE], "no update")
     with pytest.raises(ConfigError, match="before the inbox"):
         made.clients[NODE].contribute(update(given.encoding, NODE))
@@ -278,7 +310,9 @@ def test_lists_of_survivors(survivors: bytes, match: str) -> None:
 def test_a_sum_of_fewer_than_the_floor_is_not_unmasked() -> None:
     made = cohort(terms(4), floors=Floors(cohort=4))
     until("consistency", made)
-    refuses(made, Survivors(made.terms.sid, bits(0, 1, 2)), "a sum of 3 clients, and this client's floor is 4")
+    refuses(
+        made, Survivors(made.terms.sid, bits(0, 1, 2)), "a sum of 3 clients, and this client's floor is 4"
+    )
 
 
 def test_nobody_survives_that_never_shared_its_keys() -> None:
@@ -398,7 +432,9 @@ def test_messages_that_the_server_rejects_leave_it_as_it_was() -> None:
 
 def advance(made: Cohort, messages: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     for node, message in messages.items():
-        assert made.server.deliver(node, given[node] if node in given else made.clients[node].receive(message))
+        assert made.server.deliver(
+            node, given[node] if node in given else made.clients[node].receive(message)
+        )
     return made.server.close()
 
 

@@ -140,7 +140,10 @@ class Encoding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     def total(self, sums: Ints, nodes: tuple[str, ...]) -> Total | None:
         """What a sum means; None if it is no sum of updates of these nodes, as after a wrong mask."""
         levels = int(sums[-1])
-        if not max(1, len(nodes)) <= levels <= len(nodes) * self.levels or int(sums[:-1].max()) > levels * self.top:
+        if (
+            not max(1, len(nodes)) <= levels <= len(nodes) * self.levels
+            or int(sums[:-1].max()) > levels * self.top
+        ):
             return None
         mean = np.empty(self.size, dtype=np.float32)
         scale = 2 * self.clip / (levels * self.top)

@@ -197,10 +197,12 @@ class Server:
             why = f"{len(self._here)} clients are left, and {needed} are needed"
         for client in sorted(of):
             if not why and (here := len(self._around(client))) < needed:
-                node = self.terms.nodes[client]
-                why = f"of the {len(self._holders[client])} holders of {node!r} {here} are left, and {needed} are needed"
+                node, all_of_them = self.terms.nodes[client], len(self._holders[client])
+                why = f"of the {all_of_them} holders of {node!r} {here} are left, and {needed} are needed"
         if why:
-            raise AbortedError(stage, why, hint="make another attempt; or ask more clients, or plan for more losses")
+            raise AbortedError(
+                stage, why, hint="make another attempt; or ask more clients, or plan for more losses"
+            )
 
     def _unmask(self, answers: Mapping[int, FromClient]) -> Total:
         """Give back one secret of each client that shared any, and take its masks from the sum."""

@@ -6,6 +6,7 @@ them give it back, fewer say nothing of it. Numbers are Python's own: at this si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
@@ -61,11 +62,7 @@ def lagrange(xs: tuple[int, ...]) -> tuple[int, ...]:
     divisors = []
     for x in xs:
         whole = whole * x % P
-        divisor = x
-        for other in xs:
-            if other != x:
-                divisor *= other - x
-        divisors.append(divisor % P)
+        divisors.append(x * math.prod([other - x for other in xs if other != x]) % P)
     before = [1]
     for divisor in divisors:
         before.append(before[-1] * divisor % P)
