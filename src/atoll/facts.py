@@ -175,5 +175,6 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
             **{name: shortened(column, _DIGITS.get(name, 5)) for name, column in record.clients.items()}
         ),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
+        spent=UNSET if record.spent is None else kinds.Spent(**asdict(record.spent)),
         clock=UNSET if record.clock is None else kinds.Clock(**asdict(record.clock)),
     )

@@ -137,7 +137,7 @@ class Federation:
         while self.number < self.rounds and self.keeper.over is None and not self._stopping:
             number = self.number + 1
             self.hooks.call("on_round_start", self, number)
-            played = self.simulation.advance(self.keeper.begun)
+            played = self.keeper.charged(self.simulation.advance(self.keeper.begun))
             if number == self.rounds or (every and number % every == 0):
                 played = self.simulation.judged(played)
             with undisturbed():
@@ -147,7 +147,7 @@ class Federation:
 
     def round(self) -> Round:
         """Play one round and commit it; evaluation is the caller's."""
-        played = self.simulation.advance()
+        played = self.keeper.charged(self.simulation.advance())
         self.simulation.commit(played)
         return played.record
 

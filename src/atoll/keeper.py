@@ -25,6 +25,7 @@ from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
 from atoll.settings import Settings
 from atoll.show.progress import screen
+from atoll.spending import Spending
 from atoll.tensors import to_device
 
 __all__ = ["Keeper"]
@@ -66,6 +67,7 @@ class Keeper:
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
             self.target = self.target.check(self.tasks[0].better)
+        self.spending = Spending(settings, simulation)
         self._alarm = Alarm()
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
 
@@ -85,7 +87,18 @@ class Keeper:
         patience = self.settings.patience
         if self.target_round is not None:
             return "target"
-        return "patience" if patience is not None and best(self.simulation.history)[1] >= patience else None
+        if patience is not None and best(self.simulation.history)[1] >= patience:
+            return "patience"
+        return "budget" if self.spending.exhausted(self._place) else None
+
+    @property
+    def _place(self) -> Path | None:
+        """Where the ledger lies."""
+        return None if self.session.folder is None else self.session.folder.path
+
+    def charged(self, played: Played) -> Played:
+        """Pay for a round before anything of it is shown (see `Spending.charged`)."""
+        return self.spending.charged(played, self._place)
 
     def run(self) -> Run:
         """What the rounds played so far came to."""
@@ -95,6 +108,7 @@ class Keeper:
             labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
             self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
             self.events, self.tasks[0].better, now.judge.tested, self.data.names,
+            self.spending.figures(),
         )  # fmt: skip
 
     @contextmanager
@@ -116,6 +130,7 @@ class Keeper:
                 yield
         finally:
             self.session.log = readers
+            self.spending.close()
 
     @property
     def can_resume(self) -> bool:

@@ -29,7 +29,8 @@ class Run:
     """What a federation came to: the rounds, the last evaluation and the model; `folder` is the run's, if it has one.
 
     `source` gives the run's events (`docs/runs.md`). `better` says of each metric which of two values is the
-    better one, `tested` how many test samples the judged clients have, `names` what clients are called.
+    better one, `tested` how many test samples the judged clients have, `names` what clients are called. `privacy` has
+    epsilon, delta, private and a sentence (`privacy`), where updates were blurred.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Run:
     better: Mapping[str, Better | None] = field(default_factory=dict)
     tested: Mapping[int, int] = field(default_factory=dict)
     names: Sequence[object] = ()
+    privacy: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -105,6 +107,7 @@ class Run:
             "dropped": sum(len(r.dropped) for r in self.rounds),
             "participation": participation(self.rounds, len(self.names)),
             **self.clocked(),
+            **self.privacy,
             "clients": None if own is None else own.to_dict(),
             "evaluation": last.to_dict() if last else None,
         }

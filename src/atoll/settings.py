@@ -72,6 +72,14 @@ class Settings:
             description='what happens to updates on their way: "clip:0.5", "clip:0.5 | noise:1.0", "secagg" ...'
         ),
     ] = None
+    epsilon: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="privacy that the run may spend; the round that would spend more is not played"),
+    ] = None
+    delta: Annotated[
+        Share | None,
+        Meta(description="the chance with which that may fail, below 1 / clients; by default clients^-1.1"),
+    ] = None
     sampling: Annotated[
         Literal["fixed", "poisson"] | None,
         Meta(

@@ -19,9 +19,9 @@ from msgspec import Meta, Struct
 
 from atoll.errors import BudgetError, ConfigError
 from atoll.privacy import lines
-from atoll.privacy.accounting import Epsilon, check_delta, epsilon
+from atoll.privacy.accounting import Epsilon, check_delta, epsilon, renyi_epsilon
 from atoll.privacy.budget import Budget
-from atoll.privacy.events import Correlated, Event
+from atoll.privacy.events import Correlated, Event, tally
 
 __all__ = ["Charge", "Ledger", "Level", "Terms", "Torn", "parallel"]
 
@@ -161,6 +161,10 @@ class Ledger:
         self.charges.append(entry)
         self._budget.add(event)
 
+    def allows(self, event: Event) -> bool:
+        """Whether the budget has room for this release."""
+        return self._budget.allows(event)
+
     def _check_stream(self, event: Correlated, round: int) -> None:
         before = [each for each in self.charges if isinstance(each.event, Correlated)]
         same = [each for each in before if each.event.stream == event.stream]  # type: ignore[union-attr]
@@ -181,6 +185,11 @@ class Ledger:
     def spent(self) -> Epsilon:
         """What all charges come to."""
         return epsilon([each.event for each in self.charges], self.terms.delta)
+
+    def at_most(self) -> float:
+        """No less than what all charges come to, in milliseconds: by Renyi divergences where these have an answer."""
+        found = renyi_epsilon(tally(each.event for each in self.charges), self.terms.delta)
+        return self.spent().epsilon if found is None else found
 
     def statement(self) -> str:
         """One sentence that says what was promised to whom, and on what it rests."""

@@ -11,6 +11,7 @@ from typing import Any
 from atoll.digits import restored
 from atoll.rounds.clocked import Clocked
 from atoll.rounds.evaluation import Evaluation
+from atoll.rounds.spent import Spent
 
 __all__ = ["Round", "best", "participation"]
 
@@ -26,6 +27,7 @@ class Round:
     planned local epochs (in a round with stragglers), `start` and `end` of the engine's work in seconds of the round.
     On a virtual clock also when orders `began` and were `done` (or ended with the round), `download`, `compute`,
     `upload`, in virtual seconds, and `staleness`; `clock` is what the round was there.
+    `spent` is what privacy it cost, where updates are blurred.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Round:
     evaluation: Evaluation | None = None
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     clock: Clocked | None = None
+    spent: Spent | None = None
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
@@ -49,9 +52,11 @@ class Round:
         columns = {name: restored(column) for name, column in event["clients"].items()}
         evaluation = None if found is None else Evaluation.of_event(found, judged)
         clock = None if event.get("clock") is None else Clocked(**event["clock"])
+        spent = None if event.get("spent") is None else Spent(**event["spent"])
         return Round(
             event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
             event["bytes_down"], event["seconds"], evaluation, columns, clock,
+            spent,
         )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ Maybe: TypeAlias = T | UnsetType
 """A field that a run without such a thing leaves out."""
 
 Number = float | None
-Reason = Literal["rounds", "target", "patience", "stopped"]
+Reason = Literal["rounds", "target", "patience", "budget", "stopped"]
 Spreads = Mapping[str, "Spread"]
 
 
@@ -231,6 +231,19 @@ class Clock(Struct, kw_only=True, forbid_unknown_fields=True):
     used: Annotated[int, says("replies used")]
 
 
+class Spent(Struct, kw_only=True):
+    """Privacy after a round."""
+
+    level: Annotated[str, says('whose: "user", all that a client has, or "record", one sample')]
+    epsilon: Annotated[Number, says("at most what all rounds so far have spent")]
+    delta: Annotated[float, says("the chance with which that may fail")]
+    noise: Annotated[float, says("deviation of the noise over the bound on one contribution")]
+    private: Annotated[bool, says("false where noise followed from a seed: then nothing is promised")]
+    clipped: Annotated[Maybe[Number], says("share of updates that were shortened, seen by a simulation")] = (
+        UNSET
+    )
+
+
 class Round(Written, kw_only=True):
     """A round was played and counts."""
 
@@ -245,6 +258,7 @@ class Round(Written, kw_only=True):
     clients: Annotated[Maybe[Columns], says("about the cohort, column by column")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("null in a round that was not evaluated")] = UNSET
     clock: Annotated[Maybe[Clock], says("what it was on the virtual clock, where there is one")] = UNSET
+    spent: Annotated[Maybe[Spent], says("privacy, where updates are blurred")] = UNSET
 
 
 class Affinity(Written, kw_only=True):
@@ -285,7 +299,8 @@ class Result(Written, kw_only=True):
     """The run is over."""
 
     reason: Annotated[
-        Reason, says("why: all played, reached, no better on validation data for long, or told to")
+        Reason,
+        says("why: all played, reached, no better on validation data for long, privacy spent, or told to"),
     ]
     method: Annotated[str, says("what was run")]
     data: Annotated[Maybe[str], says("on which data")] = UNSET
@@ -317,6 +332,12 @@ class Result(Written, kw_only=True):
         Maybe[Number],
         says("how evenly clients took part: Jain's index of their rounds, 1 where all had as many"),
     ] = UNSET
+    epsilon: Annotated[Maybe[Number], says("privacy that was spent")] = UNSET
+    delta: Annotated[Maybe[float], says("the chance with which that may fail")] = UNSET
+    private: Annotated[Maybe[bool], says("false where noise followed from a seed: nothing is promised")] = (
+        UNSET
+    )
+    privacy: Annotated[Maybe[str], says("the same in a sentence")] = UNSET
     virtual_seconds: Annotated[Maybe[float], says("of the run, on the virtual clock")] = UNSET
     target_virtual_seconds: Annotated[
         Maybe[Number], says("likewise, when the target was reached; null where it was not")

@@ -1,0 +1,25 @@
+"""What a round cost in privacy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Spent"]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Privacy after a round.
+
+    `epsilon` is at most what all rounds so far have spent at `delta`; of the `level` "user" (all that one client has)
+    or "record" (a single sample). `noise` is the deviation of the noise on the round's sum over the bound on one
+    contribution, `clipped` the share of updates that were shortened (for a simulation's eyes). `private` is False
+    where noise followed from a seed that others may know: then nothing is promised.
+    """
+
+    level: str
+    epsilon: float
+    delta: float
+    noise: float
+    private: bool
+    clipped: float | None = None
