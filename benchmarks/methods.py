@@ -53,7 +53,8 @@ ASKS = {
     "pfnm": "assignments on the server",
     "fedma": "one layer a round; assignments on the server",
     "fedora": "a pass over the parameters a step; 2 validation passes; all models mixed for each client",
-    "pfedhn": "momentum, decay and clipping at clients (FedAvg with these: 2.4); Adam on 100 times the parameters",
+    "pfedhn": "momentum, decay and clipping: 4 more passes over the parameters a step; on the server Adam on 100 times "
+    "the parameters, 240 MB of them and their moments read and written anew",
     "pfedhn-pc": "as pfedhn",
     "ditto": "2 models trained; a pass over the parameters a step",
     "apfl": "2 models trained; their mixture made anew each step",
@@ -69,7 +70,7 @@ ASKS = {
     "cfl": "the cohort's updates compared",
     "fedfomo": "5 models judged on validation data",
     "fedmd": "an epoch on the public inputs; outputs on them",
-    "feddf": "100 steps of Adam on batches of 128 on the server: 2.9 times the arithmetic of the round",
+    "feddf": "on the server 100 steps of Adam on batches of 128, and the cohort's outputs on the public inputs",
 }
 """What a round asks for beyond FedAvg's, whatever it is written in."""
 
