@@ -7,9 +7,11 @@ asks for is given: 60 validation images a client, 500 public images, for FedBN a
 that network to be compared with). Turns alternate: FedAvg before and after each method, and the ratio is to the mean
 of the two. Seconds are those of the fastest round, as other load only adds to them, the first two left out; where a
 method asks something of new clients, the first thirty. With `--cpu` they are seconds of processors, of this process and
-its workers, which neighbours change less: OpenMP's threads wait awake, so set OMP_NUM_THREADS=1 for it. The last column
-says what the method's own arithmetic asks for beyond FedAvg's round. `--write` stores the table in
-benchmarks/results/methods.md; with `--only` it replaces the rows of these methods.
+its workers, which neighbours change less: OpenMP's threads wait awake, so set OMP_NUM_THREADS=1 for it. The last two
+columns say what the method's own arithmetic asks for: the multiply-adds of matrix products and convolutions in its
+second round, on clients and server, counted in the loop in units of FedAvg's; and what there is beyond FedAvg's round,
+whatever it is written in. `--write` stores the table in benchmarks/results/methods.md; with `--only` it replaces the
+rows of these methods.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from workloads import SEED, W1, WARM_UP, arrays
 
 import atoll
@@ -50,7 +53,8 @@ ASKS = {
     "pfnm": "assignments on the server",
     "fedma": "one layer a round; assignments on the server",
     "fedora": "a pass over the parameters a step; 2 validation passes; all models mixed for each client",
-    "pfedhn": "momentum, decay and clipping at clients (FedAvg with these: 2.4); Adam on 100 times the parameters",
+    "pfedhn": "momentum, decay and clipping: 4 more passes over the parameters a step; on the server Adam on 100 times "
+    "the parameters, 240 MB of them and their moments read and written anew",
     "pfedhn-pc": "as pfedhn",
     "ditto": "2 models trained; a pass over the parameters a step",
     "apfl": "2 models trained; their mixture made anew each step",
@@ -66,7 +70,7 @@ ASKS = {
     "cfl": "the cohort's updates compared",
     "fedfomo": "5 models judged on validation data",
     "fedmd": "an epoch on the public inputs; outputs on them",
-    "feddf": "100 steps of Adam on batches of 128 on the server: 2.9 times the arithmetic of the round",
+    "feddf": "on the server 100 steps of Adam on batches of 128, and the cohort's outputs on the public inputs",
 }
 """What a round asks for beyond FedAvg's, whatever it is written in."""
 
@@ -125,6 +129,19 @@ def measure(
     return min(spent), last.bytes_up / W1.cohort, last.bytes_down / W1.cohort
 
 
+def products(name: str, data: atoll.FederatedData, bn: bool) -> float:
+    """Multiply-adds of the second round."""
+    torch.manual_seed(SEED)
+    federation = atoll.Federation(
+        normalised if bn else two_nn, data, name, rounds=2, cohort=W1.cohort, engine="loop", eval_every=0,
+        **settings(name),
+    )  # fmt: skip
+    federation.round()
+    with FlopCounterMode(display=False) as counter:
+        federation.round()
+    return counter.get_total_flops() / 2
+
+
 def merged(place: Path, lines: list[str]) -> list[str]:
     """The stored table with these rows in the place of those of the same methods. ValueError where columns differ."""
     stored = place.read_text().splitlines()
@@ -154,20 +171,23 @@ def main() -> None:
     data = atoll.data.from_clients(clients, test=None, validation=60)
     data = data.publish(torch.from_numpy(source.x_test[6000:6500]))
     model = 4 * W1.parameters
-    head = f"| method | {'CPU ' if given.cpu else ''}s a round | FedAvg's | ratio | up | down | asks for |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    seconds_of = "CPU s a round" if given.cpu else "s a round"
+    head = f"| method | {seconds_of} | FedAvg's | ratio | up | down | multiply-adds | asks for |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     before: dict[bool, float] = {}
+    unit: dict[bool, float] = {}
     for name in [each for each in given.only.split(",") if each] or METHODS:
         bn = name == "fedbn"
         if bn not in before:
             before[bn] = measure("fedavg", data, given.rounds, given.engine, bn, given.cpu)[0]
+            unit[bn] = products("fedavg", data, bn)
         seconds, up, down = measure(name, data, given.rounds, given.engine, bn, given.cpu)
         after = measure("fedavg", data, given.rounds, given.engine, bn, given.cpu)[0]
         plain, before[bn] = (before[bn] + after) / 2, after
         lines.append(
             f"| {name} | {seconds:.4f} | {plain:.4f} | {seconds / plain:.2f} | {up / model:.3g} | {down / model:.3g} "
-            f"| {ASKS.get(name, '')} |"
+            f"| {products(name, data, bn) / unit[bn]:.2f} | {ASKS.get(name, '')} |"
         )
         print(lines[-1], flush=True)
     if given.write:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atoll.optimizers import SGD, Adam, Optimizer, Yogi, clip_by_norm
-from atoll.tensors import Record, Tensors, blank, leaves
+from atoll.tensors import Record, Tensors, leaves
 
 
 def same(one: Any, two: Any) -> bool:
@@ -79,16 +79,6 @@ def test_only_what_is_ones_own_is_written_over() -> None:
         Record(first=held.first, second=held.second), Record(first=memory.first, second=memory.second)
     )
     assert same(params, after)
-
-
-@pytest.mark.parametrize("rows", [3, 40_000])
-def test_blank_tensors_have_the_form_and_begin_where_torchs_do(rows: int) -> None:
-    for dtype in (torch.float32, torch.float64):
-        like = torch.ones(rows, 60, dtype=dtype)
-        made = blank(like)
-        assert (made.shape, made.dtype, made.stride()) == (like.shape, like.dtype, like.stride())
-        assert made.data_ptr() % 64 == 0
-        assert torch.equal(made.copy_(like), like)
 
 
 def test_a_norm_is_the_joint_one_and_clipping_scales_to_it() -> None:

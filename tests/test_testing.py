@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import atoll
 from atoll import seeds
 from atoll.contract import Change, ClientData, Method, Population, Replies, Reply, Rule, Work
-from atoll.methods import CFL, Ditto, FedAvg, FedBN, FedMD, Fedora, FedProx, HeteroFL, PFedHN, Scaffold
+from atoll.methods import CFL, Ditto, FedAvg, FedBN, FedDF, FedMD, Fedora, FedProx, HeteroFL, PFedHN, Scaffold
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 from atoll.testing import CHECKS, Report, check
@@ -67,6 +67,12 @@ def test_fedavg_keeps_it_in_all_engines_and_every_finding_is_printed() -> None:
     lines = str(report).splitlines()
     assert lines[0].startswith("FedAvg: all is well")
     assert all(re.match(r"  .{9} (ok |not checked: this system cannot fork)", line) for line in lines[1:])
+
+
+@pytest.mark.parametrize("method", [FedAvg(optimizer="adam", lr=0.001), FedDF()], ids=["clients", "server"])
+def test_what_adam_makes_of_rounding_is_no_finding(method: Method) -> None:
+    report = found(method, "batched", rounds=3)
+    assert report.ok, str(report)
 
 
 def test_an_authors_own_model_and_data_are_taken() -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from atoll import seeds
-from atoll.contract import Channel, Method, Population
+from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
 from atoll.engines import make
+from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import fitted, sampled
 from atoll.methods import METHODS, get
@@ -78,7 +79,8 @@ def assemble(
         settings.stragglers,
     )
     public = None if data.public is None else data.public.inputs.to(device)
-    population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights)
+    quick = as_written if settings.engine == "loop" else Quick()
+    population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
     channel = fitted(channel, settings, method, data, size, method.expects(state))

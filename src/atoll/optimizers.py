@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from atoll import spec
-from atoll.tensors import Record, Tensors, blank
+from atoll.rooms import blank
+from atoll.tensors import Record, Tensors
 
 __all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "Yogi", "clip_by_norm", "schedule_factor"]
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -15,7 +14,6 @@ __all__ = [
     "RESERVED",
     "Record",
     "Tensors",
-    "blank",
     "fields_of",
     "finite",
     "leaves",
@@ -207,22 +205,6 @@ def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 def to_device(tree: Any, device: torch.device) -> Any:
     """The same structure with its tensors on `device`."""
     return map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def blank(like: Tensor) -> Tensor:
-    """A tensor of this form with whatever stands in its memory, to be written over.
-
-    Large ones in main memory are numpy's: it asks for huge pages, torch does not. Writing into 80 MB for the first time
-    then takes 20 ms instead of 40.
-    """
-    if like.device.type != "cpu" or like.nbytes < _HUGE:
-        return torch.empty_like(like)
-    room = np.empty(like.nbytes + _ALIGNED, np.uint8)
-    start = -room.ctypes.data % _ALIGNED  # as torch aligns: products may round by where their matrices begin
-    return torch.from_numpy(room[start : start + like.nbytes]).view(like.dtype).view(like.shape)
-
-
-_HUGE, _ALIGNED = 1 << 23, 64
 
 
 def nbytes(tree: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from atoll.contract.around import Around, Through
 from atoll.contract.change import Change
 from atoll.contract.gather import Gathering, outcome
-from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work
+from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work, as_written
 from atoll.contract.method import Evaluate, Method, Program
 from atoll.contract.orders import Answer, Channel, Job, Memories, Order, Outcome
 from atoll.contract.reduce import Each, Mean, Reducer, Replies, Rule, Total, chunks
@@ -40,6 +40,7 @@ __all__ = [
     "Through",
     "Total",
     "Work",
+    "as_written",
     "chunks",
     "misshapen",
     "outcome",

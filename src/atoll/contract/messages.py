@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,17 @@ from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, nbytes
 
-__all__ = ["ClientData", "Model", "Plan", "Population", "Reply", "Work"]
+__all__ = ["ClientData", "Model", "Plan", "Population", "Reply", "Work", "as_written"]
+
+T = TypeVar("T")
 
 Model = tuple[Tensors, Tensors]
 """Parameters and buffers."""
+
+
+def as_written(function: Callable[..., T], *arguments: object) -> T:
+    """function(*arguments): the plain twin of what engines make of `Population.quick`."""
+    return function(*arguments)
 
 
 class Population(NamedTuple):
@@ -27,6 +34,10 @@ class Population(NamedTuple):
     [1, ...], `public` are inputs [n, ...] that everybody knows, without labels, or None. `seed` is the run's: whatever
     the server draws has an address that begins with it. `weights` are what clients count for in averages [clients],
     with the mean 1, where that is given (`atoll.data.FederatedData.weigh`), else None.
+
+    `quick(function, *arguments)` is what a server calls that learns in many steps: function(*arguments), which may be
+    captured, as clients' steps are. The function is pure, arguments and results are pytrees; leaves that are no
+    tensors are constants, and those that compare equal make no difference. Gradients are taken inside the function.
     """
 
     clients: int
@@ -35,6 +46,7 @@ class Population(NamedTuple):
     public: Inputs | None = None
     seed: int = 0
     weights: NDArray[np.float64] | None = None
+    quick: Callable[..., Any] = as_written
 
 
 class Plan(NamedTuple):

@@ -23,6 +23,7 @@ from atoll.draws import STREAMS, untouched
 from atoll.engines.cpu import quicken
 from atoll.engines.graph import aten, dtype_of, is_call, shape_of
 from atoll.engines.inplace import write_in_place
+from atoll.engines.norms import norms_of_products
 from atoll.engines.placing import channels_last
 from atoll.engines.trace import trace
 from atoll.errors import AtollError, EngineError
@@ -109,6 +110,7 @@ def capture(function: Callable[..., Any], state: Any, arguments: Any) -> Capture
     _simplify(graph)
     _hoist(graph, root)
     _drop_ones(graph, root)
+    norms_of_products(graph)
     quicken(graph)
     (output,) = [node for node in graph.nodes if node.op == "output"]
     outputs = list(output.args[0])

@@ -25,7 +25,7 @@ from torch import Tensor, fx
 
 from atoll.engines.graph import aten, device_of, form_of, is_call, is_view, shape_of
 
-__all__ = ["quicken"]
+__all__ = ["call", "quicken"]
 
 CHANNELS = 16
 """Channels of the input up to which a convolution is a product with patches."""
@@ -72,7 +72,7 @@ _REWRITES = (
 )
 
 
-def _call(graph: fx.Graph, target: Callable[..., Any], *args: Any) -> fx.Node:
+def call(graph: fx.Graph, target: Callable[..., Any], *args: Any) -> fx.Node:
     """A new call, whose value is that of its arguments' values."""
     node = graph.call_function(target, args)
     value = target(*fx.map_arg(args, lambda each: each.meta["val"].blank()))
@@ -164,18 +164,18 @@ def _as_products(graph: fx.Graph, backward: fx.Node, columns: dict[Any, fx.Node]
         while place.op == "placeholder":
             place = place.next
         with graph.inserting_before(place):
-            columns[key] = _call(graph, _columns, _unmoved(x), found)
+            columns[key] = call(graph, _columns, _unmoved(x), found)
     patches = columns[key]
     with graph.inserting_before(forward):
-        new = _call(graph, _convolve, patches, weight, bias, shape)
+        new = call(graph, _convolve, patches, weight, bias, shape)
     forward.replace_all_uses_with(new)
-    product = _call(graph, _of_weights, patches, gradient)
+    product = call(graph, _of_weights, patches, gradient)
     for part in list(backward.users):
         if part.args[1] == 1:
-            rows = _call(graph, aten.t.default, _call(graph, aten.slice.Tensor, product, 0, 0, -1))
-            part.replace_all_uses_with(_call(graph, aten.view.default, rows, shape_of(weight)))
+            rows = call(graph, aten.t.default, call(graph, aten.slice.Tensor, product, 0, 0, -1))
+            part.replace_all_uses_with(call(graph, aten.view.default, rows, shape_of(weight)))
         elif part.args[1] == 2:
-            part.replace_all_uses_with(_call(graph, aten.select.int, product, 0, -1))
+            part.replace_all_uses_with(call(graph, aten.select.int, product, 0, -1))
 
 
 def _matches(forward: fx.Node, x: Any, weight: Any, how: list[Any]) -> bool:
@@ -234,13 +234,13 @@ def _pool_first(graph: fx.Graph, pool: fx.Node) -> None:
     values = [part for part in pool.users if part.args[1] == 0]
     pool.args = (x, *pool.args[1:])
     with graph.inserting_after(values[0]):
-        after = _call(graph, aten.relu.default, values[0])
+        after = call(graph, aten.relu.default, values[0])
     for value in values:
         value.replace_all_uses_with(after, lambda user: user is not after)
     for mask in masks:
         inner = mask.args[0]
         with graph.inserting_before(inner):
-            gradient = _call(graph, aten.threshold_backward.default, inner.args[0], after, 0)
+            gradient = call(graph, aten.threshold_backward.default, inner.args[0], after, 0)
         inner.args = (gradient, x, *inner.args[2:])
         mask.replace_all_uses_with(inner)
 
@@ -257,7 +257,7 @@ def _along(graph: fx.Graph, product: fx.Node) -> None:
     assert rows is not None
     wide = value.nbytes >= WIDE and value.stride == (value.shape[1], 1)
     if wide and rows[0] in ROWS:
-        product.replace_all_uses_with(_call(graph, _read_along, bias, x, matrix))
+        product.replace_all_uses_with(call(graph, _read_along, bias, x, matrix))
 
 
 def _read_along(bias: Tensor, x: Tensor, matrix: Tensor) -> Tensor:

@@ -218,8 +218,13 @@ def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, 
     own = [factors for term, factors in terms if term is target]
     rest = [(term, factors) for term, factors in terms if term is not target]
     if [] not in own:
-        by = _operand(graph, _total(graph, [factor(each) for each in own]))
-        current = graph.call_function(aten.mul_.Tensor, (current, by))
+        total = _total(graph, [factor(each) for each in own])
+        made = next((each for each in rest if _product(each[0]) is not None), None)
+        if made is None or isinstance(total, (fx.Node, _Column)):
+            current = graph.call_function(aten.mul_.Tensor, (current, _operand(graph, total)))
+        else:  # a number goes along with a product, in the same pass
+            rest.remove(made)
+            current = _add_term(graph, current, made[0], factor(made[1]), total)
     elif len(own) > 1:  # not as one factor, 1 - small, which single precision would round badly
         own.remove([])
         partner = next(
@@ -339,7 +344,8 @@ class _Column(NamedTuple):
     number: Any
 
 
-def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> fx.Node:
+def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any, own: Any = 1.0) -> fx.Node:
+    """`current` and a term times its factor; with a product, also times `own`, a number or what will be one."""
     product = _product(term)
     if product is None:
         if isinstance(factor, _Column):
@@ -355,6 +361,8 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any) -> 
     if isinstance(factor, _Number):
         number, factor = factor.node, 1.0
     options = {} if number == 1.0 else {"alpha": number}
+    if own != 1.0:
+        options["beta"] = _operand(graph, own)
     if factor != 1.0:  # the factor goes on the smaller side
         if _size(left) <= _size(right):
             left = graph.call_function(aten.mul.Tensor, (left, factor))

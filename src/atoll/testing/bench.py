@@ -43,7 +43,8 @@ def check(
 
     Args:
         method: what is checked, with the settings it is checked with.
-        model: as for `Federation`; by default a small network with BatchNorm and dropout.
+        model: as for `Federation`; by default a small network with BatchNorm and dropout. One of your own has no bias
+            before BatchNorm where Adam is used: its gradient is rounding alone, and Adam makes steps of that.
         data: as for `Federation`; by default five unequal clients, one of them with a single sample, with public
             inputs, and with validation data where the method reads it.
         rounds: rounds to play, at least 2.

@@ -16,9 +16,17 @@ _FEATURES, _CLASSES = 6, 3
 
 
 def model() -> nn.Module:
-    """6 inputs, 3 classes; BatchNorm and dropout, so that buffers and draws are in play."""
+    """6 inputs, 3 classes; BatchNorm and dropout, so that buffers and draws are in play.
+
+    No bias before BatchNorm, which takes it out again: its gradient would be rounding alone, of which Adam makes steps
+    of full length, so that two ways to compute the same would end far apart.
+    """
     return nn.Sequential(
-        nn.Linear(_FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, _CLASSES)
+        nn.Linear(_FEATURES, 8, bias=False),
+        nn.BatchNorm1d(8),
+        nn.Tanh(),
+        nn.Dropout(0.2),
+        nn.Linear(8, _CLASSES),
     )
 
 

@@ -114,8 +114,8 @@ class FedDF(FedAvg):
         inputs = population.public[rows.to(population.public.device)]
         wanted = self.ensemble(teachers, population.tasks, inputs)
         students = [
-            self.distil(task, _student(state, number), inputs, wanted, order, population.seed, state.round)
-            for number, task in enumerate(population.tasks)
+            self.distil(population, number, _student(state, number), inputs, wanted, order, state.round)
+            for number in range(len(population.tasks))
         ]
         return _with(state, students)
 
@@ -145,15 +145,16 @@ class FedDF(FedAvg):
 
     def distil(
         self,
-        task: Task,
+        population: Population,
+        number: int,
         student: Record,
         inputs: Inputs,
         wanted: Tensor,
         order: Tensor,
-        seed: int,
         round: int,
     ) -> Model:
-        """The student after the steps of a round."""
+        """The student of that number after the steps of a round."""
+        task, seed = population.tasks[number], population.seed
         params, buffers = student.params.map(torch.clone), student.buffers
         solver = Adam()
         state = solver.init(params)
@@ -163,7 +164,9 @@ class FedDF(FedAvg):
         with torch.no_grad():
             for at, index in enumerate(order.to(inputs.device)):
                 batch = Batch(inputs[index], wanted[index], mask, keys[at])
-                gradient, _, buffers = gradient_towards(task, params, buffers, batch, divergence)
+                gradient, _, buffers = population.quick(
+                    gradient_towards, task, params, buffers, batch, divergence
+                )
                 lr = self.distill_lr * schedule_factor(f"cosine:{self.distill_steps}", at)
                 params, state = solver.at_once(gradient, state, params, lr, own=True)
         return params, buffers

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.tensors import Tensors, blank
+from atoll.rooms import blank
+from atoll.tensors import Tensors
 
 __all__ = ["create", "features", "generate", "pull_back"]
 
