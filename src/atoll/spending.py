@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +45,7 @@ class Spending:
         self.population = len(simulation.data)
         self._ledger: Ledger | None = None
         self._figures: dict[str, object] = {}
-        self._nowhere: tempfile.TemporaryDirectory[str] | None = None
+        self._kept = False
         if not self.blurs:
             for key in ("epsilon", "delta"):
                 if getattr(settings, key) is not None:
@@ -104,15 +103,14 @@ class Spending:
     def open(self, folder: Path | None) -> Ledger:
         """The ledger: in the run's folder, where it has one."""
         if self._ledger is None:
-            if folder is None:
-                self._nowhere = tempfile.TemporaryDirectory(prefix="atoll-ledger-")
-                folder = Path(self._nowhere.name)
-            self._ledger = Ledger.begin(folder / FILE, self.terms)
+            terms = self.terms
+            self._kept = folder is not None
+            self._ledger = Ledger.nowhere(terms) if folder is None else Ledger.begin(folder / FILE, terms)
         return self._ledger
 
     def close(self) -> None:
-        """Let others write, and forget what was of no run's folder."""
-        if self._ledger is not None and self._nowhere is None:
+        """Let others write."""
+        if self._ledger is not None and self._kept:
             self.figures()
             self._ledger.close()
             self._ledger = None

@@ -65,6 +65,16 @@ class Torn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="t
 _Line = Terms | Charge | Torn
 
 
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def append(self, body: bytes) -> None:
+        """Forget it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class Ledger:
     """A ledger that is open for writing; one process at a time. `begin` makes or opens one, `read` only looks.
 
@@ -72,7 +82,11 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, terms: Terms, entries: Sequence[Charge | Torn], file: lines.Appender | None
+        self,
+        path: Path,
+        terms: Terms,
+        entries: Sequence[Charge | Torn],
+        file: lines.Appender | _Nowhere | None,
     ) -> None:
         self.path = path
         self.terms = terms
@@ -108,6 +122,12 @@ class Ledger:
                 file.close()
                 raise
         return ledger
+
+    @classmethod
+    def nowhere(cls, terms: Terms) -> Ledger:
+        """A ledger that ends with the process, for runs that keep nothing. Raises as `begin` does."""
+        epsilon([], terms.delta)
+        return cls(Path("memory"), terms, [], _Nowhere())
 
     @classmethod
     def read(cls, path: str | Path) -> Ledger:

@@ -1,0 +1,167 @@
+"""What a run spends of its privacy: paid before it is shown, refused where the budget ends, and never too little."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import atoll
+from atoll.callbacks import Callback
+from atoll.errors import BudgetError, ConfigError
+from atoll.federation import Federation
+from atoll.privacy import Fixed, Gaussian, Ledger, Poisson, epsilon
+from atoll.rounds.history import Round
+
+pytest.importorskip("dp_accounting")
+
+
+def federation(**settings: Any) -> Federation:
+    data = atoll.data.load("digits").partition(atoll.data.IID(clients=40), seed=0)
+    usual: dict[str, Any] = {
+        "rounds": 4, "cohort": 8, "seed": 1, "device": "cpu", "engine": "loop", "eval_every": 0,
+        "channel": "clip:0.5 | noise:2.0", "delta": 1e-3,
+    }  # fmt: skip
+    return Federation(lambda: atoll.models.mlp(64, 10), data, "fedavg", **{**usual, **settings})
+
+
+def test_a_result_says_what_was_spent() -> None:
+    run = federation().fit(progress=False)
+    exact = epsilon([Gaussian(noise=2.0, sampling=Poisson(0.2), count=4)], 1e-3)
+    found = run.to_dict()
+    assert found["epsilon"] == pytest.approx(exact.epsilon)
+    assert found["delta"] == 1e-3
+    assert found["private"] is True
+    assert "for every user" in found["privacy"]
+    rising = [record.spent.epsilon for record in run.rounds if record.spent is not None]
+    assert len(rising) == 4
+    assert rising == sorted(rising)
+    assert rising[-1] >= exact.epsilon
+    assert run.rounds[0].spent is not None
+    assert run.rounds[0].spent.clipped is not None
+    event = next(each for each in run.events() if each["event"] == "round")
+    assert event["spent"]["noise"] == 2.0
+
+
+def test_a_fixed_cohort_is_accounted_for_as_what_it_is() -> None:
+    run = federation(sampling="fixed").fit(progress=False)
+    exact = epsilon([Gaussian(noise=2.0, sampling=Fixed(8, 40), count=4)], 1e-3)
+    assert run.to_dict()["epsilon"] == pytest.approx(exact.epsilon)
+    assert all(len(record.cohort) == 8 for record in run.rounds)
+
+
+@pytest.mark.parametrize(
+    "channel", ["clip:0.5 | noise:2.0,7", "clip:0.5 | local:2.0", "clip:0.5 | skellam:2 | secagg"]
+)
+def test_noise_that_can_be_repeated_promises_nothing(channel: str) -> None:
+    found = federation(channel=channel, rounds=1).fit(progress=False).to_dict()
+    assert found["private"] is False
+    assert found["privacy"].startswith("no promise")
+    assert found["epsilon"] > 0
+
+
+def test_the_round_that_would_spend_more_is_not_played() -> None:
+    allowed = epsilon([Gaussian(noise=2.0, sampling=Poisson(0.2), count=3)], 1e-3).epsilon
+    run = federation(epsilon=allowed + 1e-3, rounds=10).fit(progress=False)
+    assert len(run.rounds) == 3
+    assert run.to_dict()["epsilon"] <= allowed + 1e-3
+    with pytest.raises(BudgetError, match="a single round"):
+        federation(epsilon=0.01).fit(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"delta": 0.1}, "says nothing about one of 40"),
+        ({"channel": None, "epsilon": 2.0}, "nothing in this run spends any"),
+        ({"channel": "clip:1", "epsilon": 2.0}, "nothing in this run spends any"),
+        ({"channel": "clip:1 | noise:0"}, "nothing in this run spends any"),
+        ({"epsilon": 0.0}, "epsilon"),
+    ],
+)
+def test_budgets_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        federation(**settings)
+
+
+class StopAfter(Callback):
+    def on_round_end(self, federation: Federation, record: Round) -> None:
+        if record.number == 2:
+            federation.stop()
+
+
+def test_a_run_goes_on_with_its_ledger(tmp_path: Path) -> None:
+    first = federation(runs=tmp_path, checkpoint=1, callbacks=[StopAfter()])
+    first.fit(progress=False)
+    again = federation(runs=tmp_path, checkpoint=1).resume()
+    run = again.fit(progress=False)
+    assert again.folder is not None
+    ledger = Ledger.read(again.folder.path / "privacy.jsonl")
+    assert [each.round for each in ledger.charges] == [1, 2, 3, 4]
+    assert run.to_dict()["epsilon"] == pytest.approx(ledger.spent().epsilon)
+    assert [record.spent is not None for record in run.rounds] == [True] * 4
+
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from pathlib import Path
+from atoll.federation import Federation
+from atoll.rounds.play import Simulation
+sys.path.insert(0, sys.argv[2])
+from tests.test_spending import federation
+torch.set_num_threads(1)
+before = Simulation.judged if sys.argv[3] == "judge" else Simulation.commit
+def killed(self, played):
+    if played.record.number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return before(self, played)
+setattr(Simulation, "judged" if sys.argv[3] == "judge" else "commit", killed)
+federation(runs=Path(sys.argv[1]), checkpoint=1, eval_every=1).fit(progress=False)
+"""
+
+
+@pytest.mark.parametrize("when", ["judge", "commit"])
+def test_a_round_that_is_killed_between_noise_and_release_counts(when: str, tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(root), when], check=False, capture_output=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-500:]
+    (folder,) = [each for each in tmp_path.iterdir() if each.is_dir() and (each / "privacy.jsonl").is_file()]
+    assert [each.round for each in Ledger.read(folder / "privacy.jsonl").charges] == [1, 2, 3]
+    again = federation(runs=tmp_path, checkpoint=1, eval_every=1).resume()
+    run = again.fit(progress=False)
+    charged = [each.round for each in Ledger.read(folder / "privacy.jsonl").charges]
+    assert charged == [1, 2, 3, 3, 4]  # what was drawn before is another draw than what is released
+    exact = epsilon([Gaussian(noise=2.0, sampling=Poisson(0.2), count=5)], 1e-3)
+    assert run.to_dict()["epsilon"] == pytest.approx(exact.epsilon)
+
+
+def test_a_spent_budget_ends_a_command_with_one_screen(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        'data = "digits"\nclients = 40\ncohort = 8\nrounds = 2\nchannel = "clip:0.5 | noise:2.0"\n'
+        'delta = 1e-3\nruns = "none"\nengine = "loop"\n'
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "atoll.cli", "run", str(file), "--json", *more]
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+    refused = run("--set", "epsilon=0.01")
+    assert refused.returncode == 2
+    assert "hint:" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) <= 3
+    sound = run("--set", "epsilon=8")
+    assert sound.returncode == 0, sound.stderr
+    result = json.loads(sound.stdout.strip().splitlines()[-1])
+    assert 0 < result["epsilon"] < 8
+    assert result["delta"] == 1e-3
