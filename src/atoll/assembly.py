@@ -87,7 +87,26 @@ def assemble(
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else rule(settings.adaptive)
     timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
-    return timed or Simulation(*parts, channel=channel, rule=adaptive)
+    made = timed or Simulation(*parts, channel=channel, rule=adaptive)
+    if adaptive is not None and adaptive.compares:
+        _check_comparable(settings, made)
+    return made
+
+
+def _check_comparable(settings: Settings, made: Simulation) -> None:
+    """Updates are compared where a method says which of its fields they are, and there are two of them or more."""
+    what, name = (
+        f"adaptive = {settings.adaptive!r} looks at how far updates lie apart",
+        type(made.method).__name__,
+    )
+    if made.method.change is None:
+        raise ConfigError(
+            f"{what}, and {name} sends none that could be compared", hint='use adaptive="adacomm"'
+        )
+    if made.replies < 2:
+        raise ConfigError(
+            f"{what}, and only one is there at a time", hint='set cohort=8, or pace="buffered:8"'
+        )
 
 
 def hyperparameters(method: Method | str | type[Method]) -> list[str]:

@@ -48,6 +48,11 @@ def on_the_clock(
     kind = Timed if isinstance(schedule.pace, Synchronous) else Asynchronous
     if kind is Asynchronous:
         _check_asynchronous(method, settings, schedule, cohorts, rule)
+    elif rule is not None and rule.flights:
+        raise ConfigError(
+            f"adaptive = {settings.adaptive!r} is for asynchronous servers; pace = {settings.pace!r} has rounds",
+            hint='set pace="buffered:5", a step of the server for every five replies',
+        )
     made = kind(*parts, devices=found, schedule=schedule, channel=channel, rule=rule)
     made.check()
     return made
@@ -130,7 +135,7 @@ def _check_asynchronous(
     if rule is not None and rule.rounds:
         raise ConfigError(
             f"adaptive = {settings.adaptive!r} is for synchronous rounds; pace = {settings.pace!r} has none",
-            hint='set pace="sync"; deadline and adacomm work at any pace',
+            hint='set pace="sync"; deadline, adacomm and drift work at any pace',
         )
     if settings.stragglers:
         raise ConfigError(

@@ -273,6 +273,23 @@ def test_feddyn_reaches_the_optimum() -> None:
         assert float(played.memories[k].h["weight"]) == pytest.approx(a * (OPTIMUM - b), abs=1e-9)
 
 
+def test_feddyn_forgets_those_that_leave() -> None:
+    """h stays the mean of the h_k that remain, and rounds come to rest where the others' gradients add up to 0."""
+    played = Played(FedDyn(**DRIFTING, alpha=1.0), line(), disagreeing()).rounds(150)
+    slopes = [float(played.memories[k].h["weight"]) for k in range(3)]
+    assert slopes == pytest.approx([3.875, 1.75, -5.625])  # a (23/8 - b)
+    assert float(played.state.h["weight"]) == pytest.approx(0.0, abs=1e-9)
+    state = played.method.farewell(played.state, played.memories.pop(2))
+    assert float(state.h["weight"]) == pytest.approx(5.625 / 3)
+    played.state = played.method.leave(state, [2])
+    assert float(played.state.h["weight"]) == pytest.approx((3.875 + 1.75) / 2) and played.state.clients == 2
+    for _ in range(150):
+        played.round([0, 1])
+        mean = sum(float(played.memories[k].h["weight"]) for k in (0, 1)) / 2
+        assert float(played.state.h["weight"]) == pytest.approx(mean, abs=1e-9)
+    assert float(played.params) == pytest.approx((1 * -1 + 2 * 2) / (1 + 2), abs=1e-10)
+
+
 COHORTS = ([0, 1], [2], [0, 2], [0, 1, 2], [1])
 
 

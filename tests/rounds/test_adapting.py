@@ -241,6 +241,8 @@ class _Stop(Callback):
     "settings",
     [
         {"adaptive": "adacomm:2", "epochs": 3},
+        {"adaptive": "adacomm:4 + drift", "epochs": 3},
+        {"adaptive": "compass", "devices": SLOW, "pace": "buffered:3", "epochs": 3},
         {"adaptive": "adacomm:20s + deadline", "devices": SLOW, "pace": "buffered:3", "epochs": 3},
         {
             "adaptive": "cohort:1,2,0.9 + pacer:0.4,window=2,flat=0.9 + deadline",
@@ -304,7 +306,7 @@ def test_a_rule_of_ones_own_is_named(data: FederatedData) -> None:
         ({"adaptive": "pacer", "devices": SLOW, "deadline": 5}, "sets the deadline itself"),
         ({"adaptive": "pacer", "devices": SLOW, "pace": "buffered:2"}, "is for synchronous rounds"),
         ({"adaptive": "cohort", "devices": SLOW, "pace": "buffered:2"}, "is for synchronous rounds"),
-        ({"adaptive": "drift"}, "unknown adaptive 'drift'"),
+        ({"adaptive": "slower"}, "unknown adaptive 'slower'"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(data: FederatedData, settings: dict[str, Any], message: str) -> None:

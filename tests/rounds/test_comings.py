@@ -269,20 +269,23 @@ def test_a_run_that_stopped_goes_on_to_the_bit(
         made(data, runs=place, **{**settings, "leaves": "rate:0.9"}).resume()
 
 
-# --- scaffold -------------------------------------------------------------------------------------------------------
+# --- sums over memories ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("timed", [True, False], ids=["times", "rounds"])
-def test_the_control_variate_is_the_mean_of_those_that_remain(data: FederatedData, timed: bool) -> None:
+@pytest.mark.parametrize(("method", "field"), [("scaffold", "control"), ("feddyn", "h")])
+def test_what_the_server_sums_up_is_the_mean_of_those_that_remain(
+    data: FederatedData, method: str, field: str, timed: bool
+) -> None:
     more = {"leaves": "4@2s"} if timed else {"leaves": "4@4, 2@6", "devices": None}
-    federation = made(data, "scaffold", rounds=9, **more)
+    federation = made(data, method, rounds=9, **more)
     left = set()
     for _ in range(9):
         federation.round()
         state, kept = federation.state, federation.memories
-        controls = [kept.get(k) for k in kept.clients()]
-        for name, value in state.control.items():
-            total = torch.stack([each.control[name].double() for each in controls if each is not None]).sum(0)
+        own = [kept.get(k) for k in kept.clients()]
+        for name, value in state[field].items():
+            total = torch.stack([each[field][name].double() for each in own if each is not None]).sum(0)
             assert torch.allclose(value.double(), total / state.clients, rtol=1e-4, atol=1e-7)
         left.add(20 - state.clients)
     assert left == ({0, 4} if timed else {0, 4, 6})

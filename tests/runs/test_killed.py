@@ -39,6 +39,13 @@ IN_THE_AIR = {
         "concurrency": 5,
         "exclude": "2@2",
     },
+    "paced": {
+        "devices": "lognormal:1",
+        "pace": "buffered:2",
+        "concurrency": 5,
+        "epochs": 3,
+        "adaptive": "compass + drift",
+    },
 }
 
 

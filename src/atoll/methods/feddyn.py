@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,12 +27,14 @@ class FedDyn(FedAvg):
 
     Clients count equally, whatever their data. h is the mean of all h_k, always. Where the rounds come to
     rest, h_k is grad F_k and the sum of them is 0: the minimum of the mean of the F_k, however few local
-    steps are taken.
+    steps are taken. N are the clients that have not left, those yet to come among them (their h_k are 0): whoever
+    leaves takes its F_k out of the objective, and its h_k out of the mean, h <- (N h - sum_gone h_k) / (N - gone).
+    Were it kept, rounds would come to rest where the gradients of the others add up to -h_k, and not to 0.
 
     Args:
         alpha: strength of the pull and of the memory; 0.1 for images, 0.01 or less for MNIST-like tasks.
 
-    Traps: N is the number of all clients and S those of this round. The authors run it with
+    Traps: N is the number of all clients that have not left and S those of this round. The authors run it with
     weight_decay=0.001 and clip=10; without them deep networks can leave the finite numbers.
     """
 
@@ -59,6 +62,13 @@ class FedDyn(FedAvg):
             h=h,
             round=state.round + 1,
         )
+
+    def farewell(self, state: Record, memory: Record) -> Record:
+        return state.replace(h=state.h - memory.h * (1 / state.clients))
+
+    def leave(self, state: Record, clients: Sequence[int]) -> Record:
+        rest = max(state.clients - len(clients), 1)
+        return state.replace(h=state.h * (state.clients / rest), clients=rest)
 
     # ---- client half -------------------------------------------------------------------------------------
 

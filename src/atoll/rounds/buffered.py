@@ -94,6 +94,10 @@ class Asynchronous(Timed):
             raise unusable(refused, number, self.data.names.__getitem__)
         return self._played(air, now, number, since, start, taken, outcomes)
 
+    @property
+    def replies(self) -> int:
+        return getattr(self.schedule.pace, "size", 1)
+
     # --- what happens on the clock ----------------------------------------------------------------------------
 
     def _fill(self, air: _Air, now: Progress, number: int) -> None:
@@ -113,7 +117,7 @@ class Asynchronous(Timed):
         round = self.opened(air.state, replace(cohort, gone=[]), number)
         ready, energy, spent = self.enrolled(round, air.time)
         assert round.job is not None
-        job, spans, _ = self.planned(round.job, ready)
+        job, spans, _ = self.planned(round.job, ready, air.flights)
         new = self.sent(job, spans, ready)
         air.state = round.state
         air.energy, air.spent, air.bytes_down = (
@@ -241,7 +245,7 @@ class Asynchronous(Timed):
         progress = replace(
             air.progress(now),
             choice=self.cohorts.choice.learn(air.choice, learned),
-            rule=self.ruled(learned, air.time),
+            rule=self.ruled(learned, outcomes, {k: f.job for k, f in shown.items()}, air.time),
             began=start,
             failing=self.failures(now, number, over, air.time),
         )

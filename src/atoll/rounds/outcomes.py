@@ -14,7 +14,7 @@ from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.history import Round
 
-__all__ = ["alike", "columns", "mean_loss", "taught"]
+__all__ = ["alike", "apart", "columns", "mean_loss", "taught"]
 
 
 def columns(cohort: Cohort, outcomes: Sequence[Outcome], since: float, epochs: int) -> dict[str, list[float]]:
@@ -105,6 +105,23 @@ def alike(outcomes: Sequence[Outcome], most: int) -> tuple[list[int], Tensor] | 
     if len(seen) < 2:
         return None
     return [o.client for o in seen], likeness([o.probe for o in seen if o.probe is not None])
+
+
+def apart(outcomes: Sequence[Outcome]) -> float:
+    """How far the updates lie from their mean, in norms of the mean; nan where fewer than two can be compared.
+
+    The root of sum_k p_k |d_k - d|^2 / |d|^2, where d = sum_k p_k d_k and p are the replies' shares of the weight.
+    """
+    seen = _probed(outcomes)
+    weights = np.array([o.weight for o in seen], np.float64)
+    if len(seen) < 2 or not np.sum(weights) > 0:
+        return float("nan")
+    norms, cosines = drift([o.probe for o in seen if o.probe is not None], weights.tolist())
+    share = weights / np.sum(weights)
+    mean = float(np.sum(share * norms.numpy() * cosines.numpy()))
+    if not mean > 0:
+        return float("nan") if not np.any(norms.numpy() > 0) else float("inf")
+    return float(np.sqrt(max(float(np.sum(share * norms.numpy() ** 2)) / mean**2 - 1.0, 0.0)))
 
 
 def _probed(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,14 +14,14 @@ from atoll import seeds
 from atoll.contract import Channel, Job, Method, Outcome, Population
 from atoll.data import FederatedData
 from atoll.engines import Engine
-from atoll.rounds.adapting import Rule, Seen, limited, seen
+from atoll.rounds.adapting import Rule, Seen, asked, limited, seen
 from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort, Cohorts
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
 from atoll.rounds.memories import MemoryStore
-from atoll.rounds.outcomes import columns, mean_loss, taught
+from atoll.rounds.outcomes import apart, columns, mean_loss, taught
 from atoll.rounds.personal import personal_model
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, diverged
@@ -96,8 +97,10 @@ class Simulation:
         cohort, choice = self.cohorts.enlist(number, self.progress.choice)
         begun(cohort)
         round = self.opened(self.state, cohort, number)
+        jobs: dict[int, Job] = {}
         while round.job is not None:
             job = self.fitted(round.job) if round.phase == "train" else round.job
+            jobs = dict.fromkeys(job.clients, job)
             round.settle(*self.engine.run(job, self.memories))
         seconds = time.perf_counter() - since
         record = Round(
@@ -108,10 +111,15 @@ class Simulation:
         progress = replace(
             self.progress,
             choice=self.cohorts.choice.learn(choice, learned),
-            rule=self.ruled(learned),
+            rule=self.ruled(learned, round.outcomes, jobs),
             told=round.told,
         )
         return Played(record, round.state, round.outcomes, progress)
+
+    @property
+    def replies(self) -> int:
+        """Replies that a step of the server takes, where all come."""
+        return self.cohorts.size
 
     def fitted(self, job: Job) -> Job:
         """The job with the steps that the rule wishes for."""
@@ -121,10 +129,20 @@ class Simulation:
         """The local steps of clients that are to do fewer than planned."""
         return {} if self.rule is None else dict(self.rule.plan(self.progress.rule, view).steps)
 
-    def ruled(self, learned: Learned, time: float = 0.0) -> Record:
-        """The rule's state after a round that ended at this virtual time."""
+    def ruled(
+        self, learned: Learned, outcomes: Sequence[Outcome], jobs: Mapping[int, Job], time: float = 0.0
+    ) -> Record:
+        """The rule's state after a round that ended at this virtual time; `jobs` by client, of those that began."""
         now = self.progress.rule
-        return now if self.rule is None else self.rule.learn(now, learned, time)
+        if self.rule is None:
+            return now
+        steps = [
+            asked(jobs[k], k, self.data.size(k))[0] if k in jobs else 0 for k in learned.clients.tolist()
+        ]
+        more = learned._replace(
+            steps=np.array(steps, np.int64), apart=apart(outcomes) if self.rule.compares else math.nan
+        )
+        return self.rule.learn(now, more, time)
 
     def opened(self, state: Record, cohort: Cohort, number: int) -> ServerRound:
         """The server's side of a round that begins with this state; nothing is kept of those that are gone."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atoll.clock import Devices, Spans
 from atoll.contract import Job, Outcome, Reducer
 from atoll.errors import ConfigError, PausedError
-from atoll.rounds.adapting import fitting, limited, seen
+from atoll.rounds.adapting import Away, asked, fitting, limited, seen
 from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.flights import Flight, computed, landed, launched
@@ -230,7 +230,7 @@ class Timed(Simulation):
         )
         progress = Progress(
             choice=self.cohorts.choice.learn(choice, learned),
-            rule=self.ruled(learned, end),
+            rule=self.ruled(learned, round.outcomes, dict.fromkeys(job.clients, job), end),
             told=round.told,
             time=end,
             began=start,
@@ -251,8 +251,10 @@ class Timed(Simulation):
         round.settle(*self.engine.run(round.job, self.memories))
         return start + float(np.max(spans.total)), float(np.sum(spans.energy())), float(np.sum(spans.total))
 
-    def planned(self, job: Job, start: float) -> tuple[Job, Spans, float]:
+    def planned(self, job: Job, start: float, flights: Sequence[Flight] = ()) -> tuple[Job, Spans, float]:
         """The job with the steps that clients have time for, what their orders then take, and the round's deadline.
+
+        `flights` are orders that are under way as these go out.
 
         The deadline is that of the work as it was planned: a share of those asked would be done with all of it by then.
         """
@@ -261,7 +263,10 @@ class Timed(Simulation):
         if self.rule is None and not partial:
             return job, spans, deadline
         fixed = spans.latency + spans.download + spans.upload
-        view = seen(job, self.data, fixed=fixed, compute=spans.compute, deadline=deadline)
+        away = [Away(f.client, f.began, *asked(f.job, f.client, self.data.size(f.client))) for f in flights]
+        view = seen(
+            job, self.data, fixed=fixed, compute=spans.compute, deadline=deadline, time=start, away=away
+        )
         limits = self.wished(view)
         if partial:
             fit = fitting(view, deadline)

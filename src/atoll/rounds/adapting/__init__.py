@@ -9,14 +9,16 @@ from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.rounds.adapting.adacomm import AdaComm
 from atoll.rounds.adapting.cohort import Growing
+from atoll.rounds.adapting.compass import Compass
 from atoll.rounds.adapting.deadline import Deadline
+from atoll.rounds.adapting.drift import Drift
 from atoll.rounds.adapting.joined import Joined
 from atoll.rounds.adapting.pacer import Pacer
-from atoll.rounds.adapting.rule import Rule, Seen, Wish, fitting
-from atoll.rounds.adapting.work import limited, planned, seen
+from atoll.rounds.adapting.rule import Away, Rule, Seen, Wish, fitting
+from atoll.rounds.adapting.work import asked, limited, planned, seen
 from atoll.rounds.durations import seconds
 
-__all__ = ["Rule", "Seen", "Wish", "fitting", "limited", "planned", "rule", "seen"]
+__all__ = ["Away", "Rule", "Seen", "Wish", "asked", "fitting", "limited", "planned", "rule", "seen"]
 
 
 def _every(text: str) -> int | float:
@@ -37,12 +39,16 @@ _KNOWN = {
         spec.Parameter("every", "a number of rounds, or a time such as 600s", _every, optional=True),
     ),
     "cohort": (spec.whole("start", at_least=1, optional=True), _WINDOW, _FLAT),
+    "compass": (spec.number("least", above=0, at_most=1, optional=True),),
+    "drift": (spec.number("most", above=0, optional=True), _WINDOW),
     "pacer": (_SHARE, spec.number("step", above=0, below=1, optional=True), _WINDOW, _FLAT),
 }
 _RULES: dict[str, Callable[..., Rule]] = {
     "deadline": Deadline,
     "adacomm": AdaComm,
     "cohort": Growing,
+    "compass": Compass,
+    "drift": Drift,
     "pacer": Pacer,
 }
 

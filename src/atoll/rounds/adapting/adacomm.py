@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from atoll.rounds.adapting.rule import Rule, Seen, Wish
+from atoll.rounds.adapting.rule import Rule, Seen, Wish, share_of
 from atoll.rounds.choosing import Learned
 from atoll.tensors import Record
 
@@ -39,11 +39,7 @@ class AdaComm(Rule):
         return Record(first=0.0, share=1.0, block=0)
 
     def plan(self, state: Record, seen: Seen) -> Wish:
-        if state.share >= 1:
-            return Wish()
-        steps = np.maximum(np.ceil(seen.steps * state.share - 1e-9), 1).astype(np.int64)
-        short = steps < seen.steps
-        return Wish({int(k): int(n) for k, n in zip(seen.clients[short], steps[short], strict=True)})
+        return share_of(seen, state.share)
 
     def learn(self, state: Record, learned: Learned, time: float) -> Record:
         loss = mean_loss(learned)

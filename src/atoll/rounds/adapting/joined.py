@@ -31,8 +31,16 @@ class Joined(Rule):
         return any(rule.rounds for rule in self.rules)
 
     @property
+    def flights(self) -> bool:  # type: ignore[override]
+        return any(rule.flights for rule in self.rules)
+
+    @property
     def limits(self) -> bool:  # type: ignore[override]
         return any(rule.limits for rule in self.rules)
+
+    @property
+    def compares(self) -> bool:  # type: ignore[override]
+        return any(rule.compares for rule in self.rules)
 
     def begin(self) -> Record:
         return Record({rule.name: rule.begin() for rule in self.rules})

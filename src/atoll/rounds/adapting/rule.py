@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -13,9 +13,18 @@ from numpy.typing import NDArray
 from atoll.rounds.choosing import Learned
 from atoll.tensors import Record
 
-__all__ = ["Rule", "Seen", "Wish", "fitting"]
+__all__ = ["Away", "Rule", "Seen", "Wish", "fitting", "share_of"]
 
 Numbers = NDArray[np.float64]
+
+
+class Away(NamedTuple):
+    """An order under way: since which virtual second, for how many local steps of how many planned."""
+
+    client: int
+    began: float
+    steps: int
+    planned: int
 
 
 class Seen(NamedTuple):
@@ -24,6 +33,9 @@ class Seen(NamedTuple):
     `fixed` are the seconds an order takes whatever the work (waiting, download, upload), `step` the seconds of a local
     step, `steps` how many are planned; `epoch` how many make one pass over a client's data. `deadline` is how long the
     round may take, in seconds, inf where nobody said. Without a clock nothing takes any time.
+
+    `time` is the virtual second at which they begin; `away` are orders that are under way then, of an asynchronous
+    server. When those will come is not in here: no server knows.
     """
 
     number: int
@@ -33,6 +45,8 @@ class Seen(NamedTuple):
     steps: NDArray[np.int64]
     epoch: NDArray[np.int64]
     deadline: float
+    time: float = 0.0
+    away: Sequence[Away] = ()
 
 
 @dataclass(frozen=True)
@@ -46,14 +60,17 @@ class Rule(ABC):
     """Chooses how much clients do, round by round. Concrete rules are frozen dataclasses.
 
     Its state is a record of numbers and tensors, the same fields from `begin` to the end, so that a run can stop and go
-    on. `clocked` rules look at seconds, and need devices; `rounds` is whether a rule is for synchronous rounds only;
-    `limits` whether it sets their deadline itself.
+    on. `clocked` rules look at seconds, and need devices; `rounds` is whether a rule is for synchronous rounds only,
+    `flights` whether for asynchronous servers only; `limits` whether it sets rounds' deadline itself; `compares`
+    whether it looks at how far updates lie apart, which a method must be able to say (`Method.change`).
     """
 
     name: ClassVar[str]
     clocked: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
+    flights: ClassVar[bool] = False
     limits: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     def begin(self) -> Record:
         """The state before the first round."""
@@ -83,3 +100,12 @@ def fitting(seen: Seen, seconds: float) -> dict[int, int]:
     most = np.where(seen.step > 0, most, np.where(seen.fixed <= seconds, seen.steps, 0))
     short = most < seen.steps
     return {int(k): int(n) for k, n in zip(seen.clients[short], most[short], strict=True)}
+
+
+def share_of(seen: Seen, share: float) -> Wish:
+    """This share of the steps planned, rounded up, at least one."""
+    if share >= 1:
+        return Wish()
+    steps = np.maximum(np.ceil(seen.steps * share - 1e-9), 1).astype(np.int64)
+    short = steps < seen.steps
+    return Wish({int(k): int(n) for k, n in zip(seen.clients[short], steps[short], strict=True)})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from atoll.contract import Job
 from atoll.data import FederatedData
-from atoll.rounds.adapting.rule import Numbers, Seen
+from atoll.rounds.adapting.rule import Away, Numbers, Seen
 
-__all__ = ["limited", "planned", "seen"]
+__all__ = ["asked", "limited", "planned", "seen"]
 
 
 def planned(job: Job, client: int, count: int) -> tuple[int, int]:
@@ -32,6 +32,8 @@ def seen(
     fixed: Numbers | None = None,
     compute: Numbers | None = None,
     deadline: float = np.inf,
+    time: float = 0.0,
+    away: Sequence[Away] = (),
 ) -> Seen:
     """What rules may see of a job: `fixed` seconds and those of its steps (`compute`), [K]; none without a clock."""
     sizes = [data.size(client) for client in job.clients]
@@ -47,7 +49,15 @@ def seen(
         steps,
         np.array(epoch, np.int64),
         deadline,
+        time,
+        away,
     )
+
+
+def asked(job: Job, client: int, count: int) -> tuple[int, int]:
+    """(local steps that a client of so many samples was asked for, those that were planned)."""
+    steps, _ = planned(job, client, count)
+    return min(steps, job.limits.get(client, steps)), steps
 
 
 def limited(job: Job, limits: Mapping[int, int]) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class Learned(NamedTuple):
     `loss` is the mean training loss and `squares` the mean of its squares over samples (nan: unknown), `samples` what
     they were taken over, `seconds` what the order took (nan without a clock), `answered` whether the reply was used.
     `accuracy` is clients' own, where the round was followed by an evaluation on clients.
+
+    Rules that adapt work also get `steps`, how many local steps clients were asked for, and `apart`, how far the
+    updates lie from their mean: the root of the mean squared distance (by the replies' weights) over the norm of the
+    mean, nan where fewer than two can be compared.
     """
 
     number: int
@@ -68,6 +73,8 @@ class Learned(NamedTuple):
     answered: Bools
     squares: Floats
     accuracy: Mapping[int, float] | None = None
+    steps: Ints | None = None
+    apart: float = math.nan
 
     @property
     def told(self) -> Bools:
