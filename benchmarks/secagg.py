@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterable
@@ -185,7 +186,7 @@ def primitives() -> str:
     check = min(spent(keys.verify, public, signature, b"")[0] for _ in range(200))
     return (
         f"Beside it, alone: a mask for 1 M numbers {1e3 * mask:.2f} ms, a key agreement {1e6 * agree:.0f} us, "
-        f"a signature checked {1e6 * check:.0f} us."
+        f"a signature checked {1e6 * check:.0f} us (load about {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores)."
     )
 
 

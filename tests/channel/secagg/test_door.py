@@ -43,9 +43,9 @@ def test_nothing_is_imported_but_arithmetic_and_primitives() -> None:
                     or name.split(".")[0] in allowed
                     or name.startswith("atoll.channel.secagg")
                 ), path
-        assert not re.search(
-            r"np\.random\.(?!Generator\b)|pickle|eval\(|exec\(|[^.]open\(", path.read_text("utf-8")
-        ), path
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            assert called not in {"open", "eval", "exec", "compile", "print", "input", "__import__"}, path
+        assert not re.search(r"np\.random\.(?!Generator\b)", path.read_text("utf-8")), path
 
 
 def test_without_cryptography_there_is_still_the_ideal() -> None:

@@ -108,3 +108,14 @@ def test_every_pair_is_as_likely() -> None:
             met[other] += 1
     spread = math.sqrt(4000 * 4 / 9 * 5 / 9)
     assert met[0] == 0 and all(abs(count - 4000 * 4 / 9) < 5 * spread for count in met[1:])
+
+
+def test_losses_must_not_cut_the_circle() -> None:
+    """Where nobody is corrupt two shares would do; but 60 of 200 lost cut the circle where neighbours are few."""
+    degree, threshold = regular(200, 0.0, 0.3)
+    assert (degree, threshold) == (28, 2)
+
+    def cut(k: int) -> float:
+        return 200 * 200 / 2 * math.comb(60, k) / math.comb(200, k)
+
+    assert cut(degree) < 2**-40 < cut(degree - 2)

@@ -502,3 +502,16 @@ def test_the_beacon_is_not_the_servers_word() -> None:
         invited(given, beacon=None)
     assert invited(given, beacon=BEACON)
     assert invited(terms(100, 3, degree, threshold, active=False), beacon=None, floors=Floors(active=False))
+
+
+def test_who_was_lost_is_not_heard_again() -> None:
+    """A masked update that comes without shares of its masks could never be unmasked, nor the sum with it."""
+    made = cohort(terms(4))
+    messages = until("shares", made)
+    for node, message in messages.items():
+        answer = made.clients[node].receive(message)
+        if node != NODE:
+            made.server.deliver(node, answer)
+    made.server.close()
+    assert not made.server.deliver(NODE, Masked(made.terms.sid, bytes(4 * 8)))
+    assert NODE not in made.server.awaited and not made.server._sum.any()
