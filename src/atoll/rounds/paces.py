@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from atoll import spec
 from atoll.errors import ConfigError
 
-__all__ = ["Buffered", "Deadline", "Late", "Mixing", "Pace", "Synchronous", "deadline", "late", "pace"]
+__all__ = [
+    "Buffered",
+    "Deadline",
+    "Late",
+    "Mixing",
+    "Pace",
+    "Schedule",
+    "Synchronous",
+    "deadline",
+    "late",
+    "pace",
+]
 
 
 @dataclass(frozen=True)
@@ -164,3 +175,28 @@ def deadline(given: float | str) -> Deadline:
             hint="write seconds, or share:0.8 for the time in which that share of those asked would be done",
         )
     return Deadline(seconds)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run goes by the clock.
+
+    Args:
+        pace: when the server takes a step.
+        deadline: how long a synchronous round may take; None waits for all.
+        over_select: how many times the cohort are asked; the round ends with the replies of a cohort.
+        quorum: replies that a synchronous round needs, or it teaches nothing.
+        late: what becomes of replies that come later.
+        retry: how many times an order that broke off is given again.
+        rests: after so many orders in a row that a client broke off, for how many rounds it is not asked.
+        concurrency: clients at work at a time, where the pace is asynchronous.
+    """
+
+    pace: Pace = Synchronous()
+    deadline: Deadline | None = None
+    over_select: float = 1.0
+    quorum: int = 1
+    late: Late = Late()
+    retry: int = 0
+    rests: tuple[int, int] | None = None
+    concurrency: int | None = None
