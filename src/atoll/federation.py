@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from atoll import seeds
 from atoll.assembly import Metrics, Model, assemble, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.contract import Channel, Method
@@ -119,7 +120,9 @@ class Federation:
         Raises DivergedError where the model leaves the finite numbers; `run()` then still has every committed round and
         the last finite model. However it ends, a run folder has what is needed to go on.
         """
-        with closing(self.engine), self.keeper.written(progress):
+        # Nobody else's code runs between the rounds without callbacks: global states need to be kept only once.
+        kept = nullcontext() if self.hooks.callbacks else seeds.held()
+        with closing(self.engine), self.keeper.written(progress), kept:
             self.hooks.call("on_start", self)
             for record in self.play():
                 self.hooks.call("on_round_end", self, record)

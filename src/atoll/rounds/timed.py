@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from atoll import seeds
 from atoll.clock import Spans
 from atoll.contract import Job, Outcome, Reducer
 from atoll.errors import ConfigError, PausedError
@@ -50,21 +51,22 @@ class Timed(Attended):
         now = replace(now, flights=[f for f in now.flights if f.client not in gone])
         start, cohort, choice = self.enlisted(number, now, self._asked(self.cohorts.size))
         begun(cohort)
-        round = self.opened(self.state, cohort, number)
-        ready, energy, spent = self.enrolled(round, start)
-        assert round.job is not None
-        job, spans, limit = self.planned(round.job, ready)
-        sent = self.sent(job, spans, ready)
-        end, used = self._ending(sent, self._size, ready, limit)
-        late = [f for f in sent if f.client not in used and not f.broken]
-        kept = late if self.schedule.late.kind == "keep" else []
-        earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
-        reducer, outcomes = job.reducer(), list[Outcome]()
-        if used:
-            reducer, outcomes = self.engine.run(replace(job, clients=sorted(used)), self.memories)
-        outcomes += self._late(earlier, number, reducer)
-        if outcomes:
-            round.settle(reducer, outcomes)
+        with seeds.held():
+            round = self.opened(self.state, cohort, number)
+            ready, energy, spent = self.enrolled(round, start)
+            assert round.job is not None
+            job, spans, limit = self.planned(round.job, ready)
+            sent = self.sent(job, spans, ready)
+            end, used = self._ending(sent, self._size, ready, limit)
+            late = [f for f in sent if f.client not in used and not f.broken]
+            kept = late if self.schedule.late.kind == "keep" else []
+            earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
+            reducer, outcomes = job.reducer(), list[Outcome]()
+            if used:
+                reducer, outcomes = self.engine.run(replace(job, clients=sorted(used)), self.memories)
+            outcomes += self._late(earlier, number, reducer)
+            if outcomes:
+                round.settle(reducer, outcomes)
         over = [f for f in sent if f not in kept]
         unused = [f for f in over if f.client not in used]
         counted = [f for f in [*sent, *earlier] if f.client in used or (f in earlier and not f.broken)]
