@@ -23,6 +23,7 @@ __all__ = [
     "deadline",
     "late",
     "pace",
+    "paces",
 ]
 
 
@@ -80,6 +81,12 @@ class Mixing:
 
 Pace = Synchronous | Buffered | Mixing
 
+_BUFFERED = spec.whole("size", at_least=1), spec.number("exponent", at_least=0, optional=True)
+_FORMULAS = {
+    "constant": "s = 1",
+    "poly": "s = (1 + t)^-a",
+    "hinge": "s = 1 up to t = b, then 1 / (a (t - b) + 1)",
+}
 _KINDS = {
     "constant": (spec.number("alpha", above=0, at_most=1, optional=True),),
     "poly": (
@@ -92,6 +99,22 @@ _KINDS = {
         spec.number("alpha", above=0, at_most=1, optional=True),
     ),
 }
+
+
+def paces() -> list[tuple[str, str]]:
+    """How each pace is written, and what it is."""
+    mixing = "A step for every reply, mixed in by alpha s(staleness), FedAsync (Xie et al. 2019)"
+    return [
+        (spec.usage("sync", ()), "Rounds: the server waits for those whom it has asked."),
+        (
+            spec.usage("buffered", _BUFFERED),
+            "A step for every SIZE replies, FedBuff (Nguyen et al., AISTATS 2022).",
+        ),
+        *(
+            (spec.usage(f"fedasync:{kind}", form).replace("[:", "[,"), f"{mixing}, {_FORMULAS[kind]}.")
+            for kind, form in _KINDS.items()
+        ),
+    ]
 
 
 def pace(text: str) -> Pace:
@@ -110,7 +133,7 @@ def pace(text: str) -> Pace:
     given = call.read(
         {
             "sync": (),
-            "buffered": (spec.whole("size", at_least=1), spec.number("exponent", at_least=0, optional=True)),
+            "buffered": _BUFFERED,
             "fedasync": (),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from atoll.rounds.adapting.rule import Rule, Seen, Wish, fitting
 from atoll.rounds.adapting.work import limited, planned, seen
 from atoll.rounds.durations import seconds
 
-__all__ = ["Rule", "Seen", "Wish", "fitting", "limited", "planned", "rule", "seen"]
+__all__ = ["Rule", "Seen", "Wish", "fitting", "limited", "planned", "rule", "rules", "seen"]
 
 
 def _every(text: str) -> int | float:
@@ -45,6 +46,14 @@ _RULES: dict[str, Callable[..., Rule]] = {
     "cohort": Growing,
     "pacer": Pacer,
 }
+
+
+def rules() -> list[tuple[str, str]]:
+    """How each rule is written, and the first line of what its class says of itself."""
+    return [
+        (spec.usage(name, _KNOWN[name]), (inspect.getdoc(kind) or "").split("\n")[0])
+        for name, kind in _RULES.items()
+    ]
 
 
 def rule(given: str) -> Rule:
