@@ -15,6 +15,7 @@ from atoll.contract import Method
 from atoll.data import FederatedData
 from atoll.digits import shortened
 from atoll.parts import tensors
+from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
@@ -158,6 +159,12 @@ def _shortened(columns: Mapping[str, Sequence[float]]) -> dict[str, list[float |
     return {name: found[name] for name in columns}
 
 
+def _clock(clocked: Clocked) -> kinds.Clock:
+    """A round's clock; who came and left is told where somebody did."""
+    found = {name: value for name, value in vars(clocked).items() if value or name not in ("came", "left")}
+    return kinds.Clock(**found)
+
+
 def affinity(method: Method, played: Played) -> list[kinds.Affinity]:
     """What the method knows of how clients are related, or else how alike their last updates point."""
     known = method.affinity(played.state)
@@ -183,5 +190,5 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
         seconds=round(record.seconds, 6),
         clients=kinds.Columns(**_shortened(record.clients)),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
-        clock=UNSET if record.clock is None else kinds.Clock(**vars(record.clock)),
+        clock=UNSET if record.clock is None else _clock(record.clock),
     )

@@ -158,7 +158,8 @@ class Federation:
         """Go on with a run of this same federation: its folder, its name in `runs`, or the last one there.
 
         Takes over state, memories and rounds of its newest whole checkpoint; `fit` then plays what remains, and the
-        result is the undisturbed run's to the bit. `rounds`, `target`, `patience` and `eval_...` may differ.
+        result is the undisturbed run's to the bit. `rounds`, `target`, `patience` and `eval_...` may differ, and of
+        a run that paused `devices`, `deadline`, `quorum` and `over_select`, with which it then goes on.
         Raises ConfigError where there is no such run or it is another federation's, RunError while it is written.
         """
         self.keeper.resume(run)

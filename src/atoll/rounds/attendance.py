@@ -116,7 +116,9 @@ class Attended(Simulation):
         """The error of a round for which nobody can be asked, ever."""
         resting = self._resting(now, number)
         present: Any = self.cohorts.membership.present(number, moment)
-        hint = "what was learned is kept: look at `devices`, `leaves` and `exclude`, then resume the run"
+        hint = (
+            "what was learned is kept: resume the run with other `devices`, or look at `leaves` and `exclude`"
+        )
         if not isinstance(present, int) and not len(present):
             what = "everybody has left, and nobody else will come"
             hint = "what was learned is kept; a round waits for clients that are still to come (`joins`)"

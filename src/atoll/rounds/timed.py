@@ -70,6 +70,7 @@ class Timed(Attended):
         over = [f for f in sent if f not in kept]
         unused = [f for f in over if f.client not in used]
         counted = [f for f in [*sent, *earlier] if f.client in used or (f in earlier and not f.broken)]
+        came, left = self.cohorts.membership.moved(now.time, end)
         clock = Clocked(
             began=start,
             ended=end,
@@ -80,6 +81,8 @@ class Timed(Attended):
             late=sorted({*(f.client for f in late), *(k for k, n in job.limits.items() if n == 0)}),
             failed=sorted(f.client for f in [*sent, *earlier] if f.broken and f.due <= end),
             used=len(counted),
+            came=came,
+            left=left,
         )
         everyone = replace(cohort, clients=sorted({*cohort.clients, *(f.client for f in earlier)}))
         learned = taught(
