@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import vmap
+from torch.utils import _pytree as pytree
 
 from atoll import seeds
 from atoll.rounds.memories import MemoryStore
-from atoll.tensors import Record, Tensors, map_leaves
+from atoll.tensors import Record, Tensors, leaves, map_leaves
 
 
 def pair() -> tuple[Tensors, Tensors]:
@@ -152,3 +155,43 @@ def test_map_leaves_keeps_structure() -> None:
     )
     assert torch.equal(doubled.params["0.weight"], record.params["0.weight"] * 2)
     assert doubled.round == 3
+
+
+class Named(NamedTuple):
+    """A structure that is not ours."""
+
+    part: Tensors
+    rest: list[torch.Tensor]
+
+
+def structures() -> list[Any]:
+    x, y = pair()
+    return [
+        torch.ones(2), Record(), Tensors(), x, Record(a=x, n=3, none=None, deep=Record(b=y, c=torch.ones(()))),
+        Record(a=[x, {"k": y}], t=Named(x, [torch.zeros(1)])), [Record(a=x), (y,)], 2.5, None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(len(structures())))
+def test_structures_are_gone_through_as_pytrees_are(at: int) -> None:
+    tree = structures()[at]
+
+    def plus(one: Any, two: Any = 0) -> Any:
+        return one if one is None else (one + two, type(one))
+
+    assert list(map(id, leaves(tree))) == list(map(id, pytree.tree_leaves(tree)))
+    for rest in ((), (tree,)):
+        mine, torchs = map_leaves(plus, tree, *rest), pytree.tree_map(plus, tree, *rest)
+        assert str(mine) == str(torchs)
+        assert type(mine) is type(torchs)
+    again = map_leaves(lambda leaf: leaf, tree)
+    assert again is not tree or not isinstance(tree, Record | Tensors)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Record(b=1, a=2), Record(a=1), Record(a=1, b=2, c=3), Tensors(), Record(a=1, b=Record(c=1, d=2)), 3],
+)
+def test_structures_of_other_forms_are_refused(other: Any) -> None:
+    with pytest.raises(ValueError, match="Node"):
+        map_leaves(lambda a, b: a, Record(a=1, b=Record(c=1)), other)

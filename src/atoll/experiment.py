@@ -25,7 +25,7 @@ from atoll.federation import Federation
 from atoll.parts import Parts, shapes, tensors
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
-from atoll.runs.settings import FREE
+from atoll.runs.settings import AFTER_PAUSE, FREE, paused
 from atoll.schema import convert, parse, toml_line
 from atoll.settings import Count, Place, Rounds, Settings, Share
 from atoll.task import LOSSES
@@ -281,9 +281,16 @@ class Experiment(Settings):
         changes = {**dict(spec.assignment(text, "--set") for text in sets), **overrides}
         for key, value in changes.items():
             repeated = key in own.KEYS and own.named(value) and known.get(key) == value
-            if key in known and key not in FREE and not repeated:
+            after = key in AFTER_PAUSE and paused(folder.log().events)
+            if key in known and key not in FREE and not repeated and not after:
+                later = (
+                    f"; {', '.join(AFTER_PAUSE)} once it has paused (exit code 5)"
+                    if key in AFTER_PAUSE
+                    else ""
+                )
                 raise ConfigError(
-                    f"{key} cannot change when a run is resumed", hint=f"what may change: {', '.join(FREE)}"
+                    f"{key} cannot change when a run is resumed",
+                    hint=f"what may change: {', '.join(FREE)}{later}",
                 )
         return Experiment.read(folder.path / "config.toml", sets, foreign=True, **overrides)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from atoll.contract import Method
 from atoll.data import FederatedData
 from atoll.digits import shortened
 from atoll.parts import tensors
+from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
@@ -148,6 +148,23 @@ def identity(
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
+def _shortened(columns: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    """Columns of a round with the digits that they are written with, all of them at once for each number of digits."""
+    found: dict[str, list[float | None]] = {}
+    for digits in {_DIGITS.get(name, 5) for name in columns}:
+        names = [name for name in columns if _DIGITS.get(name, 5) == digits]
+        flat = shortened([value for name in names for value in columns[name]], digits)
+        each = len(flat) // len(names)
+        found |= {name: flat[at * each : (at + 1) * each] for at, name in enumerate(names)}
+    return {name: found[name] for name in columns}
+
+
+def _clock(clocked: Clocked) -> kinds.Clock:
+    """A round's clock; who came and left is told where somebody did."""
+    found = {name: value for name, value in vars(clocked).items() if value or name not in ("came", "left")}
+    return kinds.Clock(**found)
+
+
 def affinity(method: Method, played: Played) -> list[kinds.Affinity]:
     """What the method knows of how clients are related, or else how alike their last updates point."""
     known = method.affinity(played.state)
@@ -171,10 +188,8 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
         bytes_up=record.bytes_up,
         bytes_down=record.bytes_down,
         seconds=round(record.seconds, 6),
-        clients=kinds.Columns(
-            **{name: shortened(column, _DIGITS.get(name, 5)) for name, column in record.clients.items()}
-        ),
+        clients=kinds.Columns(**_shortened(record.clients)),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
-        spent=UNSET if record.spent is None else kinds.Spent(**asdict(record.spent)),
-        clock=UNSET if record.clock is None else kinds.Clock(**asdict(record.clock)),
+        spent=UNSET if record.spent is None else kinds.Spent(**dataclasses.asdict(record.spent)),
+        clock=UNSET if record.clock is None else _clock(record.clock),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from atoll import seeds
 from atoll.assembly import Metrics, Model, assemble, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.channel import Transform
@@ -123,7 +124,9 @@ class Federation:
         Raises DivergedError where the model leaves the finite numbers; `run()` then still has every committed round and
         the last finite model. However it ends, a run folder has what is needed to go on.
         """
-        with closing(self.engine), self.keeper.written(progress):
+        # Nobody else's code runs between the rounds without callbacks: global states need to be kept only once.
+        kept = nullcontext() if self.hooks.callbacks else seeds.held()
+        with closing(self.engine), self.keeper.written(progress), kept:
             self.hooks.call("on_start", self)
             for record in self.play():
                 self.hooks.call("on_round_end", self, record)
@@ -159,7 +162,8 @@ class Federation:
         """Go on with a run of this same federation: its folder, its name in `runs`, or the last one there.
 
         Takes over state, memories and rounds of its newest whole checkpoint; `fit` then plays what remains, and the
-        result is the undisturbed run's to the bit. `rounds`, `target`, `patience` and `eval_...` may differ.
+        result is the undisturbed run's to the bit. `rounds`, `target`, `patience` and `eval_...` may differ, and of
+        a run that paused `devices`, `deadline`, `quorum` and `over_select`, with which it then goes on.
         Raises ConfigError where there is no such run or it is another federation's, RunError while it is written.
         """
         self.keeper.resume(run)

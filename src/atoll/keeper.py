@@ -68,6 +68,7 @@ class Keeper:
         if self.target is not None:
             self.target = self.target.check(self.tasks[0].better)
         self.spending = Spending(settings, simulation)
+        self._looked: tuple[list[Round], int, int | None] = simulation.history, 0, None
         self._alarm = Alarm()
         self._told: tuple[str, int | None] | None = None  # the engine that the events know of
 
@@ -78,8 +79,14 @@ class Keeper:
         """The first round that reached the target."""
         if self.target is None:
             return None
-        judged = ((each.number, each.evaluation) for each in self.simulation.history if each.evaluation)
-        return next((number for number, found in judged if self.target.reached(found)), None)
+        history, (known, looked, reached) = self.simulation.history, self._looked
+        if known is not history:  # another run was taken up
+            looked, reached = 0, None
+        if reached is None:  # each round is looked at once: this is asked after every one of them
+            judged = ((each.number, each.evaluation) for each in history[looked:] if each.evaluation)
+            reached = next((number for number, found in judged if self.target.reached(found)), None)
+        self._looked = history, len(history), reached
+        return reached
 
     @property
     def over(self) -> kinds.Reason | None:

@@ -14,9 +14,9 @@ from atoll.errors import ConfigError
 from atoll.rounds.adapting import Rule
 from atoll.rounds.buffered import Asynchronous
 from atoll.rounds.cohort import Cohorts
-from atoll.rounds.paces import Synchronous, deadline, late, pace
+from atoll.rounds.paces import Schedule, Synchronous, deadline, late, pace
 from atoll.rounds.play import Simulation
-from atoll.rounds.timed import Schedule, Timed
+from atoll.rounds.timed import Timed
 from atoll.settings import Settings
 from atoll.task import Task
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
 import torch
@@ -136,6 +136,18 @@ class Record(Mapping[str, Any]):
     def __contains__(self, name: object) -> bool:
         return name in self._fields
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._fields.get(name, default)
+
+    def keys(self) -> KeysView[str]:
+        return self._fields.keys()
+
+    def values(self) -> ValuesView[Any]:
+        return self._fields.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._fields.items()
+
     def __getattr__(self, name: str) -> Any:
         if name in Record.__slots__:  # not made yet
             raise AttributeError(name)
@@ -185,6 +197,7 @@ def _register(kind: type[Tensors] | type[Record]) -> None:
 
 _register(Tensors)
 _register(Record)
+_LEVELS = frozenset((Tensors, Record))
 
 
 def finite(value: Tensor) -> bool:
@@ -194,17 +207,47 @@ def finite(value: Tensor) -> bool:
 
 def leaves(tree: Any) -> list[Any]:
     """The leaves of any structure, in order."""
-    return pytree.tree_leaves(tree)
+    if isinstance(tree, Tensor):
+        return [tree]
+    if type(tree) not in _LEVELS:
+        return pytree.tree_leaves(tree)
+    return [leaf for part in tree.values() for leaf in leaves(part)]
 
 
 def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply `function` to the leaves of one or several structures of the same form."""
-    return pytree.tree_map(function, tree, *rest)
+    # Records and tensors are gone through here, since a round does it many times for every client. Whatever else is
+    # in them, and forms that differ, are torch's business.
+    if isinstance(tree, Tensor):
+        return function(tree, *rest)
+    kind = type(tree)
+    if kind not in _LEVELS:
+        return pytree.tree_map(function, tree, *rest)
+    if not rest:
+        return _level(kind, {name: map_leaves(function, part) for name, part in tree.items()})
+    names = list(tree)
+    if any(type(other) is not kind or list(other) != names for other in rest):
+        return pytree.tree_map(function, tree, *rest)
+    return _level(
+        kind,
+        {name: map_leaves(function, part, *(o[name] for o in rest)) for name, part in tree.items()},
+    )
+
+
+def _level(kind: type[Tensors] | type[Record], fields: dict[str, Any]) -> Tensors | Record:
+    """A level of fields whose names another level has."""
+    if kind is Tensors:
+        return Tensors(fields)
+    made = object.__new__(Record)
+    object.__setattr__(made, "_fields", fields)
+    return made
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
     """The same structure with its tensors on `device`."""
-    return map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+    return map_leaves(
+        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) and leaf.device != device else leaf, tree
+    )
 
 
 def nbytes(tree: Any) -> int:

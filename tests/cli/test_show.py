@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from atoll import __version__
+from atoll.clock import kinds
 from atoll.methods import METHODS
+from atoll.rounds.adapting import rules
+from atoll.rounds.choosing import choices
+from atoll.rounds.paces import pace, paces
 
 from .conftest import Atoll
 
@@ -29,6 +34,37 @@ def test_every_method_explains_its_settings(atoll: Atoll, name: str) -> None:
     assert "rounds to play" in done.out
     assert "typing." not in done.out
     assert "<class" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("setting", "known"), [("devices", kinds), ("choose", choices), ("adaptive", rules), ("pace", paces)]
+)
+def test_kinds_of_settings_are_listed(
+    atoll: Atoll, setting: str, known: Callable[[], list[tuple[str, str]]]
+) -> None:
+    assert setting in atoll("explain").out
+    done = atoll("explain", setting)
+    words = " ".join(done.out.split())
+    assert done.code == 0
+    for usage, line in known():
+        assert usage in words
+        assert line.split()[0] in words
+        assert len(line) > 20
+
+
+def test_a_setting_without_kinds_says_which_have_some(atoll: Atoll) -> None:
+    done = atoll("explain", "device")
+    assert done.code == 2
+    assert "'device'" in done.err
+    assert "did you mean 'devices'?" in done.err
+
+
+def test_paces_are_read_as_they_are_listed() -> None:
+    for usage, _ in paces():
+        start = usage.partition("[")[0].replace("SIZE", "10")
+        assert pace(start).text == start
+        for tail in (",0.5", ",0.5,0.3") if "A,ALPHA" in usage else ():
+            assert pace(start + tail).text == start + tail
 
 
 def test_data_list(atoll: Atoll) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 import atoll.data
 from atoll import seeds
 from atoll.contract import Change, ClientData, Job, Reply, Work
-from atoll.draws import states, touched
+from atoll.draws import states, touched, untouched
 from atoll.engines.client import Client
 from atoll.engines.reading import client_data, of_stage, whole_keys
 from atoll.errors import AtollError, ConfigError, EngineError, RunError
@@ -89,6 +90,59 @@ def test_global_generators_have_an_address_on_the_server_and_are_put_back() -> N
     one, again, other, later = drawn(0, 1), drawn(0, 1), drawn(1, 1), drawn(0, 2)
     assert one == again
     assert all(one[whose] not in (other[whose], later[whose]) for whose in draws)
+
+
+def test_states_that_are_held_are_put_back_once_and_scopes_in_it_start_at_their_addresses() -> None:
+    def drawn() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002
+
+    def several() -> list[tuple[float, float, float]]:
+        found = []
+        with seeds.scoped(0, "open", 1):
+            found.append(drawn())
+            with seeds.scoped(0, "inner"):  # whoever is in a scope goes on where they were
+                found.append(drawn())
+            found.append(drawn())
+        with seeds.scoped(0, "settle", 1):
+            found.append(drawn())
+        return found
+
+    alone, before = several(), states()
+    with contextlib.suppress(KeyError), seeds.held():
+        assert several() == alone
+        raise KeyError
+    assert touched(before) is None
+    assert not seeds.free()
+
+
+def test_an_address_is_the_first_number_of_its_stream() -> None:
+    places = [(0, "cohort", 0, 0), (7, "x", 3, 12), (-1, "order", 2**40, 2**33), (2**63, "begin", 5, 10**9)]
+    for place in places:
+        assert seeds.address(*place) == int(seeds.rng(*place).integers(0, 1 << 63))
+
+
+@pytest.mark.parametrize("whose", ["torch's", "NumPy's", "NumPy's normal", "Python's", "nobody's"])
+def test_global_draws_of_clients_are_noticed_in_a_round_as_they_are_outside(whose: str) -> None:
+    draws = {
+        "torch's": lambda: torch.rand(()),
+        "NumPy's": lambda: np.random.rand(),  # noqa: NPY002
+        "NumPy's normal": lambda: np.random.normal(),  # noqa: NPY002
+        "Python's": random.random,
+        "nobody's": lambda: None,
+    }
+    np.random.normal()  # noqa: NPY002 - a second one is kept, and the next draw moves nothing else
+    before = states()
+    for place in (contextlib.nullcontext(), seeds.held()):
+        with place:
+            if whose == "nobody's":
+                assert untouched(lambda: 3, str) == 3
+                assert untouched(lambda: untouched(lambda: 3, str), str) == 3
+            else:
+                with pytest.raises(EngineError, match=whose.split()[0]):
+                    untouched(draws[whose], str)
+                with pytest.raises(EngineError, match=whose.split()[0]):
+                    untouched(lambda: (draws[whose](), untouched(lambda: None, str)), str)
+        assert touched(before) is None
 
 
 def test_replicates_of_the_models_that_a_client_is_sent_differ() -> None:

@@ -229,6 +229,21 @@ def test_the_method_is_told_and_nothing_is_kept(data: FederatedData, pace: dict[
         assert run.state.clients == 15
 
 
+@pytest.mark.parametrize("pace", [{}, {"pace": "buffered:3", "concurrency": 6}], ids=["sync", "buffered"])
+def test_the_events_tell_who_came_and_left(data: FederatedData, pace: dict[str, Any]) -> None:
+    run = played(data, joins="rate:1.5,8", leaves="rate:0.8", rounds=40 if pace else 9, **pace)
+    here, clocks = (
+        run.membership.comings,
+        [each["clock"] for each in run.events() if each["event"] == "round"],
+    )
+    assert here is not None
+    told = {name: [client for clock in clocks for client in clock.get(name, ())] for name in ("came", "left")}
+    for name, times in (("came", here.comes), ("left", here.goes)):
+        due = np.flatnonzero((times > 0) & (times <= clocks[-1]["ended"])).tolist()
+        assert sorted(told[name]) == due and due
+    assert all(clock.get(name) != [] for clock in clocks for name in told)
+
+
 def test_a_round_waits_for_those_that_are_to_come(data: FederatedData) -> None:
     for pace in ({}, {"pace": "buffered:2", "concurrency": 3}):
         run = played(data, joins={k: f"{10 + k}s" for k in range(20)}, rounds=3, cohort=3, **pace)

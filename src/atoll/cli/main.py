@@ -171,6 +171,16 @@ def partitions() -> None:
     show_partitions()
 
 
+@app.command("explain")
+def explain_kinds(
+    name: Annotated[str | None, typer.Argument(help="devices, choose, adaptive or pace.")] = None,
+) -> None:
+    """List the kinds of a setting of virtual time, and what the text of each may set."""
+    from atoll.cli.show import explain_setting, explain_settings
+
+    explain_settings() if name is None else explain_setting(name)
+
+
 @app.command()
 def doctor() -> None:
     """Describe this installation, for a bug report."""

@@ -1,4 +1,4 @@
-"""`atoll methods` and `atoll data`: what there is, in tables."""
+"""`atoll methods`, `atoll explain` and `atoll data`: what there is, in tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from rich.table import Table
 
 from atoll import data as sources
 from atoll import methods, models, own
+from atoll.clock import kinds
 from atoll.data.catalogue import find_root
-from atoll.errors import DataError
+from atoll.errors import ConfigError, DataError, suggest
 from atoll.experiment import Experiment, run_settings
+from atoll.rounds.adapting import rules
+from atoll.rounds.choosing import choices
+from atoll.rounds.paces import paces
 from atoll.schema import accepted, described
 from atoll.words import bytes_text
 
 __all__ = [
     "describe_data",
+    "explain_setting",
+    "explain_settings",
     "get_data",
     "show_datasets",
     "show_method",
@@ -128,6 +134,39 @@ def show_partitions() -> None:
         table.add_row(usage, line)
     note = "A single +permuted:GROUPS may follow. atoll data describe NAME --partition TEXT shows what comes of one"
     _console().print(table, note, sep="", markup=False)
+
+
+# --- settings that have kinds ---------------------------------------------------------------------------------
+
+
+_KINDS = {"devices": kinds, "choose": choices, "adaptive": rules, "pace": paces}
+_ROOM = {
+    "devices": "Several with + in between",
+    "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
+    "choose": "A choice of your own: choose=module:Name",
+}
+
+
+def explain_setting(name: str) -> None:
+    """The kinds that a setting knows, a line each, with what their text may set.  Raises ConfigError."""
+    if name not in _KINDS:
+        raise ConfigError(f"the setting {name!r} has no kinds to list", hint=suggest(name, _KINDS))
+    table = _table(name, "what it is")
+    for usage, line in _KINDS[name]():
+        table.add_row(usage, " ".join(line.split()))
+    console = _console()
+    console.print(described(run_settings()[name]), markup=False)
+    console.print(table)
+    if name in _ROOM:
+        console.print(_ROOM[name], markup=False)
+
+
+def explain_settings() -> None:
+    """The settings that have kinds, a line each."""
+    table = _table("setting", "what it is")
+    for name in _KINDS:
+        table.add_row(name, described(run_settings()[name]))
+    _console().print(table, "atoll explain NAME lists the kinds of one", sep="")
 
 
 def describe_data(name: str, given: dict[str, Any], sets: list[str]) -> None:

@@ -57,7 +57,8 @@ class Gathering:
         run = self._run_of[client]
         if client in self._outcomes:
             raise ValueError(f"client {client} has answered before")
-        answer = answer._replace(reply=self.job.weighed([client], answer.reply))
+        if (reply := self.job.weighed([client], answer.reply)) is not answer.reply:
+            answer = answer._replace(reply=reply)
         found = self._outcomes[client] = outcome(answer, self.job, begun, ended)
         self._waiting[client] = None if found.refused else answer.reply
         clients = self._runs[run]

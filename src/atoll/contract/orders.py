@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -156,7 +157,7 @@ class Job:
     """By client, what the change in its reply is multiplied by where it is a difference (see `Method.change`): less
     for one that comes late, more for one that is seldom asked."""
 
-    @property
+    @cached_property  # every client's order asks for it
     def program(self) -> Program:
         """What the clients run."""
         name, on_validation, _ = self.work.program.partition(ON_VALIDATION)
@@ -181,7 +182,7 @@ class Job:
 
         A reply without weight, of a client that has done nothing, keeps none.
         """
-        if any(self.factors.get(client, 1.0) != 1.0 for client in clients):
+        if self.factors and any(self.factors.get(client, 1.0) != 1.0 for client in clients):
             reply = self._scaled(clients, reply)
         if self.weights is None:
             return reply

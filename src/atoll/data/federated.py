@@ -211,7 +211,7 @@ class Resident(FederatedData):
         self._pools = dict(pools)
         self._rows = dict(rows)
         self._official = test_set
-        sizes = self._rows["train"].sizes()
+        sizes = self._sizes = self._rows["train"].sizes()
         if not len(sizes) or sizes.min() < 1:
             empty = [names[int(client)] for client in np.flatnonzero(sizes < 1)[:5]]
             raise DataError(
@@ -231,7 +231,7 @@ class Resident(FederatedData):
         return self._official if self._official is not None else self._union
 
     def size(self, client: int) -> int:
-        return len(self._rows["train"][self._position(client)])
+        return int(self._sizes[self._position(client)])
 
     def rows(self, client: int, split: str = "train") -> IntArray | None:
         _known(split)

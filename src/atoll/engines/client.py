@@ -11,7 +11,7 @@ from atoll.data import FederatedData
 from atoll.draws import untouched
 from atoll.engines import stages
 from atoll.engines.probe import probe
-from atoll.engines.reading import client_data, gather, of_stage, step_keys, the_order, whole_keys
+from atoll.engines.reading import client_data, gather, of_stage, step_keys, the_order, whole_key
 from atoll.errors import AtollError, RunError
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, to_device
@@ -43,13 +43,13 @@ class Client:
         round and stage, EngineError where a client's work draws from a global random state.
         """
         first, self._last = self._last != (program, order.round), (program, order.round)
-        return untouched(
-            lambda: self._answer(order, program, memory, changed, cohort),
-            lambda: _whose(self.data, order),
-            whole=first,  # it takes a while for small clients; the others run the same program
-        )
+        with torch.no_grad():
+            return untouched(
+                lambda: self._answer(order, program, memory, changed, cohort),
+                lambda: _whose(self.data, order),
+                whole=first,  # it takes a while for small clients; the others run the same program
+            )
 
-    @torch.no_grad()
     def _answer(
         self,
         order: Order,
@@ -61,12 +61,8 @@ class Client:
         received, memory, data = self.given(order, program, memory)
         local = self._trained(order, program, received, memory, data)
         with located(self.data, order, "finish"):
-            reply, after = stages.finish(
-                program,
-                self.task,
-                local,
-                of_stage(data, whole_keys(order, [order.client], "finish")[0].to(self.device)),
-            )
+            data = of_stage(data, whole_key(order, "finish", self.device))
+            reply, after = stages.finish(program, self.task, local, data)
         moved = None if changed is None else changed(reply.values, received, memory)
         return Answer(order.client, reply, None if moved is None else probe(moved, cohort)), after
 

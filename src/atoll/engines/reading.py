@@ -26,6 +26,7 @@ __all__ = [
     "step_keys",
     "the_order",
     "whole",
+    "whole_key",
     "whole_keys",
 ]
 
@@ -120,6 +121,12 @@ def whole_keys(job: Job | Order, clients: Sequence[int], stage: str) -> Tensor:
     return torch.tensor(seeds.addresses(job.seed, stage, job.round, clients))
 
 
+def whole_key(order: Order, stage: str, device: torch.device) -> Tensor:
+    """Random stream of "begin" or "finish" of one client: an int64 scalar."""
+    own = seeds.address(order.seed, stage, order.round, order.client)
+    return torch.scalar_tensor(own, dtype=torch.int64, device=device)  # a third of what `torch.tensor` takes
+
+
 def whole(samples: Samples | None, key: Tensor, device: torch.device) -> Batch | None:
     """A split as one unpadded batch."""
     if samples is None or samples.count == 0:
@@ -130,9 +137,9 @@ def whole(samples: Samples | None, key: Tensor, device: torch.device) -> Batch |
 
 def client_data(data: FederatedData, order: Order, program: Program, device: torch.device) -> ClientData:
     """What `begin` of one client sees."""
-    key = whole_keys(order, [order.client], "begin")[0].to(device)
+    key = whole_key(order, "begin", device)
     splits = {split: whole(data.samples(order.client, split), key, device) for split in program.reads}
-    return ClientData(torch.tensor(float(data.size(order.client)), device=device), key, **splits)
+    return ClientData(torch.scalar_tensor(data.size(order.client), device=device), key, **splits)
 
 
 def of_stage(data: ClientData, keys: Tensor) -> ClientData:

@@ -227,6 +227,7 @@ class Asynchronous(Timed):
         outcomes: Sequence[Outcome],
     ) -> Played:
         over = [*taken, *air.broken]
+        came, left = self.cohorts.membership.moved(start, air.time)
         clock = Clocked(
             began=start,
             ended=air.time,
@@ -236,6 +237,8 @@ class Asynchronous(Timed):
             staleness=float(np.mean([number - f.number for f in taken])),
             failed=sorted(f.client for f in air.broken),
             used=len(taken),
+            came=came,
+            left=left,
         )
         shown = {f.client: f for f in [*air.broken, *taken]}
         cohort = Cohort(sorted(shown))

@@ -96,6 +96,12 @@ class Comings:
             return []
         return np.flatnonzero((self.goes > since) & (self.goes <= until)).tolist()
 
+    def came(self, since: float, until: float) -> list[int]:
+        """Who has come after the one time and up to the other, ascending."""
+        if self.era(since) == self.era(until):
+            return []
+        return np.flatnonzero((self.comes > since) & (self.comes <= until)).tolist()
+
     def departs(self, clients: Clients, until: float) -> Numbers:
         """When each of these leaves, as far as it does so up to that time; inf otherwise."""
         self._until(until)

@@ -120,6 +120,14 @@ class Membership:
         gone = [client for client, at in self.leaves.items() if at == round]
         return sorted([*gone, *(self.comings.left(since, until) if self.comings is not None else ())])
 
+    def moved(self, since: float, until: float) -> tuple[list[int], list[int]]:
+        """(who has come, who has left) by the clock after the one time and up to the other, ascending."""
+        return (
+            ([], [])
+            if self.comings is None
+            else (self.comings.came(since, until), self.comings.left(since, until))
+        )
+
     def departs(self, clients: NDArray[np.int64], until: float) -> NDArray[np.float64]:
         """When each of these leaves by the clock, as far as it does so up to that time; inf otherwise."""
         return np.full(len(clients), np.inf) if self.comings is None else self.comings.departs(clients, until)

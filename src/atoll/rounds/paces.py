@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 from atoll import spec
 from atoll.errors import ConfigError
 
-__all__ = ["Buffered", "Deadline", "Late", "Mixing", "Pace", "Synchronous", "deadline", "late", "pace"]
+__all__ = [
+    "Buffered",
+    "Deadline",
+    "Late",
+    "Mixing",
+    "Pace",
+    "Schedule",
+    "Synchronous",
+    "deadline",
+    "late",
+    "pace",
+    "paces",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,12 @@ class Mixing:
 
 Pace = Synchronous | Buffered | Mixing
 
+_BUFFERED = spec.whole("size", at_least=1), spec.number("exponent", at_least=0, optional=True)
+_FORMULAS = {
+    "constant": "s = 1",
+    "poly": "s = (1 + t)^-a",
+    "hinge": "s = 1 up to t = b, then 1 / (a (t - b) + 1)",
+}
 _KINDS = {
     "constant": (spec.number("alpha", above=0, at_most=1, optional=True),),
     "poly": (
@@ -81,6 +99,22 @@ _KINDS = {
         spec.number("alpha", above=0, at_most=1, optional=True),
     ),
 }
+
+
+def paces() -> list[tuple[str, str]]:
+    """How each pace is written, and what it is."""
+    mixing = "A step for every reply, mixed in by alpha s(staleness), FedAsync (Xie et al. 2019)"
+    return [
+        (spec.usage("sync", ()), "Rounds: the server waits for those whom it has asked."),
+        (
+            spec.usage("buffered", _BUFFERED),
+            "A step for every SIZE replies, FedBuff (Nguyen et al., AISTATS 2022).",
+        ),
+        *(
+            (spec.usage(f"fedasync:{kind}", form).replace("[:", "[,"), f"{mixing}, {_FORMULAS[kind]}.")
+            for kind, form in _KINDS.items()
+        ),
+    ]
 
 
 def pace(text: str) -> Pace:
@@ -99,7 +133,7 @@ def pace(text: str) -> Pace:
     given = call.read(
         {
             "sync": (),
-            "buffered": (spec.whole("size", at_least=1), spec.number("exponent", at_least=0, optional=True)),
+            "buffered": _BUFFERED,
             "fedasync": (),
         }
     )
@@ -164,3 +198,28 @@ def deadline(given: float | str) -> Deadline:
             hint="write seconds, or share:0.8 for the time in which that share of those asked would be done",
         )
     return Deadline(seconds)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run goes by the clock.
+
+    Args:
+        pace: when the server takes a step.
+        deadline: how long a synchronous round may take; None waits for all.
+        over_select: how many times the cohort are asked; the round ends with the replies of a cohort.
+        quorum: replies that a synchronous round needs, or it teaches nothing.
+        late: what becomes of replies that come later.
+        retry: how many times an order that broke off is given again.
+        rests: after so many orders in a row that a client broke off, for how many rounds it is not asked.
+        concurrency: clients at work at a time, where the pace is asynchronous.
+    """
+
+    pace: Pace = Synchronous()
+    deadline: Deadline | None = None
+    over_select: float = 1.0
+    quorum: int = 1
+    late: Late = Late()
+    retry: int = 0
+    rests: tuple[int, int] | None = None
+    concurrency: int | None = None

@@ -96,12 +96,13 @@ class Simulation:
         number, since = self.number + 1, time.perf_counter()
         cohort, choice = self.cohorts.enlist(number, self.progress.choice)
         begun(cohort)
-        round = self.opened(self.state, cohort, number)
         jobs: dict[int, Job] = {}
-        while round.job is not None:
-            job = self.fitted(round.job) if round.phase == "train" else round.job
-            jobs = dict.fromkeys(job.clients, job)
-            round.settle(*self.engine.run(job, self.memories))
+        with seeds.held():
+            round = self.opened(self.state, cohort, number)
+            while round.job is not None:
+                job = self.fitted(round.job) if round.phase == "train" else round.job
+                jobs = dict.fromkeys(job.clients, job)
+                round.settle(*self.engine.run(job, self.memories))
         seconds = time.perf_counter() - since
         record = Round(
             number, cohort.clients, cohort.dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,

@@ -10,6 +10,7 @@ by architecture in a simulation: there the last bits differ.)
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -205,8 +206,8 @@ def stepped(method: Method, population: Population, state: Record, replies: Repl
     state = method.refine(method.update(state, replies), population)
     params, _ = method.model(state)
     sums = [value.sum().float() for value in params.values()]
-    sound = bool(torch.isfinite(torch.stack(sums)).all())  # one answer to wait for, however many parameters
-    if not sound and not all(map(finite, params.values())):
+    total = float(torch.stack(sums).sum())  # one answer to wait for, however many parameters
+    if not math.isfinite(total) and not all(map(finite, params.values())):
         raise diverged(number, "the updated model has non-finite numbers")
     return state
 

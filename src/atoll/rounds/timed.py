@@ -1,186 +1,42 @@
-"""Synchronous rounds on a virtual clock: who is asked, who is there in time, and how long it all took."""
+"""Synchronous rounds on a virtual clock: what is asked of whom, whose reply is there in time, and how long it took."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atoll.clock import Devices, Spans
+from atoll import seeds
+from atoll.clock import Spans
 from atoll.contract import Job, Outcome, Reducer
 from atoll.errors import ConfigError, PausedError
 from atoll.rounds.adapting import Away, asked, fitting, limited, seen
+from atoll.rounds.attendance import Attended
 from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.flights import Flight, computed, landed, launched
 from atoll.rounds.history import Round
 from atoll.rounds.outcomes import columns, mean_loss, taught
-from atoll.rounds.paces import Deadline, Late, Pace, Synchronous
-from atoll.rounds.play import Played, Simulation
+from atoll.rounds.play import Played
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, refusals
-from atoll.rounds.timing import Timing
-from atoll.tensors import Record, nbytes
 
-__all__ = ["Schedule", "Timed"]
-
-Clients = NDArray[np.int64]
-Numbers = NDArray[np.float64]
-
-_COPIES = 3
-"""Models that a client holds while it trains one."""
+__all__ = ["Timed"]
 
 _IN_VAIN = 20
 """So many rounds in a row without enough replies, and the run pauses."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How a run goes by the clock.
-
-    Args:
-        pace: when the server takes a step.
-        deadline: how long a synchronous round may take; None waits for all.
-        over_select: how many times the cohort are asked; the round ends with the replies of a cohort.
-        quorum: replies that a synchronous round needs, or it teaches nothing.
-        late: what becomes of replies that come later.
-        retry: how many times an order that broke off is given again.
-        rests: after so many orders in a row that a client broke off, for how many rounds it is not asked.
-        concurrency: clients at work at a time, where the pace is asynchronous.
-    """
-
-    pace: Pace = Synchronous()  # noqa: RUF009 - frozen
-    deadline: Deadline | None = None
-    over_select: float = 1.0
-    quorum: int = 1
-    late: Late = Late()  # noqa: RUF009 - frozen
-    retry: int = 0
-    rests: tuple[int, int] | None = None
-    concurrency: int | None = None
-
-
-class Timed(Simulation):
+class Timed(Attended):
     """A simulation whose rounds take virtual time.
 
     Work is computed as ever; when it would have been done follows from the devices. Nothing here looks at a real clock
     but for the seconds that the simulation itself takes.
     """
-
-    def __init__(self, *parts: Any, devices: Devices, schedule: Schedule, **more: Any) -> None:
-        super().__init__(*parts, **more)
-        self.devices, self.schedule = devices, schedule
-        self.timing = Timing(devices, self.data, self.cohorts.seed, self.cohorts.membership)
-
-    # --- who is there -----------------------------------------------------------------------------------------
-
-    def enlisted(self, number: int, now: Progress, wanted: int) -> tuple[float, Cohort, Record]:
-        """When the round can begin, with whom, and the state of the choice then. Waits until somebody is there.
-
-        Where a rule wants fewer than a cohort, the fastest of those drawn.
-        Raises PausedError where nobody will ever be.
-        """
-        moment = now.time
-        while True:
-            there = self.there(now, number, moment)
-            cohort, choice = self.cohorts.enlist(
-                number, now.choice, there=there, seconds=self.expected, count=wanted, time=moment,
-                since=now.began,
-            )  # fmt: skip
-            if cohort.clients:
-                return moment, self._fastest(cohort), choice
-            again = self.returning(now, number, moment)
-            if not math.isfinite(again):
-                raise self.deserted(now, number, moment)
-            moment = again
-
-    def _fastest(self, cohort: Cohort) -> Cohort:
-        """As many as the rule wants, those that would be done first."""
-        most = self._asked(self._size)
-        if len(cohort.clients) <= most:
-            return cohort
-        clients = np.array(cohort.clients, np.int64)
-        first = clients[np.argsort(self.expected(clients), kind="stable")[:most]]
-        return replace(cohort, clients=sorted(first.tolist()))
-
-    @property
-    def _size(self) -> int:
-        """Replies that the next round needs."""
-        size = self.cohorts.size
-        return size if self.rule is None else self.rule.size(self.progress.rule, size)
-
-    def _asked(self, size: int) -> int:
-        """How many are asked for so many replies."""
-        return math.ceil(size * self.schedule.over_select - 1e-9)
-
-    def there(self, now: Progress, number: int, moment: float) -> Callable[[Clients], NDArray[np.bool_]]:
-        """Which of some clients can be asked: their device is there, they are not at work, and they need no rest."""
-        busy = {f.client for f in (*now.flights, *now.landed)}
-        away = np.array(sorted(busy | self._resting(now, number)), np.int64)
-
-        def there(clients: Clients) -> NDArray[np.bool_]:
-            here = self.devices.available(clients, moment)
-            if self.devices.limited:
-                here &= self._fits(clients)
-            return here & ~np.isin(clients, away) if len(away) else here
-
-        return there
-
-    def _fits(self, clients: Clients) -> NDArray[np.bool_]:
-        """Whose device has the memory to train the model: for itself, its gradient and what it was sent."""
-        return np.asarray(self.devices.profiles(clients).memory >= _COPIES * self._model)
-
-    @staticmethod
-    def _resting(now: Progress, number: int) -> set[int]:
-        return {client for client, (_, until) in now.failing.items() if number <= until}
-
-    def returning(self, now: Progress, number: int, moment: float) -> float:
-        """When the next client that cannot be asked now can be; inf: never."""
-        here = self.cohorts.membership
-        present: Any = here.present(number, moment)
-        clients = np.arange(present) if isinstance(present, int) else present
-        again = self.devices.returns(clients, moment)
-        busy = {f.client: f.due for f in now.flights if f.due > moment}
-        if busy:
-            again = np.maximum(again, np.array([busy.get(int(k), -math.inf) for k in clients]))
-        never = [*self._resting(now, number), *(f.client for f in now.landed)]
-        later = (again > moment) & ~np.isin(clients, np.array(never, np.int64))
-        if self.devices.limited:
-            later &= self._fits(clients)
-        return float(np.min(again[later], initial=here.arrival(moment)))
-
-    def deserted(self, now: Progress, number: int, moment: float) -> PausedError:
-        """The error of a round for which nobody can be asked, ever."""
-        resting = self._resting(now, number)
-        present: Any = self.cohorts.membership.present(number, moment)
-        hint = "what was learned is kept: look at `devices`, `leaves` and `exclude`, then resume the run"
-        if not isinstance(present, int) and not len(present):
-            what = "everybody has left, and nobody else will come"
-            hint = "what was learned is kept; a round waits for clients that are still to come (`joins`)"
-        elif resting:
-            what = f"{len(resting)} clients have failed too often, and nobody else is there"
-        else:
-            what = "nobody is there any more"
-        return PausedError(
-            f"round {number}: {what} (after {moment:.6g} virtual seconds)",
-            hint=hint,
-        )
-
-    def expected(self, clients: Clients) -> Numbers:
-        """Seconds that an order would take these clients, about."""
-        plan = self.method.plan()
-        sizes = np.array([self.data.size(int(k)) for k in clients], np.float64)
-        batch = np.minimum(plan.batch_size or math.inf, sizes)
-        samples = plan.epochs * sizes if plan.steps is None else plan.steps * batch
-        return self.timing.expected(clients, samples, self._model)
-
-    @property
-    def _model(self) -> int:
-        return sum(nbytes(part) for part in self.method.model(self.state))
 
     # --- a round ----------------------------------------------------------------------------------------------
 
@@ -195,24 +51,26 @@ class Timed(Simulation):
         now = replace(now, flights=[f for f in now.flights if f.client not in gone])
         start, cohort, choice = self.enlisted(number, now, self._asked(self.cohorts.size))
         begun(cohort)
-        round = self.opened(self.state, cohort, number)
-        ready, energy, spent = self.enrolled(round, start)
-        assert round.job is not None
-        job, spans, limit = self.planned(round.job, ready)
-        sent = self.sent(job, spans, ready)
-        end, used = self._ending(sent, self._size, ready, limit)
-        late = [f for f in sent if f.client not in used and not f.broken]
-        kept = late if self.schedule.late.kind == "keep" else []
-        earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
-        reducer, outcomes = job.reducer(), list[Outcome]()
-        if used:
-            reducer, outcomes = self.engine.run(replace(job, clients=sorted(used)), self.memories)
-        outcomes += self._late(earlier, number, reducer)
-        if outcomes:
-            round.settle(reducer, outcomes)
+        with seeds.held():
+            round = self.opened(self.state, cohort, number)
+            ready, energy, spent = self.enrolled(round, start)
+            assert round.job is not None
+            job, spans, limit = self.planned(round.job, ready)
+            sent = self.sent(job, spans, ready)
+            end, used = self._ending(sent, self._size, ready, limit)
+            late = [f for f in sent if f.client not in used and not f.broken]
+            kept = late if self.schedule.late.kind == "keep" else []
+            earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
+            reducer, outcomes = job.reducer(), list[Outcome]()
+            if used:
+                reducer, outcomes = self.engine.run(replace(job, clients=sorted(used)), self.memories)
+            outcomes += self._late(earlier, number, reducer)
+            if outcomes:
+                round.settle(reducer, outcomes)
         over = [f for f in sent if f not in kept]
         unused = [f for f in over if f.client not in used]
         counted = [f for f in [*sent, *earlier] if f.client in used or (f in earlier and not f.broken)]
+        came, left = self.cohorts.membership.moved(now.time, end)
         clock = Clocked(
             began=start,
             ended=end,
@@ -223,6 +81,8 @@ class Timed(Simulation):
             late=sorted({*(f.client for f in late), *(k for k, n in job.limits.items() if n == 0)}),
             failed=sorted(f.client for f in [*sent, *earlier] if f.broken and f.due <= end),
             used=len(counted),
+            came=came,
+            left=left,
         )
         everyone = replace(cohort, clients=sorted({*cohort.clients, *(f.client for f in earlier)}))
         learned = taught(
@@ -383,22 +243,6 @@ class Timed(Simulation):
             number, cohort.clients, cohort.dropped, refusals(outcomes), mean_loss(outcomes), *traffic,
             time.perf_counter() - since, clients=found, clock=clock,
         )  # fmt: skip
-
-    def failures(
-        self, now: Progress, number: int, flights: Sequence[Flight], end: float
-    ) -> dict[int, tuple[int, int]]:
-        """Who has broken off how many orders in a row, and up to which round it is left in peace."""
-        if self.schedule.rests is None:
-            return {}
-        most, rounds = self.schedule.rests
-        failing = {client: row for client, row in now.failing.items() if row[0] or row[1] >= number}
-        for f in flights:
-            if f.due > end:
-                continue
-            count, _ = failing.pop(f.client, (0, 0))
-            if f.broken:
-                failing[f.client] = (0, number + rounds) if count + 1 >= most else (count + 1, 0)
-        return failing
 
     def _not_in_vain(self, clock: Clocked, number: int) -> None:
         """Raise PausedError where round after round ended without enough replies."""

@@ -32,39 +32,30 @@ class Timing:
     seed: int
     membership: Membership
 
-    def steps(self, job: Job, client: int) -> tuple[int, int]:
-        """(steps planned for a client, samples in a full one)."""
-        return planned(job, client, self.data.size(client))
-
-    def samples(self, job: Job, client: int) -> int:
-        """Samples that a client's order trains on, in all its steps."""
-        steps, size = self.steps(job, client)
-        count = self.data.size(client)
-        limit = job.limits.get(client)
-        done = steps if limit is None else min(steps, limit)
-        if not size:
-            return 0
-        each = -(-count // size)  # steps of a pass, the last of which may be short
-        return done // each * count + done % each * size
+    def samples(self, job: Job, clients: Sequence[int]) -> Numbers:
+        """Samples that these clients' orders train on, in all their steps."""
+        plan, found = job.program.plan(), []
+        for client in clients:
+            count = self.data.size(client)
+            steps, size = planned(job, plan, client, count)
+            limit = job.limits.get(client)
+            done = steps if limit is None else min(steps, limit)
+            each = -(-count // size) if size else 1  # steps of a pass, the last of which may be short
+            found.append(done // each * count + done % each * size)
+        return np.array(found, np.float64)
 
     def spans(self, job: Job, clients: Sequence[int], time: float, nth: int = 0) -> Spans:
         """What these clients' orders take that go out at this time. Work of who leaves meanwhile breaks off."""
-        forms: dict[int, int] = {}
-
-        def up(client: int) -> int:
-            form = job.form(client)
-            if id(form) not in forms:
-                forms[id(form)] = nbytes(form)
-            return forms[id(form)]
-
-        alike = nbytes(job.work.shared)
-        down = [job.work.nbytes(k) if k in job.work.own else alike for k in clients]
+        sent, own = nbytes(job.work.shared), job.work.own
+        down = [job.work.nbytes(k) if k in own else sent for k in clients]
+        alike, forms = nbytes(job.expected), {id(form): nbytes(form) for form in job.work.forms.values()}
+        up = [forms[id(job.form(k))] if k in job.work.forms else alike for k in clients]
         who = np.asarray(clients, np.int64)
         found = self.devices.spans(
             who,
-            samples=np.array([self.samples(job, k) for k in clients], np.float64),
+            samples=self.samples(job, clients),
             down=np.array(down, np.float64),
-            up=np.array([up(k) for k in clients], np.float64),
+            up=np.array(up, np.float64),
             time=time,
             seed=self.seed,
             number=job.round,

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from atoll.errors import ConfigError
 from atoll.measures import Figures
 from atoll.runs import about
@@ -21,7 +23,7 @@ from atoll.runs.folder import RunFolder
 from atoll.runs.provenance import changed_text, versions
 from atoll.runs.readers import Reader
 from atoll.runs.recorder import Recorder
-from atoll.runs.settings import FREE, agree
+from atoll.runs.settings import AFTER_PAUSE, FREE, agree, paused
 from atoll.runs.signals import undisturbed
 from atoll.runs.sinks import make
 from atoll.runs.snapshot import Snapshot
@@ -71,6 +73,7 @@ class Session:
         self._model: Callable[[Path], object] | None = None
         self._last: Snapshot | None = None  # what a checkpoint may be written of: the events know its round
         self._round: kinds.Round | None = None  # that round's event
+        self._changed: Mapping[str, Any] = {}  # settings that are others than before a pause
         self._saved = -1  # the last round in a checkpoint
         self._notes: list[tuple[str, str]] = []  # problems from before there was a recorder
         self._began = time.perf_counter()
@@ -98,7 +101,8 @@ class Session:
 
         Args:
             run: its folder, its name in `runs`, or "last", the last one there.
-            identity: what decides a run's bits, as plain values: the same as when it was begun.
+            identity: what decides a run's bits, as plain values: the same as when it was begun, but for what may be
+                other after a pause (`atoll.runs.settings.AFTER_PAUSE`).
             check: gets the facts of the snapshot, and may refuse the run by raising.
 
         Raises ConfigError where there is no such run or it is another one, RunError while a process writes it; then
@@ -111,11 +115,12 @@ class Session:
             found = load_latest(folder.path, lambda *note: notes.append(note))
             if found is None:
                 raise ConfigError(f"{folder.path} has no checkpoint to go on from", hint="start a new run")
-            agree(identity, found.facts["fingerprint"], str(folder.path))
+            log = folder.log()
+            free = AFTER_PAUSE if paused(log.events, found.round) else ()
+            changed = agree(identity, found.facts["fingerprint"], str(folder.path), free)
             if check is not None:
                 check(found.facts)
             tidy(folder.path, found.round)
-            log = folder.log()
         except BaseException:
             folder.release()
             raise
@@ -130,7 +135,7 @@ class Session:
         self.folder, self._notes, self._identity = folder, notes, identity
         self.number = self._saved = found.round
         self.sound = found.records.get("sound", found.records["state"])
-        self._last, self._spent = None, found.facts["seconds"]
+        self._last, self._spent, self._changed = None, found.facts["seconds"], changed
         return found, events
 
     @contextmanager
@@ -189,7 +194,10 @@ class Session:
         if not fresh:
             self._recorder.recall()
             self._settle(opening)
-            self.emit(kinds.Resume(round=snapshot.number, rounds=rounds, versions=versions()))
+            changed = self._changed or UNSET
+            self.emit(
+                kinds.Resume(round=snapshot.number, rounds=rounds, versions=versions(), changed=changed)
+            )
         elif self.folder is not None or readers:
             events = self._opened(opening)
             if self.folder is not None and isinstance(events[0], kinds.Start):
@@ -208,7 +216,7 @@ class Session:
         file = None if self.folder is None else self.folder.path / "config.toml"
         if self.folder is None or file is None or start is None or not file.is_file():
             return
-        free = {key: value for key, value in start.config.items() if key in FREE}
+        free = {key: value for key, value in start.config.items() if key in (*FREE, *AFTER_PAUSE)}
         self.folder.write("config.toml", changed_text(file.read_text("utf-8"), free).encode())
 
     def _opened(self, opening: Opening) -> list[kinds.Written]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,19 @@ from atoll.rounds.adapting.rule import Away, Rule, Seen, Wish, fitting
 from atoll.rounds.adapting.work import asked, limited, planned, seen
 from atoll.rounds.durations import seconds
 
-__all__ = ["Away", "Rule", "Seen", "Wish", "asked", "fitting", "limited", "planned", "rule", "seen"]
+__all__ = [
+    "Away",
+    "Rule",
+    "Seen",
+    "Wish",
+    "asked",
+    "fitting",
+    "limited",
+    "planned",
+    "rule",
+    "rules",
+    "seen",
+]
 
 
 def _every(text: str) -> int | float:
@@ -51,6 +64,14 @@ _RULES: dict[str, Callable[..., Rule]] = {
     "drift": Drift,
     "pacer": Pacer,
 }
+
+
+def rules() -> list[tuple[str, str]]:
+    """How each rule is written, and the first line of what its class says of itself."""
+    return [
+        (spec.usage(name, _KNOWN[name]), (inspect.getdoc(kind) or "").split("\n")[0])
+        for name, kind in _RULES.items()
+    ]
 
 
 def rule(given: str) -> Rule:

@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from atoll.contract import Job
+from atoll.contract import Job, Plan
 from atoll.data import FederatedData
 from atoll.rounds.adapting.rule import Away, Numbers, Seen
 
 __all__ = ["asked", "limited", "planned", "seen"]
 
 
-def planned(job: Job, client: int, count: int) -> tuple[int, int]:
-    """(local steps that a job plans for a client of so many samples, samples in a full one)."""
-    plan = job.program.plan()
+def planned(job: Job, plan: Plan, client: int, count: int) -> tuple[int, int]:
+    """(local steps that a job plans for a client of so many samples, samples in a full one); `plan`: its program's."""
     size = min(plan.batch_size or count, count)
     if not size:
         return 0, 0
@@ -37,7 +36,8 @@ def seen(
 ) -> Seen:
     """What rules may see of a job: `fixed` seconds and those of its steps (`compute`), [K]; none without a clock."""
     sizes = [data.size(client) for client in job.clients]
-    found = [planned(job, client, count) for client, count in zip(job.clients, sizes, strict=True)]
+    plan = job.program.plan()
+    found = [planned(job, plan, client, count) for client, count in zip(job.clients, sizes, strict=True)]
     steps = np.array([each for each, _ in found], np.int64)
     epoch = [-(-count // size) if size else 0 for count, (_, size) in zip(sizes, found, strict=True)]
     none = np.zeros(len(steps))
@@ -56,7 +56,7 @@ def seen(
 
 def asked(job: Job, client: int, count: int) -> tuple[int, int]:
     """(local steps that a client of so many samples was asked for, those that were planned)."""
-    steps, _ = planned(job, client, count)
+    steps, _ = planned(job, job.program.plan(), client, count)
     return min(steps, job.limits.get(client, steps)), steps
 
 

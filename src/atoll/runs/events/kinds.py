@@ -229,6 +229,11 @@ class Clock(Struct, kw_only=True, forbid_unknown_fields=True):
     late: Annotated[Sequence[int], says("whose replies came after the end")]
     failed: Annotated[Sequence[int], says("whose work broke off")]
     used: Annotated[int, says("replies used")]
+    came: Annotated[
+        Maybe[Sequence[int]],
+        says("who came by the clock since the round before had ended; left out where nobody did"),
+    ] = UNSET
+    left: Annotated[Maybe[Sequence[int]], says("who left, likewise")] = UNSET
 
 
 class Spent(Struct, kw_only=True):
@@ -283,6 +288,9 @@ class Resume(Written, kw_only=True):
     round: Annotated[int, says("after which round")]
     rounds: Annotated[int, says("rounds planned now")]
     versions: Annotated[Mapping[str, str], says("as in `start`")]
+    changed: Annotated[
+        Maybe[Mapping[str, Any]], says("settings that are others than before a pause, with what they are now")
+    ] = UNSET
 
 
 class Problem(Written, kw_only=True):
