@@ -128,6 +128,7 @@ def test_a_full_disk_stops_the_round_and_not_the_ledger(path: Path) -> None:
                 ledger.charge(ROUND, 2)
                 os._exit(9)
             assert len(ledger.charges) == 1
+            assert path.stat().st_size == room - 20
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             ledger.charge(ROUND, 2, 1)
 

@@ -121,7 +121,7 @@ def _whole_numbers(event: DiscreteGaussian | Skellam, order: Vector, twice: floa
     else:
         variance = event.share**2 * event.shares
         extra = event.dimension * shares_gap(event.share, event.shares) * (2 * order - 1) / (order - 1)
-    curve: Vector = order * l2**2 / (2 * variance)
+    curve: Vector = order * l2**2 / (2 * variance) + extra
     return curve
 
 
