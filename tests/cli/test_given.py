@@ -73,7 +73,7 @@ def test_looking_at_runs_needs_no_torch(tmp_path: Path) -> None:
     code = """
 import sys
 from atoll.cli import main
-for command in ("--help", "run --help", "ls", "show", "log", "compare 2026-a", "ls --json", "rm --help"):
+for command in ("--help", "run --help", "ls", "show", "log", "compare 2026-a", "ls --json", "rm --help", "privacy -h"):
     try:
         main(command.split())
     except SystemExit as ended:
@@ -105,7 +105,7 @@ def test_settings_that_are_not_the_usual_ones(atoll: Atoll, tmp_path: Path) -> N
 def test_doctor_lists_every_extra(atoll: Atoll) -> None:
     from atoll.cli.doctor import extras
 
-    wanted = {"images", "frames", "plots", "tensorboard", "mlflow", "dash", "matched"}
+    wanted = {"images", "frames", "plots", "tensorboard", "mlflow", "dash", "matched", "dp"}
     assert wanted <= set(extras())
     assert extras()["frames"] == ["pandas", "polars", "pyarrow"]
     done = atoll("doctor")

@@ -104,7 +104,7 @@ def test_noise_is_added_in_double_and_rounded_once() -> None:
     )
     found = noised(values, noise)
     assert found["w"].dtype == torch.float32
-    assert found["w"].tolist() == [100000000.0, 100000008.0, 100000000.0, 99999992.0 + 4.0 * 0 + 4.0]
+    assert found["w"].tolist() == [1e8, 1e8 + 8, 1e8, 1e8]
     assert found["b"].tolist() == [1 + 1e-12, 1.0]
 
 
@@ -120,7 +120,7 @@ def test_the_discrete_normal_has_its_probabilities(variance: Fraction | int) -> 
     expected = size * chances / chances.sum()
     counts = np.bincount(found + 60, minlength=121)
     often = expected > 8
-    surprise = float((((counts - expected) ** 2) / expected)[often].sum())
+    surprise = float(((counts[often] - expected[often]) ** 2 / expected[often]).sum())
     assert surprise < often.sum() + 5 * math.sqrt(2 * often.sum())
     assert counts[~often].sum() == pytest.approx(
         expected[~often].sum(), abs=5 + 5 * math.sqrt(expected[~often].sum())
@@ -291,7 +291,7 @@ def test_a_clip_finds_the_quantile_of_norms() -> None:
 
 
 def shown(with_it: np.ndarray, without: np.ndarray, delta: float) -> float:
-    """An epsilon that outputs on two neighbouring populations show to be spent at least, at 99.9 % (Clopper-Pearson)."""
+    """An epsilon that outputs on two neighbouring populations show to be spent, at 99.9 % (Clopper-Pearson)."""
     stats = pytest.importorskip("scipy.stats")
     half = len(with_it) // 2
     cut = np.quantile(with_it[:half], [0.2, 0.5, 0.8])

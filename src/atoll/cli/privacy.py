@@ -86,16 +86,17 @@ def answer(question: Question, json: bool) -> None:
         assert question.epsilon is not None
         found = privacy.noise(question.epsilon, question.delta, question.event(1.0), rounds=question.rounds)
         noise = math.ceil(found * 10_000) / 10_000  # as it is printed, and still enough
-    steps = [question.rounds] if json else sorted({math.ceil(part * question.rounds) for part in _PARTS})
     event = question.event(noise)
-    over = {
-        rounds: privacy.epsilon([msgspec.structs.replace(event, count=rounds)], question.delta)
-        for rounds in steps
-    }
+    whole = privacy.epsilon([msgspec.structs.replace(event, count=question.rounds)], question.delta)
     if json:
-        print(msgspec.json.encode(_facts(question, noise, over[question.rounds])).decode())
-    else:
-        _show(question, noise, over)
+        print(msgspec.json.encode(_facts(question, noise, whole)).decode())
+        return
+    over = {}
+    for rounds in sorted({math.ceil(part * question.rounds) for part in _PARTS}):
+        so_far = [msgspec.structs.replace(event, count=rounds)]
+        over[rounds] = privacy.epsilon(so_far, question.delta, step=privacy.step_for(whole.epsilon))
+    over[question.rounds] = whole
+    _show(question, noise, over)
 
 
 def _facts(question: Question, noise: float, found: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing here imports torch; the noise itself is in `atoll.privacy.mechanisms`.
 
 from __future__ import annotations
 
-from .accounting import Epsilon, check_delta, epsilon, noise
+from .accounting import Epsilon, check_delta, epsilon, noise, step_for
 from .events import (
     Adjacency,
     Correlated,
@@ -18,11 +18,11 @@ from .events import (
     Poisson,
     Sampling,
     Skellam,
-)  # fmt: skip
+)
 from .ledger import Charge, Ledger, Level, Terms, parallel
 
 __all__ = [
     "Adjacency", "Charge", "Correlated", "DiscreteGaussian", "Epsilon", "Event", "Everyone", "Fixed", "Gaussian",
     "Laplace", "Ledger", "Level", "Poisson", "Sampling", "Skellam", "Terms", "check_delta", "epsilon", "noise",
-    "parallel",
+    "parallel", "step_for",
 ]  # fmt: skip
