@@ -68,7 +68,7 @@ def test_the_noise_of_a_benchmark_is_found() -> None:
 @pytest.mark.parametrize(
     ("event", "count", "target"),
     [
-        (rounds(1, 0.05, 1), 10, 3.0),
+        pytest.param(rounds(1, 0.05, 1), 10, 3.0, marks=pytest.mark.slow),
         (Gaussian(noise=1.0), 10, 0.8),
         (Laplace(noise=1.0), 1, 1.0),
         pytest.param(Gaussian(noise=1.0, sampling=Fixed(10, 1000)), 20, 4.0, marks=pytest.mark.slow),

@@ -175,7 +175,7 @@ def _gap(said: Callable[[float], float], target: float, x: float) -> float:
 
 
 def _root(said: Callable[[float], float], target: float, a: float, b: float) -> float:
-    """The least exp(x), a <= x <= b, that keeps `target`, from above: Illinois steps, and halves.  What is said falls with x."""
+    """The least exp(x), a <= x <= b, that keeps `target`, from above; what is said falls with x.  Illinois steps."""
     at_a, at_b = _gap(said, target, a), _gap(said, target, b)
     if at_b > 0:
         raise ConfigError(
@@ -187,11 +187,9 @@ def _root(said: Callable[[float], float], target: float, a: float, b: float) -> 
     side = steps = 0
     while b - a > _CLOSE:
         steps += 1
-        x = (
-            (a + b) / 2
-            if steps % 4 == 0
-            else min(max(b - at_b * (b - a) / (at_b - at_a), a + _CLOSE / 3), b - _CLOSE / 3)
-        )
+        x = min(max(b - at_b * (b - a) / (at_b - at_a), a + _CLOSE / 3), b - _CLOSE / 3)
+        if steps % 4 == 0:  # so that it ends soon whatever the shape
+            x = (a + b) / 2
         value = _gap(said, target, x)
         if value <= 0:
             b, at_b = x, value
