@@ -17,7 +17,9 @@ from atoll.engines import make
 from atoll.errors import ConfigError, suggest
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
-from atoll.rounds.adapting import rule
+from atoll.privacy.fits import LOSSY, check_method, examples, private_task
+from atoll.privacy.records import DPSGD, Records
+from atoll.rounds.adapting import rule as adapting
 from atoll.rounds.choosing import choice
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.judge import Judge
@@ -57,6 +59,9 @@ def assemble(
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
+    rule = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd)
+    if rule is not None:
+        tasks, channel = private(tasks, rule, data, settings), Records(channel)
     for task in tasks:
         task.hold(device)
     check_splits(method, data)
@@ -79,10 +84,27 @@ def assemble(
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
+        if rule is not None:
+            check_method(method, tasks[0], state, data)
     parts = method, population, data, cohorts, engine, judge, state
-    adaptive = None if settings.adaptive is None else rule(settings.adaptive)
+    adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
     timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
     return timed or Simulation(*parts, channel=channel, rule=adaptive)
+
+
+def private(
+    tasks: Sequence[Task], rule: DPSGD, data: FederatedData, settings: Settings
+) -> tuple[Task, ...]:
+    """The tasks with private gradients.  Raises ConfigError where a model, or a setting, would show single samples."""
+    for key, lossy in LOSSY.items():
+        named = {each.strip().partition(":")[0] for each in str(getattr(settings, key) or "").split("+")}
+        for name in sorted(named.intersection(lossy)):
+            raise ConfigError(
+                f"{key} = {getattr(settings, key)!r} goes by clients' training losses, which dp_sgd does not let them tell",
+                hint=f"leave {key} out, or use another rule",
+            )
+    inputs, targets = examples(data)
+    return tuple(private_task(task, rule, inputs, targets) for task in tasks)
 
 
 def hyperparameters(method: Method | str | type[Method]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What is promised about data, and what it costs: differential privacy of records."""
