@@ -92,15 +92,13 @@ def assemble(
     return timed or Simulation(*parts, channel=channel, rule=adaptive)
 
 
-def private(
-    tasks: Sequence[Task], rule: DPSGD, data: FederatedData, settings: Settings
-) -> tuple[Task, ...]:
+def private(tasks: Sequence[Task], rule: DPSGD, data: FederatedData, settings: Settings) -> tuple[Task, ...]:
     """The tasks with private gradients.  Raises ConfigError where a model, or a setting, would show single samples."""
     for key, lossy in LOSSY.items():
         named = {each.strip().partition(":")[0] for each in str(getattr(settings, key) or "").split("+")}
-        for name in sorted(named.intersection(lossy)):
+        if named.intersection(lossy):
             raise ConfigError(
-                f"{key} = {getattr(settings, key)!r} goes by clients' training losses, which dp_sgd does not let them tell",
+                f"{key} = {getattr(settings, key)!r} goes by training losses, which dp_sgd does not let clients tell",
                 hint=f"leave {key} out, or use another rule",
             )
     inputs, targets = examples(data)

@@ -62,7 +62,7 @@ def gradients_at(
         inputs: Any = _wrap_all_tensors(params, level)
         _create_differentiable(inputs, level)
         value, points, aux = objective(inputs)
-        return _undo_create_differentiable((_pulled(value, points), aux), level)  # type: ignore[return-value]
+        return _undo_create_differentiable((_pulled(value, points), aux), level)  # type: ignore[type-var]
 
 
 def _pulled(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:

@@ -139,7 +139,7 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
 def normals(key: Tensor, count: int) -> Tensor:
     """So many standard normal numbers, float32 [count], for noise on whole models: not the numbers of `normal`.
 
-    Box-Muller again, a pair of numbers from each 64 bits, and these from the finaliser of SplitMix64 (Steele et al. 2014).
+    Box-Muller again, a pair of numbers from 64 bits, and these from the finaliser of SplitMix64 (Steele et al. 2014).
     """
     half = (count + 1) // 2
     bits = (torch.arange(half, device=key.device) + fold(key, 3)) * -7046029254386353131  # 0x9e3779b97f4a7c15

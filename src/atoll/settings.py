@@ -64,7 +64,9 @@ class Settings:
     seed: Annotated[Whole, Meta(description="everything random follows from it")] = 0
     dp_sgd: Annotated[
         str | None,
-        Meta(description='clients\' steps hide single samples: "1.0,1.1", clip norm of a sample and noise multiplier'),
+        Meta(
+            description='clients\' steps hide single samples: "1.0,1.1", clip norm of a sample and noise multiplier'
+        ),
     ] = None
     stragglers: Annotated[
         Annotated[float, Meta(ge=0, le=1)],

@@ -49,7 +49,9 @@ def reading(
     """Batches for one client's round.
 
     Every epoch reads all samples in a new order; the last batch of an epoch may be short, and its row is padded with
-    index 0 and mask 0. Poisson batches (`Plan.poisson`) are of any size, and may be empty. With `merge_last` (models with BatchNorm) a last batch of one sample joins the batch before it.
+    index 0 and mask 0. With `merge_last` (models with BatchNorm) a last batch of one sample joins the batch before it.
+
+    Poisson batches (`Plan.poisson`) are of any size, and may be empty.
     """
     passes = plan.epochs if epochs is None else epochs
     size = min(plan.batch_size or samples, samples)

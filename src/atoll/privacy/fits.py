@@ -14,11 +14,11 @@ from atoll.draws import Drawn
 from atoll.errors import AtollError, ConfigError
 from atoll.parts import Inputs, each_part, joined
 from atoll.privacy import ghost, persample
-from atoll.privacy.records import DPSGD, PrivateSteps, PrivateTask, opened, sealed
+from atoll.privacy.records import DPSGD, INSTEAD, PrivateSteps, PrivateTask, opened, sealed
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, to_device
 
-__all__ = ["Mechanism", "LOSSY", "check_method", "examples", "mechanism", "private_task"]
+__all__ = ["LOSSY", "Mechanism", "check_method", "examples", "mechanism", "private_task"]
 
 _ROWS = 3
 
@@ -38,14 +38,15 @@ class Mechanism(NamedTuple):
     steps: int
     """Steps a round, as planned; a client that does less spends less."""
     noise: float
-    """z, the standard deviation of the noise in units of what a record can move the sum: of all that a step releases."""
+    """z, the deviation of the noise in units of how far a record moves the sum, all gradients of a step together."""
 
 
 def mechanism(rule: DPSGD, method: Method, samples: int, calls: int = 1) -> Mechanism:
     """What a client with so many samples does in a round.
 
     Args:
-        calls: gradients that a step takes of the same batch (see `check_method`): together they are one of noise z / sqrt(calls).
+        calls: gradients that a step takes of the same batch (see `check_method`): together they are as one of noise
+            z / sqrt(calls).
     """
     plan = method.plan()
     size = min(plan.batch_size or samples, samples)
@@ -168,19 +169,21 @@ def check_method(method: Method, task: Task, state: Record, data: FederatedData)
         private = [split for split in program.reads if split != "public"]
         if private and name not in ("evaluate", "personal"):
             raise ConfigError(
-                f"dp_sgd hides samples in the gradients of steps, and {kind} looks at {' and '.join(private)} data as a "
-                "whole beside them",
-                hint="use a method that sees data through Task.gradient only, such as fedavg, fedprox or scaffold",
+                f"dp_sgd hides samples in the gradients of steps, and {kind} looks at {' and '.join(private)} data "
+                "as a whole beside them",
+                hint=INSTEAD,
             )
     if method.enrol(state, [0]) is not None:
         raise ConfigError(
             f"dp_sgd hides samples in the gradients of steps, and {kind} asks new clients about their data",
-            hint="use a method that does not, such as fedavg, fedprox or scaffold",
+            hint=INSTEAD,
         )
     work = method.broadcast(state, [0])
     steps = PrivateSteps(method.program(work.program))
     key, inputs, targets = torch.tensor(seeds.address(0, "dp_sgd")), *examples(data)
-    public = data.public and Batch(data.public.inputs, data.public.targets, torch.ones(data.public.count), key)
+    public = data.public and Batch(
+        data.public.inputs, data.public.targets, torch.ones(data.public.count), key
+    )
     given = ClientData(torch.tensor(float(_ROWS)), key, public=public if "public" in steps.reads else None)
     received = to_device(work.received(0), torch.device("cpu"))
     try:

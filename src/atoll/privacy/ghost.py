@@ -1,10 +1,10 @@
-"""The same sums without a gradient for every sample: norms and sums from what layers read and what flows back to them.
+"""The same sums without a gradient for every sample: from what layers read and what flows back to them.
 
-A linear layer's gradient for a sample is a product of two things that one pass over the batch has anyway: what the layer
-read, a [t, in], and the gradient of its output, g [t, out]. Its squared norm is |a|^2 |g|^2 for t = 1 (Goodfellow 2015),
-sum((a a') * (g g')) for any t (Li et al. 2022, "ghost clipping"), and the clipped sum is (c g)' a, no dearer than the
-ordinary gradient and without a second pass backwards (Bu et al. 2023, "book-keeping"). Convolutions are linear in patches.
-A model with parameters elsewhere, or that uses one twice, is `Unsuited`; `atoll.privacy.persample` takes any.
+A linear layer's gradient for a sample is a product of two things that a pass over the batch has anyway: what the layer
+read, a [t, in], and the gradient of its output, g [t, out]. Its squared norm is |a|^2 |g|^2 for t = 1 (Goodfellow
+2015), sum((a a') * (g g')) for any t (Li et al. 2022, "ghost clipping"), and the clipped sum is (c g)' a: no dearer
+than the plain gradient, and without a second pass backwards (Bu et al. 2023, "book-keeping"). Convolutions are linear
+in patches. A model with parameters elsewhere, or that uses one twice, is `Unsuited`; `persample` takes any.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def clipped_sum(task: Task, params: Tensors, buffers: Tensors, batch: Batch, cli
     for use, (_, total) in zip(uses, parts, strict=True):
         made = total(scale)
         sums |= {name: made[role] for role, name in use.names.items()}
-    return params.map_names(lambda name, value: sums[name].to(value.dtype) if name in sums else torch.zeros_like(value))
+    return params.map_names(
+        lambda name, value: sums[name].to(value.dtype) if name in sums else torch.zeros_like(value)
+    )
 
 
 class Use(NamedTuple):
@@ -94,12 +96,20 @@ class _Watched(TorchFunctionMode):
         return known(self, func, *args, **kwargs)
 
     def note(
-        self, rule: Rule, weight: Tensor | None, bias: Tensor | None, read: Tensor, output: Tensor, **settings: Any
+        self,
+        rule: Rule,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        read: Tensor,
+        output: Tensor,
+        **settings: Any,
     ) -> Tensor:
         """A layer's output, which is noted with what the layer read."""
         given = {"weight": weight, "bias": bias}
         names = {
-            role: self.names[id(part)] for role, part in given.items() if part is not None and id(part) in self.names
+            role: self.names[id(part)]
+            for role, part in given.items()
+            if part is not None and id(part) in self.names
         }
         if read.shape[0] != self.rows or not self.seen.isdisjoint(names.values()):
             raise Unsuited
@@ -108,10 +118,12 @@ class _Watched(TorchFunctionMode):
         return output
 
 
-# --- layers: what they give, and the squared norms [b] and sums of their gradients -------------------------------------
+# --- layers: what they give, then squared norms [b] and sums of their gradients -------------------------------------
 
 
-def _linear(watched: _Watched, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(
+    watched: _Watched, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
     return watched.note(_of_linear, weight, bias, input, func(input, weight, bias))
 
 
@@ -135,7 +147,9 @@ def _of_positions(read: Tensor, flow: Tensor, roles: frozenset[str]) -> tuple[Te
     each: Tensor | None = None
     if "weight" in roles:
         if 2 * read.shape[1] ** 2 <= read.shape[2] * flow.shape[2]:
-            norm = norm + (read @ read.transpose(1, 2) * (flow @ flow.transpose(1, 2))).sum((1, 2)).clamp(min=0)
+            norm = norm + (read @ read.transpose(1, 2) * (flow @ flow.transpose(1, 2))).sum((1, 2)).clamp(
+                min=0
+            )
         else:
             each = (flow.transpose(1, 2) @ read).flatten(1)
             norm = norm + each.square().sum(1)
@@ -213,15 +227,20 @@ def _layer_norm(
     return watched.note(_of_scale, weight, bias, normed, output, axes=axes)
 
 
-def _of_scale(read: Tensor, flow: Tensor, roles: frozenset[str], axes: tuple[int, ...]) -> tuple[Tensor, Sums]:
+def _of_scale(
+    read: Tensor, flow: Tensor, roles: frozenset[str], axes: tuple[int, ...]
+) -> tuple[Tensor, Sums]:
     """Of a scale and a shift along some axes: their gradients are small enough to have them for every sample."""
     found = {"weight": flow * read, "bias": flow}
     each = {role: (value.sum(axes) if axes else value) for role, value in found.items() if role in roles}
-    norm = sum((value.flatten(1).square().sum(1) for value in each.values()), torch.zeros_like(flow.flatten(1)[:, 0]))
+    norm = sum(
+        (value.flatten(1).square().sum(1) for value in each.values()), torch.zeros_like(flow.flatten(1)[:, 0])
+    )
 
     def sums(scale: Tensor) -> dict[str, Tensor]:
         return {
-            role: (scale @ _sound(scale, value).flatten(1)).reshape(value.shape[1:]) for role, value in each.items()
+            role: (scale @ _sound(scale, value).flatten(1)).reshape(value.shape[1:])
+            for role, value in each.items()
         }
 
     return norm, sums

@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from atoll import seeds
 from atoll.gradient import grad_and_value
-from atoll.parts import each_part
+from atoll.parts import Inputs, each_part
 from atoll.purity import as_batched
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
@@ -35,8 +35,10 @@ def by_sample(task: Task, params: Tensors, buffers: Tensors, batch: Batch) -> Te
     """The gradient of each sample's loss: tensors [b, ...]. What the model draws, each sample draws for itself."""
     position = torch.arange(len(batch.mask), device=batch.mask.device)
 
-    def one(inputs: Tensor, target: Tensor, mask: Tensor, key: Tensor) -> Tensors:
-        alone = Batch(each_part(lambda part: part.unsqueeze(0), inputs), target.unsqueeze(0), mask.unsqueeze(0), key)
+    def one(inputs: Inputs, target: Tensor, mask: Tensor, key: Tensor) -> Tensors:
+        alone = Batch(
+            each_part(lambda part: part.unsqueeze(0), inputs), target.unsqueeze(0), mask.unsqueeze(0), key
+        )
         return grad_and_value(lambda inner: task.loss(inner, buffers, alone), params)[0]
 
     with as_batched():  # recurrent layers in the plain form: their kernels know no samples

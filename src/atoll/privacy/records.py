@@ -10,7 +10,7 @@ size on average, fixed and known, not that of the batch. Two data sets that diff
 differ by C / B at most in what a step finds before the noise.
 
 A method sees its client's data through this gradient and nowhere else: its program runs with batches that are
-`Sealed` and without splits. What it sends is then a function of private gradients only, whatever the method does with them.
+`Sealed` and without splits. What it sends is then a function of private gradients, whatever the method is.
 Taken as known are how many samples clients have, and the public data. What evaluations measure on held-out data is not
 covered, nor are models that clients keep for themselves and make for an evaluation (the program "personal").
 """
@@ -38,6 +38,9 @@ __all__ = ["DPSGD", "PrivateSteps", "PrivateTask", "Records", "Sealed", "from_st
 Noise = Callable[[Tensor, Tensors], Tensors]
 """What makes standard normal numbers like some tensors, from a key. A client that is deployed must take them from its
 operating system and not from the key, which follows from a seed that others know."""
+
+INSTEAD = "use a method that sees data through Task.gradient only, such as fedavg, fedprox or scaffold"
+"""What to do where a method does not fit."""
 
 _NOISE = 0x6E6F6973
 
@@ -77,24 +80,25 @@ class DPSGD:
 
 @dataclass
 class Opened:
-    """What is behind a seal: a batch, how many samples batches have on average, how many gradients it was asked for."""
+    """What is behind a seal."""
 
     batch: Batch
     expected: Tensor
+    """How many samples batches have on average."""
+    mask: Tensor
+    """What is shown in the place of the batch's."""
     calls: int = 0
+    """How many gradients it was asked for."""
 
 
 class Sealed:
     """Inputs, or targets, that a method has in hand and cannot look at; `PrivateTask.gradient` can."""
 
-    def __init__(self, batch: Batch, expected: Tensor) -> None:
-        self._inside = Opened(batch, expected)
+    def __init__(self, inside: Opened) -> None:
+        self._inside = inside
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise ConfigError(
-            "dp_sgd: the method looks at samples beside the gradient of a step, which nothing would hide",
-            hint="use a method that sees data through Task.gradient only, such as fedavg, fedprox or scaffold",
-        )
+        raise ConfigError("dp_sgd: the method looks at samples beside the gradient of a step", hint=INSTEAD)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):  # what Python and torch ask any object
@@ -102,7 +106,9 @@ class Sealed:
         self._refuse()
 
     __len__ = __getitem__ = __iter__ = __torch_function__ = __array__ = __bool__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = (
+        _refuse
+    )
 
 
 class PrivateTask(Task):
@@ -122,6 +128,10 @@ class PrivateTask(Task):
         if not isinstance(batch.inputs, Sealed):
             return super().gradient(params, buffers, batch)
         inside = opened(batch)
+        if batch.mask is not inside.mask:
+            raise ConfigError(
+                "dp_sgd: the method weighs the samples of a batch, or takes some of them", hint=INSTEAD
+            )
         inside.calls += 1
         total = self.clipped_sum(params, buffers, inside.batch)
         if self.rule.noise:
@@ -170,9 +180,10 @@ class PrivateSteps(Through):
 
 def sealed(batch: Batch, expected: Tensor) -> Batch:
     """A batch that cannot be looked at, and seems to have as many samples as batches have on average."""
-    seal: Any = Sealed(batch, expected)
     count = max(len(batch.mask), 1)
-    return Batch(seal, seal, (expected / count).expand(count), batch.key)
+    mask = (expected / count).expand(count)
+    seal: Any = Sealed(Opened(batch, expected, mask))
+    return Batch(seal, seal, mask, batch.key)
 
 
 def opened(batch: Batch) -> Opened:
