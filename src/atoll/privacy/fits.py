@@ -105,14 +105,14 @@ def _ghosted(task: Task, params: Tensors, buffers: Tensors, batch: Batch) -> boo
     With two numbers of samples, none of which can be taken for the length of another axis.
     """
     try:
-        for at in range(_ROWS):
+        for at in range(len(batch.mask)):
             one = _rows(batch, slice(at, at + 1))
             alone = task.gradient(params, buffers, one)[0]
             norm = float(alone.norm())
             found = ghost.clipped_sum(task, params, buffers, one, norm / 2 or 1.0)
             if not _close(found, alone * 0.5):
                 return False
-        summed = task.gradient(params, buffers, batch)[0] * float(_ROWS)
+        summed = task.gradient(params, buffers, batch)[0] * float(len(batch.mask))
         return _close(ghost.clipped_sum(task, params, buffers, batch, float("inf")), summed)
     except ghost.Unsuited:
         return False
