@@ -17,16 +17,16 @@ from torch import Tensor, nn
 import atoll.data
 from atoll.contract import Plan
 from atoll.engines.reading import reading
-from atoll.errors import AtollError, ConfigError
+from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.methods import METHODS
-from atoll.privacy import ghost, persample
-from atoll.privacy.fits import check_method, examples, mechanism, private_task
+from atoll.privacy import persample
+from atoll.privacy.fits import check_method, mechanism, private_task
 from atoll.privacy.records import DPSGD, PrivateTask, opened, sealed
-from atoll.rounds.memories import MemoryStore
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
 
+QUIET = DPSGD(1.0, 0.0)
 KEY = torch.tensor(2**40 + 12345)
 
 
@@ -34,7 +34,7 @@ def batch_of(inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> Bat
     return Batch(inputs, targets, torch.ones(len(inputs)) if mask is None else mask, KEY)
 
 
-def private(module: nn.Module, batch: Batch, rule: DPSGD = DPSGD(1.0, 0.0), **kw: Any) -> PrivateTask:
+def private(module: nn.Module, batch: Batch, rule: DPSGD = QUIET, **kw: Any) -> PrivateTask:
     return private_task(Task(module, **kw), rule, batch.inputs[:3], batch.targets[:3])
 
 
@@ -142,6 +142,16 @@ def test_without_clipping_and_noise_it_is_the_plain_gradient(name: str) -> None:
     params, buffers = task.initial()
     plain = Task(module).gradient(params, buffers, batch)[0]
     assert (released(task, batch, 6.0) - plain).norm() <= 1e-6 * plain.norm()
+
+
+def test_a_model_that_drops_units_has_the_same_draws_as_in_plain_training_and_no_second_model() -> None:
+    _, batch, _ = made("mlp")
+    module = nn.Sequential(nn.Linear(4, 20), nn.Dropout(0.5), nn.Linear(20, 3))
+    task = private(module, batch, DPSGD(math.inf, 0.0))
+    plain = Task(module).gradient(*task.initial(), batch)[0]
+    assert task.ghosted and (released(task, batch, 6.0) - plain).norm() <= 1e-6 * plain.norm()
+    apart = persample.by_sample(task, *task.initial(), batch._replace(inputs=batch.inputs[:1].expand(6, 4)))
+    assert len({float(each) for each in apart["0.bias"].flatten(1).abs().gt(0).float().sum(1)}) > 1
 
 
 def test_of_a_linear_model_norms_are_those_by_hand() -> None:
