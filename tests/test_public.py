@@ -113,7 +113,7 @@ PARAMETERS = {
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock",
     "Evaluation": "overall clients personal newcomers each only confusion validation",
     "Task": "module loss metrics augment",
-    "Plan": "epochs steps batch_size",
+    "Plan": "epochs steps batch_size poisson",
     "run": "file sets resume callbacks progress keywords",
     "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule"
     " partial_work",
