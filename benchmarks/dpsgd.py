@@ -6,7 +6,8 @@ Needs `opacus` and MNIST (ATOLL_DATA). One client has all 60,000 pictures; batch
 and z = 1.1 on both sides, plain SGD with lr 0.1 from the same initial model. Processor time is that of a step on one
 thread, batches and all, the smallest of some rounds that take turns; Opacus with its two ways to get norms ("hooks"
 hold a gradient for every sample, "ghost" goes backwards twice). Each draws noise of its own.
-"Sums apart" are clipped sums of one batch, without noise, beside their norm. `--write` keeps the table in results/dpsgd.{json,md}.
+"Sums apart" are clipped sums of one batch, without noise, beside their norm.
+`--write` keeps the table in results/dpsgd.{json,md}.
 """
 
 from __future__ import annotations
