@@ -98,13 +98,14 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks rounds cohort newcomers adapt joins"
-    " leaves seed stragglers choose devices pace concurrency deadline over_select quorum late retry exclude adaptive"
+    " leaves seed dp_sgd stragglers choose devices pace concurrency deadline over_select quorum late retry exclude"
+    " adaptive"
     " target patience eval_every eval_clients engine workers device runs checkpoint"
     " keep settings",
-    "Settings": "rounds cohort newcomers adapt joins leaves seed stragglers choose devices pace"
+    "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers choose devices pace"
     " concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed stragglers choose devices pace"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers choose devices pace"
     " concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep data label client features categorical classes missing"
     " scale ignore partition clients test validation public augment weights model loss metrics method log settings",
@@ -112,7 +113,7 @@ PARAMETERS = {
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock",
     "Evaluation": "overall clients personal newcomers each only confusion validation",
     "Task": "module loss metrics augment",
-    "Plan": "epochs steps batch_size",
+    "Plan": "epochs steps batch_size poisson",
     "run": "file sets resume callbacks progress keywords",
     "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule"
     " partial_work",

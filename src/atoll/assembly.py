@@ -13,13 +13,15 @@ from torch import nn
 from atoll import seeds
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
+from atoll.dpsgd.fits import LOSSY, check_method, examples, private_task
+from atoll.dpsgd.records import DPSGD, Records
 from atoll.engines import make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import fitted, sampled
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
-from atoll.rounds.adapting import rule
+from atoll.rounds.adapting import rule as adapting
 from atoll.rounds.choosing import choice
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.judge import Judge
@@ -59,11 +61,16 @@ def assemble(
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
+    rule = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd)
+    if rule is not None:
+        tasks = private(tasks, rule, data, settings)
     for task in tasks:
         task.hold(device)
     check_splits(method, data)
     engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
     aside = None if channel is None else Channel()  # what is judged leaves no trace, and needs no protection
+    if rule is not None:
+        aside = Records()
     judge = Judge(
         tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, aside,
         settings.validates,
@@ -83,9 +90,13 @@ def assemble(
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
+        if rule is not None:
+            check_method(method, tasks[0], state, data)
     channel = fitted(channel, settings, method, data, size, method.expects(state))
+    if rule is not None:
+        channel = Records() if channel is None else Records(channel)
     parts = method, population, data, cohorts, engine, judge, state
-    adaptive = None if settings.adaptive is None else rule(settings.adaptive)
+    adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
     timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
     made = timed or Simulation(*parts, channel=channel, rule=adaptive)
     if adaptive is not None and adaptive.compares:
@@ -107,6 +118,19 @@ def _check_comparable(settings: Settings, made: Simulation) -> None:
         raise ConfigError(
             f"{what}, and only one is there at a time", hint='set cohort=8, or pace="buffered:8"'
         )
+
+
+def private(tasks: Sequence[Task], rule: DPSGD, data: FederatedData, settings: Settings) -> tuple[Task, ...]:
+    """The tasks with private gradients.  Raises ConfigError where a model, or a setting, would show single samples."""
+    for key, lossy in LOSSY.items():
+        named = {each.strip().partition(":")[0] for each in str(getattr(settings, key) or "").split("+")}
+        if named.intersection(lossy):
+            raise ConfigError(
+                f"{key} = {getattr(settings, key)!r} goes by training losses, which dp_sgd does not let clients tell",
+                hint=f"leave {key} out, or use another rule",
+            )
+    inputs, targets = examples(data)
+    return tuple(private_task(task, rule, inputs, targets) for task in tasks)
 
 
 def hyperparameters(method: Method | str | type[Method]) -> list[str]:

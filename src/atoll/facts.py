@@ -30,7 +30,7 @@ __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event
 
 _TELLING = (
     "channel", "sampling", "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late",
-    "retry", "exclude", "adaptive",
+    "retry", "exclude", "adaptive", "dp_sgd",
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 

@@ -27,7 +27,7 @@ try:
 except ImportError:  # pragma: no cover - a torch to come
     LEAN = False
 
-__all__ = ["LEAN", "grad_and_value"]
+__all__ = ["LEAN", "grad_and_value", "gradients_at"]
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -49,6 +49,20 @@ def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tup
         leaves, spec = pytree.tree_flatten(inputs)
         gradient = pytree.tree_unflatten(_pulled(value, leaves), spec)
         return _undo_create_differentiable((gradient, value, aux), level)  # type: ignore[type-var]
+
+
+def gradients_at(
+    objective: Callable[[P], tuple[Tensor, list[Tensor], A]], params: P
+) -> tuple[list[Tensor], A]:
+    """(gradients, aux) of objective(params) -> (value, points, aux): by tensors on the way from parameters to value.
+
+    What flows back through them, without the gradients by the parameters themselves. Needs `LEAN`.
+    """
+    with grad_increment_nesting() as level, torch.enable_grad():
+        inputs: Any = _wrap_all_tensors(params, level)
+        _create_differentiable(inputs, level)
+        value, points, aux = objective(inputs)
+        return _undo_create_differentiable((_pulled(value, points), aux), level)  # type: ignore[type-var]
 
 
 def _pulled(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:

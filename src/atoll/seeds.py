@@ -8,6 +8,7 @@ out in a loop, under `vmap` and on another machine, however the work was cut up.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import zlib
@@ -20,7 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["address", "addresses", "claimed", "fold", "free", "held", "normal", "rng", "scoped", "uniform"]
+__all__ = [
+    "address",
+    "addresses",
+    "claimed",
+    "fold",
+    "free",
+    "held",
+    "normal",
+    "normals",
+    "rng",
+    "scoped",
+    "uniform",
+]
 
 _MASK64 = (1 << 64) - 1
 
@@ -176,3 +189,19 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
     """Standard normal numbers (Box-Muller over two uniform streams), shape `shape`."""
     radius = torch.sqrt(-2.0 * torch.log1p(-uniform(fold(key, 1), shape)))
     return (radius * torch.cos(2.0 * torch.pi * uniform(fold(key, 2), shape))).to(dtype)
+
+
+def normals(key: Tensor, count: int) -> Tensor:
+    """So many standard normal numbers, float32 [count], for noise on whole models: not the numbers of `normal`.
+
+    Box-Muller again, a pair of numbers from 64 bits, and these from the finaliser of SplitMix64 (Steele et al. 2014).
+    """
+    half = (count + 1) // 2
+    bits = (torch.arange(half, device=key.device) + fold(key, 3)) * -7046029254386353131  # 0x9e3779b97f4a7c15
+    bits = (bits ^ ((bits >> 30) & ((1 << 34) - 1))) * -4658895280553007687  # 0xbf58476d1ce4e5b9
+    bits = (bits ^ ((bits >> 27) & ((1 << 37) - 1))) * -7723592293110705685  # 0x94d049bb133111eb
+    bits = bits ^ ((bits >> 31) & ((1 << 33) - 1))
+    share = ((bits >> 40) & 0xFFFFFF).to(torch.float32) + 0.5  # of 2^24, never 0
+    radius = torch.sqrt(48 * math.log(2) - 2 * torch.log(share))
+    angle = (bits & 0xFFFFFF).to(torch.float32) * (2 * torch.pi / (1 << 24))
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])[:count]

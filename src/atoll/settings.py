@@ -62,6 +62,12 @@ class Settings:
         ),
     ] = None
     seed: Annotated[Whole, Meta(description="everything random follows from it")] = 0
+    dp_sgd: Annotated[
+        str | None,
+        Meta(
+            description='clients\' steps hide single samples: "1.0,1.1", clip norm of a sample and noise multiplier'
+        ),
+    ] = None
     stragglers: Annotated[
         Annotated[float, Meta(ge=0, le=1)],
         Meta(description="share of a cohort that manages only some local epochs"),

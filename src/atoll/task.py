@@ -170,10 +170,10 @@ class Task:
         self, params: Tensors, buffers: Tensors, inputs: Inputs, *, batch: Batch | None = None
     ) -> tuple[Tensor, Tensors]:
         """Outputs and new buffers. With `batch` the module is in training mode, else in evaluation mode."""
-        given, buffers = self._called(params, buffers, inputs, batch)
+        given, buffers = self.called(params, buffers, inputs, batch)
         return main(given), buffers
 
-    def _called(
+    def called(
         self, params: Tensors, buffers: Tensors, inputs: Inputs, batch: Batch | None = None
     ) -> tuple[Any, Tensors]:
         """What the module gives, and new buffers."""
@@ -189,8 +189,8 @@ class Task:
 
     def loss(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """Mean training loss over the real samples of a batch, and the new buffers."""
-        outputs, buffers = self._called(params, buffers, batch.inputs, batch)
-        losses = self._losses(outputs, batch.targets)
+        outputs, buffers = self.called(params, buffers, batch.inputs, batch)
+        losses = self.losses(outputs, batch.targets)
         return torch.sum(losses * batch.mask) / batch.mask.sum().clamp(min=1), buffers
 
     def gradient(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensor, Tensors]:
@@ -208,7 +208,7 @@ class Task:
 
     def measure(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> Record:
         """Per-sample loss and metrics in evaluation mode: a record of tensors [b] (see `Metric.taken`)."""
-        return self._measured(self._called(params, buffers, inputs)[0], targets)
+        return self._measured(self.called(params, buffers, inputs)[0], targets)
 
     def judged(self, outputs: Tensor, targets: Tensor) -> Record:
         """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`, `Confusion.taken`)."""
@@ -221,9 +221,9 @@ class Task:
         }
         if self.confusion is not None:
             found[self.confusion.name] = self.confusion.taken(outputs, targets)
-        return Record(loss=self._losses(given, targets), **found)
+        return Record(loss=self.losses(given, targets), **found)
 
-    def _losses(self, given: Any, targets: Tensor) -> Tensor:
+    def losses(self, given: Any, targets: Tensor) -> Tensor:
         """The loss of each sample [b]."""
         return self._per_sample(self.loss_function, main(given) if self._known_loss else given, targets)
 
@@ -265,7 +265,7 @@ class Task:
         counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
         shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
         with Used({**self.frozen, **params, **buffers}) as seen:
-            outputs, _ = self._called(params, buffers, inputs)
+            outputs, _ = self.called(params, buffers, inputs)
         self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
         return outputs
 
@@ -310,7 +310,7 @@ class Task:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what broadcasts is refused by `_check_rows`
-                self._losses(given, targets)
+                self.losses(given, targets)
                 for name, metric in self.metrics.items():
                     what = f"the metric {name}"
                     metric.taken(name, given if name in self._gets_all else main(given), targets)
@@ -334,7 +334,7 @@ class Task:
         Two samples tell: what one comes to must not depend on the other, where the shapes invite that.
         """
         inputs, targets = joined([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
-        given = self._called(params, buffers, inputs)[0]
+        given = self.called(params, buffers, inputs)[0]
         outputs = main(given)
         if outputs.shape == targets.shape or outputs.numel() != targets.numel():
             return

@@ -50,11 +50,16 @@ class Population(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a client reads its training data: `epochs` passes, or `steps` batches if given; `batch_size` None = all."""
+    """How a client reads its training data: `epochs` passes, or `steps` batches if given; `batch_size` None = all.
+
+    With `poisson` a batch has each sample with the chance batch_size / samples, whatever others have: there are as many
+    batches, and `batch_size` is what they hold on average.
+    """
 
     epochs: int = 0
     steps: int | None = None
     batch_size: int | None = None
+    poisson: bool = False
 
 
 class ClientData(NamedTuple):

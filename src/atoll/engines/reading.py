@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,8 @@ def reading(
 
     Every epoch reads all samples in a new order; the last batch of an epoch may be short, and its row is padded with
     index 0 and mask 0. With `merge_last` (models with BatchNorm) a last batch of one sample joins the batch before it.
+
+    Poisson batches (`Plan.poisson`) are of any size, and may be empty.
     """
     passes = plan.epochs if epochs is None else epochs
     size = min(plan.batch_size or samples, samples)
@@ -58,6 +61,8 @@ def reading(
     last = samples % size
     joined = merge_last and last == 1 and samples > size
     steps, width = samples // size + (1 if last and not joined else 0), size + int(joined)
+    if plan.poisson:
+        return _drawn(passes * steps if plan.steps is None else plan.steps, size, samples, rng)
     if plan.steps is not None:
         passes = -(-plan.steps // steps)
     index = np.zeros((passes, steps, width), np.int64)
@@ -77,6 +82,23 @@ def reading(
             index[epoch, -1, :last] = order[whole:]
     rows, real = index.reshape(-1, width), np.tile(mask, (passes, 1))
     return Reading(rows[: plan.steps], real[: plan.steps])
+
+
+def _drawn(steps: int, size: int, samples: int, rng: np.random.Generator) -> Reading:
+    """Batches that have each sample with the chance size / samples, independently.
+
+    Their rows have room for more than two standard deviations above the mean, and for the largest: few widths, which
+    are captured once, and no batch is cut.
+    """
+    counts = rng.binomial(samples, size / samples, steps)
+    grain = math.ceil(math.sqrt(size * (1 - size / samples)))  # about a standard deviation
+    room = max(2, -(-max(int(counts.max(initial=0)) - size, 0) // max(grain, 1)))
+    width = min(size + room * grain, samples)
+    index, mask = np.zeros((steps, width), np.int64), np.zeros((steps, width), np.float32)
+    for step, count in enumerate(counts):  # so many, then which: any of them with the same chance
+        index[step, :count] = rng.choice(samples, count, replace=False, shuffle=False)
+        mask[step, :count] = 1.0
+    return Reading(index, mask)
 
 
 def the_order(order: Order, plan: Plan, task: Task, samples: int) -> Reading:

@@ -1,0 +1,1 @@
+"""Clients' steps that hide single records: DP-SGD, in whatever method and engine."""
