@@ -15,6 +15,7 @@ from atoll.contract import Channel, Method, Population
 from atoll.data import FederatedData
 from atoll.engines import make
 from atoll.errors import ConfigError, suggest
+from atoll.machine import threads
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
 from atoll.rounds.adapting import rule
@@ -137,7 +138,8 @@ def architectures(
             task = Task(
                 module, loss or ("cross_entropy" if data.classes else "mse"), metrics, data.augmentation
             )
-            task.check(example.inputs[:1], example.targets[:1], data.classes)
+            with threads(1):  # one sample
+                task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)
 
