@@ -44,6 +44,9 @@ COLUMNS = (
 
 FIRST = {**os.environ, "ATOLL_CACHE": "off"}
 """Every process is the first of its kind: nothing that another one found is remembered."""
+FIRST.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # what is installed has its bytecode, and so have all that are measured
 
 Json = dict[str, Any]
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from atoll import seeds
 from atoll.contract import Channel, Job, Method, Outcome, Population
 from atoll.data import FederatedData
 from atoll.engines import Engine
+from atoll.machine import threads
 from atoll.rounds.adapting import Rule, Seen, limited, seen
 from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort, Cohorts
@@ -96,7 +98,11 @@ class Simulation:
         round = self.opened(self.state, cohort, number)
         while round.job is not None:
             job = self.fitted(round.job) if round.phase == "train" else round.job
-            round.settle(*self.engine.run(job, self.memories))
+            came = self.engine.run(job, self.memories)
+            with threads(
+                torch.get_num_threads()
+            ):  # as many, but asleep while they wait where others use the cores
+                round.settle(*came)
         seconds = time.perf_counter() - since
         record = Round(
             number, cohort.clients, cohort.dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
