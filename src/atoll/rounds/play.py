@@ -99,9 +99,7 @@ class Simulation:
         while round.job is not None:
             job = self.fitted(round.job) if round.phase == "train" else round.job
             came = self.engine.run(job, self.memories)
-            with threads(
-                torch.get_num_threads()
-            ):  # as many, but asleep while they wait where others use the cores
+            with threads(torch.get_num_threads()):  # as many, but they wait asleep beside neighbours
                 round.settle(*came)
         seconds = time.perf_counter() - since
         record = Round(
