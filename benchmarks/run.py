@@ -44,6 +44,8 @@ COLUMNS = (
 
 FIRST = {**os.environ, "ATOLL_CACHE": "off"}
 """Every process is the first of its kind: nothing that another one found is remembered."""
+# What is installed has its bytecode, and so have all that are measured.
+FIRST.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Json = dict[str, Any]
 

@@ -145,12 +145,17 @@ def test_without_it_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FIRST_ROUNDS = """
 import sys
+from torch import nn
 import atoll
 data = atoll.data.load("digits").partition(atoll.data.IID(clients=4), seed=0)
+pooled = nn.Sequential(
+    nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 10)
+)
 for engine in ("loop", "batched", "processes", "auto"):
-    for method in (atoll.FedAvg(lr=0.1), atoll.FedAdam(lr=0.1)):
-        atoll.Federation(atoll.models.mlp(64, 10), data, method, rounds=2, cohort=2, engine=engine, device="cpu").fit()
-        assert "torch._dynamo" not in sys.modules, f"{engine}, {type(method).__name__}"
+    for model in (atoll.models.mlp(64, 10), pooled):
+        for method in (atoll.FedAvg(lr=0.1), atoll.FedAdam(lr=0.1)):
+            atoll.Federation(model, data, method, rounds=2, cohort=2, engine=engine, device="cpu").fit()
+            assert "torch._dynamo" not in sys.modules, f"{engine}, {model}, {type(method).__name__}"
 """
 
 

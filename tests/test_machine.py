@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+import atoll
 from atoll import machine
+from atoll.contract import Replies
 from atoll.machine import Neighbours, cores
+from atoll.tensors import Record
 
 
 def sleepers() -> int:
@@ -55,6 +59,33 @@ def test_several_threads_look_for_neighbours_and_one_does_not(monkeypatch: pytes
     clock[:] = 2.0, 1.0, 0.0
     here.heed(2)
     assert not here.there
+
+
+def test_the_server_heeds_neighbours_while_it_learns_from_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen, count = [0.0, 0.0, 0.0], [], torch.get_num_threads()
+    monkeypatch.setattr(Neighbours, "_spent", staticmethod(lambda: tuple(clock)))
+    here = Neighbours()
+    monkeypatch.setattr(machine, "_neighbours", here)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Watched(atoll.FedAvg):
+        def update(self, state: Record, replies: Replies) -> Record:
+            seen.append((here.there, torch.get_num_threads()))
+            return super().update(state, replies)
+
+    data = {"a": (torch.ones(4, 3), torch.tensor([0, 1, 0, 1]))}
+    federation = atoll.Federation(
+        torch.nn.Linear(3, 2), atoll.data.from_clients(data, test=None), Watched(), rounds=1, engine="loop"
+    )
+    torch.set_num_threads(2)
+    try:
+        clock[:] = 1.0, 1.0, 0.0
+        federation.round()
+        assert seen == [(True, 2)]
+        clock[:] = 2.0, 1.0, 0.0
+        here.heed(2)
+    finally:
+        torch.set_num_threads(count)
 
 
 def test_what_is_measured_is_this_process_and_the_others() -> None:

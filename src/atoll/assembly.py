@@ -19,6 +19,7 @@ from atoll.engines import make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import fitted, sampled
+from atoll.machine import threads
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
 from atoll.rounds.adapting import rule as adapting
@@ -185,7 +186,8 @@ def architectures(
             task = Task(
                 module, loss or ("cross_entropy" if data.classes else "mse"), metrics, data.augmentation
             )
-            task.check(example.inputs[:1], example.targets[:1], data.classes)
+            with threads(1):  # one sample
+                task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)
     return tuple(tasks)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import data as torch_data
 
-from atoll.data import Dataset, FederatedData, from_arrays, from_function, load
+from atoll.data import Dataset, FederatedData, from_arrays, from_clients, from_function, load
 from atoll.errors import DataError
 
 
@@ -326,3 +326,23 @@ def test_public_data_leaves_something_to_the_clients() -> None:
     digits = load("digits")
     with pytest.raises(DataError, match="public = 5000, but digits has"):
         digits.partition("iid", clients=3, public=5000)
+
+
+def test_many_small_arrays_are_looked_at_by_one_thread() -> None:
+    class Watching(torch_data.TensorDataset):
+        """Notes how many threads torch has when it is read."""
+
+        def __getitem__(self, at: int) -> tuple[torch.Tensor, ...]:
+            seen.append(torch.get_num_threads())
+            return super().__getitem__(at)
+
+    seen: list[int] = []
+    count = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made = {name: Watching(torch.ones(4, 3), torch.tensor([0, 1, 0, 1])) for name in "ab"}
+        assert len(from_clients(made, test=None)) == 2
+        assert seen and set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(count)

@@ -281,6 +281,30 @@ def test_processes_give_the_same_bits_whatever_their_number() -> None:
     assert torch.equal(models[0], models[2])
 
 
+def test_while_workers_work_the_parent_takes_one_thread() -> None:
+    """Its others would wait for each other awake, on the workers' cores."""
+    seen = []
+
+    class Watching(MemoryStore):
+        def put(self, client: int, memory: Record | None) -> None:
+            seen.append(torch.get_num_threads())
+            super().put(client, memory)
+
+    federation = Federation(
+        MODELS["mlp"][0], clients(), Scaffold(), rounds=1, cohort=4, engine="processes", device="cpu"
+    )
+    federation.simulation.memories = Watching()
+    count = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        federation.round()
+        assert seen and set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(count)
+        federation.engine.close()
+
+
 def test_global_random_state_is_left_alone() -> None:
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002 - the legacy state is what must not change

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils import data as torch_data
 
 from atoll.errors import ConfigError, DataError
+from atoll.machine import threads
 from atoll.parts import shapes, tensors
 from atoll.seeds import rng
 
@@ -70,7 +71,8 @@ def from_clients(
         raise DataError(f"{name}: there are no clients")
     check_splits(None if isinstance(test, tuple) else test, validation)
     classes = read_classes(classes)
-    found = _datasets(named, name, {**options, "classes": UNASKED if classes is None else classes})
+    with threads(1):  # of many small arrays: several would wait for each other longer than they work
+        found = _datasets(named, name, {**options, "classes": UNASKED if classes is None else classes})
     found = _levelled(found, options.get("pad"))
     (first, model), trains, tests, checks = next(iter(found.items())), [], [], []
     for position, (client, own) in enumerate(found.items()):

@@ -27,8 +27,13 @@ class Form(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
     def blank(self) -> Tensor:
-        """A tensor of this form without content, to find out what an operation gives."""
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+        """Zeros of this form in main memory, to find out what an operation gives.
+
+        Not on torch's device without memory: there `relu` and others are Python, and import the compiler.
+        """
+        reach = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        room = torch.zeros(reach if math.prod(self.shape) else 0, dtype=self.dtype)
+        return room.as_strided(self.shape, self.stride)
 
 
 def form_of(value: Tensor) -> Form:

@@ -79,21 +79,21 @@ class Pool(Engine):
                 number, clients = todo.popleft()
                 self.crew.give(worker, number, clients, job, memories)
 
-        with threads(1):
+        with threads(1):  # the workers have the cores: others would wait for them, and awake
             padded = not self.padding.seen(job, memories)
-        self.crew.open(job, padded)
-        for _ in range(AHEAD):
-            for worker in range(self.crew.size):
-                give(worker)
-        while merged < len(runs):
-            for done in self.crew.done(job):
-                arrived[done.run], outcomes[done.run] = done.part, done.outcomes
-                for client, memory in done.memories.items():
-                    memories.put(client, memory)
-                give(done.worker)
-            while merged in arrived:
-                total.merge(arrived.pop(merged))
-                merged += 1
+            self.crew.open(job, padded)
+            for _ in range(AHEAD):
+                for worker in range(self.crew.size):
+                    give(worker)
+            while merged < len(runs):
+                for done in self.crew.done(job):
+                    arrived[done.run], outcomes[done.run] = done.part, done.outcomes
+                    for client, memory in done.memories.items():
+                        memories.put(client, memory)
+                    give(done.worker)
+                while merged in arrived:
+                    total.merge(arrived.pop(merged))
+                    merged += 1
         return total, [outcome for run in outcomes for outcome in run]
 
     def close(self) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from atoll import seeds
 from atoll.contract import Channel, Job, Method, Outcome, Population
 from atoll.data import FederatedData
 from atoll.engines import Engine
+from atoll.machine import threads
 from atoll.rounds.adapting import Rule, Seen, asked, limited, seen
 from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort, Cohorts
@@ -102,7 +104,9 @@ class Simulation:
             while round.job is not None:
                 job = self.fitted(round.job) if round.phase == "train" else round.job
                 jobs = dict.fromkeys(job.clients, job)
-                round.settle(*self.engine.run(job, self.memories))
+                came = self.engine.run(job, self.memories)
+                with threads(torch.get_num_threads()):  # as many, but they wait asleep beside neighbours
+                    round.settle(*came)
         seconds = time.perf_counter() - since
         record = Round(
             number, cohort.clients, cohort.dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
