@@ -3,8 +3,8 @@
     python benchmarks/privacy.py [--seeds 3] [--rounds 60] [--epsilons 1,2,4,8,inf] [--write]
 
 MNIST among 1,000 clients of 60 images each, 100 of them a round on average (each by a coin of its own), and a network
-with 32 hidden units. Updates are clipped to a norm and blurred with the noise that spends exactly epsilon in all rounds,
-by the accountant that is used for the ledger; `inf` is clipped only. The norm is the same for all. `--write` stores
+with 32 hidden units. Updates are clipped to a norm and blurred with the noise that spends epsilon in all rounds, by the
+accountant that is used for the ledger; `inf` is clipped only. The norm is the same for all. `--write` stores
 benchmarks/results/privacy.md and .svg.
 """
 

@@ -12,7 +12,7 @@ from atoll.channel import Chain, Setting, channel
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
 from atoll.errors import ConfigError
-from atoll.rounds.choosing import Choice, Poisson, Uniform
+from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
 from atoll.settings import Settings
 from atoll.tensors import Record
 
@@ -28,6 +28,14 @@ def stated(given: Any) -> tuple[Channel | None, str | None]:
 def sampled(settings: Settings, chain: Channel | None, choice: Choice) -> Choice:
     """Who is asked, where privacy has a say: by a coin each behind central noise, unless `sampling` says otherwise."""
     noise = chain.noise if isinstance(chain, Chain) else None
+    if noise is not None and noise.matrix is not None:
+        if settings.sampling is not None or not isinstance(choice, Uniform | Cyclic):
+            said = f"choose = {settings.choose!r}" if settings.sampling is None else "sampling"
+            raise ConfigError(
+                f"channel = {chain.text!r} builds on cohorts in turn, and {said} says otherwise",  # type: ignore[union-attr]
+                hint=f"leave {said.partition(' ')[0]} out",
+            )
+        return Cyclic()
     wanted = settings.sampling or ("poisson" if noise is not None and noise.multiplier else "fixed")
     if wanted == "fixed":
         return choice
@@ -53,8 +61,19 @@ def fitted(
     equal = data.weights is not None and bool((data.weights == data.weights[0]).all())
     if given.hides or given.noise is not None:
         _check(given, settings, data, equal)
+    turns = 1
+    if given.noise is not None and given.noise.matrix is not None:
+        for key in ("joins", "leaves", "newcomers"):
+            if getattr(settings, key):
+                raise ConfigError(
+                    f"channel = {given.text!r} builds on cohorts in turn, and clients come or go",
+                    hint=f"leave {key} out",
+                )
+        turns = max(1, len(data) // cohort)
     heaviest = 1.0 if equal or given.equal or not given.hides else _heaviest(given, data)
-    return given.fitted(method, expected, Setting(cohort, heaviest, settings.seed, equal))
+    return given.fitted(
+        method, expected, Setting(cohort, heaviest, settings.seed, equal, rounds=settings.rounds, turns=turns)
+    )
 
 
 def _check(chain: Chain, settings: Settings, data: FederatedData, equal: bool) -> None:
@@ -65,7 +84,7 @@ def _check(chain: Chain, settings: Settings, data: FederatedData, equal: bool) -
                 f"{what} and {key} = {getattr(settings, key)!r}: {hint}", hint=f"leave {key} out"
             )
     name = spec.parse(settings.choose, "choice").name
-    if name not in ("uniform", "weighted", "fair", "poisson"):
+    if name not in ("uniform", "weighted", "fair", "poisson", "cyclic"):
         raise ConfigError(
             f"{what} and choose = {settings.choose!r}: it looks at what single clients answered",
             hint="choose uniform, weighted or fair",

@@ -12,7 +12,18 @@ from atoll.channel import Chain, Local, Skellam
 from atoll.channel.masked import SecAgg
 from atoll.contract import Outcome
 from atoll.errors import BudgetError, ConfigError
-from atoll.privacy import Event, Everyone, Fixed, Gaussian, Laplace, Ledger, Poisson, Sampling, Terms
+from atoll.privacy import (
+    Correlated,
+    Event,
+    Everyone,
+    Fixed,
+    Gaussian,
+    Laplace,
+    Ledger,
+    Poisson,
+    Sampling,
+    Terms,
+)
 from atoll.privacy import Skellam as SkellamEvent
 from atoll.rounds import choosing
 from atoll.rounds.play import Played, Simulation
@@ -72,6 +83,9 @@ class Spending:
         """What a round is accounted for with so many clients to draw from; None where nothing is blurred."""
         assert self.chain is not None
         central = self.chain.noise
+        if central is not None and central.multiplier and central.matrix is not None:
+            (state,) = (part for part in self.simulation.progress.told.values() if "key" in part)
+            return _Cost(central.event(state), central.private)
         if central is not None and central.multiplier:
             return _Cost(
                 Gaussian(noise=central.multiplier, sampling=self._sampling(present)), central.private
@@ -144,7 +158,10 @@ class Spending:
         if not self.blurs:
             return played
         ledger, cost = self.open(folder), self._next()
-        ledger.charge(cost.event, played.record.number, private=cost.private)
+        number = played.record.number
+        again = isinstance(cost.event, Correlated) and number in (each.round for each in ledger.charges)
+        if not again:  # a round of a stream that is played again is the same one, to the bit: it was paid for
+            ledger.charge(cost.event, number, private=cost.private)
         spent = Spent(
             ledger.terms.level,
             ledger.at_most(),

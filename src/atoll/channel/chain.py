@@ -168,11 +168,9 @@ class Chain(Channel):
         if replies.each and state:
             every = [each.values.channel for each in replies.each]
             report = Record({name: sum(each[name] for each in every) for name in every[0]})
-        new = {
-            at: self.transforms[int(at)].learn(part, report, self._count(replies))
-            for at, part in state.items()
-        }
-        mean = Record({name: part for name, part in replies.mean.items() if name != "channel"})
+        mean, new = Record({name: part for name, part in replies.mean.items() if name != "channel"}), {}
+        for at, part in state.items():
+            new[at], mean = self.transforms[int(at)].learn(part, mean, report, self._count(replies))
         return Record(new), replace(replies, mean=mean)
 
     def _count(self, replies: Replies) -> int:

@@ -96,8 +96,8 @@ class Clip(Transform):
     def begin(self) -> Record:
         return Record() if self.quantile is None else Record(norm=torch.tensor(self.norm))
 
-    def learn(self, state: Record, report: Record, count: int) -> Record:
+    def learn(self, state: Record, mean: Record, report: Record, count: int) -> tuple[Record, Record]:
         if self.quantile is None:
-            return state
+            return state, mean
         inside = float(report.inside) / count
-        return state.replace(norm=state.norm * math.exp(-self.rate * (inside - self.quantile)))
+        return state.replace(norm=state.norm * math.exp(-self.rate * (inside - self.quantile))), mean

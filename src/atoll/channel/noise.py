@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -14,7 +15,10 @@ from atoll.channel.clip import Clip
 from atoll.channel.transform import Place, Setting, Transform, plainly, standing
 from atoll.contract import Job
 from atoll.errors import ConfigError
-from atoll.tensors import Record, map_leaves
+from atoll.privacy.events import Correlated
+from atoll.privacy.mechanisms import Banded, Tree
+from atoll.privacy.source import Source
+from atoll.tensors import Record, Tensors, leaves, map_leaves
 
 __all__ = ["Noise"]
 
@@ -31,22 +35,29 @@ class Noise(Transform):
 
     z' = (z^-2 - (2 cohort / 20)^-2)^(-1/2).
 
+    With a `matrix` the noise of rounds is correlated, so that it cancels in the sum over rounds, and no chance is
+    needed in who takes part: cohorts come in turn (`choose="cyclic"`). All rounds of a run are one release then, and
+    are planned beforehand.   DP-FTRL: Kairouz et al., ICML 2021, by a binary tree; Choquette-Choo et al., NeurIPS 2023,
+    by a banded matrix
+
     The noise comes from the operating system. With a `seed` it can be repeated by whoever knows the seed, and protects
     nobody: for experiments.
 
     Args:
         multiplier: z.
         seed: where noise follows from, together with the run's seed; None: from nothing that anybody knows.
+        matrix: None, "tree", or so many bands of a banded matrix.
     """
 
     multiplier: float
     seed: int | None = None
+    matrix: Literal["tree"] | int | None = None
     blur: float = 0.0
     """Deviation of the noise on the count of updates inside an adaptive bound; a chain fills it in."""
     bound: Clip | None = None
     """What bounds updates, and `at` where in the chain; a chain fills them in."""
     at: int = 0
-    cohort: int = 1
+    setting: Setting = Setting()  # noqa: RUF009 - frozen
 
     name: ClassVar[str] = "noise"
     place: ClassVar[Place] = "blur"
@@ -58,7 +69,8 @@ class Noise(Transform):
     @property
     def text(self) -> str:
         parts = [self.multiplier] if self.seed is None else [self.multiplier, self.seed]
-        return f"{self.name}:{','.join(map(plainly, parts))}"
+        more = "" if self.matrix is None else f",matrix={self.matrix}"
+        return f"{self.name}:{','.join(map(plainly, parts))}{more}"
 
     @property
     def equal(self) -> bool:
@@ -89,12 +101,62 @@ class Noise(Transform):
                 f"channel {self.text!r}: {setting.cohort} clients a round are too few for a bound that adapts",
                 hint=f"write clip:{plainly(bound.norm)}, or set a cohort above {10 * self.multiplier:g}",
             )
-        return replace(self, blur=blur, bound=bound, at=at, cohort=setting.cohort)
+        if self.matrix is not None:
+            self._check_turns(bound, setting)
+        return replace(self, blur=blur, bound=bound, at=at, setting=setting)
+
+    def _check_turns(self, bound: Clip, setting: Setting) -> None:
+        if bound.quantile is not None:
+            raise ConfigError(
+                f"channel {self.text!r}: one bound holds for all rounds whose noise is correlated",
+                hint=f"write clip:{plainly(bound.norm)}",
+            )
+        if isinstance(self.matrix, int) and self.matrix > setting.turns:
+            raise ConfigError(
+                f"channel {self.text!r}: clients come again after {setting.turns} rounds, within {self.matrix} bands",
+                hint=f"set matrix={setting.turns}, or a smaller cohort",
+            )
 
     # --- server half ------------------------------------------------------------------------------------------
 
+    def begin(self) -> Record:
+        """The key of the noise of all rounds, and how many have had theirs; only where rounds are correlated."""
+        if self.matrix is None or not self.multiplier:
+            return Record()
+        key = secrets.token_bytes(32)
+        if self.seed is not None:
+            key = Source.repeatable(seeds.address(self.setting.seed, "noise", self.seed)).key
+        return Record(key=torch.tensor(list(key), dtype=torch.uint8), rounds=0)
+
+    def tell(self, state: Record) -> Record:
+        """Nothing: the key is the server's."""
+        return Record()
+
+    def event(self, state: Record) -> Correlated:
+        """What all correlated rounds together are to accounting."""
+        assert self.bound is not None
+        stream = self._stream(state, Tensors())
+        found: Correlated = stream.event(self.bound.norm, self.setting.turns)
+        return found
+
+    def _stream(self, state: Record, like: Tensors) -> Any:
+        """The noise of all rounds, for sums of these shapes."""
+        assert self.bound is not None
+        form = tuple((name, tuple(v.shape)) for name, v in like.items())
+        key = bytes(state.key.tolist())
+        return _streams(key, self.matrix, self.multiplier * self.bound.norm, self.setting.rounds, form)
+
+    def learn(self, state: Record, mean: Record, report: Record, count: int) -> tuple[Record, Record]:
+        if not state:
+            return state, mean
+        number = state.rounds + 1
+        flat = Tensors({str(at): v for at, v in enumerate(leaves(mean))})
+        noise = iter(self._stream(state, flat).noise(number).values())
+        blurred = map_leaves(lambda v: v + (next(noise) / self.setting.cohort).to(v.device, v.dtype), mean)
+        return state.replace(rounds=number), blurred
+
     def release(self, sums: Record, told: Record, job: Job) -> Record:
-        if not self.multiplier:
+        if not self.multiplier or self.matrix is not None:
             return sums
         assert self.bound is not None
         generator = torch.Generator()
@@ -118,3 +180,15 @@ class Noise(Transform):
             report = sums.channel
             found["channel"] = report.replace(inside=blurred(report.inside, self.blur))
         return Record({**sums, **found})
+
+
+@lru_cache(maxsize=2)
+def _streams(
+    key: bytes, matrix: str | int, deviation: float, rounds: int, form: tuple[Any, ...]
+) -> Tree | Banded:
+    """A stream goes on from where it is, and begins anew where it must: it follows from the key alone."""
+    source = Source(key)
+    like = Tensors({name: torch.zeros(shape) for name, shape in form})
+    if matrix == "tree":
+        return Tree(source, like, deviation, rounds)
+    return Banded(source, like, deviation, rounds, int(matrix))

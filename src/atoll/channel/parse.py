@@ -20,7 +20,17 @@ from atoll.spec import Parameter, number, whole
 
 __all__ = ["channel", "transforms"]
 
+
+def _bands(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 _HOW = Parameter("how", '"ideal" or "protocol"', {"ideal": "ideal", "protocol": "protocol"}.__getitem__, True)
+_MATRIX = Parameter(
+    "matrix", '"tree" or a number of bands', lambda text: text if text == "tree" else _bands(text), True
+)
 
 _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
     "clip": (
@@ -32,7 +42,7 @@ _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
             Parameter("order", "1 or 2", {"1": 1, "2": 2}.__getitem__, True),
         ),
     ),
-    "noise": (Noise, (number("multiplier"), whole("seed", optional=True, at_least=0))),
+    "noise": (Noise, (number("multiplier"), whole("seed", optional=True, at_least=0), _MATRIX)),
     "local": (
         Local,
         (

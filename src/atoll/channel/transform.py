@@ -46,6 +46,8 @@ class Setting:
         seed: the run's.
         equal: whether all clients count the same.
         size: numbers in an update.
+        rounds: how many the run has.
+        turns: each client takes part once in any so many rounds at most; 1 where nothing of the kind is known.
     """
 
     cohort: int = 1
@@ -53,6 +55,8 @@ class Setting:
     seed: int = 0
     equal: bool = False
     size: int = 1
+    rounds: int = 1
+    turns: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,14 @@ class Transform(ABC):
         """
         return None
 
-    def learn(self, state: Record, report: Record, count: int) -> Record:
-        """The state after a round in which so many clients' `Update.report` came to these sums."""
-        return state
+    def learn(self, state: Record, mean: Record, report: Record, count: int) -> tuple[Record, Record]:
+        """The state after a round, and its mean as the method is to have it.
+
+        Args:
+            mean: what the sum was divided to.
+            report: the sums over clients of their `Update.report`, `count` of them.
+        """
+        return state, mean
 
     def _require(self, name: str, holds: bool, problem: str, hint: str | None = None) -> None:
         if not holds:

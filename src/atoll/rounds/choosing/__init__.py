@@ -1,6 +1,7 @@
 """Who is asked in a round: one choice a file, what each may look at, and what it keeps."""
 
 from .contract import Ask, Choice, Chosen, Learned
+from .cyclic import Cyclic
 from .fair import Fair
 from .importance import Importance
 from .oort import Oort
@@ -15,6 +16,7 @@ __all__ = [
     "Ask",
     "Choice",
     "Chosen",
+    "Cyclic",
     "Fair",
     "Importance",
     "Learned",

@@ -9,6 +9,7 @@ from atoll.errors import ConfigError
 from atoll.spec import number, whole
 
 from .contract import Choice
+from .cyclic import Cyclic
 from .fair import Fair
 from .importance import Importance
 from .oort import Oort
@@ -21,12 +22,13 @@ from .weighted import Weighted
 __all__ = ["choice", "choices"]
 
 _KNOWN: dict[str, type[Choice]] = {
-    kind.name: kind for kind in (Uniform, Poisson, Weighted, Power, Importance, Fair, TiFL, Oort)
+    kind.name: kind for kind in (Uniform, Poisson, Cyclic, Weighted, Power, Importance, Fair, TiFL, Oort)
 }
 _MOST = whole("most", optional=True, at_least=1)
 _HEADS: dict[str, tuple[spec.Parameter, ...]] = {
     "uniform": (),
     "poisson": (),
+    "cyclic": (),
     "weighted": (_MOST,),
     "power": (whole("candidates", at_least=1), _MOST),
     "importance": (number("even", optional=True, above=0, at_most=1),),
