@@ -11,8 +11,8 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.audit.bounds import epsilon_lower
-from atoll.audit.seen import asked
 from atoll.audit.skipped import Skipped
+from atoll.audit.view import asked
 from atoll.channel import Chain, Clip, Noise, SecAgg
 from atoll.channel.masked import RING, SHARES
 from atoll.contract import Around, Channel, Job, Method, Replies, Reply

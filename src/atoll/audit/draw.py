@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.audit.audit import Audit
+from atoll.audit.findings import Audit
 from atoll.audit.inversion import Inversion
 from atoll.audit.membership import Membership
 from atoll.runs.folder import writing

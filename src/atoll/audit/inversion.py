@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.audit.seen import Seen, seen
 from atoll.audit.skipped import Skipped
+from atoll.audit.view import Seen, seen
 from atoll.federation import Federation
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.audit.audit import ATTACKS, Audit
+from atoll.audit.findings import ATTACKS, Audit
 
 __all__ = ["CAVEAT", "lines"]
 

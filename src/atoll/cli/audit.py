@@ -49,7 +49,7 @@ def audit(
     ] = False,
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look for runs.")] = None,
 ) -> None:
-    """Attack a run's privacy, as its server and as whoever gets its model could.
+    """Attack a run's privacy, to see what protects it.
 
     inversion reads samples off one client's update, membership tells training samples by their loss, canary counts
     made-up clients that the released sums give away. Success is proof of a leak; failure proves nothing.

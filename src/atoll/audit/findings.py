@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.audit.canary import Canaries, plant
+from atoll.audit.claims import reported
 from atoll.audit.inversion import Inversion, invert
 from atoll.audit.membership import Membership, infer
-from atoll.audit.reported import reported
 from atoll.audit.skipped import Skipped
 from atoll.contract import Method
 from atoll.errors import ConfigError, suggest
