@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from atoll import seeds
 from atoll.audit.skipped import Skipped
 from atoll.data import Samples
+from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.task import architecture
 from atoll.tensors import Tensors
@@ -64,7 +65,7 @@ def infer(federation: Federation, *, samples: int = 2000) -> Membership:
     Members are training samples of clients that took part, others test samples; at most so many of either. The model is
     the global one, or where clients have their own each client's, on its own samples.
 
-    Raises Skipped where no round was played or there are no test samples.
+    Raises Skipped where no round was played, there are no test samples, or a client's model is a narrower one.
     """
     data = federation.data
     lost = [{*each.refused, *each.dropped} for each in federation.history]
@@ -150,7 +151,10 @@ def _losses(federation: Federation, samples: Samples) -> Floats:
 
 def _own(federation: Federation, client: int, most: int, rng: np.random.Generator) -> Sequence[Floats]:
     """The losses of a client's own model on some of its training and on some of its test samples."""
-    module = federation.personal(client)
+    try:
+        module = federation.personal(client)
+    except ConfigError as error:
+        raise Skipped(error.message) from None
     task = federation.tasks[architecture(client, len(federation.tasks))]
     found: list[Floats] = []
     main = torch.device("cpu")
