@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from atoll.cli.audit import audit
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.explain import explain
@@ -221,6 +222,7 @@ def privacy(
 for _command in (ls, show, log, rm, compare, report, dash):
     app.command()(_command)
 app.command(cls=WithSettings)(sweep)
+app.command(cls=WithSettings)(audit)
 
 
 @data.command("list")
