@@ -88,6 +88,7 @@ NAMES = [
     "Tensors",
     "Work",
     "__version__",
+    "channel",
     "compare",
     "data",
     "methods",
@@ -98,19 +99,19 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks rounds cohort newcomers adapt joins"
-    " leaves seed dp_sgd stragglers choose devices pace concurrency deadline over_select quorum late retry exclude"
-    " adaptive"
+    " leaves seed dp_sgd stragglers epsilon delta sampling choose devices pace concurrency deadline over_select"
+    " quorum late retry exclude adaptive"
     " target patience eval_every eval_clients engine workers device runs checkpoint"
     " keep settings",
-    "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers choose devices pace"
-    " concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
+    "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling choose"
+    " devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers choose devices pace"
-    " concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling choose"
+    " devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
     " engine workers device runs checkpoint keep data label client features categorical classes missing"
     " scale ignore partition clients test validation public augment weights model loss metrics method log settings",
-    "Run": "method data partition engine rounds seconds target_round model folder source better tested names",
-    "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock",
+    "Run": "method data partition engine rounds seconds target_round model folder source better tested names privacy",
+    "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock spent",
     "Evaluation": "overall clients personal newcomers each only confusion validation",
     "Task": "module loss metrics augment",
     "Plan": "epochs steps batch_size poisson",

@@ -165,3 +165,78 @@ def test_a_spent_budget_ends_a_command_with_one_screen(tmp_path: Path) -> None:
     result = json.loads(sound.stdout.strip().splitlines()[-1])
     assert 0 < result["epsilon"] < 8
     assert result["delta"] == 1e-3
+
+
+# --- correlated noise, and samples ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("matrix", ["tree", "4"])
+def test_correlated_rounds_are_one_release(matrix: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "channel": f"clip:0.5 | noise:4.0,3,matrix={matrix}",
+        "rounds": 5,
+        "checkpoint": 1,
+    }
+    whole = federation(**settings)
+    run = whole.fit(progress=False)
+    cohorts = [set(record.cohort) for record in run.rounds]
+    assert all(len(each) == 8 for each in cohorts)
+    assert all(not one & other for at, one in enumerate(cohorts) for other in cohorts[at + 1 : at + 5])
+    spent = [record.spent.epsilon for record in run.rounds if record.spent is not None]
+    assert len(set(spent)) == 1  # paid for in the first round, for all of them
+    plain = {"channel": "clip:0.5 | noise:0", "sampling": "fixed", "choose": "cyclic", "delta": None}
+    free = federation(**{**settings, **plain})
+    free.fit(progress=False)
+    assert not torch.equal(whole.state.params.flat(), free.state.params.flat())
+    first = federation(**settings, runs=tmp_path, callbacks=[StopAfter()])
+    first.fit(progress=False)
+    again = federation(**settings, runs=tmp_path).resume()
+    again.fit(progress=False)
+    assert torch.equal(again.state.params.flat(), whole.state.params.flat())
+
+
+def test_correlated_noise_cancels_over_rounds() -> None:
+    """What rounds add up to has far less of it than of independent noise, whose variance grows with the rounds."""
+
+    def total(channel: str) -> torch.Tensor:
+        made = federation(channel=channel, rounds=32, lr=1e-9, sampling="fixed", cohort=1)
+        start = made.state.params.flat()
+        made.fit(progress=False)
+        return made.state.params.flat() - start  # type: ignore[no-any-return]
+
+    independent, tree = total("clip:1 | noise:1,3"), None
+    made = federation(channel="clip:1 | noise:1,3,matrix=tree", rounds=32, lr=1e-9, cohort=1)
+    start = made.state.params.flat()
+    made.fit(progress=False)
+    tree = made.state.params.flat() - start
+    assert float(independent.std()) == pytest.approx(32**0.5, rel=0.15)
+    assert float(tree.std()) < 2.0  # one node of the tree, estimated from below
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"channel": "clip:0.5,0.5 | noise:4,matrix=tree"}, "one bound holds for all rounds"),
+        ({"channel": "clip:0.5 | noise:4,matrix=9"}, "come again after 5 rounds"),
+        ({"channel": "clip:0.5 | noise:4,matrix=tree", "sampling": "poisson"}, "cohorts in turn"),
+        ({"channel": "clip:0.5 | noise:4,matrix=tree", "joins": "6@2"}, "clients come or go"),
+        ({"channel": "clip:0.5 | noise:4,matrix=0"}, "number of bands"),
+    ],
+)
+def test_correlated_noise_that_cannot_be_accounted_for(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        federation(**settings)
+
+
+def test_samples_are_accounted_for_apart() -> None:
+    run = federation(channel=None, dp_sgd="1.0,1.5", cohort=40, delta=1e-4, batch_size=8, rounds=2).fit(
+        progress=False
+    )
+    found = run.to_dict()
+    sizes = [run.rounds[0].clients["samples"]]
+    assert sizes
+    assert found["private"] is False
+    assert "for every record" in found["privacy"]
+    n = min(federation().data.size(k) for k in range(40))
+    exact = epsilon([Gaussian(noise=1.5, sampling=Poisson(8 / n), count=2 * -(-n // 8))], 1e-4)
+    assert found["epsilon"] == pytest.approx(exact.epsilon)

@@ -62,7 +62,7 @@ def assemble(
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
-    rule = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd)
+    rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
     if rule is not None:
         tasks = private(tasks, rule, data, settings)
     for task in tasks:
@@ -92,10 +92,10 @@ def assemble(
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
         if rule is not None:
-            check_method(method, tasks[0], state, data)
+            calls = check_method(method, tasks[0], state, data)
     channel = fitted(channel, settings, method, data, size, method.expects(state))
     if rule is not None:
-        channel = Records() if channel is None else Records(channel)
+        channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
     timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))

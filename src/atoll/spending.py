@@ -11,6 +11,8 @@ from typing import NamedTuple
 from atoll.channel import Chain, Local, Skellam
 from atoll.channel.masked import SecAgg
 from atoll.contract import Outcome
+from atoll.dpsgd.fits import mechanism
+from atoll.dpsgd.records import Records
 from atoll.errors import BudgetError, ConfigError
 from atoll.privacy import (
     Correlated,
@@ -20,9 +22,11 @@ from atoll.privacy import (
     Gaussian,
     Laplace,
     Ledger,
+    Level,
     Poisson,
     Sampling,
     Terms,
+    epsilon,
 )
 from atoll.privacy import Skellam as SkellamEvent
 from atoll.rounds import choosing
@@ -37,51 +41,57 @@ FILE = "privacy.jsonl"
 
 
 class _Cost(NamedTuple):
-    """What a round of one kind is accounted for."""
+    """What a round is accounted for."""
 
     event: Event
     private: bool
 
 
 class Spending:
-    """The ledger of a run whose updates are blurred; without noise there is nothing to it.
+    """The ledger of a run that is blurred; without noise there is nothing to it.
+
+    A channel's noise hides clients, level "user". Where there is only `dp_sgd`, it hides samples, level "record", and a
+    round is accounted for as the smallest client of its cohort is, whose samples are asked most often.
 
     Raises ConfigError for a budget that nothing spends, or a delta that promises nothing.
     """
 
     def __init__(self, settings: Settings, simulation: Simulation) -> None:
         self.settings, self.simulation = settings, simulation
-        chain = simulation.channel
-        self.chain = chain if isinstance(chain, Chain) else None
-        self.population = len(simulation.data)
+        channel = simulation.channel
+        self.records = channel if isinstance(channel, Records) else None
+        inner = channel.channel if isinstance(channel, Records) else channel
+        self.chain = inner if isinstance(inner, Chain) else None
         self._ledger: Ledger | None = None
         self._figures: dict[str, object] = {}
         self._kept = False
+        self.level: Level = "user" if self._of_clients(len(simulation.data)) is not None else "record"
+        self.blurs = self.level == "user" or bool(
+            self.records and self.records.rule and self.records.rule.noise
+        )
         if not self.blurs:
             for key in ("epsilon", "delta"):
                 if getattr(settings, key) is not None:
                     raise ConfigError(
                         f"{key} = {getattr(settings, key)} is about a budget, and nothing in this run spends any",
-                        hint='add noise: channel = "clip:0.5 | noise:1.0"',
+                        hint='add noise: channel = "clip:0.5 | noise:1.0", or dp_sgd = "1.0,1.1"',
                     )
             return
+        data = simulation.data
+        self.population = len(data) if self.level == "user" else sum(map(data.size, range(len(data))))
         self.terms = Terms(
-            level="user", delta=self.delta, population=self.population, epsilon=settings.epsilon
+            level=self.level, delta=self.delta, population=self.population, epsilon=settings.epsilon
         )
 
     @property
-    def blurs(self) -> bool:
-        """Whether anything is spent, because something is blurred."""
-        return self.chain is not None and self._cost(self.population) is not None
-
-    @property
     def delta(self) -> float:
-        """The chance that a promise may fail with: by default n^-1.1 for n clients (McMahan et al., ICLR 2018)."""
+        """The chance that a promise may fail with: by default n^-1.1 for n clients or samples (McMahan et al. 2018)."""
         return self.population**-1.1 if self.settings.delta is None else self.settings.delta
 
-    def _cost(self, present: int) -> _Cost | None:
-        """What a round is accounted for with so many clients to draw from; None where nothing is blurred."""
-        assert self.chain is not None
+    def _of_clients(self, present: int) -> _Cost | None:
+        """What hides clients in a round, with so many to draw from; None where nothing does."""
+        if self.chain is None:
+            return None
         central = self.chain.noise
         if central is not None and central.multiplier and central.matrix is not None:
             (state,) = (part for part in self.simulation.progress.told.values() if "key" in part)
@@ -103,6 +113,17 @@ class Spending:
                 )
                 return _Cost(blur, False)
         return None
+
+    def _of_records(self, clients: Sequence[int]) -> _Cost | None:
+        """What hides samples in a round of these clients: that of the smallest of them."""
+        assert self.records is not None
+        assert self.records.rule is not None
+        sizes = [size for client in clients if (size := self.simulation.data.size(client))]
+        if not sizes:
+            return None
+        found = mechanism(self.records.rule, self.simulation.method, min(sizes), self.records.calls)
+        sampling: Sampling = Poisson(found.rate) if found.rate < 1 else Everyone()
+        return _Cost(Gaussian(noise=found.noise, sampling=sampling, count=found.steps), False)
 
     def _sampling(self, present: int) -> Sampling:
         size = self.simulation.cohorts.size
@@ -137,7 +158,7 @@ class Spending:
         if not self.blurs or self.settings.epsilon is None:
             return False
         ledger, cost = self.open(folder), self._next()
-        if ledger.allows(cost.event):
+        if cost is None or ledger.allows(cost.event):
             return False
         if not ledger.charges:
             raise BudgetError(
@@ -146,31 +167,36 @@ class Spending:
             )
         return True
 
-    def _next(self) -> _Cost:
+    def _next(self, clients: Sequence[int] | None = None) -> _Cost | None:
+        """What the next round is accounted for, with these clients in it or whoever may be."""
         now = self.simulation
+        if self.level == "record":
+            return self._of_records(range(len(now.data)) if clients is None else clients)
         present = now.cohorts.membership.present(now.number + 1, now.progress.began)
-        cost = self._cost(max(1, present if isinstance(present, int) else len(present)))
-        assert cost is not None
-        return cost
+        return self._of_clients(max(1, present if isinstance(present, int) else len(present)))
 
     def charged(self, played: Played, folder: Path | None) -> Played:
         """Pay for a round that was played: when this returns, it may be shown to somebody, and not before."""
         if not self.blurs:
             return played
-        ledger, cost = self.open(folder), self._next()
-        number = played.record.number
+        ledger, number = self.open(folder), played.record.number
+        cost = self._next(played.record.cohort)
+        if cost is None:
+            return played
         again = isinstance(cost.event, Correlated) and number in (each.round for each in ledger.charges)
         if not again:  # a round of a stream that is played again is the same one, to the bit: it was paid for
             ledger.charge(cost.event, number, private=cost.private)
-        spent = Spent(
-            ledger.terms.level,
-            ledger.at_most(),
-            self.delta,
-            cost.event.noise,
-            cost.private,
-            _clipped(played.outcomes),
-        )
+        most, clipped = ledger.at_most(), _clipped(played.outcomes)
+        spent = Spent(self.level, most, self.delta, cost.event.noise, cost.private, clipped)
         return replace(played, record=replace(played.record, spent=spent))
+
+    def promised(self, rounds: int, delta: float) -> float | None:
+        """What so many rounds come to at a delta; None where nothing hides clients but noise that others may know."""
+        cost = self._next() if self.blurs and self.level == "user" else None
+        if cost is None or not cost.private:
+            return None
+        events = [cost.event] if isinstance(cost.event, Correlated) else [cost.event] * rounds
+        return epsilon(events, delta).epsilon
 
     def figures(self) -> dict[str, object]:
         """What a result says of it."""

@@ -146,7 +146,7 @@ def test_global_draws_of_clients_are_noticed_in_a_round_as_they_are_outside(whos
 
 
 def test_replicates_of_the_models_that_a_client_is_sent_differ() -> None:
-    made = [federation("fedfomo", seed, models=1, epsilon=1.0) for seed in (0, 1)]
+    made = [federation("fedfomo", seed, models=1, explore=1.0) for seed in (0, 1)]
     for each in made:
         for _ in range(2):
             each.round()

@@ -503,7 +503,7 @@ def test_fedfomo_is_the_algorithm_box() -> None:
 
 
 def test_fedfomo_likes_its_own_kind() -> None:
-    played = Validated(FedFomo(**PLAN, models=3, epsilon=0.5), network(), two_kinds(size=10)).rounds(10)
+    played = Validated(FedFomo(**PLAN, models=3, explore=0.5), network(), two_kinds(size=10)).rounds(10)
     clients, matrix = played.method.affinity(played.state) or ([], torch.zeros(0))
     like = torch.tensor([[(i - j) % 2 == 0 for j in clients] for i in clients])
     assert matrix[like].sum() > 5 * matrix[~like].sum()
@@ -514,7 +514,7 @@ def test_fedfomo_likes_its_own_kind() -> None:
 
 def test_fedfomo_explores_less_and_less_and_always_the_same_way() -> None:
     played = Validated(
-        FedFomo(**PLAN, models=1, epsilon=1.0, decay=0.5), network(), blobs(*[6] * 8, tested=4)
+        FedFomo(**PLAN, models=1, explore=1.0, decay=0.5), network(), blobs(*[6] * 8, tested=4)
     )
     played.round()
     state, method = played.state, played.method
@@ -586,7 +586,7 @@ def test_a_stored_state_goes_on_to_the_bit(method: Any) -> None:
         (CFL, {"linkage": "ward"}, "linkage"),
         (CFL, {"gamma": 2.0}, "gamma"),
         (FedFomo, {"models": 0}, "models"),
-        (FedFomo, {"epsilon": 2.0}, "epsilon"),
+        (FedFomo, {"explore": 2.0}, "explore"),
         (FedFomo, {"decay": -0.1}, "decay"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.audit.bounds import epsilon_lower
+from atoll.audit.claims import DELTA
 from atoll.audit.skipped import Skipped
 from atoll.audit.view import asked
 from atoll.channel import Chain, Clip, Noise, SecAgg
@@ -72,7 +73,7 @@ def plant(
     federation: Federation,
     *,
     reported: float | None = None,
-    delta: float = 1e-5,
+    delta: float = DELTA,
     rounds: int = 10,
     most: int = 200,
 ) -> Canaries:
@@ -208,7 +209,9 @@ class _Garden:
         """How far what the server releases moves the model, as one vector."""
         received = job.work.shared
         memory = job.program.recall(self.federation.task, received, None)
-        found = job.changed(replies.mean, received, memory)
+        assert self.method.change is not None
+        own = memory.method if isinstance(job.program, Around) else memory
+        found = self.method.change.of(replies.mean, received, own)
         assert found is not None
         return found.flat().double().cpu()
 

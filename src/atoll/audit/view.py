@@ -13,6 +13,7 @@ from torch import Tensor
 from atoll.channel import Chain
 from atoll.contract import Channel, Job
 from atoll.data import FederatedData, Samples
+from atoll.dpsgd.records import Records
 from atoll.engines.client import Client
 from atoll.federation import Federation
 from atoll.machine import threads
@@ -87,16 +88,19 @@ def seen(federation: Federation, client: int, *, protected: bool = True) -> Seen
     with threads(1):
         answer, _ = Client(task, Cut(federation.data, 1), device).answer(order, job.program, None)
     reply = job.weighed([client], answer.reply)
-    hides = isinstance(channel, Chain) and channel.sums
+    inner = channel.channel if isinstance(channel, Records) else channel
+    chain = inner if isinstance(inner, Chain) else None
+    hides = chain is not None and chain.hides
     values = masked(reply.values) if hides and federation.cohort > 1 else reply.values
-    plain = read(values, channel, job) if isinstance(channel, Chain) and hides else values
+    plain = read(values, chain, job) if chain is not None and hides else values
     received = job.work.received(client)
     with threads(1):
         memory = job.program.recall(task, received, None)
+    change = federation.method.change
     start = received if "params" in received else memory if channel is None else memory.method
     return Seen(
         values,
-        job.changed(plain, received, memory),
+        None if change is None else change.of(plain, received, memory if channel is None else memory.method),
         values is not reply.values,
         (start.params, start.get("buffers", Tensors())),
         task,

@@ -95,14 +95,14 @@ class Noise(Transform):
                 f"channel {self.text!r}: there is no noise that hides an update without a bound of its L2 norm",
                 hint='set a norm before it: "clip:0.5 | noise:1.0"',
             )
+        if self.matrix is not None:
+            self._check_turns(bound, setting)
         blur = setting.cohort / 20 if bound.quantile is not None and self.multiplier else 0.0
         if blur and 2 * blur <= self.multiplier:
             raise ConfigError(
                 f"channel {self.text!r}: {setting.cohort} clients a round are too few for a bound that adapts",
                 hint=f"write clip:{plainly(bound.norm)}, or set a cohort above {10 * self.multiplier:g}",
             )
-        if self.matrix is not None:
-            self._check_turns(bound, setting)
         return replace(self, blur=blur, bound=bound, at=at, setting=setting)
 
     def _check_turns(self, bound: Clip, setting: Setting) -> None:

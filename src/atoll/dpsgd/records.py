@@ -213,9 +213,16 @@ class Records(Channel):
     """A channel that makes the programs which train private, inside of what happens to updates on their way.
 
     Programs that judge ("evaluate", "personal") are as they were: their figures are measured, not sent.
+
+    Args:
+        channel: what happens to updates on their way.
+        rule: how steps are made private.
+        calls: gradients that a step takes of one batch.
     """
 
     channel: Channel = Channel()  # noqa: RUF009 - it has no state
+    rule: DPSGD | None = None
+    calls: int = 1
 
     def program(self, name: str, inner: Program, change: Change | None) -> Around:
         if name.removesuffix(ON_VALIDATION) not in ("evaluate", "personal"):

@@ -24,8 +24,8 @@ __all__ = ["FedFomo"]
 class FedFomo(Peers):
     """Weigh others' models by how much they help this client.   Zhang et al., ICLR 2021
 
-    server:  sends client k up to `models` models theta_j of others: with probability epsilon_t one at random, else the
-             one of largest P_kj among those left;  epsilon_t = epsilon (1 - decay)^t
+    server:  sends client k up to `models` models theta_j of others: with probability e_t one at random, else the
+             one of largest P_kj among those left;  e_t = explore (1 - decay)^t
     client:  a_j = max(0, (L_k(w_k) - L_k(theta_j)) / ||theta_j - w_k||),  L_k the loss on its validation data
              w_k <- w_k + sum_j (a_j / sum_i a_i) (theta_j - w_k),  as it was where all a_j are 0
              w_k <- w_k - lr grad F_k(w_k; batch)  for E epochs;  sends w_k, and the a_j
@@ -36,7 +36,7 @@ class FedFomo(Peers):
 
     Args:
         models: how many others' models a client is sent, M in the paper.
-        epsilon: share of random choices in the first round.
+        explore: share of random choices in the first round.
         decay: by which part that share falls every round.
 
     Traps: the losses are those before local training. The a_j are added to P as they are, not divided by their sum. The
@@ -44,7 +44,7 @@ class FedFomo(Peers):
     """
 
     models: int = 5
-    epsilon: float = 0.3
+    explore: float = 0.3
     decay: float = 0.05
 
     relation: ClassVar[str] = "help by others' models"
@@ -55,7 +55,7 @@ class FedFomo(Peers):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "models", self.models >= 1, "must be at least 1")
-        require(self, "epsilon", 0 <= self.epsilon <= 1, "must be in [0, 1]")
+        require(self, "explore", 0 <= self.explore <= 1, "must be in [0, 1]")
         require(self, "decay", 0 <= self.decay <= 1, "must be in [0, 1]")
 
     @property
@@ -73,10 +73,10 @@ class FedFomo(Peers):
         liked = self.liked(state, client)
         others = [int(other) for other in rng.permutation(held(state.models)) if other != client]
         others.sort(key=lambda other: -liked.get(other, 0.0))
-        epsilon = self.epsilon * (1 - self.decay) ** state.round
+        share = self.explore * (1 - self.decay) ** state.round
         chosen: list[int] = []
         while others and len(chosen) < self.models:
-            random = rng.random() < epsilon
+            random = rng.random() < share
             chosen.append(others.pop(int(rng.integers(len(others))) if random else 0))
         return chosen
 
