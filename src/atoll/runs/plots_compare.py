@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from atoll.runs.averages import Average, Compared
 from atoll.runs.compare_view import COLOURS, titles
-from atoll.runs.plots import COLUMN, PAGE, measure_axis, round_axis, time_axis
+from atoll.runs.plots import COLUMN, PAGE, epsilon_axis, measure_axis, round_axis, time_axis
 
 __all__ = ["curves", "scores"]
 
@@ -18,7 +18,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
 def curves(comparison: Compared, name: str, over: str = "rounds") -> Figure | None:
-    """A measure over rounds (or "virtual_seconds"), a line an experiment, with the band over its seeds."""
+    """A measure over rounds (or "virtual_seconds", "epsilon"), a line an experiment, with the band over its seeds."""
     drawn = [(group, curve) for group in comparison.groups if getattr(curve := group.curve(name), over)]
     if not drawn:
         return None
@@ -36,7 +36,7 @@ def curves(comparison: Compared, name: str, over: str = "rounds") -> Figure | No
     measure_axis(axes, comparison.measure if name == "own" else name)
     if name == "own":
         axes.set_ylabel(f"{comparison.measure}, mean over clients")
-    (round_axis if over == "rounds" else time_axis)(axes)
+    {"rounds": round_axis, "virtual_seconds": time_axis, "epsilon": epsilon_axis}[over](axes)
     figure.legend(loc="outside upper left", ncols=columns)
     return figure
 

@@ -43,7 +43,7 @@ const { Lines, Surface, Draw } = (() => {
       everything.add(this);
     }
 
-    /** Show these series; `mark` is a horizontal line {value, label}. */
+    /** Show these series; `mark` is a horizontal line {value, label}, in sight only where the lines are, or `always`. */
     set(xs, series, { mark = null, label = null } = {}) {
       this.xs = xs;
       this.series = series;
@@ -143,6 +143,7 @@ const { Lines, Surface, Draw } = (() => {
 
     _range(low, high) {
       if (!known(low) || !known(high)) return [0, 1];
+      if (this.mark && this.mark.always) [low, high] = [Math.min(low, this.mark.value), Math.max(high, this.mark.value)];
       if (this.zero) low = Math.min(0, low);
       const room = (high - low || Math.abs(high) || 1) * 0.06;
       const bottom = this.floor !== null && low >= this.floor ? Math.max(this.floor, low - room) : low - room;
