@@ -145,12 +145,12 @@ class Spending:
             return played
         ledger, cost = self.open(folder), self._next()
         ledger.charge(cost.event, played.record.number, private=cost.private)
-        most = math.inf if self.settings.epsilon is None else self.settings.epsilon
+        most = ledger.at_most()
+        if self.settings.epsilon is not None:  # what was charged is within it, whatever the quick bound says
+            most = min(most, self.settings.epsilon)
         spent = Spent(
             ledger.terms.level,
-            min(
-                ledger.at_most(), most
-            ),  # what was charged is within the budget, whatever the quick bound says
+            most,
             self.delta,
             cost.event.noise,
             cost.private,

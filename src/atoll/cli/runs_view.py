@@ -142,6 +142,7 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
         "best on validation data in": result.get("best_round"),
     }
     told = [f"{what} round {number}" for what, number in named.items() if number]
+    told += ["the next would spend more privacy than is allowed"] if result.get("reason") == "budget" else []
     rows.append(("rounds", ", ".join([f"{entry.round}{of}", *told])))
     counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
     counts |= {key: sum(len(c.get(key) or ()) for c in story.clocks) for key in ("late", "failed")}
@@ -222,7 +223,7 @@ def _round_line(event: Event) -> str:
     ]
     if spent := event.get("spent"):
         mark = "" if spent["private"] else " (not private)"
-        cells.append(f"epsilon {epsilon_text(spent['epsilon'])}{mark}")
+        cells.append(f"epsilon ≤{epsilon_text(spent['epsilon'])}{mark}")
     clock, machine = event.get("clock"), duration_text(event.get("seconds") or 0)
     if clock:
         cells += [f"{len(clock[what])} {what}" for what in ("late", "failed") if clock[what]]

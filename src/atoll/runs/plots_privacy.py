@@ -33,7 +33,7 @@ def spent(story: Story) -> Figure | None:
     top.grid(True, axis="y")
     for axes in low:
         axes.plot(rounds, clipped, color=ORANGE)
-        axes.set_ylim(0, 1.02)
+        axes.set_ylim(-0.05, 1.05)
         axes.set_ylabel("updates clipped")
         axes.yaxis.set_major_formatter(FuncFormatter(percent))
         axes.grid(True, axis="y")

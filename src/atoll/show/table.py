@@ -153,7 +153,7 @@ class Lines(Screen):
         if record.spent is not None:
             of = "" if self.budget is None else f" of {self.budget:g}"
             cells.append(
-                f"epsilon {epsilon_text(record.spent.epsilon)}{of}{'' if record.spent.private else ' (not private)'}"
+                f"epsilon ≤{epsilon_text(record.spent.epsilon)}{of}{'' if record.spent.private else ' (not private)'}"
             )
         machine = duration_text(record.seconds)
         if record.clock is not None:

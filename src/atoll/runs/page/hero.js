@@ -125,8 +125,8 @@ const Hero = (() => {
         found.push(["Energy", joules(run.last.allEnergy), "of all clients"]);
       }
       if (run.blurred) {
-        const { epsilon, exact, private: kept } = run.promised;
-        const of = known(run.budget) ? `${exact ? "" : "at most, "}of ${Base.number(run.budget)}` : exact ? "no limit was set" : "at most, so far";
+        const { epsilon, delta, exact, private: kept } = run.promised;
+        const of = `${exact ? "" : "at most, "}${known(run.budget) ? `of ${Base.number(run.budget)} ` : ""}at delta ${Base.number(delta)}`;
         found.push(["Epsilon", known(epsilon) ? Base.number(epsilon, 3) : "infinite", kept ? of : "not private: seeded noise"]);
       }
       if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);

@@ -7,7 +7,7 @@
 
   panel("privacy", (run) => run.blurred, (section) => {
     const epsilon = new Lines($(".epsilon", section), { text: (v) => number(v, 3), zero: true, label: "Epsilon over rounds" });
-    const clipped = new Lines($(".clipped", section), { text: percent, floor: 0, ceiling: 1, label: "Share of updates that were clipped over rounds" });
+    const clipped = new Lines($(".clipped", section), { text: percent, floor: 0, ceiling: 1, reach: [0, 1], label: "Share of updates that were clipped over rounds" });
     clipped.tick = (v) => percent(v, 0);
     const fillTable = tableOf(section, (run) => ({
       head: ["Round", "Epsilon, at most", "Delta", "Noise multiplier", "Clipped"],
@@ -22,7 +22,8 @@
       const { noise, level } = run.last.spent;
       const xs = run.rounds.map((r) => r.round);
       const of = (name) => run.rounds.map((r) => (r.spent && known(r.spent[name]) ? r.spent[name] : null));
-      const mark = known(budget) ? { value: budget, label: `budget ${number(budget)}`, always: true } : null;
+      const mark = known(budget) ? { value: budget, label: `budget ${number(budget)}` } : null;
+      epsilon.reach = mark ? [mark.value] : [];
       const shares = of("clipped").filter(known);
       epsilon.set(xs, [{ label: "at most, after each round", color: "--s-global", values: of("epsilon"), width: 2 }], { mark });
       clipped.host.parentNode.hidden = !shares.length; // on a network nobody may know
