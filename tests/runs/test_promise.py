@@ -209,8 +209,11 @@ def test_the_figure_marks_what_is_no_promise() -> None:
 
 
 def test_curves_over_epsilon_in_a_figure(tmp_path: Path) -> None:
-    both = Comparison.of([events("private"), events("plain")]).figures(tmp_path)
+    compared = Comparison.of([events(kind) for kind in ("private", "seeded", "plain")])
+    both = compared.figures(tmp_path)
     text = next(p for p in both if p.name == "comparison-privacy.svg").read_text()
     assert "<!-- epsilon, at most -->" in text and "<!-- round -->" not in text
+    labels = [group.label for group in compared.groups]
+    assert [f"<!-- not private: {each} -->" in text for each in labels] == [False, True, False]
     alone = Comparison.of([events("plain"), events("hidden")]).figures(tmp_path / "plain")
     assert "comparison-privacy" not in {path.stem for path in alone}

@@ -29,7 +29,8 @@ def curves(comparison: Compared, name: str, over: str = "rounds") -> Figure | No
         colour, style = COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
         places = getattr(curve, over)
         axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(places, curve.mean, color=colour, linestyle=style, label=group.label)
+        mark = "not private: " if over == "epsilon" and group.private is False else ""
+        axes.plot(places, curve.mean, color=colour, linestyle=style, label=mark + group.label)
     goal = comparison.goal
     if goal is not None and goal.measure == name:
         axes.axhline(goal.value, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
