@@ -103,11 +103,13 @@ PARAMETERS = {
     " quorum late retry exclude adaptive"
     " target patience eval_every eval_clients engine workers device runs checkpoint"
     " keep settings",
-    "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling choose"
-    " devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
+    "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling"
+    " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience"
+    " eval_every eval_clients"
     " engine workers device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling choose"
-    " devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience eval_every eval_clients"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling"
+    " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience"
+    " eval_every eval_clients"
     " engine workers device runs checkpoint keep data label client features categorical classes missing"
     " scale ignore partition clients test validation public augment weights model loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names privacy",

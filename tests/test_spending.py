@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,14 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import atoll
+from atoll import facts
 from atoll.callbacks import Callback
 from atoll.errors import BudgetError, ConfigError
 from atoll.federation import Federation
 from atoll.privacy import Fixed, Gaussian, Ledger, Poisson, epsilon
+from atoll.privacy.accounting import renyi_epsilon
+from atoll.privacy.events import tally
 from atoll.rounds.history import Round
+from atoll.rounds.spent import Spent
+from atoll.runs.events import encode
 
 pytest.importorskip("dp_accounting")
 
@@ -71,6 +78,9 @@ def test_the_round_that_would_spend_more_is_not_played() -> None:
     run = federation(epsilon=allowed + 1e-3, rounds=10).fit(progress=False)
     assert len(run.rounds) == 3
     assert run.to_dict()["epsilon"] <= allowed + 1e-3
+    spent = [each.spent.epsilon for each in run.rounds if each.spent is not None]
+    assert spent[-1] == allowed + 1e-3  # the quick bound says more, and the budget is a bound, too
+    assert renyi_epsilon(tally([Gaussian(noise=2.0, sampling=Poisson(0.2), count=3)]), 1e-3) > spent[-1]
     with pytest.raises(BudgetError, match="a single round"):
         federation(epsilon=0.01).fit(progress=False)
 
@@ -165,6 +175,15 @@ def test_a_spent_budget_ends_a_command_with_one_screen(tmp_path: Path) -> None:
     result = json.loads(sound.stdout.strip().splitlines()[-1])
     assert 0 < result["epsilon"] < 8
     assert result["delta"] == 1e-3
+
+
+def test_a_round_without_any_bound_is_read_as_it_was() -> None:
+    """JSON has no infinity: an event says null."""
+    spent = Spent("user", math.inf, 1e-3, 2.0, True)
+    told = facts.round_event(Round(1, [0], clients={}, spent=spent), [])
+    back = msgspec.json.decode(encode(told))
+    assert back["spent"]["epsilon"] is None
+    assert Round.of_event({**back, "evaluation": None}, []).spent == spent
 
 
 # --- correlated noise, and samples ----------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ class Keeper:
             return "target"
         if patience is not None and best(self.simulation.history)[1] >= patience:
             return "patience"
+        if self.simulation.number >= self.settings.rounds:
+            return None
         return "budget" if self.spending.exhausted(self._place) else None
 
     @property

@@ -14,10 +14,11 @@ from atoll.measures import called
 from atoll.runs.events import Event
 from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
+from atoll.runs.promise import NOT_PRIVATE, epsilon_text
 from atoll.runs.story import Story
 from atoll.show.fitted import Column, Fitted
 from atoll.show.scores import confusion, scores, worst_text
-from atoll.show.summary import clock_facts, machine_time, sparkline
+from atoll.show.summary import clock_facts, machine_time, privacy_facts, sparkline
 from atoll.words import bytes_text, duration_text, number_text, value_text
 
 __all__ = ["card", "line", "table"]
@@ -31,6 +32,7 @@ def table(entries: Sequence[Entry]) -> RenderableType:
     title = f"test {measures.pop()}" if len(measures) == 1 else "test set"
     clocked = any(entry.story.clocks for entry in entries)
     times = [Column("virtual time", 3), Column("machine time", 4)] if clocked else [Column("time", 3)]
+    privacy = [Column("epsilon", 3)] if any(entry.story.promised for entry in entries) else []
     sweeps = any((entry.folder.path.parent / "sweep.json").exists() for entry in entries)
     columns = [
         Column("run", text=True, style="bold"),
@@ -43,6 +45,7 @@ def table(entries: Sequence[Entry]) -> RenderableType:
         Column(title, 2),
         Column("worst client", 4),
         *times,
+        *privacy,
     ]
     view = Fitted([*columns, *([Column("sweep", 7, text=True)] if sweeps else [])])
     for entry in entries:
@@ -57,12 +60,18 @@ def table(entries: Sequence[Entry]) -> RenderableType:
         if clocked:
             cells.append("–" if spent.virtual_seconds is None else duration_text(spent.virtual_seconds))
         cells.append(duration_text(spent.seconds))
+        if privacy:
+            cells.append(_epsilon(story))
         if sweeps:
             parent = entry.folder.path.parent
             cells.append(parent.name.removeprefix("sweep-") if (parent / "sweep.json").exists() else "")
         view.add([entry.folder.name, Text(status, _STYLES.get(entry.status, "red")), *cells])
-    damaged = any(entry.damaged for entry in entries)
-    return Group(view, Text("! lines of its events cannot be read", "dim")) if damaged else view
+    notes = []
+    if any(entry.damaged for entry in entries):
+        notes.append("! lines of its events cannot be read")
+    if any(entry.story.promised.get("private") is False for entry in entries):
+        notes.append(f"(epsilon) {NOT_PRIVATE}")
+    return Group(view, *(Text(note, "dim") for note in notes)) if notes else view
 
 
 def card(entry: Entry) -> RenderableType:
@@ -133,6 +142,7 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
         "best on validation data in": result.get("best_round"),
     }
     told = [f"{what} round {number}" for what, number in named.items() if number]
+    told += ["the next would spend more privacy than is allowed"] if result.get("reason") == "budget" else []
     rows.append(("rounds", ", ".join([f"{entry.round}{of}", *told])))
     counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
     counts |= {key: sum(len(c.get(key) or ()) for c in story.clocks) for key in ("late", "failed")}
@@ -143,6 +153,7 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
     clocked = story.clocked
     if clocked:
         rows += clock_facts(clocked, result.get("participation"))
+    rows += privacy_facts(story.promised)
     rows.append((machine_time(clocked), f"{duration_text(story.spent().seconds)} without evaluations"))
     engine = story.last("engine")
     return rows + ([("engine", str(engine.get("text")))] if engine else [])
@@ -194,6 +205,14 @@ def _score(story: Story, value: float | None) -> str:
     return "–" if value is None else value_text(story.measure, value)
 
 
+def _epsilon(story: Story) -> str:
+    """Epsilon of all rounds, in brackets where nothing is promised."""
+    found = story.promised
+    if not found:
+        return "–"
+    return epsilon_text(found["epsilon"]) if found["private"] else f"({epsilon_text(found['epsilon'])})"
+
+
 def _round_line(event: Event) -> str:
     cells = [f"round {event.get('round')}", f"clients {len(event.get('cohort') or ())}"]
     if event.get("loss") is not None:
@@ -202,6 +221,9 @@ def _round_line(event: Event) -> str:
     cells += [
         f"{name} {value_text(name, value)}" for name, value in (found.get("overall") or {}).items() if value
     ]
+    if spent := event.get("spent"):
+        mark = "" if spent["private"] else " (not private)"
+        cells.append(f"epsilon ≤{epsilon_text(spent['epsilon'])}{mark}")
     clock, machine = event.get("clock"), duration_text(event.get("seconds") or 0)
     if clock:
         cells += [f"{len(clock[what])} {what}" for what in ("late", "failed") if clock[what]]

@@ -52,7 +52,7 @@ class Round:
         columns = {name: restored(column) for name, column in event["clients"].items()}
         evaluation = None if found is None else Evaluation.of_event(found, judged)
         clock = None if event.get("clock") is None else Clocked(**event["clock"])
-        spent = None if event.get("spent") is None else Spent(**event["spent"])
+        spent = None if event.get("spent") is None else Spent.of_event(event["spent"])
         return Round(
             event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
             event["bytes_down"], event["seconds"], evaluation, columns, clock,

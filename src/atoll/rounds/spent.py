@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Spent"]
 
@@ -23,3 +26,9 @@ class Spent:
     noise: float
     private: bool
     clipped: float | None = None
+
+    @staticmethod
+    def of_event(found: Mapping[str, Any]) -> Spent:
+        """As an event has it, where no bound at all is null."""
+        epsilon = math.inf if found["epsilon"] is None else found["epsilon"]
+        return Spent(**{**found, "epsilon": epsilon})

@@ -49,7 +49,8 @@ class Curve:
     `each` holds the seeds' values. `low` and `high` are a band: from the least to the greatest of two seeds, one
     sample standard deviation to either side of the mean of three and more, and the curve itself for one. `bytes` (up
     and down, of all clients) and `seconds` (the machine's, without evaluations) are what was spent up to each of the
-    rounds, on average over seeds; so are `virtual_seconds` and `energy` (joules) on a virtual clock, empty without one.
+    rounds, on average over seeds; so are `virtual_seconds` and `energy` (joules) on a virtual clock, and `epsilon` (at
+    most) where updates are blurred; empty where there is none.
     """
 
     rounds: list[int]
@@ -61,6 +62,7 @@ class Curve:
     seconds: list[float]
     virtual_seconds: list[float]
     energy: list[float]
+    epsilon: list[float]
 
     @staticmethod
     def of(stories: Sequence[Story], name: str) -> Curve:
@@ -122,8 +124,8 @@ class Group:
 
         `bytes` (up and down, of all clients), `seconds` (the machine's, of rounds without evaluations) and `rounds` are
         the whole run's, on a virtual clock also `virtual_seconds`, `energy` (joules) and `wasted` (the share of
-        client-seconds whose replies were not used); those `..._to_target` are up to the first evaluated round at
-        the target, over the `reached` seeds that came to it.
+        client-seconds whose replies were not used), where updates are blurred also `epsilon`; those `..._to_target` are
+        up to the first evaluated round at the target, over the `reached` seeds that came to it.
         """
         arrivals = [story.arrival(self.goal) if self.goal else None for story in self.stories]
         there = [(n, s.spent(n)) for s, n in zip(self.stories, arrivals, strict=True) if n is not None]
@@ -147,6 +149,17 @@ class Group:
             "rounds": Average.of(len(story.rounds) for story in self.stories),
         }
 
+    @property
+    def private(self) -> bool | None:
+        """Whether all of its noise is secret; None where nothing is blurred. If not, epsilon is no promise."""
+        found = [story.promised["private"] for story in self.stories if story.promised]
+        return all(found) if found else None
+
+    @property
+    def delta(self) -> float | None:
+        """That of its epsilon."""
+        return next((story.promised["delta"] for story in self.stories if story.promised), None)
+
     def to_dict(self, curve_of: str | None = None) -> dict[str, Any]:
         """As plain values, with the curve of a measure, by default the main one."""
         curve = self.curve(curve_of)
@@ -158,6 +171,7 @@ class Group:
             "runs": [story.name for story in self.stories],
             "seeds": [story.seed for story in self.stories],
             "curve": dict(vars(curve)),
+            **({} if self.private is None else {"private": self.private, "delta": self.delta}),
             "table": table,
             "own": [_by_client(story.own) if len(story.own) <= CLIENTS else {} for story in self.stories],
         }
@@ -186,6 +200,11 @@ class Compared:
     def clocked(self) -> bool:
         """Whether some of the runs have a virtual clock."""
         return any(story.clocks for story in self.stories)
+
+    @property
+    def blurred(self) -> bool:
+        """Whether some of the runs spend privacy."""
+        return any(group.private is not None for group in self.groups)
 
     @property
     def shown(self) -> str:

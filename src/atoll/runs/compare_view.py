@@ -13,7 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from atoll.runs.averages import Average, Compared
+from atoll.runs.averages import Average, Compared, Group
+from atoll.runs.promise import NOT_PRIVATE, epsilon_text
 from atoll.words import bytes_text, duration_text, energy_text, value_text
 
 __all__ = ["COLOURS", "html", "text", "ticks", "titles", "view"]
@@ -166,7 +167,7 @@ def _arrivals(comparison: Compared) -> Rows:
     tables = [group.table for group in comparison.groups]
     rows = []
     for group, table in zip(comparison.groups, tables, strict=True):
-        cells = [_cell(table[f"{key}_to_target"], words) for key, (_, words) in costs.items()]
+        cells = [_cost(group, table, f"{key}_to_target", words) for key, (_, words) in costs.items()]
         rows.append([group.label, f"{table['reached']} of {len(group.stories)}", *cells])
     best = []
     for column, key in enumerate(costs, start=2):
@@ -174,6 +175,7 @@ def _arrivals(comparison: Compared) -> Rows:
             (each.mean, row)
             for row, table in enumerate(tables)
             if isinstance(each := table[f"{key}_to_target"], Average)
+            and (key != "epsilon" or comparison.groups[row].private)
         ]
         if len(found) > 1:
             best += [(row, column) for value, row in found if value == min(found)[0]]
@@ -189,7 +191,10 @@ def _totals(comparison: Compared) -> Rows:
     for group in comparison.groups:
         table = group.table
         rows.append(
-            [group.label, *(_cell(table[key], words) for key, (_, words) in {**costs, **wasted}.items())]
+            [
+                group.label,
+                *(_cost(group, table, key, words) for key, (_, words) in {**costs, **wasted}.items()),
+            ]
         )
     return Rows(["in all", *(heading for heading, _ in {**costs, **wasted}.values())], rows)
 
@@ -200,7 +205,8 @@ def _costs(comparison: Compared) -> dict[str, tuple[str, Words]]:
     if comparison.clocked:
         found |= {"virtual_seconds": ("virtual time", _seconds), "energy": ("energy", _energy)}
     machine = "machine time" if comparison.clocked else "time"
-    return found | {"bytes": ("traffic", _bytes), "seconds": (machine, _seconds)}
+    found |= {"bytes": ("traffic", _bytes), "seconds": (machine, _seconds)}
+    return found | ({"epsilon": ("epsilon", _epsilon)} if comparison.blurred else {})
 
 
 def _percent(mean: float, std: float | None) -> str:
@@ -226,6 +232,10 @@ def _seconds(mean: float, std: float | None) -> str:
     return duration_text(mean) if not std or mean >= 100 else f"{mean:.3g} ± {std:.2g} s"
 
 
+def _epsilon(mean: float, std: float | None) -> str:
+    return epsilon_text(mean) if not std else f"{mean:.3g} ± {std:.2g}"
+
+
 def _energy(mean: float, std: float | None) -> str:
     number, unit = energy_text(mean).split()
     return (
@@ -235,6 +245,11 @@ def _energy(mean: float, std: float | None) -> str:
 
 def _cell(value: Average | int | None, words: Words) -> str:
     return words(value.mean, value.std) if isinstance(value, Average) else "–"
+
+
+def _cost(group: Group, table: Mapping[str, Average | int | None], key: str, words: Words) -> str:
+    found = _cell(table[key], words)
+    return f"({found})" if key.startswith("epsilon") and group.private is False else found
 
 
 def _note(comparison: Compared, without: Sequence[str] = ()) -> str:
@@ -264,11 +279,27 @@ def _note(comparison: Compared, without: Sequence[str] = ()) -> str:
         bare = [group.label for group in comparison.groups if not any(s.clocks for s in group.stories)]
         if bare:
             parts.append(f"no virtual clock: {', '.join(bare)}")
+    parts += _privacy(comparison)
     parts.append("machine time without evaluations" if comparison.clocked else "time without evaluations")
     if without:
         parts.append(f"no room here for {', '.join(without)}")
     note = "; ".join(parts)
     return note[0].upper() + note[1:] + "."
+
+
+def _privacy(comparison: Compared) -> list[str]:
+    """At which delta epsilon is, and where it is no promise."""
+    deltas = {group.label: group.delta for group in comparison.groups if group.delta is not None}
+    if not deltas:
+        return []
+    values = set(deltas.values())
+    one = f"{min(values):g}" if len(values) == 1 else ", ".join(f"{v:g} ({k})" for k, v in deltas.items())
+    parts = [f"epsilon at delta = {one}" + ("; to the target at most" if comparison.goal else "")]
+    if open_ := [group.label for group in comparison.groups if group.private is False]:
+        parts.append(f"in brackets, {NOT_PRIVATE}, which keeps no promise: {', '.join(open_)}")
+    if plain := [group.label for group in comparison.groups if group.private is None]:
+        parts.append(f"no noise: {', '.join(plain)}")
+    return parts
 
 
 def _failed(comparison: Compared) -> list[str]:

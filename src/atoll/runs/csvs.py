@@ -26,6 +26,8 @@ FILE = "metrics.csv"
 
 _BASE = ("round", "seconds", "clients", "refused", "dropped", "train_loss", "bytes_up", "bytes_down")
 _CLOCK = ("virtual_seconds", "energy", "wasted", "staleness", "late", "failed")
+_SPENT = ("epsilon", "clipped")
+_GROUPS = (_CLOCK, _SPENT)  # columns that not every run has
 _KINDS = ("overall", "clients", "personal", "validation")
 _SPREAD = ("mean", "pooled", "std", "p10", "median", "p90", "min", "max")
 
@@ -33,7 +35,7 @@ _Column = tuple[
     int, str, int
 ]  # index of the kind, measure, index in the spread: their order is that in the file
 _Columns = tuple[_Column, ...]
-_Row = tuple[list[Any], _Columns, list[Any]]
+_Row = tuple[list[Any], tuple[list[Any] | None, ...], _Columns, list[Any]]  # the second as `_GROUPS`
 _Seen = dict[int, dict[Any, Any]]
 
 
@@ -50,7 +52,8 @@ def metrics_csv(events: Iterable[Event]) -> str:
 
     The columns are round, seconds (the machine's), clients (how many took part), refused, dropped, train_loss,
     bytes_up, bytes_down; on a virtual clock virtual_seconds (since the run began, at the round's end), energy (joules),
-    wasted (client-seconds whose replies were not used), staleness (mean), late, failed (how many);
+    wasted (client-seconds whose replies were not used), staleness (mean), late, failed (how many); where updates are
+    blurred epsilon (at most, of all rounds so far), clipped (the share of updates that were shortened);
     <measure> of the global model on the global test set; clients_<measure>_<mean, pooled, std, p10, median, p90, min,
     max> of the global model over clients; personal_<measure>_<...> of the clients' own models;
     validation_<measure>_<...> on validation data. Only measures that occur in some round have columns.
@@ -67,7 +70,7 @@ class _Metrics:
     def __init__(self) -> None:
         self.rows: dict[int, _Row] = {}
         self.columns: list[_Column] = []
-        self.clocked = False
+        self.groups: set[int] = set()  # those of `_GROUPS` that some row has
         self._shapes: dict[
             _Columns, _Columns
         ] = {}  # rows share their columns: there may be a million of them
@@ -79,32 +82,32 @@ class _Metrics:
             if len(kept) == len(self.rows):
                 return None
             self.rows = kept
-            self.columns = sorted({column for _, columns, _ in kept.values() for column in columns})
-            self.clocked = any(len(base) > len(_BASE) for base, _, _ in kept.values())
+            self.columns = sorted({column for _, _, columns, _ in kept.values() for column in columns})
+            self.groups = {group for _, told, _, _ in kept.values() for group in _told(told)}
             return False
         if event["event"] != "round":
             return None
-        number, (base, columns, values) = event["round"], _row(event)
-        row = base, self._shapes.setdefault(columns, columns), values
+        number, (base, told, columns, values) = event["round"], _row(event)
+        row = base, told, self._shapes.setdefault(columns, columns), values
         before = self.rows.get(number)
         if before == row:
             return None
         self.rows[number] = row
-        first = not self.clocked and len(base) > len(_BASE)
-        if not first and set(columns) <= set(self.columns):
+        if _told(told) <= self.groups and set(columns) <= set(self.columns):
             return before is None
-        self.clocked = self.clocked or first
+        self.groups |= _told(told)
         self.columns = sorted({*self.columns, *columns})
         return False
 
     def header(self) -> list[str]:
-        return [*_BASE, *(_CLOCK if self.clocked else ()), *map(_title, self.columns)]
+        found = (name for group in sorted(self.groups) for name in _GROUPS[group])
+        return [*_BASE, *found, *map(_title, self.columns)]
 
     def line(self, number: int) -> list[Any]:
-        base, columns, values = self.rows[number]
+        base, told, columns, values = self.rows[number]
         cells = dict(zip(columns, values, strict=True))
-        gap = [None] * (len(_CLOCK) if self.clocked and len(base) == len(_BASE) else 0)
-        return [*base, *gap, *(cells.get(column) for column in self.columns)]
+        found = (v for group in sorted(self.groups) for v in told[group] or [None] * len(_GROUPS[group]))
+        return [*base, *found, *(cells.get(column) for column in self.columns)]
 
     def text(self) -> str:
         return _text(self.header(), map(self.line, self.rows))
@@ -116,15 +119,23 @@ def _row(event: Event) -> _Row:
         None if event.get(name) is None else len(event[name]) for name in ("cohort", "refused", "dropped")
     ]
     base += [known(event.get(name)) for name in ("loss", "bytes_up", "bytes_down")]
+    timed = blurred = None
     if clock := event.get("clock"):
-        base += [known(clock.get(name)) for name in ("ended", "energy", "wasted", "staleness")]
-        base += [len(clock.get(name) or ()) for name in ("late", "failed")]
+        timed = [known(clock.get(name)) for name in ("ended", "energy", "wasted", "staleness")]
+        timed += [len(clock.get(name) or ()) for name in ("late", "failed")]
+    if spent := event.get("spent"):
+        blurred = [known(spent.get(name)) for name in _SPENT]
     cells: dict[_Column, Any] = {}
     for index, kind in enumerate(_KINDS):
         for measure, found in ((event.get("evaluation") or {}).get(kind) or {}).items():
             values = [found] if kind == "overall" else [found.get(name) for name in _SPREAD]
             cells |= {(index, measure, place): known(value) for place, value in enumerate(values)}
-    return base, tuple(cells), list(cells.values())
+    return base, (timed, blurred), tuple(cells), list(cells.values())
+
+
+def _told(row: Sequence[list[Any] | None]) -> set[int]:
+    """Which groups of columns a row has."""
+    return {group for group, found in enumerate(row) if found is not None}
 
 
 def _title(column: _Column) -> str:

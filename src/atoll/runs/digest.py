@@ -32,6 +32,7 @@ _ORDERS = 12  # rounds that say when each order began and was done
 _TIMED = ("download", "compute", "upload", "staleness", *_MOMENTS)
 _SUMMARISED = ("loss", "norm", "cosine")
 _LATEST = ("loss", "norm", "cosine")
+_SPENT = ("epsilon", "clipped")
 _SPREAD = ("mean", "p10", "median", "p90", "min", "max")
 _ROUNDS = 60  # with columns about each client of the cohort
 _CELLS = 20_000  # clients in the rounds that have them
@@ -234,6 +235,8 @@ class Digest:
         }
         if event.get("clock"):
             thin["clock"] = _clock(event)
+        if spent := event.get("spent"):
+            thin["spent"] = {key: short(each) if key in _SPENT else each for key, each in spent.items()}
         self._rounds.append(_Round(number, thin, self._order, cohort, columns, bool(evaluation)))
         self._full += 1
         if len(self._rounds) > max(1, _ORDERS // self.share):

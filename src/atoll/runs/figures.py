@@ -52,8 +52,8 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
     """Write the figures of one run into a directory.
 
     Its measures over rounds, how they are spread over clients, who took part, traffic, labels of the clients,
-    affinity, and on a virtual clock the first measure over virtual seconds and what devices did when; what the run does
-    not know is left out.
+    affinity, on a virtual clock the first measure over virtual seconds and what devices did when, and the privacy that
+    was spent; what the run does not know is left out.
 
     Raises ConfigError if there are no events, MissingExtraError without matplotlib, RunError where the directory cannot
     be written.
@@ -61,7 +61,7 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
     if not events:
         raise ConfigError("there is nothing to draw: no events")
     _check()
-    from atoll.runs import plots, plots_clock
+    from atoll.runs import plots, plots_clock, plots_privacy
 
     story = Story(events)
     drawings: dict[str, Callable[[], Figure | None]] = {
@@ -75,6 +75,7 @@ def write(events: Sequence[Event], directory: str | Path) -> list[Path]:
         "affinity": lambda: plots.affinity(story),
         "virtual-time": lambda: plots_clock.virtual_time(story),
         "devices": lambda: plots_clock.devices(story),
+        "privacy": lambda: plots_privacy.spent(story),
     }
     return _save(drawings, Path(directory))
 
@@ -83,7 +84,7 @@ def write_comparison(comparison: Compared, directory: Path) -> list[Path]:
     """Write the figures of a comparison: curves of every measure with bands over seeds, and bars of final scores.
 
     Where runs personalise, one more has the curves of the models that clients would use ("own"); on a virtual clock one
-    has them over virtual seconds.
+    has them over virtual seconds, where updates are blurred one over epsilon.
     """
     _check()
     from atoll.runs import plots_compare
@@ -93,9 +94,10 @@ def write_comparison(comparison: Compared, directory: Path) -> list[Path]:
         f"comparison-{name}": lambda name=name: plots_compare.curves(comparison, name)  # type: ignore[misc]
         for name in names
     }
-    drawings["comparison-virtual-time"] = lambda: plots_compare.curves(
-        comparison, comparison.shown, "virtual_seconds"
-    )
+    for name, over in (("virtual-time", "virtual_seconds"), ("privacy", "epsilon")):
+        drawings[f"comparison-{name}"] = lambda over=over: plots_compare.curves(  # type: ignore[misc]
+            comparison, comparison.shown, over
+        )
     drawings["comparison-scores"] = lambda: plots_compare.scores(comparison)
     return _save(drawings, directory)
 

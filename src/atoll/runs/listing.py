@@ -48,7 +48,7 @@ class Entry:
         return self.status in ("stopped", "failed", "cut off") and self.story.last("checkpoint") is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """The glance as plain values; on a virtual clock `virtual_seconds` too."""
+        """The glance as plain values; on a virtual clock `virtual_seconds` too, of blurred updates what is promised."""
         story = self.story
         spent = story.spent()
         virtual = {} if spent.virtual_seconds is None else {"virtual_seconds": spent.virtual_seconds}
@@ -68,6 +68,7 @@ class Entry:
             "worst": story.value(story.final, "worst"),
             "seconds": round(spent.seconds, 6),
             **virtual,
+            **story.promised,
             "damaged": self.damaged,
         }
 

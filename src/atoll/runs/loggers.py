@@ -3,7 +3,8 @@
 All call a round's numbers the same: test/<measure> of the global model on the global test set, clients/<measure>/,
 personal/<measure>/ and validation/<measure>/ with mean, p10, p90 and min over clients, train/loss, bytes/up,
 bytes/down, and seconds (the machine's); on a virtual clock virtual/ with seconds (since the run began), energy, wasted,
-staleness, late and failed (how many). The step is the round.
+staleness, late and failed (how many); where updates are blurred privacy/ with epsilon (at most, so far) and clipped
+(the share of updates). The step is the round.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def scalars(event: Event) -> dict[str, float]:
         found["virtual/seconds"] = clock.get("ended")
         found |= {f"virtual/{name}": clock.get(name) for name in ("energy", "wasted", "staleness")}
         found |= {f"virtual/{name}": len(clock.get(name) or ()) for name in ("late", "failed")}
+    if spent := event.get("spent"):
+        found |= {f"privacy/{name}": spent.get(name) for name in ("epsilon", "clipped")}
     evaluation = event.get("evaluation") or {}
     for measure, value in (evaluation.get("overall") or {}).items():
         found[f"test/{measure}"] = value

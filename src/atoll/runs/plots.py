@@ -279,6 +279,12 @@ def time_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(7))
 
 
+def epsilon_axis(axes: Axes) -> None:
+    """An axis of privacy."""
+    axes.set_xlabel("epsilon, at most")
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+
+
 def _column(spreads: Sequence[Any], key: str) -> list[float]:
     return [np.nan if spread.get(key) is None else spread[key] for spread in spreads]
 

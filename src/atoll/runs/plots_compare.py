@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from atoll.runs.averages import Average, Compared
 from atoll.runs.compare_view import COLOURS, titles
-from atoll.runs.plots import COLUMN, PAGE, measure_axis, round_axis, time_axis
+from atoll.runs.plots import COLUMN, PAGE, epsilon_axis, measure_axis, round_axis, time_axis
 
 __all__ = ["curves", "scores"]
 
@@ -18,7 +18,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
 def curves(comparison: Compared, name: str, over: str = "rounds") -> Figure | None:
-    """A measure over rounds (or "virtual_seconds"), a line an experiment, with the band over its seeds."""
+    """A measure over rounds (or "virtual_seconds", "epsilon"), a line an experiment, with the band over its seeds."""
     drawn = [(group, curve) for group in comparison.groups if getattr(curve := group.curve(name), over)]
     if not drawn:
         return None
@@ -29,14 +29,15 @@ def curves(comparison: Compared, name: str, over: str = "rounds") -> Figure | No
         colour, style = COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
         places = getattr(curve, over)
         axes.fill_between(places, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(places, curve.mean, color=colour, linestyle=style, label=group.label)
+        mark = "not private: " if over == "epsilon" and group.private is False else ""
+        axes.plot(places, curve.mean, color=colour, linestyle=style, label=mark + group.label)
     goal = comparison.goal
     if goal is not None and goal.measure == name:
         axes.axhline(goal.value, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
     measure_axis(axes, comparison.measure if name == "own" else name)
     if name == "own":
         axes.set_ylabel(f"{comparison.measure}, mean over clients")
-    (round_axis if over == "rounds" else time_axis)(axes)
+    {"rounds": round_axis, "virtual_seconds": time_axis, "epsilon": epsilon_axis}[over](axes)
     figure.legend(loc="outside upper left", ncols=columns)
     return figure
 

@@ -9,20 +9,23 @@ from typing import Any, NamedTuple
 
 from atoll.measures import Figures, Target
 from atoll.runs.events import Event
+from atoll.runs.promise import promised
 from atoll.runs.virtual import totals
 
 __all__ = ["Spent", "Story"]
 
 
 class Spent(NamedTuple):
-    """What rounds cost: bytes up and down of all clients, the machine's seconds without evaluations, and on a virtual
-    clock the virtual seconds and joules of the clients' devices; None without one.
+    """What rounds cost: bytes up and down of all clients, the machine's seconds without evaluations, on a virtual clock
+    the virtual seconds and joules of the clients' devices (None without one), and the epsilon of privacy (None where
+    nothing is blurred).
     """
 
     bytes: int = 0
     seconds: float = 0.0
     virtual_seconds: float | None = None
     energy: float | None = None
+    epsilon: float | None = None
 
 
 class Story:
@@ -162,14 +165,31 @@ class Story:
                 now.seconds + (each.get("seconds") or 0.0),
                 clock.get("ended", now.virtual_seconds),
                 (now.energy or 0.0) + clock["energy"] if "energy" in clock else now.energy,
+                (each.get("spent") or {}).get("epsilon"),
             )
             found[each["round"]] = now
         return found
 
     def spent(self, until: int | None = None) -> Spent:
-        """What was spent up to the end of a round; None counts all."""
+        """What was spent up to the end of a round; None counts all.
+
+        Rounds have an upper bound of epsilon; of all of them it is what the result says, where there is one.
+        """
         counted = [number for number in self.costs if until is None or number <= until]
-        return self.costs[counted[-1]] if counted else Spent()
+        found = self.costs[counted[-1]] if counted else Spent()
+        return found if until is not None else found._replace(epsilon=self.promised.get("epsilon"))
+
+    # --- privacy ----------------------------------------------------------------------------------------------
+
+    @property
+    def promised(self) -> dict[str, Any]:
+        """What is promised of privacy (see `atoll.runs.promise.promised`); empty where nothing is blurred."""
+        return promised([each["spent"] for each in self.rounds if each.get("spent")], self.last("result"))
+
+    @property
+    def budget(self) -> float | None:
+        """The epsilon that may be spent, None where there is no limit."""
+        return self.config.get("epsilon")
 
     # --- on the virtual clock ---------------------------------------------------------------------------------
 

@@ -77,9 +77,14 @@ class Notebook(Screen):
         rounds: list[Round] = list(self.rounds)
         columns = columns_of(rounds)
         head = "".join(f"<th>{escape(column.heading)}</th>" for column in columns)
-        lines = ["".join(f"<td>{escape(cell)}</td>" for cell in cells_of(each, columns)) for each in rounds]
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        cells = ["".join(f"<td>{escape(cell)}</td>" for cell in cells_of(each, columns)) for each in rounds]
+        body = "".join(f"<tr>{line}</tr>" for line in cells)
         bar = f"<progress value='{self.done}' max='{self.planned or 1}'></progress>"
-        words = f"<small>{escape(self.detail)}<br>{escape(self.chosen or 'choosing an engine ...')}</small>"
+        lines = [
+            self.detail,
+            self.chosen or "choosing an engine ...",
+            *([self.privacy] if self.privacy else []),
+        ]
+        words = f"<small>{'<br>'.join(map(escape, lines))}</small>"
         title = f"<b>{escape(self.title)}</b><br>{words}<br>{bar} round {self.done} of {self.planned}"
         return f"<div>{title}{f'<table><tr>{head}</tr>{body}</table>' if rounds else ''}</div>"

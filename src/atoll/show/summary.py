@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from atoll.measures import called
+from atoll.runs.promise import stated
 from atoll.show.scores import score_rows, scores, worst_text
 from atoll.words import bytes_text, duration_text, energy_text, number_text, value_text
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "clock_facts",
     "machine_time",
+    "privacy_facts",
     "result_html",
     "result_text",
     "result_view",
@@ -55,7 +58,7 @@ def result_view(run: Run) -> RenderableType:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
     for name, text in _facts(run):
-        facts.add_row(name, text)
+        facts.add_row(name, Text(text, "yellow" if text.startswith("not private") else ""))
     parts.append(facts)
     if last is not None and (bars := _bars(last)) is not None:
         parts += [Text(), bars]
@@ -134,6 +137,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     found = run.clocked()
     if found:
         facts += clock_facts(found, run.to_dict()["participation"])
+    facts += privacy_facts(run.privacy)
     whole, each = duration_text(run.seconds), duration_text(run.seconds_per_round)
     facts.append((machine_time(found), f"{whole}, {each} a round without evaluation"))
     facts.append(("engine", run.engine))
@@ -143,6 +147,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 def machine_time(found: Mapping[str, float | None]) -> str:
     """What the seconds of this machine are called: "time", unless there are virtual ones beside them."""
     return "machine time" if found else "time"
+
+
+def privacy_facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was promised of privacy, in lines that fit 80 columns with their title; nothing where nothing is blurred."""
+    return [("privacy", textwrap.fill(stated(found), 56))] if found else []
 
 
 def clock_facts(found: Mapping[str, float | None], participation: float | None) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from rich.text import Text
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
+from atoll.runs.promise import NOT_PRIVATE, epsilon_text, so_far
 from atoll.runs.readers import Reader
 from atoll.show.fitted import Column, Fitted, live
 from atoll.words import bytes_text, duration_text, number_text, value_text
@@ -41,6 +42,7 @@ class Screen(Reader):
         self.title = self.detail = ""
         self.chosen = ""
         self.judged: list[int] = []
+        self.budget: float | None = None
         self.rounds: deque[Round] = deque(maxlen=_SHOWN)
 
     def event(self, event: Event) -> None:
@@ -48,6 +50,7 @@ class Screen(Reader):
         if kind == "start":
             self.planned = event["rounds"]
             self.title, self.detail = _heading(event)
+            self.budget = event["config"].get("epsilon")
         elif kind == "resume":
             self.planned, self.done = event["rounds"], event["round"]
             self.title = self.title or f"resumed after round {self.done}"
@@ -62,6 +65,12 @@ class Screen(Reader):
             self.done = record.number
             self.rounds.append(record)
             self.round(record)
+
+    @property
+    def privacy(self) -> str:
+        """What the last round says of privacy: epsilon at most 1.71 of 6 ...; empty where nothing is blurred."""
+        spent = self.rounds[-1].spent if self.rounds else None
+        return "" if spent is None else f"privacy: {so_far(vars(spent), self.budget)}"
 
     def resumed(self, after: int) -> None:
         """The run goes on after this round."""
@@ -108,6 +117,9 @@ class LiveTable(Screen):
     def _view(self) -> RenderableType:
         head = Text(self.title, style="bold")
         head.append(f"\n{self.detail}\n{self.chosen or 'choosing an engine ...'}", style="not bold dim")
+        if self.privacy:
+            warns = NOT_PRIVATE in self.privacy
+            head.append(f"\n{self.privacy}", style="not bold yellow" if warns else "not bold dim")
         parts: list[RenderableType] = [head, self.bar]
         if self.rounds:
             parts.append(_rounds_table(list(self.rounds)))
@@ -138,6 +150,11 @@ class Lines(Screen):
         cells.append(f"loss {number_text(record.loss)}")
         cells += [f"{name} {text}" for name, text in _measures(record.evaluation).items() if text]
         cells += [f"up {bytes_text(record.bytes_up)}", f"down {bytes_text(record.bytes_down)}"]
+        if record.spent is not None:
+            of = "" if self.budget is None else f" of {self.budget:g}"
+            cells.append(
+                f"epsilon ≤{epsilon_text(record.spent.epsilon)}{of}{'' if record.spent.private else ' (not private)'}"
+            )
         machine = duration_text(record.seconds)
         if record.clock is not None:
             cells.append(f"virtual {duration_text(record.clock.ended)}")

@@ -22,10 +22,10 @@ const { Lines, Surface, Draw } = (() => {
    * A series is {label, color, values, dash, width} or, for a band, {label, color, low, high}; `color` is the name of
    * a variable of the style sheet or a colour. One that is `of` another is not in the legend, and is shown with it.
    * Dragging across, or + and -, zooms; a double click shows all again. Where lines `carry`, the legend has the last
-   * value up to the pointer, for lines that have none just there. */
+   * value up to the pointer, for lines that have none just there. Values in `reach` are in sight wherever the lines are. */
   class Lines {
-    constructor(host, { text = (v) => Base.number(v), x = "round", xText = Base.count, carry = false, whole = true, floor = null, ceiling = null, zero = false, label = "" } = {}) {
-      Object.assign(this, { host, text, tick: text, x, xText, carry, whole, floor, ceiling, zero });
+    constructor(host, { text = (v) => Base.number(v), x = "round", xText = Base.count, carry = false, whole = true, floor = null, ceiling = null, zero = false, reach = [], label = "" } = {}) {
+      Object.assign(this, { host, text, tick: text, x, xText, carry, whole, floor, ceiling, zero, reach });
       this.zoom = null; // the ends of x that are shown, null for all
       this.legend = h("ul", { class: "legend" });
       host.before(this.legend);
@@ -143,6 +143,7 @@ const { Lines, Surface, Draw } = (() => {
 
     _range(low, high) {
       if (!known(low) || !known(high)) return [0, 1];
+      [low, high] = [Math.min(low, ...this.reach), Math.max(high, ...this.reach)];
       if (this.zero) low = Math.min(0, low);
       const room = (high - low || Math.abs(high) || 1) * 0.06;
       const bottom = this.floor !== null && low >= this.floor ? Math.max(this.floor, low - room) : low - room;

@@ -36,6 +36,7 @@
       cosine: { label: () => "cosine to the mean", of: (k) => run.lastCosine[k], has: () => run.lastCosine.some(known), text: (v) => number(v, 3) },
     };
     let chosen = null;
+    const seen = () => run.lastNorm.some(known); // not where updates are hidden from the server
 
     const surface = new Surface($(".tiles", section), {
       draw,
@@ -47,10 +48,10 @@
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-roledescription", "grid of clients");
     const fillTable = tableOf(section, () => ({
-      head: ["Client", "Samples", "Took part", "Last round", measureName(run), ...(run.personalised ? ["personal model"] : []), "Norm", "Cosine", "State"],
+      head: ["Client", "Samples", "Took part", "Last round", measureName(run), ...(run.personalised ? ["personal model"] : []), ...(seen() ? ["Norm", "Cosine"] : []), "State"],
       rows: tiles.slice(0, LISTED + 1).map((k) => [run.nameOf(k), count(run.sizeOf(k)), count(run.count[k]), run.lastRound[k] ? String(run.lastRound[k]) : "–",
         score(run.measure, run.valueOf(k, "clients")), ...(run.personalised ? [score(run.measure, run.valueOf(k, "personal"))] : []),
-        number(run.lastNorm[k], 3), number(run.lastCosine[k], 3), STATES[run.state[k]]]),
+        ...(seen() ? [number(run.lastNorm[k], 3), number(run.lastCosine[k], 3)] : []), STATES[run.state[k]]]),
     }));
 
     function population() {

@@ -57,6 +57,7 @@ const Hero = (() => {
       const reason = run.ending && run.ending.event === "result" ? run.ending.reason : null;
       if (reason === "target") parts.push("target reached");
       if (reason === "patience") parts.push(`no better on validation data since round ${run.ending.best_round}`);
+      if (reason === "budget") parts.push("its privacy is spent");
       if (reason === "stopped") parts.push("stopped early");
     }
     if (run.resumed) parts.push(run.resumed > 1 ? `resumed ${run.resumed} times` : "resumed once");
@@ -122,6 +123,11 @@ const Hero = (() => {
         const at = (run.ending || {}).target_virtual_seconds;
         found.push(["Virtual time", duration(run.last.clock.ended), known(at) ? `target after ${duration(at)}` : "on clients’ devices"]);
         found.push(["Energy", joules(run.last.allEnergy), "of all clients"]);
+      }
+      if (run.blurred) {
+        const { epsilon, delta, exact, private: kept } = run.promised;
+        const of = `${exact ? "" : "at most, "}${known(run.budget) ? `of ${Base.number(run.budget)} ` : ""}at delta ${Base.number(delta)}`;
+        found.push(["Epsilon", known(epsilon) ? Base.number(epsilon, 3) : "infinite", kept ? of : "not private: seeded noise"]);
       }
       if (run.counted) found.push(["Traffic", bytes(run.last.allUp + run.last.allDown), `${bytes(run.last.allUp)} up`]);
       const [pace] = known((run.ending || {}).seconds_per_round) ? [run.ending.seconds_per_round] : quantiles(run.rounds.slice(-50).map((r) => r.seconds), [0.5]) || [];

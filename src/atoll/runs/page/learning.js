@@ -45,7 +45,7 @@
       if (pick.options.length !== names.length) pick.replaceChildren(...names.map((name) => h("option", null, name)));
       const measure = names.includes(chosen) ? chosen : run.measure;
       pick.value = measure;
-      const all = axes(run.clocked, run.counted);
+      const all = axes(run);
       if (over.options.length !== Object.keys(all).length) {
         over.replaceChildren(...Object.entries(all).map(([key, { label }]) => h("option", { value: key }, label)));
         over.value = all[axis] ? axis : "rounds";
@@ -86,7 +86,7 @@
       const [kind, of] = name.split(".");
       const mark = name === measure || (["clients", "personal", "validation"].includes(kind) && (of || run.measure) === measure)
         ? { value: Number(value), label: `target ${score(measure, Number(value))}` } : null;
-      const { of: where, x, text, whole = false } = axes(run.clocked, run.counted)[over.value || "rounds"];
+      const { of: where, x, text, whole = false } = axes(run)[over.value || "rounds"];
       for (const each of [main, low]) {
         if (axis !== over.value) each.zoom = null;
         Object.assign(each, { x, xText: text, whole });

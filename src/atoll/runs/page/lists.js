@@ -91,7 +91,8 @@ const { RunList, Comparison } = (() => {
     let shown = null;
 
     const clocked = () => shown.groups.some((group) => (group.curve.virtual_seconds || []).length);
-    const axes = () => Panels.axes(clocked());
+    const blurred = () => shown.groups.some((group) => (group.curve.epsilon || []).length);
+    const axes = () => Panels.axes({ clocked: clocked(), blurred: blurred(), counted: true });
 
     /** What the curves show, in words. */
     function measureOf({ measure, shown: what, groups }) {
@@ -112,11 +113,12 @@ const { RunList, Comparison } = (() => {
         const one = (value) => (known(value) ? { mean: value, std: null } : null);
         return {
           label: `${run.title} · ${run.name}`, runs: [run.name], seeds: [run.start.seed],
-          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean], bytes: judged.map((r) => r.allUp + r.allDown), seconds: judged.map((r) => r.allSeconds), virtual_seconds: run.clocked ? judged.map((r) => r.clock.ended) : [], energy: run.clocked ? judged.map((r) => r.allEnergy) : [] },
+          curve: { rounds: judged.map((r) => r.round), mean, low: [], high: [], each: [mean], bytes: judged.map((r) => r.allUp + r.allDown), seconds: judged.map((r) => r.allSeconds), virtual_seconds: run.clocked ? judged.map((r) => r.clock.ended) : [], energy: run.clocked ? judged.map((r) => r.allEnergy) : [], epsilon: run.blurred ? judged.map((r) => r.spent.epsilon) : [] },
+          ...(run.blurred ? { private: run.promised.private, delta: run.promised.delta } : {}),
           table: {
             global: one(last.overall[measure]), client_mean: one(c.mean), personal: one((last.personal[measure] || {}).mean), own: one(own.mean),
             p10: one(run.lowIsGood ? own.p90 : own.p10), worst: one(run.lowIsGood ? own.max : own.min), rounds: one(run.played),
-            bytes: one(run.last ? run.last.allUp + run.last.allDown : null), seconds: one(run.seconds), virtual_seconds: one(run.clocked ? run.last.clock.ended : null), energy: one(run.clocked ? run.last.allEnergy : null),
+            bytes: one(run.last ? run.last.allUp + run.last.allDown : null), seconds: one(run.seconds), virtual_seconds: one(run.clocked ? run.last.clock.ended : null), energy: one(run.clocked ? run.last.allEnergy : null), epsilon: one(run.blurred ? run.promised.epsilon : null),
           },
         };
       });
@@ -165,7 +167,7 @@ const { RunList, Comparison } = (() => {
       groups.forEach((group, g) => {
         const { mean, low, high } = group.curve;
         const rounds = places(group);
-        if (!rounds.length) return; // it has no virtual clock
+        if (!rounds.length) return; // it has no virtual clock, or nothing is blurred
         const paint = groupColor(g);
         const dash = dashes[Math.floor(g / 8) % dashes.length];
         if (group.runs.length > 1 && !each && (low || []).some(known)) series.push({ label: `${group.label}, band`, color: paint, low: spread(rounds, low), high: spread(rounds, high), alpha: 0.13, of: group.label });
@@ -181,14 +183,25 @@ const { RunList, Comparison } = (() => {
       setText($("#compare-curves-h"), `Learning curves: ${measureOf(shown)}`);
       const ranked = groups.map((group) => [group.label, ((own ? null : group.table.global) || group.table.own || {}).mean]).filter(([, v]) => known(v))
         .sort((a, b) => (measure === "accuracy" ? b[1] - a[1] : a[1] - b[1]));
-      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use: their own where there are any, else the global one. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.${timeless(axis)}` : "");
+      setText($("#compare-curves .note"), ranked.length ? `${own ? "Mean over clients of the models that they would use: their own where there are any, else the global one. " : ""}At the end, from the best: ${ranked.slice(0, 6).map(([label, v]) => `${label} ${score(measure, v)}`).join(", ")}.${missing(axis)}` : "");
       lines.plot.setAttribute("aria-label", `Learning curves. ${$("#compare-curves .note").textContent}`);
     }
 
-    /** Who is not drawn over virtual time and energy, for want of a virtual clock. */
-    function timeless(axis) {
+    /** Who is not drawn over virtual time and energy, for want of a virtual clock, or over epsilon, for want of noise. */
+    function missing(axis) {
       const bare = shown.groups.filter((group) => group.curve.rounds.length && !(group.curve[axis] || []).length).map((group) => group.label);
-      return bare.length ? ` Not drawn, without a virtual clock: ${bare.join(", ")}.` : "";
+      return bare.length ? ` Not drawn, without ${axis === "epsilon" ? "noise" : "a virtual clock"}: ${bare.join(", ")}.` : "";
+    }
+
+    /** Who keeps no promise, and at which delta epsilon is. */
+    function promises() {
+      const { groups } = shown;
+      const noisy = groups.filter((group) => known(group.delta));
+      if (!noisy.length) return "";
+      const deltas = [...new Set(noisy.map((group) => group.delta))];
+      const at = deltas.length === 1 ? number(deltas[0]) : noisy.map((group) => `${number(group.delta)} (${group.label})`).join(", ");
+      const open = noisy.filter((group) => !group.private).map((group) => group.label);
+      return `Epsilon at delta = ${at}.${open.length ? ` In brackets, not private: noise follows from a seed, which keeps no promise: ${open.join(", ")}.` : ""}`;
     }
 
     function table() {
@@ -202,12 +215,13 @@ const { RunList, Comparison } = (() => {
         ["gain", "Gain over local", null, 1], ["worse_off", "Worse off than local", null, -1],
         ["reached", "Reached", null, 0], ["rounds_to_target", `Rounds${to}`, (v) => number(v, 3), -1],
         ["virtual_seconds_to_target", `Virtual time${to}`, duration, -1], ["energy_to_target", `Energy${to}`, joules, -1],
-        ["bytes_to_target", `Bytes${to}`, bytes, -1], ["seconds_to_target", `${machine}${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0],
-        ["virtual_seconds", "Virtual time", duration, 0], ["energy", "Energy", joules, 0], ["wasted", "Client time wasted", percent, 0], ["bytes", "Traffic", bytes, 0], ["seconds", machine, duration, 0]];
+        ["epsilon_to_target", `Epsilon${to}`, (v) => number(v, 3), -1], ["bytes_to_target", `Bytes${to}`, bytes, -1], ["seconds_to_target", `${machine}${to}`, duration, -1], ["rounds", "Rounds", (v) => number(v, 4), 0],
+        ["virtual_seconds", "Virtual time", duration, 0], ["energy", "Energy", joules, 0], ["wasted", "Client time wasted", percent, 0], ["epsilon", "Epsilon", (v) => number(v, 3), 0], ["bytes", "Traffic", bytes, 0], ["seconds", machine, duration, 0]];
       const entry = (group, key) => { const e = (group.table || {})[key]; return known(e) ? { mean: e, std: null } : e && known(e.mean) ? e : null; };
+      const open = (group, key) => key.startsWith("epsilon") && group.private === false; // nothing to win with
       const used = columns.filter(([key]) => groups.some((group) => entry(group, key)));
       $("#compare-table .gained").hidden = !used.some(([key]) => key === "gain");
-      const best = Object.fromEntries(used.map(([key, , , sign]) => [key, sign && groups.length > 1 ? Math.max(...groups.map((g) => { const e = entry(g, key); return e ? sign * e.mean : -Infinity; })) : null]));
+      const best = Object.fromEntries(used.map(([key, , , sign]) => [key, sign && groups.length > 1 ? Math.max(...groups.map((g) => { const e = open(g, key) ? null : entry(g, key); return e ? sign * e.mean : -Infinity; })) : null]));
       const head = h("thead", null, h("tr", null, h("th", { scope: "col" }, "Setting"), h("th", { scope: "col", class: "right" }, "Runs"), used.map(([, text]) => h("th", { scope: "col", class: "right" }, text))));
       const body = groups.map((group, g) => {
         const dot = h("i", { class: "dot" });
@@ -216,9 +230,11 @@ const { RunList, Comparison } = (() => {
           const e = entry(group, key);
           if (key === "reached") return h("td", { class: "right" }, e ? `${e.mean} of ${group.runs.length}` : "–");
           const cell = e && (key === "gain" ? gained(measure, e) : key === "worse_off" ? share(measure, e, entry(group, "worse_by")) : pair(e, text));
-          return h("td", { class: sign && e && sign * e.mean === best[key] ? "right best" : "right" }, cell || "–");
+          const wins = sign && e && !open(group, key) && sign * e.mean === best[key];
+          return h("td", { class: wins ? "right best" : "right" }, !cell ? "–" : open(group, key) ? `(${cell})` : cell);
         }));
       });
+      setText($("#compare-table .promises"), promises());
       $("#compare-table table").replaceChildren(head, h("tbody", null, body));
     }
 

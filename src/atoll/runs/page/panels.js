@@ -52,14 +52,16 @@ const Panels = (() => {
     rounds: { label: "Rounds", x: "round", text: count, whole: true, of: (r) => r.round },
     virtual_seconds: { label: "Virtual time", x: "virtual time", text: duration, of: (r) => (r.clock ? r.clock.ended : null) },
     energy: { label: "Energy", x: "energy", text: joules, of: (r) => (r.clock ? r.allEnergy : null) },
+    epsilon: { label: "Privacy spent", x: "epsilon at most", text: (v) => Base.number(v, 3), of: (r) => (r.spent ? r.spent.epsilon : null) },
     bytes: { label: "Traffic", x: "after", text: (v) => bytes(v), of: (r) => r.allUp + r.allDown },
     seconds: { label: "Time", x: "after", text: duration, of: (r) => r.allSeconds },
   };
 
-  /** The axes that there are, by name. Where there is a virtual clock, the machine's time is called so. */
-  function axes(clocked, counted = true) {
+  /** The axes that a run has (or several have), by name. Where there is a virtual clock, the machine's time is called so. */
+  function axes({ clocked, blurred, counted }) {
     const found = { ...AXES, seconds: clocked ? { ...AXES.seconds, label: "Machine time", x: "machine time" } : AXES.seconds };
     if (!clocked) { delete found.virtual_seconds; delete found.energy; }
+    if (!blurred) delete found.epsilon;
     if (!counted) delete found.bytes;
     return found;
   }

@@ -167,6 +167,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
         dropped: event.dropped ? new Clients(event.dropped) : null, refused: [], partial: event.partial || 0,
         quantiles: event.quantiles || {}, columns: null, evaluation: null,
         clock: event.clock ? { ...event.clock, late: new Clients(event.clock.late), failed: new Clients(event.clock.failed) } : null,
+        spent: event.spent || null,
         allEnergy: (before ? before.allEnergy : 0) + (event.clock ? event.clock.energy : 0),
       };
       this.state.fill(IDLE);
@@ -301,6 +302,23 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
 
     /** Whether the run has a virtual clock. */
     get clocked() { return this.rounds.length > 0 && this.rounds[0].clock !== null; }
+
+    /** Whether updates are blurred, which spends privacy. */
+    get blurred() { return Boolean(this.last && this.last.spent); }
+
+    /** The epsilon that may be spent, or null. */
+    get budget() { return (this.start.config || {}).epsilon ?? null; }
+
+    /** What is promised: as the result says (`exact`), or up to now. */
+    get promised() {
+      const { ending, last } = this;
+      const spent = this.rounds.filter((r) => r.spent);
+      if (ending && ending.privacy) return { exact: true, epsilon: ending.epsilon, delta: ending.delta, private: ending.private, text: ending.privacy };
+      const { epsilon, delta, level } = last.spent;
+      const all = spent.every((r) => r.spent.private);
+      const said = `epsilon is at most ${known(epsilon) ? Base.number(epsilon, 3) : "infinite"} at delta = ${delta} for every ${level} after ${Base.plural(spent.length, "round")}`;
+      return { exact: false, epsilon, delta, private: all, text: all ? said : `no promise: noise followed from a seed; were it secret, ${said}` };
+    }
 
     /** What a round says of its clients' orders on the virtual clock. One that is `kept` is done in a later round. */
     ordersOf(round) {
