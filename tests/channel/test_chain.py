@@ -111,6 +111,7 @@ def test_what_cannot_be_is_refused_at_once(text: str, says: str, hint: str | Non
         ({"devices": "equal", "late": "keep", "deadline": 60}, "kept for later"),
         ({"devices": "equal", "over_select": 1.5}, "depends on others"),
         ({"adaptive": "adacomm"}, "learns from clients' losses"),
+        ({"channel": "secagg", "cohort": 2}, "hides nobody"),
         ({"channel": "secagg", "weights": "size"}, "weights of their own"),
         ({"channel": "clip:0.1,0.5 | noise:1", "cohort": 3}, "too few for a bound that adapts"),
     ],
@@ -342,7 +343,7 @@ def test_what_lies_outside_is_cut_off_and_counted() -> None:
     far = reply(chain, torch.tensor([0.6] * 3 + [0.1] * 997))
     assert int(far.values.channel.cut) == 1
     assert int(reply(chain, 0.5).values.channel.cut) == 0
-    found = released(chain, [far])
+    found = released(chain, [far] * 3)
     assert float(found[0]) == pytest.approx(0.5, abs=1e-4)
     assert float(found[9]) == pytest.approx(0.1, abs=1e-4)
     assert fitted("clip:0.05 | secagg:16").transforms[1].range == 0.05  # type: ignore[attr-defined]
@@ -363,9 +364,19 @@ def test_a_client_does_not_hide_what_would_spoil_the_sum(value: float, weight: f
     assert not float(made.weight) >= 0  # which the server refuses
 
 
+@pytest.mark.parametrize("how", ["ideal", "protocol"])
+def test_a_sum_of_two_is_not_taken(how: str) -> None:
+    chain = fitted(f"secagg:16,{how}")
+    for came in range(4):
+        reducer = job(chain, 3).reducer()
+        for client in range(came):
+            reducer.add(client, reply(chain, 0.1, number=client))
+        assert (reducer.result() is None) == (came < 3)
+
+
 def test_clients_without_samples_count_for_nothing() -> None:
     chain = fitted("secagg:16")
-    found = [reply(chain, 0.3, 0.0), reply(chain, 0.1, 1.0)]
+    found = [reply(chain, 0.3, 0.0), *[reply(chain, 0.1, 1.0)] * 2]
     assert int(found[0].values.channel.weight) == 0
     assert float(released(chain, found)[5]) == pytest.approx(0.1, abs=1e-4)
 

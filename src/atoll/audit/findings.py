@@ -25,7 +25,7 @@ class Audit:
     """What attacks found; None where one was not tried, and in `skipped` why, if it could not be.
 
     `epsilon` is what the run reports of itself, `protected` are the transforms of its channel as they are written,
-    `cohort` the clients of a round; `summed` tells whether a sum over them is all that the server needs. An audit that
+    `summed` tells whether a sum over them is all that the server needs. An audit that
     finds nothing proves nothing.
     """
 
@@ -34,7 +34,6 @@ class Audit:
     canary: Canaries | None
     epsilon: float | None
     protected: list[str]
-    cohort: int
     summed: bool
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -110,6 +109,6 @@ def audit(
     summed = method.reduction == "mean" and type(method).reducer is Method.reducer
     return Audit(
         found.get("inversion"), found.get("membership"), found.get("canary"), claimed,
-        [] if text is None else [each.strip() for each in text.split("|")], federation.cohort, summed,
+        [] if text is None else [each.strip() for each in text.split("|")], summed,
         {name: skipped[name] for name in ATTACKS if name in skipped},
     )  # fmt: skip

@@ -75,8 +75,8 @@ class Cut(FederatedData):
 def seen(federation: Federation, client: int, *, protected: bool = True) -> Seen:
     """What the server sees in the first round of a client that has one sample and takes one step: the worst case.
 
-    The client half of the channel is on it. Behind secure aggregation of two clients or more there are masks on it, as
-    the protocol puts them there (the simulation adds up without). Central noise is not: the server adds it itself.
+    The client half of the channel is on it. Behind secure aggregation there are masks on it, as the protocol puts them
+    there (the simulation adds up without). Central noise is not: the server adds it itself.
     Without `protected` there is no channel.
     """
     simulation = federation.simulation
@@ -91,7 +91,7 @@ def seen(federation: Federation, client: int, *, protected: bool = True) -> Seen
     inner = channel.channel if isinstance(channel, Records) else channel
     chain = inner if isinstance(inner, Chain) else None
     hides = chain is not None and chain.hides
-    values = masked(reply.values) if hides and federation.cohort > 1 else reply.values
+    values = masked(reply.values) if hides else reply.values
     plain = read(values, chain, job) if chain is not None and hides else values
     received = job.work.received(client)
     with threads(1):

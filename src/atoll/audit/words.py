@@ -31,8 +31,6 @@ def _inversion(audit: Audit) -> tuple[str, str]:
         )
     said = f"LEAK: the server reads samples off one client's update ({found.attack})"
     names = _names(audit)
-    if "secagg" in names:
-        return figure, f"{said}; the sum over a cohort of {audit.cohort} hides nothing, ask 2 or more a round"
     if "noise" in names:
         said += "; central noise protects against those who see the model, not against the server"
     if not audit.summed:

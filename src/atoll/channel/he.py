@@ -79,6 +79,10 @@ class HE(Transform):
 
     # --- server half ------------------------------------------------------------------------------------------
 
+    @property
+    def floor(self) -> int:
+        return 1
+
     def nothing(self) -> Record:
         return Record(weight=torch.zeros((), dtype=torch.float64))
 

@@ -20,10 +20,13 @@ from atoll.contract import Job
 from atoll.errors import ConfigError
 from atoll.tensors import Record, leaves, map_leaves
 
-__all__ = ["RING", "SHARES", "SecAgg"]
+__all__ = ["FLOOR", "RING", "SHARES", "SecAgg"]
 
 RING = 32
 """Bits of the whole numbers that are added up, modulo 2^32."""
+
+FLOOR = 3
+"""Clients without whom there is no sum: that of two tells each of them the other's."""
 
 SHARES = 256
 """Whole weights: the heaviest client counts for so many, the others in proportion, and at least for one."""
@@ -76,6 +79,11 @@ class SecAgg(Transform):
         return True
 
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> SecAgg:
+        if setting.cohort < FLOOR:
+            raise ConfigError(
+                f"channel {self.text!r}: a sum of {setting.cohort} clients a round hides nobody",
+                hint=f"set cohort to {FLOOR} or more",
+            )
         fixed = [each.norm for each in before if isinstance(each, Clip) and each.quantile is None]
         found = replace(
             self,
@@ -147,6 +155,10 @@ class SecAgg(Transform):
         return whole
 
     # --- server half ------------------------------------------------------------------------------------------
+
+    @property
+    def floor(self) -> int:
+        return FLOOR
 
     def nothing(self) -> Record:
         zero = torch.zeros((), dtype=torch.int64)

@@ -20,7 +20,8 @@ class Release(Mean):
     """A mean whose sum passes through the server halves of transforms before it is divided.
 
     Behind noise it is divided by the expected cohort, and it is there even where nobody came: who did is a secret.
-    Hidden updates come with their weights multiplied in, and are only added up.
+    Hidden updates come with their weights multiplied in, and are only added up; a sum of fewer clients than the floor
+    is not taken.
 
     Args:
         rules: what becomes of fields that are not averaged.
@@ -35,6 +36,7 @@ class Release(Mean):
         super().__init__(rules)
         self.transforms, self.setting, self.job = transforms, setting, job
         self.hidden = any(each.sums for each in transforms)
+        self.floor = max(each.floor for each in transforms)
         self.secret = any(isinstance(each, Noise) for each in transforms)
 
     def rule(self, name: str) -> Rule:
@@ -50,9 +52,10 @@ class Release(Mean):
         )  # wraps around as the ring does
 
     def result(self) -> Replies | None:
+        few = len(self.clients) < self.floor
         if not self.secret:
-            return super().result()
-        total = self._nothing() if self.total is None else self.total
+            return None if few else super().result()
+        total = self._nothing() if self.total is None or few else self.total
         return Replies(sorted(self.clients), float(self.setting.cohort), self.finish(total))
 
     def _nothing(self) -> Record:
@@ -116,7 +119,7 @@ class Together(Release):
     def result(self) -> Replies | None:
         sum_of = next(each.together for each in self.transforms if each.together is not None)
         there = {c: values for c, values in sorted(self.each.items()) if int(values.channel.weight > 0)}
-        if there:
+        if len(there) >= self.floor:
             vectors = {
                 c: np.concatenate([v.cpu().numpy().reshape(-1) for v in leaves(values)])
                 for c, values in there.items()

@@ -92,6 +92,11 @@ class Transform(ABC):
         """Whether the server sees no more than the sum over clients."""
         return False
 
+    @property
+    def floor(self) -> int:
+        """Clients without whom the server learns nothing at all of a round."""
+        return 0
+
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Transform:
         """The transform for a run, behind these others.  Raises ConfigError where it cannot be used there."""
         return self
