@@ -321,7 +321,7 @@ def smooth() -> tuple[Task, Batch]:
 @pytest.mark.parametrize("variant", ["first-order", "hessian-free"])
 def test_the_outer_gradient_is_that_of_the_adapted_loss(variant: Any) -> None:
     task, batch = smooth()
-    method = PerFedAvg(inner_lr=0.5, variant=variant, lr=0.125, delta=1e-4)
+    method = PerFedAvg(inner_lr=0.5, variant=variant, lr=0.125, width=1e-4)
     received = Record(params=task.initial()[0], buffers=Tensors(), lr=torch.tensor(0.125))
     local = method.begin(task, received, Record(), None)  # type: ignore[arg-type]
     found, _ = method.gradient(task, local, batch)
@@ -649,7 +649,7 @@ VARIANTS: dict[str, Method] = {
     "apfl": APFL(lr=0.05, batch_size=4, momentum=0.9, clip=0.5),
     "pfedme": PFedMe(lr=0.05, batch_size=4, momentum=0.5, clip=0.5),
     "per-fedavg": PerFedAvg(lr=0.05, batch_size=4, adapt_steps=2),
-    "per-fedavg-hf": PerFedAvg(lr=0.05, batch_size=4, variant="hessian-free", delta=0.1, inner_lr=0.1),
+    "per-fedavg-hf": PerFedAvg(lr=0.05, batch_size=4, variant="hessian-free", width=0.1, inner_lr=0.1),
     "fedala": FedALA(lr=0.05, batch_size=4, layers=2, share=0.5),
     "fedphp": FedPHP(lr=0.05, batch_size=4, lam=0.5, horizon=2),
     "moon": Moon(lr=0.05, batch_size=4, mu=5.0),
@@ -708,7 +708,7 @@ def test_who_predicts_with_a_model_of_their_own(name: str) -> None:
         (PFedMe, {"inner_lr": 0.0}, "inner_lr"),
         (PerFedAvg, {"variant": "exact"}, "variant"),
         (PerFedAvg, {"inner_lr": -1.0}, "inner_lr"),
-        (PerFedAvg, {"delta": 0.0}, "delta"),
+        (PerFedAvg, {"width": 0.0}, "width"),
         (PerFedAvg, {"adapt_steps": 0}, "adapt_steps"),
         (PerFedAvg, {"batch_size": 1}, "batch_size = 1, but it must be at least 2"),
         (PerFedAvg, {"batch_size": 2, "variant": "hessian-free"}, "at least 3"),

@@ -188,7 +188,11 @@ def test_texts() -> None:
     ("text", "message", "hint"),
     [
         ("orrt", "unknown choice 'orrt'", "did you mean 'oort'?"),
-        ("zzz", "unknown choice 'zzz'", "known: fair, importance, oort, power, tifl, uniform, weighted"),
+        (
+            "zzz",
+            "unknown choice 'zzz'",
+            "known: cyclic, fair, importance, oort, poisson, power, tifl, uniform, weighted",
+        ),
         ("", "choice '': a name is missing", "known: "),
         ("power", "choice 'power': power needs candidates", "write power:CANDIDATES[,MOST]"),
         ("power:0", "choice 'power:0': candidates = '0' is not a whole number at least 1", "write power:"),

@@ -114,7 +114,7 @@ class Noise(Transform):
         if isinstance(self.matrix, int) and self.matrix > setting.turns:
             raise ConfigError(
                 f"channel {self.text!r}: clients come again after {setting.turns} rounds, within {self.matrix} bands",
-                hint=f"set matrix={setting.turns}, or a smaller cohort",
+                hint=f"write matrix={setting.turns} in its place, or set a smaller cohort",
             )
 
     # --- server half ------------------------------------------------------------------------------------------

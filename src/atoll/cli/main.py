@@ -176,7 +176,7 @@ def partitions() -> None:
 def explain_kinds(
     name: Annotated[str | None, typer.Argument(help="devices, choose, adaptive or pace.")] = None,
 ) -> None:
-    """List the kinds of a setting of virtual time, and what the text of each may set."""
+    """List the kinds of a setting, and what each takes."""
     from atoll.cli.show import explain_setting, explain_settings
 
     explain_settings() if name is None else explain_setting(name)

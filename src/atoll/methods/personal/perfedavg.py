@@ -27,7 +27,7 @@ class PerFedAvg(FedAvg):
              u = w_k - inner_lr grad F_k(w_k; D);   g = grad F_k(u; D')
              first-order:   w_k <- w_k - lr g
              hessian-free:  w_k <- w_k - lr (g - inner_lr h),
-                            h = (grad F_k(w_k + delta g; D'') - grad F_k(w_k - delta g; D'')) / (2 delta)
+                            h = (grad F_k(w_k + d g; D'') - grad F_k(w_k - d g; D'')) / (2 d)
              to predict:  u = w_t - inner_lr grad F_k(w_t; batch)
     server:  w_{t+1} = w_t + mean_S (w_k - w_t)
 
@@ -39,7 +39,7 @@ class PerFedAvg(FedAvg):
         lr: size of the outer steps, beta in the paper.
         inner_lr: size of the step a client adapts by, alpha in the paper; it knows no schedule.
         variant: "first-order" takes h as 0, "hessian-free" finds it by a finite difference.
-        delta: half-width of the difference.
+        width: half-width of the difference, d.
         adapt_steps: steps, a batch each, before a client predicts; what is learnt is made for one.
 
     Traps: the parts must not overlap, or the outer gradient is biased. The outer step starts at w_k, not at u: a
@@ -50,7 +50,7 @@ class PerFedAvg(FedAvg):
     lr: float = 0.001
     inner_lr: float = 0.01
     variant: Literal["first-order", "hessian-free"] = "first-order"
-    delta: float = 0.001
+    width: float = 0.001
     adapt_steps: int = 1
 
     paper: ClassVar[str] = "Fallah et al. 2020, Algorithm 1"
@@ -61,7 +61,7 @@ class PerFedAvg(FedAvg):
         variants = ("first-order", "hessian-free")
         require(self, "variant", self.variant in variants, 'must be "first-order" or "hessian-free"')
         require(self, "inner_lr", self.inner_lr >= 0, "must not be negative")
-        require(self, "delta", self.delta > 0, "must be above 0")
+        require(self, "width", self.width > 0, "must be above 0")
         require(self, "adapt_steps", self.adapt_steps >= 1, "must be at least 1")
         fits = self.batch_size is None or self.batch_size >= self.parts
         require(self, "batch_size", fits, f"must be at least {self.parts}, a sample for each part")
@@ -80,9 +80,9 @@ class PerFedAvg(FedAvg):
         adapted = local.params - inner * self.inner_lr
         gradient, _, buffers = task.gradient(adapted, buffers, parts[1])
         if self.variant == "hessian-free":
-            ahead, _, _ = task.gradient(local.params + gradient * self.delta, buffers, parts[2])
-            behind, _, _ = task.gradient(local.params - gradient * self.delta, buffers, parts[2])
-            gradient = gradient - (ahead - behind) * (self.inner_lr / (2 * self.delta))
+            ahead, _, _ = task.gradient(local.params + gradient * self.width, buffers, parts[2])
+            behind, _, _ = task.gradient(local.params - gradient * self.width, buffers, parts[2])
+            gradient = gradient - (ahead - behind) * (self.inner_lr / (2 * self.width))
         rows = batch.mask.sum()
         total = local.loss + (loss * rows).to(local.loss.dtype)
         return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
