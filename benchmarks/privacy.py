@@ -1,6 +1,6 @@
 """What does privacy cost? Accuracy on MNIST against epsilon, for clients as wholes, in one table and a picture.
 
-    python benchmarks/privacy.py [--seeds 3] [--rounds 60] [--epsilons 1,2,4,8,inf] [--write]
+    python benchmarks/privacy.py [--seeds 3] [--rounds 100] [--epsilons 1,2,4,8,inf] [--write]
 
 MNIST among 1,000 clients of 60 images each, 100 of them a round on average (each by a coin of its own), and a network
 with 32 hidden units. Updates are clipped to a norm and blurred with the noise that spends epsilon in all rounds, by the
@@ -41,8 +41,8 @@ def channel(epsilon: float, rounds: int) -> str:
 def play(epsilon: float, rounds: int, seed: int) -> tuple[float, float | None, float]:
     """Accuracy in percent, the epsilon that was spent, and the noise multiplier."""
     run = atoll.run(
-        data="mnist", partition="iid", clients=CLIENTS, cohort=COHORT, model="mlp:32", method="fedavg", lr=0.1,
-        epochs=2, batch_size=10, rounds=rounds, eval_every=rounds, channel=channel(epsilon, rounds), weights="equal",
+        data="mnist", partition="iid", clients=CLIENTS, cohort=COHORT, model="mlp:32", method="fedavg", lr=0.2,
+        epochs=5, batch_size=10, rounds=rounds, eval_every=rounds, channel=channel(epsilon, rounds), weights="equal",
         sampling="poisson", seed=seed, progress=False, runs="none",
     )  # fmt: skip
     assert run.accuracy is not None
@@ -54,7 +54,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--epsilons", default="1,2,4,8,inf")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
