@@ -407,3 +407,20 @@ def test_a_run_goes_on_with_what_its_channel_knew(text: str, tmp_path: Path) -> 
 def test_replies_of_which_all_are_refused_are_no_step_of_noise() -> None:
     with pytest.raises(RunError, match="finite"):
         model("clip:0.5 | noise:1", lr=1e30)
+
+
+def test_coins_on_the_virtual_clock_keep_whoever_they_draw() -> None:
+    """Not the quickest of them, whose place depends on others; and a round without anybody is no pause."""
+    made = federation("clip:0.5 | noise:1,2", cohort=2, rounds=12, devices="lognormal:1")
+    drawn = federation("clip:0.5 | noise:1,2", cohort=2, rounds=12)
+    plain = [list(record.cohort) for record in drawn.play()]
+    before, timed = made.state.params.flat(), []
+    for record in made.play():
+        after = made.state.params.flat()
+        assert not torch.equal(after, before)
+        before = after
+        timed.append(list(record.cohort))
+        assert record.clock is not None
+        assert record.clock.used == len(record.cohort)
+    assert timed == plain
+    assert max(map(len, timed)) > 2 and [] in timed

@@ -50,12 +50,18 @@ class Attended(Simulation):
                 number, now.choice, there=there, seconds=self.expected, count=wanted, time=moment,
                 since=now.began,
             )  # fmt: skip
-            if cohort.clients:
-                return moment, self._fastest(cohort), choice
+            coins = self.cohorts.choice.coins
+            if cohort.clients or (coins and there(self.everyone(number, moment)).any()):
+                return moment, cohort if coins else self._fastest(cohort), choice
             again = self.returning(now, number, moment)
             if not math.isfinite(again):
                 raise self.deserted(now, number, moment)
             moment = again
+
+    def everyone(self, number: int, moment: float) -> Clients:
+        """Whoever may take part now, there or not."""
+        present = self.cohorts.membership.present(number, moment)
+        return np.arange(present) if isinstance(present, int) else present
 
     def _fastest(self, cohort: Cohort) -> Cohort:
         """As many as the rule wants, those that would be done first."""

@@ -24,6 +24,7 @@ from atoll.rounds.outcomes import columns, mean_loss, taught
 from atoll.rounds.play import Played
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, refusals
+from atoll.tensors import Record
 
 __all__ = ["Timed"]
 
@@ -53,11 +54,14 @@ class Timed(Attended):
         begun(cohort)
         with seeds.held():
             round = self.opened(self.state, cohort, number)
+            if round.job is None:  # coins asked nobody
+                return self._empty(round, choice, number, since, start)
             ready, energy, spent = self.enrolled(round, start)
             assert round.job is not None
             job, spans, limit = self.planned(round.job, ready)
             sent = self.sent(job, spans, ready)
-            end, used = self._ending(sent, self._size, ready, limit)
+            size = len(sent) if self.cohorts.choice.coins else self._size
+            end, used = self._ending(sent, size, ready, limit)
             late = [f for f in sent if f.client not in used and not f.broken]
             kept = late if self.schedule.late.kind == "keep" else []
             earlier, under_way = self.finished([f for f in now.flights if f.due <= end], now.flights)
@@ -65,7 +69,7 @@ class Timed(Attended):
             if used:
                 reducer, outcomes = self.engine.run(replace(job, clients=sorted(used)), self.memories)
             outcomes += self._late(earlier, number, reducer)
-            if outcomes:
+            if outcomes or (self.channel is not None and self.channel.always):
                 round.settle(reducer, outcomes)
         over = [f for f in sent if f not in kept]
         unused = [f for f in over if f.client not in used]
@@ -101,6 +105,13 @@ class Timed(Attended):
         traffic = round.bytes_up, round.bytes_down
         record = self.recorded(number, everyone, round.outcomes, traffic, since, clock, [*sent, *earlier])
         return Played(record, round.state, round.outcomes, progress)
+
+    def _empty(self, round: ServerRound, choice: Record, number: int, since: float, start: float) -> Played:
+        """A round that asked nobody, and took no time."""
+        clock = Clocked(began=start, ended=start)
+        record = self.recorded(number, round.cohort, [], (round.bytes_up, round.bytes_down), since, clock, [])
+        progress = replace(self.progress, choice=choice, told=round.told, time=start, began=start)
+        return Played(record, round.state, [], progress)
 
     def enrolled(self, round: ServerRound, start: float) -> tuple[float, float, float]:
         """Let new clients answer what they are asked first; when that is done, joules and client-seconds it took."""

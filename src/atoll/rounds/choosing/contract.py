@@ -122,6 +122,8 @@ class Choice(ABC):
     """
 
     name: ClassVar[str]
+    coins: ClassVar[bool] = False
+    """Whether how many are drawn, perhaps none, is left to chance: whoever is drawn is wanted then, however slow."""
 
     def begin(self, clients: int) -> Record:
         """The state before the first round, of this many clients."""

@@ -21,6 +21,7 @@ class Poisson(Choice):
     """
 
     name = "poisson"
+    coins = True
 
     def draw(self, state: Record, ask: Ask) -> Chosen:
         rng = ask.rng()
