@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from atoll.channel.transform import Place, Transform, Update, plainly
+from atoll.privacy.mechanisms import next_clip
 from atoll.tensors import Record, leaves, map_leaves
 
 __all__ = ["Clip"]
@@ -100,4 +101,5 @@ class Clip(Transform):
         if self.quantile is None:
             return state, mean
         inside = float(report.inside) / count
-        return state.replace(norm=state.norm * math.exp(-self.rate * (inside - self.quantile))), mean
+        new = next_clip(float(state.norm), inside, self.quantile, self.rate)
+        return state.replace(norm=torch.tensor(new)), mean

@@ -16,7 +16,7 @@ from atoll.channel.transform import Place, Setting, Transform, plainly, standing
 from atoll.contract import Job
 from atoll.errors import ConfigError
 from atoll.privacy.events import Correlated
-from atoll.privacy.mechanisms import Banded, Tree
+from atoll.privacy.mechanisms import Banded, Tree, gaussian, noised, split
 from atoll.privacy.source import Source
 from atoll.tensors import Record, Tensors, leaves, map_leaves
 
@@ -86,7 +86,7 @@ class Noise(Transform):
         """The multiplier for updates, z' where an adaptive bound has its share of the budget."""
         if not self.blur or not self.multiplier:
             return self.multiplier
-        return float((self.multiplier**-2 - (2 * self.blur) ** -2) ** -0.5)
+        return split(self.multiplier, self.blur)
 
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Noise:
         at, bound = standing(before, Clip)
@@ -159,27 +159,21 @@ class Noise(Transform):
         if not self.multiplier or self.matrix is not None:
             return sums
         assert self.bound is not None
-        generator = torch.Generator()
-        generator.manual_seed(
-            secrets.randbits(63)
-            if self.seed is None
-            else seeds.address(job.seed, f"noise {self.seed}", job.round)
-        )
         deviation = self.on_updates * float(self.bound.bound(told.get(str(self.at), Record())))
-
-        def blurred(value: torch.Tensor, by: float) -> torch.Tensor:
-            drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64) * by
-            return value + drawn.to(value.device, value.dtype)
-
-        found = {
-            name: map_leaves(lambda v: blurred(v, deviation), part)
-            for name, part in sums.items()
-            if name != "channel"
-        }
+        source = (
+            Source() if self.seed is None else Source.repeatable(seeds.address(job.seed, "noise", self.seed))
+        )
+        flat = Tensors({str(at): v for at, v in enumerate(leaves(sums))})
+        blurred = iter(noised(flat, gaussian(flat, deviation, source.at("sum", job.round))).values())
+        found = map_leaves(lambda _: next(blurred), sums)
+        if "channel" not in sums:
+            return found  # type: ignore[no-any-return]
+        report = sums.channel
         if self.blur:
-            report = sums.channel
-            found["channel"] = report.replace(inside=blurred(report.inside, self.blur))
-        return Record({**sums, **found})
+            inside = Tensors(inside=report.inside)
+            more = noised(inside, gaussian(inside, self.blur, source.at("inside", job.round)))
+            report = report.replace(inside=more["inside"])
+        return found.replace(channel=report)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=2)
