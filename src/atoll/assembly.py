@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from atoll import seeds
+from atoll import own, seeds, spec
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import LOSSY, check_method, examples, private_task
 from atoll.dpsgd.records import DPSGD, Records
-from atoll.engines import make
+from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import fitted, sampled
 from atoll.machine import threads
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
+from atoll.models import build
+from atoll.parts import Parts, shapes, tensors
+from atoll.rounds.adapting import Rule
 from atoll.rounds.adapting import rule as adapting
 from atoll.rounds.choosing import choice
 from atoll.rounds.cohort import Cohorts
@@ -35,13 +40,32 @@ from atoll.task import Loss, Task, ready
 __all__ = [
     "Metrics",
     "Model",
+    "Nodes",
     "assemble",
     "build_method",
     "changed",
     "hyperparameters",
+    "networks",
 ]
 
 Model = nn.Module | Callable[[], nn.Module]
+
+
+class Nodes(Protocol):
+    """Where the clients of a federation are that are not on this machine."""
+
+    def engine(
+        self, tasks: Sequence[Task], data: FederatedData, device: torch.device, settings: Settings
+    ) -> Engine:
+        """What has their work done."""
+        ...
+
+    def rounds(
+        self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
+    ) -> Simulation:
+        """The rounds with them; `parts` are the first seven arguments of a `Simulation`.  Raises ConfigError."""
+        ...
+
 
 FEW = 20
 """So many clients take part in every round, all of them, where nothing is said."""
@@ -56,8 +80,12 @@ def assemble(
     metrics: Metrics | None,
     channel: Channel | None,
     given: Mapping[str, Any],
+    nodes: Nodes | None = None,
 ) -> Simulation:
-    """A federation that is ready for its first round; `given` holds settings as they were given, some as objects."""
+    """A federation that is ready for its first round; `given` holds settings as they were given, some as objects.
+
+    Its clients are `nodes`, or on this machine.
+    """
     seed, device = settings.seed, device_named(settings.device)
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
@@ -68,7 +96,10 @@ def assemble(
     for task in tasks:
         task.hold(device)
     check_splits(method, data)
-    engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
+    if nodes is None:
+        engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
+    else:
+        engine = nodes.engine(tasks, data, device, settings)
     aside = None if channel is None else Channel()  # what is judged leaves no trace, and needs no protection
     if rule is not None:
         aside = Records()
@@ -98,8 +129,11 @@ def assemble(
         channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
-    timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
-    made = timed or Simulation(*parts, channel=channel, rule=adaptive)
+    if nodes is None:
+        timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
+        made = timed or Simulation(*parts, channel=channel, rule=adaptive)
+    else:
+        made = nodes.rounds(settings, parts, channel, adaptive)
     if adaptive is not None and adaptive.compares:
         _check_comparable(settings, made)
     return made
@@ -151,6 +185,24 @@ def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
     if isinstance(method, str):
         return get(method)(**settings)
     return replace(method, **settings) if settings else method  # type: ignore[type-var]
+
+
+def networks(text: str, data: FederatedData) -> list[Callable[[], nn.Module]]:
+    """What makes the networks that a text names ("cnn + mlp:64"), to fit this data.  Raises ConfigError."""
+    example = data.example()
+    outputs = data.classes or (math.prod(example.targets.shape[1:]) or 1)
+    inputs = example.inputs
+    if isinstance(inputs, Parts) and not own.named(text):
+        parts = shapes(inputs)
+        raise ConfigError(
+            f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {parts}",
+            hint='name a module of your own: model = "package.module:Name"',
+        )
+    first = tensors([inputs])[0]
+    shape = tuple(first.shape[1:])
+    tokens = text == "auto" and not first.is_floating_point()
+    names = spec.chain("lstm" if tokens else text, "model", "+")
+    return [partial(build, each, shape, outputs) for each in names]
 
 
 def architectures(

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from msgspec import Meta
 
 from atoll import data as sources
-from atoll import methods, models, own, spec
+from atoll import methods, own, spec
+from atoll.assembly import Nodes, networks
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
 from atoll.data.federate import read_folder
 from atoll.data.wishes import read_classes, read_names
 from atoll.errors import AtollError, ConfigError, DataError, suggest
 from atoll.federation import Federation
-from atoll.parts import Parts, shapes, tensors
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import AFTER_PAUSE, FREE, paused
@@ -303,25 +301,18 @@ class Experiment(Settings):
         dataset = self.load()
         tell(f"dividing {self.data}")
         divided = self.divide(dataset)
+        return self.federate(divided, callbacks, tell)
+
+    def federate(
+        self,
+        divided: FederatedData,
+        callbacks: Sequence[Callback] = (),
+        tell: Tell = _nobody,
+        nodes: Nodes | None = None,
+    ) -> Federation:
+        """The federation of this data, or of clients on `nodes`.  Raises ConfigError where the parts do not fit."""
         tell("setting up the model")
-        example = divided.example()
-        outputs = divided.classes or (math.prod(example.targets.shape[1:]) or 1)
-        inputs = example.inputs
-        if isinstance(inputs, Parts) and not own.named(self.model):
-            parts = shapes(inputs)
-            raise ConfigError(
-                f"model = {self.model!r} reads one tensor, and the inputs of {self.data} have the parts {parts}",
-                hint='name a module of your own: model = "package.module:Name"',
-            )
-        first = tensors([inputs])[0]
-        shape = tuple(first.shape[1:])
-        tokens = self.model == "auto" and not first.is_floating_point()
-        network = "lstm" if tokens else self.model
-
-        architectures = [
-            partial(models.build, each, shape, outputs) for each in spec.chain(network, "model", "+")
-        ]
-
+        architectures = networks(self.model, divided)
         conduct = {key: value for key, value in Settings.to_dict(self).items() if key != "runs"}
         federation = Federation(
             architectures if len(architectures) > 1 else architectures[0],
@@ -331,6 +322,7 @@ class Experiment(Settings):
             metrics=self.metrics,
             log=self.log or (),
             callbacks=callbacks,
+            nodes=nodes,
             runs=default_place() if self.runs == "auto" else self.runs,
             **conduct,
             **self.settings,

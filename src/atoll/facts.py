@@ -85,7 +85,7 @@ def opening(
     )
     return start, about.partition(
         names=data.names,
-        sizes=None if data.pool() is None else (data.size(k) for k in range(len(data))),
+        sizes=(data.size(k) for k in range(len(data))) if data.listed else None,
         weights=data.weights,
         judged=judge.tested,
         joins=here.joins,

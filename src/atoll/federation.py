@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.assembly import Metrics, Model, assemble, build_method, changed
+from atoll.assembly import Metrics, Model, Nodes, assemble, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.channel import Transform
 from atoll.contract import Channel, Method
@@ -49,6 +49,7 @@ class Federation:
             transforms (see `atoll.channel`), or a `Channel` of your own.
         log: further readers of the run's events: names ("tensorboard", "mlflow"), or `Reader`s of your own.
         callbacks: hooks around rounds.
+        nodes: where the clients are, if not on this machine (see `atoll.network`).
         settings: how the run is set (`Settings`: rounds, cohort, seed, engine ...), and the method's own.
 
     Raises ConfigError or DataError before anything runs if the parts do not fit.
@@ -66,6 +67,7 @@ class Federation:
         channel: str | Sequence[Transform] | Channel | None = None,
         log: str | Sequence[str | Reader] = (),
         callbacks: Sequence[Callback] = (),
+        nodes: Nodes | None = None,
         **settings: Any,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -76,7 +78,7 @@ class Federation:
             self.data = self.data.publish(public)
         self.method = build_method(method, own)
         parts = model, self.data, self.method, self.settings, loss, metrics, way
-        self.simulation = assemble(*parts, given=settings)
+        self.simulation = assemble(*parts, given=settings, nodes=nodes)
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge
         self.membership, self.cohort = self.simulation.cohorts.membership, self.simulation.cohorts.size
         self.task, self.rounds, self.seed = self.tasks[0], self.settings.rounds, self.settings.seed

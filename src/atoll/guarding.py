@@ -120,7 +120,7 @@ _AGAINST = {
 
 def _heaviest(chain: Chain, data: FederatedData) -> float:
     """The largest number of training samples of a client, which weights are told against."""
-    if data.pool() is None:
+    if not data.listed:
         raise ConfigError(
             f"channel = {chain.text!r} multiplies weights in, and nobody knows the largest of so many clients",
             hint='set weights="equal"',

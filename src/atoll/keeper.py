@@ -224,13 +224,16 @@ class Keeper:
         threads = workers if name == "batched" else self.settings.workers or workers
         judged: list[int] = next((e["judged"] for e in events if e["event"] == "partition"), [])
         device = self.simulation.judge.device
+        engine = self.simulation.engine
+        if self.data.here:
+            engine = make(name, self.tasks, self.data, device, threads)
         state, sound = self.method.on_device(found.records["state"], device), found.records.get("sound")
         self.simulation.take_up(
             [Round.of_event(each, judged) for each in events if each["event"] == "round"],
             found.round,
             state,
             state if sound is None else self.method.on_device(sound, device),
-            make(name, self.tasks, self.data, device, threads),
+            engine,
             found.records.get("progress"),
         )
         found.restore(self.simulation.memories)

@@ -34,11 +34,14 @@ class Gathering:
     """Takes the answers of a job's clients, each once, and reduces the sound ones.
 
     The cohort is cut into runs (`chunks`); each run is summed in the order of its clients, and the runs are merged in
-    order. A reply waits until those before it in its run are there, so answers that come in order are never kept.
+    order, each as soon as those before it are whole. A reply waits until those before it in its run are there, so of
+    answers that come in order one total and one run's sum are kept.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._total = job.reducer()
+        self._merged = 0  # runs
         self._runs = [[job.clients[at] for at in run] for run in chunks(len(job.clients))]
         self._run_of = {client: number for number, run in enumerate(self._runs) for client in run}
         self._next = [0] * len(self._runs)
@@ -54,18 +57,35 @@ class Gathering:
     def deliver(self, answer: Answer, begun: float = 0.0, ended: float = 0.0) -> Outcome:
         """Take an answer.  Raises KeyError for a client that was not asked, ValueError for one that has answered."""
         client = answer.client
-        run = self._run_of[client]
+        if client not in self._run_of:
+            raise KeyError(client)
         if client in self._outcomes:
             raise ValueError(f"client {client} has answered before")
         if (reply := self.job.weighed([client], answer.reply)) is not answer.reply:
             answer = answer._replace(reply=reply)
-        found = self._outcomes[client] = outcome(answer, self.job, begun, ended)
-        self._waiting[client] = None if found.refused else answer.reply
+        found = outcome(answer, self.job, begun, ended)
+        self._take(found, None if found.refused else answer.reply)
+        return found
+
+    def refuse(
+        self, client: int, reason: str, begun: float = 0.0, ended: float = 0.0, nbytes: int = 0
+    ) -> Outcome:
+        """A client has answered, or failed to, and there is nothing that can be used.  Raises as `deliver` does."""
+        found = Outcome(client, 0.0, {}, nbytes, reason, begun, ended)
+        if client in self._outcomes:
+            raise ValueError(f"client {client} has answered before")
+        self._take(found, None)
+        return found
+
+    def _take(self, found: Outcome, reply: Reply | None) -> None:
+        run = self._run_of[found.client]
+        self._outcomes[found.client], self._waiting[found.client] = found, reply
         clients = self._runs[run]
         while self._next[run] < len(clients) and clients[self._next[run]] in self._waiting:
             self._add(run, clients[self._next[run]])
             self._next[run] += 1
-        return found
+        while self._merged < len(self._runs) and self._next[self._merged] == len(self._runs[self._merged]):
+            self._merge()
 
     def _add(self, run: int, client: int) -> None:
         reply = self._waiting.pop(client)
@@ -73,14 +93,19 @@ class Gathering:
             part = self._parts[run] = self._parts[run] or self.job.reducer()
             part.add(client, reply)
 
+    def _merge(self) -> None:
+        part, self._parts[self._merged] = self._parts[self._merged], None
+        self._merged += 1
+        if part is not None:
+            self._total.merge(part)
+
     def result(self) -> tuple[Reducer, list[Outcome]]:
         """The reducer that has taken all sound replies, and the outcomes of those that answered, in order."""
-        total = self.job.reducer()
-        for run, clients in enumerate(self._runs):
-            for client in clients[self._next[run] :]:  # somebody before them never answered
+        for run in range(self._merged, len(self._runs)):
+            for client in self._runs[run][self._next[run] :]:  # somebody before them never answered
                 if client in self._waiting:
                     self._add(run, client)
-            part, self._parts[run] = self._parts[run], None
-            if part is not None:
-                total.merge(part)
-        return total, [self._outcomes[client] for client in self.job.clients if client in self._outcomes]
+            self._merge()
+        return self._total, [
+            self._outcomes[client] for client in self.job.clients if client in self._outcomes
+        ]

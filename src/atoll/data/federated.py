@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,10 @@ class FederatedData(ABC):
     classes: int | None
     dataset: str
     partition: str
+    here: ClassVar[bool] = True
+    """Whether the samples are on this machine."""
+    version: int = 0
+    """Grows whenever there is news of who has how many samples."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,6 +83,19 @@ class FederatedData(ABC):
     @abstractmethod
     def samples(self, client: int, split: str = "train") -> Samples | None:
         """The client's samples in a split (train, validation or test); None where there are none."""
+
+    def held(self, client: int, split: str = "train") -> int | None:
+        """How many samples of a split the client has; None where it has none."""
+        if self.pool("train") is not None:
+            rows = self.rows(client, split)
+            return None if rows is None else len(rows)
+        samples = self.samples(client, split)
+        return None if samples is None else samples.count
+
+    @property
+    def listed(self) -> bool:
+        """Whether everybody's number of samples is known without making any."""
+        return self.pool("train") is not None
 
     def pool(self, split: str = "train") -> Samples | None:
         """The tensors that all clients' `rows` point into; None where data is made on demand."""

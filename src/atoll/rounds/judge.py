@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from atoll import seeds
-from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Replies, Work
+from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Outcome, Replies, Work
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
@@ -65,42 +64,44 @@ class Judge:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
         self.limit, self.adapt, self.membership, self.channel = limit, adapt, membership, channel
         self.validates = validates
-        self.newcomers = [client for client in membership.newcomers if self._held(client, "test") is not None]
+        self._counted: dict[str, tuple[int, dict[int, int]]] = {}  # split -> (version of the data, counts)
+        self.newcomers = [
+            client for client in membership.newcomers if self.data.held(client, "test") is not None
+        ]
 
     @property
     def clients(self) -> list[int]:
         """The clients that are judged while they are there: those of the sample that have test data."""
         return list(self.tested)
 
-    @cached_property
+    @property
     def tested(self) -> dict[int, int]:
         """How many test samples each of them has."""
         return self._having("test")
 
-    @cached_property
+    @property
     def validated(self) -> dict[int, int]:
         """How many validation samples the clients of the sample have, of those that have some."""
         return self._having("validation")
 
     def _having(self, split: str) -> dict[int, int]:
         """How many samples the clients of the sample have in a split, of those that have some."""
+        known = self._counted.get(split)
+        if known is None or known[0] != self.data.version:
+            known = self._counted[split] = self.data.version, self._counts(split)
+        return known[1]
+
+    def _counts(self, split: str) -> dict[int, int]:
         count, limit = len(self.data), self.limit
-        if limit is None and self.data.pool("train") is None:
+        if limit is None and not self.data.listed:
             limit = 100  # a generated population has no end of clients
         if limit is not None and limit < count:
             chosen = seeds.rng(self.seed, "judged").choice(count, limit, replace=False)
         else:
             chosen = np.arange(count)
         apart = set(self.newcomers)
-        counts = {int(k): self._held(int(k), split) for k in np.sort(chosen) if int(k) not in apart}
+        counts = {int(k): self.data.held(int(k), split) for k in np.sort(chosen) if int(k) not in apart}
         return {client: count for client, count in counts.items() if count is not None}
-
-    def _held(self, client: int, split: str) -> int | None:
-        if self.data.pool("train") is not None:
-            rows = self.data.rows(client, split)
-            return None if rows is None else len(rows)
-        samples = self.data.samples(client, split)
-        return None if samples is None else samples.count
 
     def __call__(
         self, method: Method, state: Record, memories: Memories, round: int, time: float = 0.0
@@ -154,8 +155,8 @@ class Judge:
         """
         work = Work(Record(params=params, buffers=buffers), program=f"evaluate{on}", reduction="each")
         job = Job(method, work, clients, round, self.seed)
-        _, outcomes = Loop(self.task, self.data, self.device).run(job, _Aside())
-        return {outcome.client: _answered(outcome.metrics) for outcome in outcomes}
+        engine = Loop(self.task, self.data, self.device) if self.data.here else self.engine
+        return _sums(engine.run(job, _Aside())[1])
 
     def pooled(
         self,
@@ -306,8 +307,7 @@ class Judge:
             self.seed,
             channel=self.channel,
         )
-        _, outcomes = self.engine.run(job, _Aside(memories))
-        return {outcome.client: _answered(outcome.metrics) for outcome in outcomes}
+        return _sums(self.engine.run(job, _Aside(memories))[1])
 
     # --- validation data --------------------------------------------------------------------------------------
 
@@ -372,6 +372,10 @@ class _Aside:
         self.new[client] = memory
 
 
-def _answered(metrics: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Samples, and the totals over them, of what a judging program pools."""
-    return int(metrics["count"]), {name: value for name, value in metrics.items() if name != "count"}
+def _sums(outcomes: Sequence[Outcome]) -> Sums:
+    """Samples, and the totals over them, of what a judging program pools, by client."""
+    return {
+        each.client: (int(each.metrics["count"]), {k: v for k, v in each.metrics.items() if k != "count"})
+        for each in outcomes
+        if each.refused is None
+    }

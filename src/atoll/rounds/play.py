@@ -96,7 +96,7 @@ class Simulation:
         """
         self.memories.rollback()
         number, since = self.number + 1, time.perf_counter()
-        cohort, choice = self.cohorts.enlist(number, self.progress.choice)
+        cohort, choice = self.enlist(number)
         begun(cohort)
         jobs: dict[int, Job] = {}
         with seeds.held():
@@ -108,8 +108,10 @@ class Simulation:
                 with threads(torch.get_num_threads()):  # as many, but they wait asleep beside neighbours
                     round.settle(*came)
         seconds = time.perf_counter() - since
+        answered = {outcome.client for outcome in round.outcomes}
+        dropped = sorted({*cohort.dropped, *(k for k in cohort.clients if k not in answered)})
         record = Round(
-            number, cohort.clients, cohort.dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
+            number, cohort.clients, dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
             round.bytes_down, seconds, clients=columns(cohort, round.outcomes, since, self.method.plan().epochs),
         )  # fmt: skip
         learned = taught(number, cohort.clients, round.outcomes, self.history)
@@ -120,6 +122,10 @@ class Simulation:
             told=round.told,
         )
         return Played(record, round.state, round.outcomes, progress)
+
+    def enlist(self, number: int) -> tuple[Cohort, Record]:
+        """Who takes part in a round, and the state of the choice then."""
+        return self.cohorts.enlist(number, self.progress.choice)
 
     @property
     def replies(self) -> int:

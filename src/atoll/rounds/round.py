@@ -159,6 +159,9 @@ class ServerRound:
         if replies is None or refused:
             self._unusable(refused or dict.fromkeys(self.job.clients, "it has no weight"))
         self.state = self.method.welcome(self.state, replies)
+        if missing := {*self.job.clients} - {outcome.client for outcome in outcomes}:  # they stay strangers
+            there = [client for client in self.cohort.clients if client not in missing]
+            self.cohort = replace(self.cohort, clients=there)
 
     def _train(self) -> None:
         clients, factors, channel = self.cohort.clients, self.cohort.factors, self.channel

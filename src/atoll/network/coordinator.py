@@ -1,0 +1,292 @@
+"""The coordinator: the rounds in one thread, the nodes' requests in asyncio's, the desk between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import torch
+
+from atoll import __version__
+from atoll.callbacks import Callback
+from atoll.contract import Channel
+from atoll.errors import AtollError, ConfigError, DataError, Terminated
+from atoll.network.blobs import Blobs
+from atoll.network.desk import Desk
+from atoll.network.elsewhere import Elsewhere, alike
+from atoll.network.journal import Journal
+from atoll.network.remote import Policy, Remote
+from atoll.network.rounds import Deployed
+from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
+from atoll.rounds.adapting import Rule
+from atoll.settings import Settings
+
+__all__ = ["Coordinator", "Deployment", "Federated", "Office"]
+
+
+class Federated(Protocol):
+    """What the rounds thread plays: a federation."""
+
+    folder: Any
+
+    def resume(self, run: str | Path) -> Any: ...
+
+    def fit(self, *, progress: bool | None = None) -> Any: ...
+
+
+Build = Callable[[Elsewhere, "Deployment", Sequence[Any]], Federated]
+"""(data, nodes, callbacks) -> the federation."""
+
+
+@dataclass(frozen=True)
+class Office:
+    """How a coordinator is set.
+
+    Args:
+        place: its directory: journal, bodies, what it has promised.
+        plan: what nodes are told.
+        places: clients that there may be.
+        least: nodes without which no round begins.
+        nodes: their names, in the order of clients; None: whoever is admitted, in the order of coming.
+        absent: seconds of silence after which a node counts as absent.
+    """
+
+    place: Path
+    plan: Plan
+    places: int
+    least: int
+    nodes: Sequence[str] | None = None
+    absent: float = 60.0
+
+
+class Deployment:
+    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`)."""
+
+    def __init__(self, desk: Desk, blobs: Blobs, least: int) -> None:
+        self.desk, self.blobs, self.least = desk, blobs, least
+
+    def engine(self, tasks: Sequence[Any], data: Any, device: torch.device, settings: Settings) -> Remote:
+        return Remote(
+            tasks, data, device, desk=self.desk, blobs=self.blobs, written=settings.engine == "loop"
+        )
+
+    def rounds(
+        self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
+    ) -> Deployed:
+        """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
+        for key in ("devices", "concurrency", "exclude", "adaptive"):
+            if getattr(settings, key) != getattr(Settings, key):
+                raise ConfigError(
+                    f"{key} = {getattr(settings, key)!r} is for simulations", hint="leave it out"
+                )
+        for key in ("pace", "late"):
+            if getattr(settings, key) != getattr(Settings, key):
+                raise ConfigError(
+                    f"{key} = {getattr(settings, key)!r}: nodes are asked in synchronous rounds",
+                    hint="leave it out",
+                )
+        cohorts, engine = parts[3], parts[4]
+        quorum = settings.quorum
+        needed = (
+            max(1, round(quorum * cohorts.size)) if isinstance(quorum, float) and quorum < 1 else int(quorum)
+        )
+        if needed > cohorts.size:
+            raise ConfigError(f"quorum = {needed} replies, but a cohort has only {cohorts.size} clients")
+        if settings.deadline is not None and not isinstance(settings.deadline, int | float):
+            raise ConfigError(
+                f"deadline = {settings.deadline!r}, and nobody can know how long nodes will take",
+                hint="set seconds: deadline = 600",
+            )
+        engine.policy = Policy(
+            target=cohorts.size if settings.over_select > 1 else None,
+            quorum=needed,
+            deadline=settings.deadline,
+        )
+        self.desk.retry = settings.retry or self.desk.retry
+        return Deployed(
+            *parts,
+            desk=self.desk,
+            least=max(self.least, needed),
+            over=settings.over_select,
+            channel=channel,
+            rule=rule,
+        )
+
+
+class Coordinator:
+    """Who is there, what they are told, and the run. Requests are `atoll.network.routes`' business.
+
+    Args:
+        build: makes the federation once enough nodes are there.
+
+    Raises RunError where its directory cannot be written, or another process has it.
+    """
+
+    def __init__(self, office: Office, build: Build) -> None:
+        self.office, self.build = office, build
+        office.place.mkdir(parents=True, exist_ok=True)
+        self.journal = Journal(office.place / "journal.sqlite")
+        self.blobs = Blobs(office.place / "bodies")
+        self.desk = Desk(self.journal, self.blobs, absent=office.absent)
+        self.run = self.journal.get("run/id") or secrets.token_hex(8)
+        self.journal.put("run/id", self.run)
+        self.sessions: dict[int, str] = {}
+        self.federation: Federated | None = None
+        self.elsewhere: Elsewhere | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.ended = asyncio.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._play, name="rounds", daemon=True)
+
+    # --- who is there -----------------------------------------------------------------------------------------
+
+    def number(self, name: str) -> int | None:
+        """A node's place among the clients, None where it has none."""
+        fact = self.journal.get(f"node/{name}")
+        return None if fact is None else int(fact["number"])
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """What is known of each node, by name."""
+        return {key.partition("/")[2]: fact for key, fact in self.journal.items("node/").items()}
+
+    def join(self, name: str, joining: Joining) -> Joined:
+        """Take a node in, or welcome it back.  Raises ConfigError where it cannot be."""
+        spoken = sorted({*VERSIONS} & {*joining.protocols})
+        if not spoken:
+            raise ConfigError(
+                f"the node speaks versions {list(joining.protocols)} of the protocol, and this coordinator"
+                f" {list(VERSIONS)}",
+                hint="install the same release of atoll on both sides",
+            )
+        with self._lock:
+            known = self.nodes()
+            if name in known:
+                number = int(known[name]["number"])
+            else:
+                number = self._place(name, {int(fact["number"]) for fact in known.values()})
+                self.journal.put(f"node/{name}", {"number": number, "form": None})
+            self.sessions[number] = joining.session
+        self.desk.seen(number)
+        form = self.nodes()[name]["form"]
+        return Joined(
+            protocol=spoken[-1], run=self.run, number=number, plan=self.office.plan, known=form is not None
+        )
+
+    def _place(self, name: str, taken: set[int]) -> int:
+        listed = self.office.nodes
+        if listed is not None:
+            if name not in listed:
+                raise ConfigError(
+                    f"{name} is not among the nodes of this run", hint="nodes = [...] in its settings"
+                )
+            return list(listed).index(name)
+        free = [place for place in range(self.office.places) if place not in taken]
+        if not free:
+            raise ConfigError(
+                f"all {self.office.places} places of this run are taken",
+                hint="set clients to a larger number",
+            )
+        return free[0]
+
+    def welcome(self, name: str, form: DataForm) -> None:
+        """A node says what data it has.  Raises DataError where these do not fit the others', or have changed."""
+        with self._lock:
+            fact = self.nodes()[name]
+            others = [each["form"] for key, each in self.nodes().items() if each["form"] and key != name]
+            due = msgspec.convert(others[0], DataForm, strict=False) if others else form
+            problem = alike(due, form)
+            if problem is None and form.train == 0:
+                problem = "it has no training samples"
+            if problem is not None:
+                raise DataError(
+                    f"{name}: {problem}", hint="all nodes must read the same columns in the same way"
+                )
+            told = msgspec.to_builtins(form)
+            if fact["form"] is not None and fact["form"] != told:
+                raise DataError(
+                    f"{name}: its data are others than when it joined ({fact['form']['train']} training samples then,"
+                    f" {form.train} now)",
+                    hint="give it the same data, or join under another name",
+                )
+            self.journal.put(f"node/{name}", {**fact, "form": told})
+        if self.elsewhere is not None:
+            self.elsewhere.welcome(int(fact["number"]), name, form)
+        self.desk.seen(int(fact["number"]))
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, or go on; returns at once. `ended` is set when it is over."""
+        self._loop = asyncio.get_running_loop()
+        for (
+            fact
+        ) in self.nodes().values():  # they were there before this process was, and get the time to return
+            if fact["form"] is not None:
+                self.desk.seen(int(fact["number"]))
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the rounds where they are; what was accepted is in the journal."""
+        self.desk.stop()
+        await asyncio.to_thread(self._thread.join)
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def _play(self) -> None:
+        try:
+            self._gather()
+            assert self.elsewhere is not None
+            nodes = Deployment(self.desk, self.blobs, self.office.least)
+            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
+            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
+                self.federation.resume(folder)
+            self.result = self.federation.fit(progress=False)
+            self.desk.state = "over"
+            self.journal.put("run/over", True)
+        except Terminated:
+            self.desk.state = "stopped"
+        except BaseException as error:
+            self.error = error
+            self.desk.state = f"failed: {error.message if isinstance(error, AtollError) else error}"
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self.ended.set)
+
+    def _gather(self) -> None:
+        """Wait until enough nodes have said what they have."""
+        desk, least = self.desk, self.office.least
+        with desk.changed:
+            while len(ready := {k: f for k, f in self.nodes().items() if f["form"]}) < least:
+                desk.state = f"waiting for nodes, {len(ready)} of {least} are there"
+                desk.wait()
+        forms = {name: msgspec.convert(fact["form"], DataForm, strict=False) for name, fact in ready.items()}
+        with self._lock:
+            self.elsewhere = Elsewhere(self.office.places, next(iter(forms.values())))
+            for name, form in forms.items():
+                self.elsewhere.welcome(int(ready[name]["number"]), name, form)
+
+
+class _Written(Callback):
+    """Tells the journal where the run is written down, and what is done with."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+
+    def on_start(self, federation: Any) -> None:
+        if federation.folder is not None:
+            self.coordinator.journal.put("run/folder", str(federation.folder.path))
+
+    def on_round_end(self, federation: Any, record: Any) -> None:
+        self.coordinator.desk.tidy(record.number)
+
+
+SOFTWARE = f"atoll {__version__}"

@@ -1,0 +1,199 @@
+"""Where the rounds and the nodes meet: tasks that are open, answers that have come. Threads on one side, requests on
+the other; between them the journal, so that nothing that was accepted is ever lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from atoll.errors import Terminated
+from atoll.network.blobs import Blobs
+from atoll.network.journal import Journal
+from atoll.network.wire import Failure, Task
+
+__all__ = ["Arrival", "Desk", "Posted"]
+
+Check = Callable[[bytes], str | None]
+"""Looks at the bytes of an answer: why it cannot be used, or None."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What came of a task: a body, or the reason why there is none. Times are of `time.perf_counter`."""
+
+    sha256: str | None
+    size: int = 0
+    refused: str | None = None
+    begun: float = 0.0
+    ended: float = 0.0
+
+    def to_fact(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "size": self.size, "refused": self.refused}
+
+
+@dataclass
+class Posted:
+    """A task that one client is asked. `key` is under which its arrival is written down."""
+
+    client: int
+    task: Task
+    key: str
+    check: Check
+    due: float | None = None
+    """When it will no longer be waited for, by `time.monotonic`."""
+    taken: float | None = None
+    """When the node first took it, by `time.perf_counter`."""
+    failures: list[str] = field(default_factory=list)
+
+
+class Desk:
+    """Open tasks, at most one a client, and signs of life.
+
+    Args:
+        journal: where arrivals are written down before they are acknowledged.
+        blobs: where their bodies are.
+        absent: seconds without a sign after which a node counts as absent.
+        retry: how many failures of a node at a task are forgiven.
+    """
+
+    def __init__(self, journal: Journal, blobs: Blobs, *, absent: float = 60.0, retry: int = 2) -> None:
+        self.journal, self.blobs, self.absent, self.retry = journal, blobs, absent, retry
+        self.changed = threading.Condition()
+        self.told: Callable[[int], None] = lambda client: None
+        """Called, from any thread, when there is something new for a client."""
+        self.state = "waiting for nodes"
+        """What the run is doing, in words."""
+        self._open: dict[int, Posted] = {}
+        self._arrived: dict[str, Arrival] = {}
+        self._seen: dict[int, float] = {}
+        self._stopping = False
+
+    # --- signs of life ----------------------------------------------------------------------------------------
+
+    def seen(self, client: int) -> None:
+        """A node gave a sign of life."""
+        fresh = not self.there(client)
+        self._seen[client] = time.monotonic()
+        if fresh:
+            self._wake()
+
+    def gone(self, client: int) -> None:
+        """A node said that it leaves."""
+        self._seen.pop(client, None)
+        self._wake()
+
+    def there(self, client: int) -> bool:
+        """Whether a node has given a sign of life of late."""
+        at = self._seen.get(client)
+        return at is not None and time.monotonic() - at < self.absent
+
+    def silence(self, client: int) -> float:
+        """Seconds since a node gave a sign; infinite where it never did."""
+        at = self._seen.get(client)
+        return float("inf") if at is None else time.monotonic() - at
+
+    # --- the rounds' side -------------------------------------------------------------------------------------
+
+    def post(self, posted: Sequence[Posted]) -> None:
+        """Open tasks. What has arrived before, by the journal, is there at once."""
+        fresh = []
+        with self.changed:
+            for each in posted:
+                fact = self.journal.get(each.key)
+                if fact is not None and fact["sha256"] and not self.blobs.whole(fact["sha256"]):
+                    self.journal.drop(each.key)  # the disk has lost it
+                    fact = None
+                if fact is not None:
+                    now = time.perf_counter()
+                    self._arrived[each.key] = Arrival(**fact, begun=now, ended=now)
+                elif each.key not in self._arrived:
+                    self._open[each.client] = each
+                    fresh.append(each.client)
+        for client in fresh:
+            self.told(client)
+
+    def arrived(self, key: str) -> Arrival | None:
+        """What came of a task."""
+        return self._arrived.get(key)
+
+    def open(self, client: int, task_id: str) -> Posted | None:
+        """The task of that name, if the client is asked it now."""
+        posted = self._open.get(client)
+        return posted if posted is not None and posted.task.id == task_id else None
+
+    def withdraw(self, posted: Collection[Posted]) -> None:
+        """What of these is still open is wanted no more."""
+        with self.changed:
+            for each in posted:
+                if self._open.get(each.client) is each:
+                    del self._open[each.client]
+                self._arrived.pop(each.key, None)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Sleep until something has changed, or so long. To be called inside `with desk.changed`.
+
+        Raises Terminated once the run is to stop.
+        """
+        if self._stopping:
+            raise Terminated
+        self.changed.wait(1.0 if seconds is None else min(max(seconds, 0.0), 1.0))
+        if self._stopping:
+            raise Terminated
+
+    def tidy(self, committed: int) -> None:
+        """A round counts: what was written down before it is wanted no more, nor are the bodies that nothing names."""
+        for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
+            if number < committed:
+                self.journal.drop(f"round/{number}/")
+        facts = self.journal.items("round/").values()
+        self.blobs.only({fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")})
+
+    def stop(self) -> None:
+        """The rounds are to end where they are."""
+        self._stopping = True
+        self._wake()
+
+    # --- the nodes' side --------------------------------------------------------------------------------------
+
+    def task(self, client: int) -> Task | None:
+        """What a client is asked now, with the seconds that are left for it."""
+        posted = self._open.get(client)
+        if posted is None:
+            return None
+        if posted.taken is None:
+            posted.taken = time.perf_counter()
+        if posted.due is None:
+            return posted.task
+        return msgspec.structs.replace(posted.task, seconds=max(0.0, posted.due - time.monotonic()))
+
+    def accept(self, posted: Posted, sha256: str | None, size: int, refused: str | None) -> None:
+        """An answer is whole and was looked at: write that down. It counts from when this returns.
+
+        Raises RunError where it cannot be written down.
+        """
+        now = time.perf_counter()
+        arrival = Arrival(sha256, size, refused, posted.taken or now, now)
+        self.journal.put(posted.key, arrival.to_fact())
+        with self.changed:
+            self._arrived[posted.key] = arrival
+            if self._open.get(posted.client) is posted:
+                del self._open[posted.client]
+            self.changed.notify_all()
+
+    def fail(self, posted: Posted, failure: Failure) -> bool:
+        """A node could not do a task; whether it is asked once more."""
+        posted.failures.append(f"{failure.kind}: {failure.reason}")
+        if len(posted.failures) <= self.retry and failure.kind != "refused":
+            return True
+        self.accept(posted, None, 0, f"the node could not: {posted.failures[-1]}")
+        return False
+
+    def _wake(self) -> None:
+        with self.changed:
+            self.changed.notify_all()

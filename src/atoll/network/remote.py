@@ -1,0 +1,289 @@
+"""The engine of a deployed federation: it has clients' work done by nodes, and reduces what they answer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from atoll.channel import Chain
+from atoll.codec import Limits, decode, encode
+from atoll.contract import Answer, Gathering, Job, Memories, Outcome, Reducer, Reply
+from atoll.contract.screen import screen
+from atoll.data import FederatedData
+from atoll.engines.engine import Engine
+from atoll.errors import CodecError
+from atoll.network.blobs import Blobs
+from atoll.network.desk import Arrival, Desk, Posted
+from atoll.network.wire import Blob, Task
+from atoll.tensors import Record, nbytes
+
+__all__ = ["Policy", "Remote", "answer_of"]
+
+_ROOM = 1 << 20
+"""Bytes that an answer may have beside its tensors."""
+
+_UNFORMED = 1 << 28
+"""Bytes of an answer whose form follows from the client's data."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How long a round waits for its replies.
+
+    Args:
+        target: replies with which it ends; None: those of all that were asked.
+        quorum: replies without which it does not end, whatever the time.
+        deadline: seconds after which it ends with those that are there.
+    """
+
+    target: int | None = None
+    quorum: int = 1
+    deadline: float | None = None
+
+
+class Remote(Engine):
+    """Has a job's orders carried out by nodes.
+
+    Args:
+        written: whether nodes run steps as they are written, or captured ones.
+        policy: how long training waits; whatever else is asked waits for all who are there.
+
+    What this engine remembers of a client is where the node keeps its memory: the task after which it did.
+    """
+
+    name: ClassVar[str] = "nodes"
+
+    def __init__(
+        self,
+        tasks: Sequence[Any],
+        data: FederatedData,
+        device: Any,
+        *,
+        desk: Desk,
+        blobs: Blobs,
+        written: bool = False,
+        policy: Policy = Policy(),
+    ) -> None:
+        super().__init__(tasks[0], data, device)
+        self.desk, self.blobs, self.written, self.policy = desk, blobs, written, policy
+        self._round, self._call = 0, 0
+
+    def describe(self) -> str:
+        return "nodes" + (", steps as written" if self.written else "")
+
+    def settled(self) -> tuple[str, int | None]:
+        return ("loop" if self.written else "processes"), None
+
+    def restart(self, round: int) -> None:
+        """The round begins, for the first time or anew: its calls get the same names."""
+        self._round, self._call = round, 0
+
+    def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
+        posted = self._posted(job, memories)
+        gathering, waiting = Gathering(job), list(job.clients)
+        with self.desk.changed:
+            self.desk.post(list(posted.values()))
+        try:
+            used = self._gathered(job, posted, gathering, waiting, memories)
+        finally:
+            self.desk.withdraw(list(posted.values()))
+        assert used is not None
+        return gathering.result()
+
+    # --- what is asked ----------------------------------------------------------------------------------------
+
+    def _posted(self, job: Job, memories: Memories) -> dict[int, Posted]:
+        """A task for each client of a job, under the names that they have whenever this round is played."""
+        if job.round != self._round:
+            self.restart(job.round)
+        number, self._call = self._call, self._call + 1
+        shared = encode(job.work.shared)
+        place = f"round/{job.round}/{number}"
+        attempt = self._attempt(place, shared, job)
+        task_id, blob = f"{job.round}-{number}-{attempt}", self._kept(shared)
+        setting = None
+        if isinstance(job.channel, Chain) and job.channel.setting is not None:
+            setting = asdict(job.channel.setting)
+        training = job.work.program == "train"
+        due = None
+        if training and self.policy.deadline is not None:
+            due = time.monotonic() + self.policy.deadline
+        found = {}
+        for client in job.clients:
+            order, memory = job.order(client), memories.get(client)
+            own = job.work.own.get(client)
+            task = Task(
+                id=task_id, round=job.round, program=job.work.program, shared=blob,
+                own=None if own is None else self._kept(encode(own)),
+                memory=None if memory is None else memory.task,
+                epochs=order.epochs, limit=order.limit, setting=setting, cohort=job.cohort,
+                most=self._most(job, client),
+            )  # fmt: skip
+            key = f"{place}/{client}"
+            found[client] = Posted(client, task, key, _Check(job, client, task.most), due)
+        return found
+
+    def _attempt(self, place: str, shared: bytes, job: Job) -> int:
+        """Which attempt at this call it is: a new one where it asks for something else than what was written down."""
+        what = hashlib.sha256(shared).hexdigest() + f" {job.work.program} {sorted(job.clients)}"
+        known = self.desk.journal.get(f"{place}/what")
+        if known is not None and known["what"] == what:
+            return int(known["attempt"])
+        attempt = 0 if known is None else known["attempt"] + 1
+        if known is not None:
+            self.desk.journal.drop(f"{place}/")
+        self.desk.journal.put(f"{place}/what", {"what": what, "attempt": attempt})
+        return attempt
+
+    def _kept(self, blob: bytes) -> Blob:
+        return Blob(sha256=self.blobs.put(blob), size=len(blob))
+
+    @staticmethod
+    def _most(job: Job, client: int) -> int:
+        form = job.form(client)
+        return 2 * nbytes(form) + _ROOM if form else _UNFORMED
+
+    # --- what is answered -------------------------------------------------------------------------------------
+
+    def _gathered(
+        self,
+        job: Job,
+        posted: Mapping[int, Posted],
+        gathering: Gathering,
+        waiting: list[int],
+        memories: Memories,
+    ) -> list[int]:
+        """Take answers in the order of clients, as they come, until there is nothing to wait for; who answered."""
+        closed: list[int] | None = self.desk.journal.get(self._closing(posted))
+        used: list[int] = []
+        while waiting:
+            while waiting and (closed is None or waiting[0] in closed):
+                arrival = self.desk.arrived(posted[waiting[0]].key)
+                if arrival is None:
+                    break
+                self._deliver(job, posted[waiting[0]], arrival, gathering, memories)
+                used.append(waiting.pop(0))
+            if closed is not None:
+                waiting[:] = [client for client in waiting if client in closed]
+                if waiting and self.desk.arrived(posted[waiting[0]].key) is None:
+                    closed = None  # a body was lost: ask again
+                continue
+            if waiting:
+                with self.desk.changed:
+                    closed = self._over(job, posted)
+                    if closed is None and self.desk.arrived(posted[waiting[0]].key) is None:
+                        self.desk.wait(self._left(posted))
+                if closed is not None:
+                    self.desk.journal.put(self._closing(posted), closed)
+        return used
+
+    @staticmethod
+    def _closing(posted: Mapping[int, Posted]) -> str:
+        return next(iter(posted.values())).key.rpartition("/")[0] + "/closed" if posted else "nothing"
+
+    @staticmethod
+    def _left(posted: Mapping[int, Posted]) -> float | None:
+        due = next(iter(posted.values())).due
+        return None if due is None else due - time.monotonic()
+
+    def _over(self, job: Job, posted: Mapping[int, Posted]) -> list[int] | None:
+        """With whose answers the call ends now, or None where it does not.
+
+        All arrived is no ending of its own: then nobody is waited for.
+        """
+        came = {client: found for client, each in posted.items() if (found := self.desk.arrived(each.key))}
+        if len(came) == len(posted):
+            return None
+        sound = sorted((k for k, found in came.items() if found.refused is None), key=lambda k: came[k].ended)
+        training = job.work.program == "train"
+        policy = self.policy if training else Policy(quorum=0)
+        missing = [client for client in posted if client not in came]
+        self.desk.state = f"round {job.round}: {len(came)} of {len(posted)} answers ({job.work.program})"
+        if policy.target is not None and len(sound) >= policy.target:
+            first = {*sound[: policy.target]}
+            return [k for k in posted if k in first or (k in came and came[k].refused is not None)]
+        due = next(iter(posted.values())).due
+        late = due is not None and time.monotonic() >= due
+        absent = not any(self.desk.there(client) for client in missing)
+        if (late or absent) and len(sound) >= policy.quorum:
+            return [client for client in posted if client in came]
+        if late or absent:
+            self.desk.state = (
+                f"round {job.round}: paused, {len(sound)} of {policy.quorum} replies; waiting for nodes"
+            )
+        return None
+
+    def _deliver(
+        self, job: Job, posted: Posted, arrival: Arrival, gathering: Gathering, memories: Memories
+    ) -> None:
+        client = posted.client
+        if arrival.sha256 is None or arrival.refused is not None:
+            gathering.refuse(
+                client, arrival.refused or "nothing came", arrival.begun, arrival.ended, arrival.size
+            )
+            return
+        blob = self.blobs.path(arrival.sha256).read_bytes()
+        answer = answer_of(blob, client, posted.task.most)
+        found = gathering.deliver(answer, arrival.begun, arrival.ended)
+        if not found.refused:
+            memories.put(client, Record(task=posted.task.id))
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+
+class _Check:
+    """Looks at an answer before it is accepted."""
+
+    def __init__(self, job: Job, client: int, most: int) -> None:
+        self.job, self.client, self.most = job, client, most
+
+    def __call__(self, blob: bytes) -> str | None:
+        try:
+            answer = answer_of(blob, self.client, self.most)
+        except CodecError as error:
+            return error.message
+        return screen(answer.reply, self.job.form(self.client)) or _implausible(answer.reply)
+
+
+_HEAVIEST = float(1 << 40)
+
+
+def _implausible(reply: Reply) -> str | None:
+    """What no honest client says of itself, or None."""
+    if float(reply.weight) > _HEAVIEST:
+        return f"its weight is {float(reply.weight):g}"
+    for name, value in reply.metrics.items():
+        numbers = value.double().flatten().tolist() if isinstance(value, Tensor) else [float(value)]
+        if not all(math.isfinite(each) for each in numbers):
+            return f"its {name} is not finite"
+    return None
+
+
+def answer_of(blob: bytes, client: int, most: int) -> Answer:
+    """The answer that these bytes are.  Raises CodecError where they are none of this client's."""
+    found = decode(blob, limits=Limits(nbytes=most))
+    reply = found.get("reply")
+    fine = (
+        found.keys() == {"client", "reply"}
+        and found.client == client
+        and isinstance(reply, Record)
+        and reply.keys() == {"sent", "weight", "metrics"}
+        and isinstance(reply.sent, Record)
+        and isinstance(reply.metrics, Record)
+        and isinstance(reply.weight, Tensor)
+        and reply.weight.numel() == 1
+        and reply.weight.is_floating_point()
+        and all(isinstance(each, Tensor | int | float) for each in reply.metrics.values())
+    )
+    if not fine:
+        raise CodecError(
+            "these bytes are a record, and no answer of this client", hint="encode an `Answer` of its own"
+        )
+    return Answer.of_record(found)

@@ -1,0 +1,390 @@
+"""What nodes may ask of a coordinator over HTTP: `docs/wire.md`, as routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import AtollError, MissingExtraError
+from atoll.network.coordinator import SOFTWARE, Coordinator
+from atoll.network.desk import Posted
+from atoll.network.wire import (
+    LIMIT,
+    NAME,
+    VERSIONS,
+    Answered,
+    Beat,
+    Beaten,
+    DataForm,
+    Failure,
+    Hello,
+    Joining,
+    Message,
+    Problem,
+    Verdict,
+    pack,
+    unpack,
+)
+
+try:
+    from aiohttp import web
+except ImportError:
+    raise MissingExtraError("aiohttp", "network", "a coordinator") from None
+
+__all__ = ["Caller", "Routes", "plainly"]
+
+WAIT = 25.0
+"""Seconds for which a node that asks for a task is kept waiting at most."""
+
+_ROOM = 1 << 30
+"""Bytes of answers that may be on their way at a time."""
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request."""
+
+    name: str | None
+    role: str | None
+
+
+Identify = Callable[[web.Request], Caller]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def plainly(request: web.Request) -> Caller:
+    """Without TLS, on this machine alone: whoever calls is who it says it is."""
+    name = request.headers.get("Atoll-Name")
+    return Caller(name, request.headers.get("Atoll-Role", "node") if name else None)
+
+
+class Routes:
+    """The coordinator's side of the wire.
+
+    Args:
+        identify: tells who makes a request.
+    """
+
+    def __init__(self, coordinator: Coordinator, identify: Identify) -> None:
+        self.coordinator, self.identify = coordinator, identify
+        self.desk, self.blobs = coordinator.desk, coordinator.blobs
+        self._news: dict[int, asyncio.Event] = {}
+        self._arriving: dict[int, int] = {}  # client -> bytes of the answer that it is sending
+        self._loop = asyncio.get_running_loop()
+        self.desk.told = self._told
+
+    def application(self) -> web.Application:
+        """All routes."""
+        site = web.Application(middlewares=[self._guard], client_max_size=LIMIT)
+        site.add_routes(
+            [
+                web.get("/healthz", self.health),
+                web.get("/v1/hello", self.hello),
+                web.post("/v1/join", self.join),
+                web.post("/v1/data", self.data),
+                web.get("/v1/task", self.task),
+                web.get("/v1/blob/{sha256:[0-9a-f]{64}}", self.blob),
+                web.get("/v1/task/{id:[0-9a-z-]{1,60}}/answer", self.answered),
+                web.put("/v1/task/{id:[0-9a-z-]{1,60}}/answer", self.answer),
+                web.post("/v1/task/{id:[0-9a-z-]{1,60}}/failure", self.failure),
+                web.post("/v1/beat", self.beat),
+                web.post("/v1/leave", self.leave),
+                web.get("/v1/status", self.status),
+            ]
+        )
+        return site
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Errors as problems, in one form."""
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400 or error.content_type == "application/json":
+                raise
+            return _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
+        except AtollError as error:
+            return _problem(400, "refused", error.message, error.hint)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self.desk.state = "paused: the coordinator's disk is full"
+                return _problem(507, "disk", "the coordinator's disk is full", "try again later")
+            raise
+
+    # --- who calls --------------------------------------------------------------------------------------------
+
+    def _node(self, request: web.Request) -> tuple[str, int]:
+        """The name and number of the node that calls, in its present session."""
+        caller = self._caller(request, "node")
+        assert caller.name is not None
+        number = self.coordinator.number(caller.name)
+        if number is None:
+            raise _refusal(409, "unjoined", f"{caller.name} has not joined")
+        if self.coordinator.sessions.get(number) != request.headers.get("Atoll-Session", ""):
+            raise _refusal(
+                409,
+                "session",
+                f"{caller.name} has joined anew, or must",
+                "join again; each start is a session",
+            )
+        self.desk.seen(number)
+        return caller.name, number
+
+    def _caller(self, request: web.Request, *roles: str) -> Caller:
+        caller = self.identify(request)
+        if caller.name is None or caller.role is None:
+            raise _refusal(401, "unknown", "there is no client certificate", "join with an invitation first")
+        if caller.role not in roles:
+            raise _refusal(403, "forbidden", f"this is not for the role {caller.role}")
+        return caller
+
+    # --- joining ----------------------------------------------------------------------------------------------
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def hello(self, request: web.Request) -> web.Response:
+        caller = self.identify(request)
+        return _json(
+            Hello(
+                protocols=VERSIONS,
+                software=SOFTWARE,
+                run=self.coordinator.run,
+                name=caller.name,
+                role=caller.role,
+            )
+        )
+
+    async def join(self, request: web.Request) -> web.Response:
+        caller = self._caller(request, "node")
+        joining = unpack(await request.read(), Joining)
+        if caller.name is None or not NAME.fullmatch(caller.name):
+            raise _refusal(400, "name", f"{caller.name!r} is no name of a node")
+        return _json(await asyncio.to_thread(self.coordinator.join, caller.name, joining))
+
+    async def data(self, request: web.Request) -> web.Response:
+        name, _ = self._node(request)
+        form = unpack(await request.read(), DataForm)
+        await asyncio.to_thread(self.coordinator.welcome, name, form)
+        return web.Response(status=204)
+
+    async def leave(self, request: web.Request) -> web.Response:
+        _, number = self._node(request)
+        self.desk.gone(number)
+        return web.Response(status=204)
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def _told(self, client: int) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._tell, client)
+
+    def _tell(self, client: int) -> None:
+        self._news.setdefault(client, asyncio.Event()).set()
+
+    async def task(self, request: web.Request) -> web.Response:
+        _, number = self._node(request)
+        news = self._news.setdefault(number, asyncio.Event())
+        news.clear()
+        task = self.desk.task(number)
+        if task is None:
+            try:
+                wait = min(WAIT, max(0.0, float(request.query.get("wait", "0"))))
+            except ValueError:
+                raise _refusal(400, "wait", "wait is a number of seconds") from None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), wait)
+            self._node(request)  # it may have joined anew meanwhile
+            task = self.desk.task(number)
+        if self.coordinator.ended.is_set():
+            return web.Response(status=410)
+        return web.Response(status=204) if task is None else _json(task)
+
+    async def blob(self, request: web.Request) -> web.StreamResponse:
+        self._node(request)
+        path = self.blobs.path(request.match_info["sha256"])
+        if not path.is_file():
+            raise _refusal(404, "gone", "there is no such body any more")
+        return web.FileResponse(path, chunk_size=_PIECE)
+
+    def _open(self, request: web.Request, number: int) -> Posted | Answered:
+        """The open task that a request names, or what became of it; refuses others'."""
+        task_id = request.match_info["id"]
+        posted = self.desk.open(number, task_id)
+        if posted is not None:
+            return posted
+        round, call, *_ = (*task_id.split("-"), "", "")
+        fact = self.coordinator.journal.get(f"round/{round}/{call}/{number}")
+        if fact is not None:
+            return Answered(offset=fact["size"], done=True, refused=fact["refused"])
+        current = self.desk.task(number)
+        raise web.HTTPConflict(
+            body=pack(Verdict(problem="stale", round=0 if current is None else current.round)),
+            content_type="application/json",
+        )
+
+    async def answered(self, request: web.Request) -> web.Response:
+        _, number = self._node(request)
+        found = self._open(request, number)
+        if isinstance(found, Answered):
+            return _json(found)
+        part = self._part(number, found)
+        return _json(Answered(offset=part.stat().st_size if part.is_file() else 0))
+
+    async def answer(self, request: web.Request) -> web.Response:
+        _, number = self._node(request)
+        found = self._open(request, number)
+        if isinstance(found, Answered):
+            return _json(found)
+        offset, size, sha256 = _upload(request)
+        if size > found.task.most:
+            raise _refusal(413, "size", f"the answer has {size} bytes, and may have {found.task.most}")
+        if number in self._arriving:
+            raise _refusal(429, "busy", "another part of this answer is on its way")
+        if self._arriving and sum(self._arriving.values()) + size > _ROOM:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
+        self._arriving[number] = size
+        try:
+            return await self._received(request, number, found, offset, size, sha256)
+        finally:
+            del self._arriving[number]
+
+    async def _received(
+        self, request: web.Request, number: int, posted: Posted, offset: int, size: int, sha256: str
+    ) -> web.Response:
+        part = self._part(number, posted)
+        there = part.stat().st_size if part.is_file() else 0
+        if offset != there:
+            return _json(Answered(offset=there), status=409)
+        with part.open("ab") as stream:
+            async for piece in request.content.iter_chunked(_PIECE):
+                if there + len(piece) > size:
+                    part.unlink()
+                    raise _refusal(413, "size", f"more than the {size} bytes that were announced")
+                stream.write(piece)
+                there += len(piece)
+                self.desk.seen(number)
+        if there < size:
+            return _json(Answered(offset=there), status=202)
+        refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
+        return _json(Answered(offset=size, done=True, refused=refused))
+
+    def _settle(self, part: Path, posted: Posted, size: int, sha256: str) -> str | None:
+        """A whole answer: check it, keep it, write it down; why it is refused, or None."""
+        blob = part.read_bytes()
+        if hashlib.sha256(blob).hexdigest() != sha256:
+            part.unlink()
+            raise _refusal(422, "hash", "the bytes have another hash than was announced", "send it again")
+        refused = posted.check(blob)
+        if refused is not None:
+            part.unlink()
+            self.desk.accept(posted, None, size, refused)
+            return refused
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        self.blobs.keep(part, sha256)
+        self.desk.accept(posted, sha256, size, None)
+        return None
+
+    def _part(self, number: int, posted: Posted) -> Path:
+        return self.blobs.part(f"{number}-{posted.task.id}")
+
+    async def failure(self, request: web.Request) -> web.Response:
+        _, number = self._node(request)
+        failure = unpack(await request.read(), Failure)
+        found = self._open(request, number)
+        if isinstance(found, Answered):
+            return _json(found)
+        again = await asyncio.to_thread(self.desk.fail, found, failure)
+        return _json(Answered(offset=0, done=not again))
+
+    async def beat(self, request: web.Request) -> web.Response:
+        _, number = self._node(request)
+        beat = unpack(await request.read(), Beat)
+        wanted = beat.task is not None and self.desk.open(number, beat.task) is not None
+        current = self.desk.task(number)
+        return _json(
+            Beaten(wanted=wanted, round=current.round if current else 0, state=self.desk.state[:200])
+        )
+
+    # --- operations -------------------------------------------------------------------------------------------
+
+    async def status(self, request: web.Request) -> web.Response:
+        self._caller(request, "node", "operator", "auditor")
+        now = time.monotonic()
+        return web.json_response(status(self.coordinator, now))
+
+
+def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
+    """Where the run is, as plain values."""
+    desk = coordinator.desk
+    nodes = []
+    for name, fact in sorted(coordinator.nodes().items(), key=lambda each: each[1]["number"]):
+        number, form = int(fact["number"]), fact["form"]
+        silent = desk.silence(number)
+        nodes.append(
+            {
+                "name": name,
+                "number": number,
+                "there": desk.there(number),
+                "silent": None if silent == float("inf") else round(silent, 1),
+                "samples": form and form["train"],
+                "task": (task := desk.task(number)) and task.id,
+            }
+        )
+    return {
+        "run": coordinator.run,
+        "state": desk.state,
+        "round": getattr(coordinator.federation, "number", 0),
+        "rounds": coordinator.office.plan.rounds,
+        "nodes": nodes,
+    }
+
+
+_WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 503: "busy"}
+
+
+def _upload(request: web.Request) -> tuple[int, int, str]:
+    query = request.query
+    try:
+        offset, size, sha256 = int(query["offset"]), int(query["size"]), query["sha256"]
+        if (
+            offset < 0
+            or size < 1
+            or offset > size
+            or len(sha256) != 64
+            or not set(sha256) <= set("0123456789abcdef")
+        ):
+            raise ValueError
+    except (KeyError, ValueError):
+        raise _refusal(400, "upload", "offset, size and sha256 say what comes") from None
+    return offset, size, sha256
+
+
+def _json(message: Message, status: int = 200) -> web.Response:
+    return web.Response(body=pack(message), content_type="application/json", status=status)
+
+
+def _problem(status: int, problem: str, message: str, hint: str | None = None) -> web.Response:
+    return _json(Problem(problem=problem, message=message[:4000], hint=hint and hint[:4000]), status)
+
+
+def _refusal(status: int, problem: str, message: str, hint: str | None = None) -> web.HTTPException:
+    kinds: dict[int, type[web.HTTPException]] = {
+        400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
+        409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity, 429: web.HTTPTooManyRequests,
+    }  # fmt: skip
+    body = pack(Problem(problem=problem, message=message[:4000], hint=hint))
+    if status == 413:
+        return web.HTTPRequestEntityTooLarge(LIMIT, 0, body=body, content_type="application/json")
+    return kinds[status](body=body, content_type="application/json")
