@@ -178,9 +178,13 @@ class Identity:
                 secret=True,
             )
         try:
-            key = load_pem_private_key(private(self._ed25519), None)
-        except (OSError, TypeError) as error:
-            raise _damaged(self._ed25519) from error
+            pem = private(self._ed25519)
+        except FileNotFoundError:
+            raise _damaged(self._ed25519) from None
+        try:
+            key = load_pem_private_key(pem, None)
+        except (ValueError, TypeError):
+            raise _damaged(self._ed25519) from None
         if not isinstance(key, Ed25519PrivateKey):
             raise _damaged(self._ed25519)
         return key

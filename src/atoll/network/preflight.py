@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from atoll.errors import CodecError, MissingExtraError
 from atoll.network.certificates import hosts_of, now
+from atoll.network.invitation import Trust
 from atoll.network.tls import Held, blind_context, client_context, trusting_context
 from atoll.network.wire import Hello, Problem, unpack
 
@@ -26,15 +27,6 @@ __all__ = ["Finding", "preflight"]
 
 _WAIT = 5.0
 _SKEW = timedelta(minutes=5)
-_REASONS = {
-    "CERTIFICATE_EXPIRED": "expired",
-    "UNKNOWN_CA": "foreign",
-    "BAD_CERTIFICATE": "foreign",
-    "DECRYPT_ERROR": "foreign",
-    "CERTIFICATE_UNKNOWN": "foreign",
-    "UNSUPPORTED_CERTIFICATE": "foreign",
-    "CERTIFICATE_REQUIRED": "missing",
-}
 
 
 @dataclass(frozen=True)
@@ -198,60 +190,55 @@ class _Look:
 
     def _welcomed(self) -> Finding:
         """Shown with our certificate, what does the coordinator say?"""
+        status, head, body = 0, b"", b""
+        with contextlib.suppress(OSError), self._connected(client_context(self.identity)) as line:
+            status, head, body = _get(line, self.host, "/v1/hello")
+        if not head:
+            self._refused()
+        told: Hello | Problem
         try:
-            with self._connected(client_context(self.identity)) as line:
-                status, _, body = _get(line, self.host, "/v1/hello")
-        except ssl.SSLError as error:
-            self._alert(error)
-        except OSError:
-            self._listen()
-        try:
-            if status == 200:
-                hello = unpack(body, Hello)
-            else:
-                problem = unpack(body, Problem)
+            told = unpack(body, Hello) if status == 200 else unpack(body, Problem)
         except CodecError:
             raise _Found(
                 "stranger", f"{self.where} answers, but not as a coordinator does", "check host and port"
             ) from None
-        if status != 200:
-            raise _Found(
-                problem.problem, f"{self.where} says: {problem.message}", problem.hint or "ask the operator"
-            )
-        if hello.name is None:
+        if isinstance(told, Problem):
+            raise _Found(told.problem, f"{self.where} says: {told.message}", told.hint or "ask the operator")
+        if told.name is None:
             raise _Found(
                 "missing",
-                f"{self.where} has not seen our certificate",
+                f"{self.where} has not seen this machine's certificate",
                 "a proxy may end TLS before the coordinator: let it pass through",
             )
         return Finding(
-            None,
-            f"{self.where} answers, and knows this machine as {hello.name}, {hello.role}",
-            self._skewed(),
+            None, f"{self.where} answers, and knows this machine as {told.name}, {told.role}", self._skewed()
         )
 
-    def _listen(self) -> NoReturn:
-        """The line was cut while we spoke, and a reason may have been lost: say nothing, and listen."""
+    def _refused(self) -> NoReturn:
+        """The coordinator ends TLS when it is shown our certificate. Strangers are told whose it would take."""
+        own = x509.load_pem_x509_certificate(self.identity.pem.read_bytes())
+        with contextlib.suppress(OSError, CodecError):
+            with self._connected(trusting_context(self.identity.ca)) as line:
+                told = unpack(_get(line, self.host, "/v1/certificate")[2], Trust)
+            try:
+                own.verify_directly_issued_by(x509.load_pem_x509_certificate(told.authority.encode()))
+            except (InvalidSignature, ValueError, TypeError):
+                self._foreign()
+        if not own.not_valid_before_utc <= now() + self.skew < own.not_valid_after_utc:
+            self._clock()
+        said = "it ends the connection"
         try:
             with self._connected(client_context(self.identity)) as line:
-                line.recv(1)
+                line.recv(1)  # who speaks first may miss the reason
         except ssl.SSLError as error:
-            self._alert(error)
+            said = error.reason or said
         except OSError:
             pass
-        raise _Found("cut", f"{self.where} cuts the connection", "look into the coordinator's log")
-
-    def _alert(self, error: ssl.SSLError) -> NoReturn:
-        reason = str(error.reason)
-        kind = next((kind for word, kind in _REASONS.items() if reason.endswith(word)), None)
-        if kind == "expired":
-            self._clock()
-            self._expired(x509.load_pem_x509_certificate(self.identity.pem.read_bytes()))
-        if kind == "foreign":
-            self._foreign()
-        if kind == "missing":
-            raise _Found("missing", f"{self.where} wants a certificate", "join with an invitation first")
-        raise _Found("cut", f"{self.where} ends TLS: {reason}", "look into the coordinator's log")
+        raise _Found(
+            "refused",
+            f"{self.where} refuses this machine's certificate: {said}",
+            "look into the coordinator's log",
+        )
 
     # --- sentences --------------------------------------------------------------------------------------------
 

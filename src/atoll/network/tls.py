@@ -181,5 +181,5 @@ def refusal(status: int, problem: str, message: str, hint: str | None = None) ->
     kinds: dict[int, type[web.HTTPException]] = {
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 429: web.HTTPTooManyRequests,
     }  # fmt: skip
-    body = pack(Problem(problem=problem, message=message[:4000], hint=hint))
-    return kinds[status](body=body, content_type="application/json")
+    text = pack(Problem(problem=problem, message=message[:4000], hint=hint)).decode()
+    return kinds[status](text=text, content_type="application/json")
