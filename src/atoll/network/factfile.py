@@ -97,7 +97,7 @@ class FactFile:
         (self._write if passing else self._write_twice)(changes)
         _apply(self.facts, changes)
 
-    def _write_twice(self, changes: Mapping[str, bytes | None]) -> None:
+    def _write_twice(self, changes: Mapping[str, bytes | None], *, anew: bool = False) -> None:
         generation = self._generation + 1
         facts = dict(self.facts)
         _apply(facts, changes)
@@ -108,7 +108,7 @@ class FactFile:
         except OSError as error:
             raise trouble(self.copy, error) from error
         try:
-            self._write({**changes, _HEAD: str(generation).encode()})
+            self._write({**changes, _HEAD: str(generation).encode()}, anew=anew)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -119,13 +119,15 @@ class FactFile:
         except OSError as error:
             raise FailedError(f"{self.copy}: {error}", hint=_DISK) from error
 
-    def _write(self, changes: Mapping[str, bytes | None]) -> None:
+    def _write(self, changes: Mapping[str, bytes | None], *, anew: bool = False) -> None:
         base = self._base
         assert base is not None
         gone = [(key,) for key, value in changes.items() if value is None]
         rows = [(key, value, _sum(key, value)) for key, value in changes.items() if value is not None]
         try:
             base.execute("BEGIN IMMEDIATE")
+            if anew:
+                base.execute("DELETE FROM facts")
             base.executemany("DELETE FROM facts WHERE key = ?", gone)
             base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", rows)
             base.execute("COMMIT")
@@ -155,7 +157,9 @@ class FactFile:
             generation, rotten = self._read()
         for key in rotten:
             self._say(f"{self.path}: what stands under {key or 'its head'!r} is not what was written")
-        stored = {**self.facts, **dict.fromkeys(rotten, b"")}
+        stored = (
+            {} if rotten else self.facts
+        )  # beside a wrong key SQLite may miss others: all is written anew
         if copy is not None and copy.generation >= generation:
             if copy.generation > generation:
                 self._say(
@@ -163,15 +167,15 @@ class FactFile:
                 )
             passing = {key: value for key, value in self.facts.items() if key.startswith(_PASSING)}
             self.facts = passing | {key: bytes(raw) for key, raw in copy.facts.items()}
-        elif any(not str(key).startswith(_PASSING) for key in rotten):
+        elif any(not key.startswith(_PASSING) for key in rotten):
             self._both("rows are not what was written")
         elif not generation and self.copy.exists():
             self._both("it is gone, or has lost its end")
         self._generation = max(generation, 0 if copy is None else copy.generation)
         changes: dict[str, bytes | None] = dict.fromkeys(stored.keys() - self.facts.keys())
         changes |= {key: value for key, value in self.facts.items() if stored.get(key) != value}
-        if changes or (self._generation and (copy is None or copy.generation != generation)):
-            self._write_twice(changes)
+        if changes or rotten or (self._generation and (copy is None or copy.generation != generation)):
+            self._write_twice(changes, anew=bool(rotten))
         sync(self.path.parent)
 
     def _read(self) -> tuple[int, list[str]]:
@@ -196,7 +200,7 @@ class FactFile:
                 base.execute(f"PRAGMA {each}").fetchall()
             (found,) = base.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
-                raise _BrokenError(found)
+                raise _BrokenError(found.splitlines()[-1])
             used = self._emptied(base)
             if version == 0:
                 base.execute(
@@ -204,7 +208,7 @@ class FactFile:
                     " (key TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL) WITHOUT ROWID"
                 )
                 base.execute(f"PRAGMA user_version = {_FORMAT}")
-            rows = base.execute("SELECT key, value, sum FROM facts").fetchall()
+            rows = base.execute("SELECT CAST(key AS BLOB), value, sum FROM facts").fetchall()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN:
                 raise _BrokenError(str(error)) from error
@@ -226,8 +230,9 @@ class FactFile:
 
     def _checked(self, rows: list[tuple[Any, Any, Any]]) -> tuple[int, list[str]]:
         generation, rotten, self.facts = 0, [], {}
-        for key, value, total in rows:
-            if not (isinstance(key, str) and isinstance(value, bytes) and total == _sum(key, value)):
+        for name, value, total in rows:
+            key = (name or b"").decode("utf-8", "replace")
+            if not (isinstance(value, bytes) and total == _sum(key, value)):
                 rotten.append(key)
             elif key == _HEAD:
                 generation = int(value)
