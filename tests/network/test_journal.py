@@ -369,6 +369,22 @@ def test_a_value_that_is_not_what_was_written_is_dropped_and_said(tmp_path: Path
     assert found(tmp_path) == (facts, ())  # said once
 
 
+@pytest.mark.parametrize("wrong", [b"sound/3/0/7", b"round/3/0/\xff", b"\xffound/3/0/7"])
+def test_a_key_that_is_not_what_was_written_hides_no_others(tmp_path: Path, wrong: bytes) -> None:
+    """SQLite finds keys by their order, in which the wrong one does not stand."""
+    path = written(tmp_path)
+    content = path.read_bytes()
+    assert content.count(b"round/3/0/7") == 1
+    path.write_bytes(content.replace(b"round/3/0/7", wrong))
+    facts, notices = found(tmp_path)
+    assert facts == {key: value for key, value in FACTS.items() if key != "round/3/0/7"} and len(notices) == 1
+    with opened(tmp_path) as journal:
+        assert not journal.notices
+        for key in FACTS:
+            journal.put(key, "new")
+    assert found(tmp_path) == (dict.fromkeys(FACTS, "new"), ())
+
+
 def test_what_must_not_be_lost_is_taken_from_the_second_file(tmp_path: Path) -> None:
     path = written(tmp_path)
     spoil(path, "node/b")
