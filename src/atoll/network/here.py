@@ -2,8 +2,8 @@
 
 A simulation reads all clients together, and some of what it does with a table follows from all of them: which columns
 there are and in which order, the values of a category, the labels, which columns have gaps. A node is alone, and what
-it saw in its own rows would fit nobody else's model. So these are stated in the coordinator's file, or refused; the rest
-is read as `atoll.data.from_clients` reads it, to the bit.
+it saw in its own rows would fit nobody else's model. So these are stated in the coordinator's file, or refused; the
+rest is read as `atoll.data.from_clients` reads it, to the bit.
 """
 
 from __future__ import annotations
