@@ -23,7 +23,8 @@ from atoll.engines.sequential import Sequential
 from atoll.errors import AtollError, ConfigError, DataError
 from atoll.methods import FedAvg
 from atoll.network.elsewhere import alike, form_of
-from atoll.network.here import Here, asked, describe
+from atoll.network.here import Here, describe
+from atoll.network.reading import asked
 from atoll.network.wire import Plan, pack, unpack
 
 ROOT = Path(os.environ.get("ATOLL_DATA", "absent"))
