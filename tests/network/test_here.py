@@ -384,7 +384,7 @@ def test_activities_of_subjects(tmp_path: Path) -> None:
         x = np.concatenate([half(pairs[:, 0]), half(pairs[:, 1])], -1)
         sources[f"s{subject}"] = tmp_path / f"s{subject}.npz"
         np.savez(sources[f"s{subject}"], x=x, y=stored["y"][rows].astype(np.int64) - stored["y"].min())
-    check(sources, plan(data={"classes": 6}), (0, 2), Sequential, model="conv1d")
+    check(sources, plan(data={"classes": 6}), (0, 2), model="conv1d")
 
 
 def test_digits(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -351,6 +351,16 @@ def test_a_file(tmp_path: Path) -> None:
     assert Policy.read(path) == Policy()
     with pytest.raises(ConfigError, match="cannot read"):
         Policy.read(tmp_path / "absent.toml")
+
+
+def test_every_key_is_on_the_page(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "policy.md").read_text("utf-8")
+    for each in fields(Policy):
+        assert f"`{each.name}`" in text
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    file = tmp_path / "policy.toml"
+    file.write_text(example)
+    assert len(Policy.read(file).stated()) == 7
 
 
 # --- what a person reads --------------------------------------------------------------------------------------------
