@@ -370,6 +370,7 @@ def test_credit_card_holders(tmp_path: Path) -> None:
 
 
 @has("har")
+@pytest.mark.slow
 def test_activities_of_subjects(tmp_path: Path) -> None:
     stored = dict(np.load(ROOT / "har" / "har_inertial.npz"))
     planes = stored["planes"].reshape(9, 4, -1, 64)  # bytes of numbers, apart

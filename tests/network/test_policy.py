@@ -138,6 +138,7 @@ def test_a_plan_that_cannot_be_is_a_refusal(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("policy", "fits", "not_"),
     [
+        ({"programs": ("evaluate",)}, {"program": "evaluate"}, {}),
         ({"programs": ("train",)}, {}, {"program": "personal on validation"}),
         ({"programs": ("train", "personal")}, {"program": "personal on validation"}, {"program": "evaluate"}),
         ({"most_epochs": 2}, {"epochs": 2}, {"epochs": 3}),
