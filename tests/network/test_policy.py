@@ -132,6 +132,13 @@ def test_a_plan_that_cannot_be_is_a_refusal(changes: dict[str, Any]) -> None:
     assert "\x1b" not in found
 
 
+def test_a_coordinator_does_not_write_to_the_terminal() -> None:
+    (refusal,) = Policy(columns=("age",)).check_plan(plan(), ["\x1b[2Jage"], 40)
+    told = Policy(programs=("train",)).check_task(task(program="\x1b[2J"), plan(), NOON)
+    assert told is not None
+    assert "\x1b" not in refusal + told
+
+
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 
