@@ -185,7 +185,7 @@ def test_a_change_is_told_and_named_by_checkpoints(
 ) -> None:
     monkeypatch.setattr(auto, "_CAPTURE", 0.0)  # any capture pays
     monkeypatch.setattr(auto, "decide", lambda *given, **more: (first, "as told"))
-    for name in ("_TINY_SHARE", "_WON", "_ROUNDS"):
+    for name in ("_SHARE", "_TINY_SHARE", "_WON", "_ROUNDS"):
         monkeypatch.setattr(auto, name, 1e9)  # and so does any trial
     monkeypatch.setattr(Trials, "widths", lambda *given: 0)  # nothing is missing
     monkeypatch.setattr(Trials, "crew", lambda *given: 1e-9)
