@@ -28,7 +28,7 @@ LEFT = 10
 """Rounds that must be left for a look: fewer do not pay for a round of a slower engine."""
 MARGIN = 0.85
 """What the other must promise, of what rounds take: on two shared cores what a trial says of batched and what rounds
-take then differ by 4 to 15 % in the median, so that less than this is noise."""
+take then differ by up to 12 % in the median, so that less than this is noise."""
 SHARE = 0.25
 """Of the rounds to come, that may be spent on an engine of which nothing is known: by what one client's steps take,
 which is far above what they take batched."""
