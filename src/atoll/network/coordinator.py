@@ -209,14 +209,14 @@ class Coordinator:
                 raise DataError(
                     f"{name}: {problem}", hint="all nodes must read the same columns in the same way"
                 )
-            told = msgspec.to_builtins(form)
-            if fact["form"] is not None and fact["form"] != told:
+            known = fact["form"]
+            if known is not None and msgspec.convert(known, DataForm, strict=False) != form:
                 raise DataError(
-                    f"{name}: its data are others than when it joined ({fact['form']['train']} training samples then,"
+                    f"{name}: its data are others than when it joined ({known['train']} training samples then,"
                     f" {form.train} now)",
                     hint="give it the same data, or join under another name",
                 )
-            self.journal.put(f"node/{name}", {**fact, "form": told})
+            self.journal.put(f"node/{name}", {**fact, "form": msgspec.to_builtins(form)})
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))
@@ -280,13 +280,18 @@ class _Written(Callback):
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
+        self._saved = 0  # the round of the newest checkpoint
 
     def on_start(self, federation: Any) -> None:
+        self._saved = federation.number
         if federation.folder is not None:
             self.coordinator.journal.put("run/folder", str(federation.folder.path))
 
     def on_round_end(self, federation: Any, record: Any) -> None:
-        self.coordinator.desk.tidy(record.number)
+        if federation.keeper.can_resume:
+            # One checkpoint more than the newest: should that be damaged, the run goes on from the one before.
+            self.coordinator.desk.tidy(self._saved + 1)
+            self._saved = record.number
 
 
 SOFTWARE = f"atoll {__version__}"

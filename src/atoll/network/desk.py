@@ -155,10 +155,10 @@ class Desk:
         if self._stopping:
             raise Terminated
 
-    def tidy(self, committed: int) -> None:
-        """A round counts: what was written down before it is wanted no more, nor are the bodies that nothing names."""
+    def tidy(self, first: int) -> None:
+        """What was written down before a round is wanted no more, nor are the bodies that nothing names."""
         for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
-            if number < committed:
+            if number < first:
                 self.journal.drop(f"round/{number}/")
         facts = self.journal.items("round/").values()
         self.blobs.only({fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")})
