@@ -37,7 +37,7 @@ try:
 except ImportError:
     raise MissingExtraError("aiohttp", "network", "a node") from None
 
-__all__ = ["Line", "Over", "Refused", "Stale", "Unjoined"]
+__all__ = ["Line", "Over", "Refused", "Replaced", "Stale", "Unjoined"]
 
 _PIECE = 1 << 20
 _WAIT = 25
@@ -57,6 +57,10 @@ class Stale(AtollError):
 
 class Unjoined(AtollError):
     """The coordinator does not know this session: the node must join again."""
+
+
+class Replaced(ConfigError):
+    """Another process has taken this node's place."""
 
 
 class Over(AtollError):
@@ -104,14 +108,7 @@ class Line:
         if status < 300 or status == 410:
             return status, body
         if "json" in response.content_type and status in (400, 401, 403, 404, 409, 413):
-            with contextlib.suppress(AtollError):
-                found = unpack(body, Problem)
-                if found.problem in ("session", "unjoined"):
-                    raise Unjoined(found.message, hint=found.hint)
-                raise Refused(found.message, hint=found.hint)
-            with contextlib.suppress(AtollError):
-                unpack(body, Verdict)
-                raise Stale("the task is wanted no more")
+            _refused(body)
             return status, body
         raise RunError(f"the coordinator answered {status}")
 
@@ -200,7 +197,7 @@ class Line:
                 if response.status == 404:
                     raise Stale("the task is wanted no more")
                 if response.status == 409:
-                    raise Unjoined("the session has ended")
+                    _refused(await response.content.read(1 << 21))
                 if response.status not in (200, 206):
                     raise RunError(f"the coordinator answered {response.status}")
                 with part.open("ab" if response.status == 206 else "wb") as stream:
@@ -231,6 +228,23 @@ class Line:
                 raise RunError("the coordinator wants what it has")
             offset = found.offset
         return found
+
+
+def _refused(body: bytes) -> None:
+    """Raise what a coordinator's refusal means; return where it is none."""
+    try:
+        found = unpack(body, Problem)
+    except AtollError:
+        try:
+            unpack(body, Verdict)
+        except AtollError:
+            return
+        raise Stale("the task is wanted no more") from None
+    if found.problem == "unjoined":
+        raise Unjoined(found.message, hint=found.hint)
+    if found.problem == "session":
+        raise Replaced(found.message, hint="end one of the two; if you know of no other, its key was copied")
+    raise Refused(found.message, hint=found.hint)
 
 
 async def _pieces(path: Path, offset: int) -> Any:
