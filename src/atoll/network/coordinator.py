@@ -17,18 +17,23 @@ import torch
 from atoll import __version__
 from atoll.callbacks import Callback
 from atoll.contract import Channel
-from atoll.errors import AtollError, ConfigError, DataError, Terminated
+from atoll.errors import AtollError, ConfigError, DataError, RunError, Terminated
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
+from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.settings import Settings
 
 __all__ = ["Coordinator", "Deployment", "Federated", "Office"]
+
+
+_AGAIN = 5
+"""Seconds, about, after which a run that had no room tries again."""
 
 
 class Federated(Protocol):
@@ -243,15 +248,11 @@ class Coordinator:
 
     def _play(self) -> None:
         try:
-            self._gather()
-            assert self.elsewhere is not None
-            nodes = Deployment(self.desk, self.blobs, self.office.least)
-            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
-            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
-                self.federation.resume(folder)
-            self.result = self.federation.fit(progress=False)
-            self.desk.state = "over"
-            self.journal.put("run/over", True)
+            while not self._played():
+                self.desk.state = "paused: no room on the coordinator's machine (disk, or open files)"
+                with self.desk.changed:
+                    for _ in range(_AGAIN):
+                        self.desk.wait()
         except Terminated:
             self.desk.state = "stopped"
         except BaseException as error:
@@ -260,6 +261,27 @@ class Coordinator:
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self.ended.set)
+
+    def _played(self) -> bool:
+        """Play the run from its last checkpoint to its end; False where there was no room to."""
+        try:
+            self._gather()
+            assert self.elsewhere is not None
+            nodes = Deployment(self.desk, self.blobs, self.office.least)
+            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
+            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
+                self.federation.resume(folder)
+            result = self.federation.fit(progress=False)
+            self.journal.put("run/over", True)
+        except (OSError, RunError) as error:
+            if not crowded(error):
+                raise
+            if self.federation is not None and self.federation.folder is not None:
+                self.federation.folder.release()  # the next attempt takes it up
+            return False
+        self.desk.state = "over"
+        self.result = result
+        return True
 
     def _gather(self) -> None:
         """Wait until enough nodes have said what they have."""
