@@ -223,7 +223,11 @@ def poisoned(value: float) -> Callable[[Record], Record]:
                 if isinstance(each, torch.Tensor) and each.is_floating_point() and each.numel():
                     other = each.clone()
                     other.view(-1)[0] = value
-                    return level.replace(**{name: other}) if isinstance(level, Record) else _put(level, name, other)
+                    return (
+                        level.replace(**{name: other})
+                        if isinstance(level, Record)
+                        else _put(level, name, other)
+                    )
                 if isinstance(each, Record | Tensors) and (inner := hit(each)) is not None:
                     return level.replace(**{name: inner})
             return None

@@ -49,9 +49,7 @@ def planted(wound: Wound) -> None:
     def wounded(*arguments: Any, **more: Any) -> Any:
         nonlocal calls
         calls += 1
-        hit = calls == wound.call or (
-            wound.last is not None and wound.call <= calls <= wound.last
-        )
+        hit = calls == wound.call or (wound.last is not None and wound.call <= calls <= wound.last)
         if not hit:
             return inner(*arguments, **more)
         found = inner(*arguments, **more) if wound.after else None

@@ -85,7 +85,9 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     with bench(tmp_path) as made:
         found, threads = [], []
         for life in range(40):
-            made.start("coordinator", wounds=[Wound("atoll.network.journal:Journal._commit", call=5, after=True)])
+            made.start(
+                "coordinator", wounds=[Wound("atoll.network.journal:Journal._commit", call=5, after=True)]
+            )
             if not life:
                 found, threads = peers(made)
             if made.dead() == 0:
@@ -138,12 +140,12 @@ def test_terminated(tmp_path: Path) -> None:
 def test_stored_unheard(tmp_path: Path) -> None:
     """R32. An answer is stored, and the node never hears so (the line breaks before the acknowledgement).
 
-    The node asks what became of the task, or sends it again: it is told that the answer is there, and nothing is counted
-    twice.
+    The node asks what became of the task, or sends it again: it is told that the answer is there, and nothing is
+    counted twice.
     """
     with bench(tmp_path) as made:
         made.start("coordinator")
-        ann, bob = found = [made.peer(name) for name in made.names]
+        ann, _ = found = [made.peer(name) for name in made.names]
         for each in found:
             each.join()
         task = ann.wanted()
@@ -158,13 +160,13 @@ def test_stored_unheard(tmp_path: Path) -> None:
 
 
 def test_alone(tmp_path: Path) -> None:
-    """R6. The coordinator is cut off from all nodes, in the middle of a round and for longer than it takes to miss them.
+    """R6. The coordinator is cut off from all nodes in the middle of a round, for longer than it takes to miss them.
 
     It waits and says so; nothing fails. When they are back the round ends as if nothing had been.
     """
     with bench(tmp_path, network={"absent": 4.0}) as made:
         made.start("coordinator")
-        ann, bob = found = [made.peer(name) for name in made.names]
+        found = [made.peer(name) for name in made.names]
         for each in found:
             each.join()
         for each in found:
