@@ -420,13 +420,17 @@ def _problem(status: int, problem: str, message: str, hint: str | None = None) -
     return _json(Problem(problem=problem, message=message[:4000], hint=hint and hint[:4000]), status)
 
 
+class _TooLarge(web.HTTPClientError):
+    """aiohttp's own has a text of its own, and takes no body beside it."""
+
+    status_code = 413
+
+
 def _refusal(status: int, problem: str, message: str, hint: str | None = None) -> web.HTTPException:
     kinds: dict[int, type[web.HTTPException]] = {
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
         408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity,
-        429: web.HTTPTooManyRequests,
+        413: _TooLarge, 429: web.HTTPTooManyRequests,
     }  # fmt: skip
     body = pack(Problem(problem=problem, message=message[:4000], hint=hint))
-    if status == 413:
-        return web.HTTPRequestEntityTooLarge(LIMIT, 0, body=body, content_type="application/json")
     return kinds[status](body=body, content_type="application/json")
