@@ -17,12 +17,13 @@ import torch
 from atoll import __version__
 from atoll.callbacks import Callback
 from atoll.contract import Channel
-from atoll.errors import AtollError, ConfigError, DataError, Terminated
+from atoll.errors import AtollError, ConfigError, DataError, RunError, Terminated
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
+from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
 from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
@@ -31,7 +32,13 @@ from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
 
-__all__ = ["Coordinator", "Deployment", "Federated", "Office"]
+__all__ = ["CROWDED", "Coordinator", "Deployment", "Federated", "Office"]
+
+
+CROWDED = "paused: no room on the coordinator's machine (disk, or open files)"
+
+_AGAIN = 5
+"""Seconds, about, after which a run that had no room tries again."""
 
 
 class Federated(Protocol):
@@ -211,14 +218,14 @@ class Coordinator:
                 raise DataError(
                     f"{name}: {problem}", hint="all nodes must read the same columns in the same way"
                 )
-            told = msgspec.to_builtins(form)
-            if fact["form"] is not None and fact["form"] != told:
+            known = fact["form"]
+            if known is not None and msgspec.convert(known, DataForm, strict=False) != form:
                 raise DataError(
-                    f"{name}: its data are others than when it joined ({fact['form']['train']} training samples then,"
+                    f"{name}: its data are others than when it joined ({known['train']} training samples then,"
                     f" {form.train} now)",
                     hint="give it the same data, or join under another name",
                 )
-            self.journal.put(f"node/{name}", {**fact, "form": told})
+            self.journal.put(f"node/{name}", {**fact, "form": msgspec.to_builtins(form)})
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))
@@ -245,15 +252,11 @@ class Coordinator:
 
     def _play(self) -> None:
         try:
-            self._gather()
-            assert self.elsewhere is not None
-            nodes = Deployment(self.desk, self.blobs, self.office.least)
-            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
-            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
-                self.federation.resume(folder)
-            self.result = self.federation.fit(progress=False)
-            self.desk.state = "over"
-            self.journal.put("run/over", True)
+            while not self._played():
+                self.desk.state = CROWDED
+                with self.desk.changed:
+                    for _ in range(_AGAIN):
+                        self.desk.wait()
         except Terminated:
             self.desk.state = "stopped"
         except BaseException as error:
@@ -262,6 +265,27 @@ class Coordinator:
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self.ended.set)
+
+    def _played(self) -> bool:
+        """Play the run from its last checkpoint to its end; False where there was no room to."""
+        try:
+            self._gather()
+            assert self.elsewhere is not None
+            nodes = Deployment(self.desk, self.blobs, self.office.least)
+            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
+            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
+                self.federation.resume(folder)
+            result = self.federation.fit(progress=False)
+            self.journal.put("run/over", True)
+        except (OSError, RunError) as error:
+            if not crowded(error):
+                raise
+            if self.federation is not None and self.federation.folder is not None:
+                self.federation.folder.release()  # the next attempt takes it up
+            return False
+        self.desk.state = "over"
+        self.result = result
+        return True
 
     def _gather(self) -> None:
         """Wait until enough nodes have said what they have."""
@@ -282,13 +306,18 @@ class _Written(Callback):
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
+        self._saved = 0  # the round of the newest checkpoint
 
     def on_start(self, federation: Any) -> None:
+        self._saved = federation.number
         if federation.folder is not None:
             self.coordinator.journal.put("run/folder", str(federation.folder.path))
 
     def on_round_end(self, federation: Any, record: Any) -> None:
-        self.coordinator.desk.tidy(record.number)
+        if federation.keeper.can_resume:
+            # One checkpoint more than the newest: should that be damaged, the run goes on from the one before.
+            self.coordinator.desk.tidy(self._saved + 1)
+            self._saved = record.number
 
 
 SOFTWARE = f"atoll {__version__}"

@@ -157,16 +157,16 @@ class Desk:
         if self._stopping:
             raise Terminated
 
-    def tidy(self, committed: int) -> None:
-        """A round counts: what was written down before it is wanted no more, nor are the bodies that nothing names.
+    def tidy(self, first: int) -> None:
+        """What was written down before a round is wanted no more, nor are the bodies that nothing names.
 
         Orders of earlier rounds may still be under way.
         """
         with self.changed:
             open = [each.task.round for found in self._open.values() for each in found.values()]
-        committed = min([committed, *open])
+        first = min([first, *open])
         for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
-            if number < committed:
+            if number < first:
                 self.journal.drop(f"round/{number}/")
         facts = self.journal.items("round/").values()
         self.blobs.only({fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")})

@@ -37,10 +37,11 @@ try:
 except ImportError:
     raise MissingExtraError("aiohttp", "network", "a node") from None
 
-__all__ = ["Line", "Over", "Refused", "Stale", "Unjoined"]
+__all__ = ["Line", "Over", "Refused", "Replaced", "Stale", "Unjoined"]
 
 _PIECE = 1 << 20
 _WAIT = 25
+_PATIENCE = 10  # seconds after which a line on which an answer is due counts as dead
 _FIRST, _MOST = 0.2, 30.0  # seconds between attempts
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -57,6 +58,10 @@ class Stale(AtollError):
 
 class Unjoined(AtollError):
     """The coordinator does not know this session: the node must join again."""
+
+
+class Replaced(ConfigError):
+    """Another process has taken this node's place."""
 
 
 class Over(AtollError):
@@ -104,14 +109,7 @@ class Line:
         if status < 300 or status == 410:
             return status, body
         if "json" in response.content_type and status in (400, 401, 403, 404, 409, 413):
-            with contextlib.suppress(AtollError):
-                found = unpack(body, Problem)
-                if found.problem in ("session", "unjoined"):
-                    raise Unjoined(found.message, hint=found.hint)
-                raise Refused(found.message, hint=found.hint)
-            with contextlib.suppress(AtollError):
-                unpack(body, Verdict)
-                raise Stale("the task is wanted no more")
+            _refused(body)
             return status, body
         raise RunError(f"the coordinator answered {status}")
 
@@ -160,7 +158,8 @@ class Line:
 
     async def task(self) -> Task | None:
         """What is to be done; None where there is nothing for now.  Raises Over at the end of the run."""
-        status, body = await self._until(lambda: self._asked("GET", f"/v1/task?wait={_WAIT}"))
+        limit = aiohttp.ClientTimeout(sock_connect=_PATIENCE, sock_read=_WAIT + _PATIENCE)
+        status, body = await self._until(lambda: self._asked("GET", f"/v1/task?wait={_WAIT}", timeout=limit))
         if status == 410:
             raise Over("the run is over")
         return None if status == 204 else unpack(body, Task)
@@ -200,7 +199,7 @@ class Line:
                 if response.status == 404:
                     raise Stale("the task is wanted no more")
                 if response.status == 409:
-                    raise Unjoined("the session has ended")
+                    _refused(await response.content.read(1 << 21))
                 if response.status not in (200, 206):
                     raise RunError(f"the coordinator answered {response.status}")
                 with part.open("ab" if response.status == 206 else "wb") as stream:
@@ -216,13 +215,19 @@ class Line:
     async def answer(self, task: str, path: Path) -> Answered:
         """Send an answer, from where it broke off, until it is accepted or refused.  Raises Stale."""
         size, sha256 = path.stat().st_size, _hash(path)
-        found: Answered = await self._until(lambda: self._sent(task, path, size, sha256))
+        attempts = iter(range(1 << 62))
+
+        async def sent() -> Answered:
+            return await self._sent(task, path, size, sha256, ask=next(attempts) > 0 or size > _PIECE)
+
+        found: Answered = await self._until(sent)
         return found
 
-    async def _sent(self, task: str, path: Path, size: int, sha256: str) -> Answered:
+    async def _sent(self, task: str, path: Path, size: int, sha256: str, *, ask: bool) -> Answered:
+        """Send it; `ask` first what is there already: a question costs less than a body sent for nothing."""
         place = f"/v1/task/{task}/answer"
-        found = Answered(offset=0)
-        offset = 0
+        found = unpack((await self._asked("GET", place))[1], Answered) if ask else Answered(offset=0)
+        offset = min(found.offset, size)
         while not found.done:
             more = f"?offset={offset}&size={size}&sha256={sha256}"
             status, body = await self._asked("PUT", place + more, data=_pieces(path, offset))
@@ -231,6 +236,23 @@ class Line:
                 raise RunError("the coordinator wants what it has")
             offset = found.offset
         return found
+
+
+def _refused(body: bytes) -> None:
+    """Raise what a coordinator's refusal means; return where it is none."""
+    try:
+        found = unpack(body, Problem)
+    except AtollError:
+        try:
+            unpack(body, Verdict)
+        except AtollError:
+            return
+        raise Stale("the task is wanted no more") from None
+    if found.problem == "unjoined":
+        raise Unjoined(found.message, hint=found.hint)
+    if found.problem == "session":
+        raise Replaced(found.message, hint="end one of the two; if you know of no other, its key was copied")
+    raise Refused(found.message, hint=found.hint)
 
 
 async def _pieces(path: Path, offset: int) -> Any:

@@ -87,6 +87,7 @@ class Node:
                 await self._work(line, joined, hand, ready.form)
             except Over:
                 station.tell("the run is over")
+                await line.leave()
             except asyncio.CancelledError:
                 await asyncio.shield(line.leave())
                 raise
@@ -170,7 +171,17 @@ class Node:
                 await line.failed(task.id, failure)
                 await asyncio.sleep(0.5)
                 return
-        found = await line.answer(task.id, path)
+        try:
+            found = await line.answer(task.id, path)
+        except Refused as error:
+            shelf.forget(task.id)
+            self.station.tell(f"round {task.round}: the answer was refused, {error.message}")
+            await line.failed(task.id, Failure(kind="refused", reason=error.message))
+            return
+        except Stale:
+            shelf.forget(task.id)
+            self.station.tell(f"round {task.round}: came too late with {task.program}")
+            raise
         shelf.forget(task.id)
         if found.refused is not None:
             self.station.tell(f"round {task.round}: the answer was refused, {found.refused}")

@@ -22,7 +22,7 @@ from atoll.errors import CodecError
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted
 from atoll.network.wire import Blob, Task
-from atoll.tensors import Record, nbytes
+from atoll.tensors import Record, named_tensors, nbytes
 
 __all__ = ["Policy", "Remote", "answer_of"]
 
@@ -267,20 +267,40 @@ class _Check:
             answer = answer_of(blob, self.client, self.most)
         except CodecError as error:
             return error.message
-        return screen(answer.reply, self.job.form(self.client)) or _implausible(answer.reply)
+        form = self.job.form(self.client)
+        problem = screen(answer.reply, form) or _implausible(answer.reply)
+        if problem is None and form and self.job.channel is None:  # a channel's transforms send what they will
+            problem = _otherwise(answer.reply.values, form)
+        return problem
 
 
 _HEAVIEST = float(1 << 40)
+_LARGEST = float(1 << 63)
+"""The square of anything larger is no float32: no honest training survives it, and sums with it leave the numbers."""
 
 
 def _implausible(reply: Reply) -> str | None:
     """What no honest client says of itself, or None."""
     if float(reply.weight) > _HEAVIEST:
         return f"its weight is {float(reply.weight):g}"
+    for name, value in named_tensors(reply.values):
+        if value.is_floating_point() and value.numel() and (most := float(value.abs().amax())) > _LARGEST:
+            return f"{name} has the number {most:g}"
     for name, value in reply.metrics.items():
         numbers = value.double().flatten().tolist() if isinstance(value, Tensor) else [float(value)]
         if not all(math.isfinite(each) for each in numbers):
             return f"its {name} is not finite"
+    return None
+
+
+def _otherwise(values: Record, form: Record) -> str | None:
+    """What a reply has that was not asked for, or None; its shapes have been looked at."""
+    due = dict(named_tensors(form))
+    for name, value in named_tensors(values):
+        if name.partition(".")[0] not in form:
+            return f"it has {name!r}, which nobody asked for"
+        if name in due and value.dtype != due[name].dtype:
+            return f"{name} is {value.dtype}, not {due[name].dtype}"
     return None
 
 
