@@ -187,7 +187,7 @@ class Spending:
         if not again:  # a round of a stream that is played again is the same one, to the bit: it was paid for
             ledger.charge(cost.event, number, private=cost.private)
         most, clipped = ledger.at_most(), _clipped(played.outcomes)
-        if self.settings.epsilon is not None:  # what was charged is within it, whatever the quick bound says
+        if self.settings.epsilon is not None:  # what was charged is within it, whatever a coarse bound says
             most = min(most, self.settings.epsilon)
         spent = Spent(self.level, most, self.delta, cost.event.noise, cost.private, clipped)
         return replace(played, record=replace(played.record, spent=spent))
