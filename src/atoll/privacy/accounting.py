@@ -14,7 +14,7 @@ from atoll.privacy import curves
 from atoll.privacy.composed import Composition
 from atoll.privacy.events import Adjacency, Correlated, Event, Fixed, Laplace, adjacency, tally, with_noise
 
-__all__ = ["Accountant", "Epsilon", "check_delta", "epsilon", "noise", "renyi_epsilon"]
+__all__ = ["Accountant", "Epsilon", "check_delta", "epsilon", "noise", "renyi_epsilon", "usual_delta"]
 
 _FINEST = 1e-4  # step of the privacy loss
 _WIDE = 20.0  # epsilon beyond which steps are wider, by powers of two
@@ -234,6 +234,11 @@ def check_delta(delta: float, population: int) -> None:
             f"delta = {delta:g} says nothing about one of {population:,}: giving one away in full would be within it",
             hint=f"delta is below 1 / population = {1 / population:.3g}; {_example(population)} is usual",
         )
+
+
+def usual_delta(population: int) -> float:
+    """n^-1.1 for n clients or samples.   McMahan et al., ICLR 2018"""
+    return float(population**-1.1)
 
 
 def _example(population: int) -> str:
