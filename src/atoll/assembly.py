@@ -263,7 +263,7 @@ def check_splits(method: Method, data: FederatedData) -> None:
         )
     if "validation" not in reads:
         return
-    if all(data.samples(client, "validation") is None for client in range(min(10, len(data)))):
+    if all(data.held(client, "validation") is None for client in range(min(10, len(data)))):
         raise ConfigError(
             f"{type(method).__name__} looks at validation data, and the clients have none",
             hint="set validation=0.2, a share of each client's samples (or another setting of the method)",

@@ -96,13 +96,17 @@ class Chain(Channel):
         """
         size = sum(v.numel() for v in leaves(expected) if isinstance(v, Tensor))
         setting = replace(setting, equal=setting.equal or self.equal, size=size)
-        made: tuple[Transform, ...] = ()
-        for each in self.transforms:
-            made = (*made, each.fitted(made, setting))
-        chain = Chain(made, setting)
+        chain = self.settled(setting)
         if self.hides or self.noise is not None:
             chain.check(method, expected)
         return chain
+
+    def settled(self, setting: Setting) -> Chain:
+        """The chain for a run of which all is known.  Raises ConfigError."""
+        made: tuple[Transform, ...] = ()
+        for each in self.transforms:
+            made = (*made, each.fitted(made, setting))
+        return Chain(made, setting)
 
     def check(self, method: Method, expected: Record) -> None:
         """Whether a method can do with the sum over clients."""

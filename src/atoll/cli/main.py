@@ -70,6 +70,72 @@ def _root(
     pass
 
 
+@app.command()
+def serve(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.toml", help="Settings, and where to listen: [network].")
+    ],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = None,
+    min_clients: Annotated[
+        int | None, typer.Option("--min-clients", help="Nodes without which no round begins.")
+    ] = None,
+    place: Annotated[
+        str | None, typer.Option("--place", metavar="DIR", help="Where the coordinator keeps everything.")
+    ] = None,
+    ca: Annotated[
+        str | None, typer.Option("--ca", metavar="DIR", help="The directory of `atoll ca`.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Without TLS; on this machine only.")] = False,
+    save: Annotated[
+        str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")] = False,
+) -> None:
+    """Coordinate a federation between machines.
+
+    Nodes join with `atoll join`. Whatever happens, the same command goes on where it stopped.
+    """
+    check_file(file)
+    from atoll.cli.serve import Wish, command
+
+    command(Wish(file, sets or [], host, port, min_clients, place, ca, plain, save, quiet))
+
+
+@app.command()
+def join(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the coordinator is.")],
+    data: Annotated[
+        str, typer.Option("--data", metavar="FILE|MODULE:FUNCTION", help="This node's data; they stay here.")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="What this node is called.")] = None,
+    invitation: Annotated[
+        str | None, typer.Option("--invitation", metavar="TOKEN", help="From `atoll ca invite`; once.")
+    ] = None,
+    place: Annotated[
+        str | None, typer.Option("--place", metavar="DIR", help="Where the node keeps what it remembers.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="FILE.toml", help="What this node allows.")
+    ] = None,
+    approve: Annotated[bool, typer.Option("--approve", help="Take part without being asked.")] = False,
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", metavar="KEY=MODULE:NAME", help="Code of this machine that a run may name."),
+    ] = None,
+    limit: Annotated[float | None, typer.Option("--limit", help="Seconds that a task may take.")] = None,
+    memory: Annotated[int, typer.Option("--memory", help="MiB that the worker may use; 0 is any.")] = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="Without TLS; on this machine only.")] = False,
+) -> None:
+    """Take part in a federation with data that stay here."""
+    from atoll.cli.join import Wish, command
+
+    command(Wish(address, data, name, place, plain, approve, invitation, policy, code or [], limit, memory))
+
+
 @app.command(cls=WithSettings)
 def run(
     file: Annotated[

@@ -93,6 +93,15 @@ class Desk:
         at = self._seen.get(client)
         return at is not None and time.monotonic() - at < self.absent
 
+    def parted(self, client: int) -> None:
+        """A node has heard that the run is over."""
+        self._seen.pop(client, None)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Clients who have given a sign of life of late."""
+        return [client for client in list(self._seen) if self.there(client)]
+
     def silence(self, client: int) -> float:
         """Seconds since a node gave a sign; infinite where it never did."""
         at = self._seen.get(client)

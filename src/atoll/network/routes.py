@@ -189,6 +189,11 @@ class Routes:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._tell, client)
 
+    def wake(self) -> None:
+        """Answer whoever waits for a task."""
+        for news in self._news.values():
+            news.set()
+
     def _tell(self, client: int) -> None:
         self._news.setdefault(client, asyncio.Event()).set()
 
@@ -206,7 +211,8 @@ class Routes:
                 await asyncio.wait_for(news.wait(), wait)
             self._node(request)  # it may have joined anew meanwhile
             task = self.desk.task(number)
-        if self.coordinator.ended.is_set():
+        if self.coordinator.result is not None:
+            self.desk.parted(number)
             return web.Response(status=410)
         return web.Response(status=204) if task is None else _json(task)
 

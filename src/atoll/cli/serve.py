@@ -1,0 +1,158 @@
+"""`atoll serve`: the coordinator of a federation between machines."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from msgspec import Meta
+from rich.console import Console
+
+from atoll.data.weights import weights_of
+from atoll.errors import ConfigError, suggest
+from atoll.experiment import Experiment
+from atoll.network.coordinator import Coordinator, Deployment, Office
+from atoll.network.elsewhere import Elsewhere
+from atoll.network.serving import PORT, Address, serve
+from atoll.network.wire import NAME, Plan
+from atoll.schema import convert, parse
+from atoll.settings import Count
+from atoll.show.progress import on_console
+from atoll.show.summary import result_view
+
+__all__ = ["Wish", "command"]
+
+_FILE_KEYS = ("label", "features", "categorical", "classes", "missing", "scale", "ignore")
+_KINDS: dict[str, Any] = {
+    "host": Annotated[str, Meta(description="address to listen on")],
+    "port": Annotated[int, Meta(ge=0, le=65535)],
+    "min_clients": Count,
+    "nodes": tuple[str, ...],
+    "absent": Annotated[float, Meta(gt=0)],
+    "place": str,
+    "ca": str,
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for; None is what the file says, or the default."""
+
+    file: str
+    sets: list[str]
+    host: str | None = None
+    port: int | None = None
+    min_clients: int | None = None
+    place: str | None = None
+    ca: str | None = None
+    plain: bool = False
+    save: str | None = None
+    quiet: bool = False
+
+
+def command(wish: Wish) -> None:
+    """Serve the run that the file describes, until it is over."""
+    console = Console(stderr=False, highlight=False)
+    given = network(wish)
+    experiment = Experiment.read(
+        wish.file, wish.sets, data="nodes.csv", runs=str(Path(given["place"]) / "runs")
+    )
+    office = office_of(experiment, given)
+    address = Address(given["host"], given["port"], *secured(wish, given))
+
+    def build(data: Elsewhere, nodes: Deployment, callbacks: Sequence[Any]) -> Any:
+        if experiment.weights is not None:
+            if experiment.weights != ("equal",):
+                raise ConfigError("weights of single nodes are not known here", hint='set weights="equal"')
+            data.weights = np.asarray(weights_of(data.names, "equal"))
+        federation = experiment.federate(data, callbacks, nodes=nodes)
+        federation.keeper.labels |= {"data": "nodes", "partition": "by node"}
+        if not wish.quiet:
+            federation.keeper.session.log.append(on_console(console))
+        return federation
+
+    def ready(url: str, coordinator: Coordinator) -> None:
+        where = url.partition("//")[2]
+        plain = " --plain" if address.context is None else ""
+        console.print(f"listening on {url}", markup=False)
+        line = f"  atoll join {where}{plain} --name NAME --data FILE"
+        if address.context is not None:
+            line = f"  atoll join {where} --invitation TOKEN --data FILE     (atoll ca invite NAME makes a token)"
+        console.print(f"nodes take part with\n{line}", markup=False, soft_wrap=True)
+        sys.stdout.flush()
+
+    def told(state: str) -> None:
+        if not state.startswith("round") or "waiting" in state:
+            console.print(state, markup=False)
+            sys.stdout.flush()
+
+    run = asyncio.run(serve(office, build, address, ready=ready, told=told))
+    if run is None:
+        console.print("stopped; the same command goes on from here")
+        return
+    console.print(result_view(run))
+    if wish.save is not None:
+        run.save(wish.save)
+        console.print(f"model saved to {wish.save}", markup=False, soft_wrap=True)
+
+
+def network(wish: Wish) -> dict[str, Any]:
+    """The table [network] of the file, and what the command line says instead.  Raises ConfigError."""
+    table = parse(Path(wish.file)).get("network", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{wish.file}: network is a table", hint="write [network] and its keys below")
+    found: dict[str, Any] = {"host": "127.0.0.1", "port": PORT, "place": "coordinator", "absent": 60.0}
+    for key, value in table.items():
+        if key not in _KINDS:
+            raise ConfigError(f"{wish.file}: unknown key {key!r} in [network]", hint=suggest(key, _KINDS))
+        found[key] = convert(key, value, f"({wish.file})", _KINDS[key])
+    for key in ("host", "port", "min_clients", "place", "ca"):
+        if (value := getattr(wish, key)) is not None:
+            found[key] = convert(key, value, f"(--{key.replace('_', '-')})", _KINDS[key])
+    for name in found.get("nodes", ()):
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"nodes: {name!r} is no name of a node", hint="small letters, digits and -")
+    return found
+
+
+def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
+    """How the coordinator is set.  Raises ConfigError."""
+    nodes = given.get("nodes")
+    least = given.get("min_clients") or (len(nodes) if nodes else None) or experiment.clients
+    if least is None:
+        raise ConfigError(
+            "nobody has said how many nodes the run needs", hint="--min-clients 4, or [network] nodes"
+        )
+    places = experiment.clients or (len(nodes) if nodes else least)
+    if places < least:
+        raise ConfigError(f"min_clients = {least}, but there are only {places} places (clients)")
+    plan = Plan(
+        method=experiment.method,
+        hyper=dict(experiment.settings),
+        model=experiment.model,
+        loss=experiment.loss,
+        metrics=experiment.metrics,
+        augment=experiment.augment,
+        channel=experiment.channel,
+        dp_sgd=experiment.dp_sgd,
+        seed=experiment.seed,
+        engine="loop" if experiment.engine == "loop" else "processes",
+        data={key: value for key in _FILE_KEYS if (value := getattr(experiment, key)) is not None},
+        validation=experiment.validation,
+        test=experiment.test,
+        rounds=experiment.rounds,
+        cohort=experiment.cohort,
+    )
+    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"])
+
+
+def secured(wish: Wish, given: dict[str, Any]) -> tuple[Any, ...]:
+    """The TLS context and who tells callers apart; nothing for plain text."""
+    if wish.plain:
+        return ()
+    raise ConfigError("no certificates yet", hint="--plain on this machine")

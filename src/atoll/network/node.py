@@ -1,0 +1,235 @@
+"""A node: joins, is told what to do, has it done, answers; and begins again wherever it was cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from atoll.errors import AtollError, ConfigError, RunError
+from atoll.network.hand import Broken, Hand
+from atoll.network.line import Line, Over, Refused, Stale, Unjoined
+from atoll.network.shelf import Shelf
+from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
+from atoll.network.worker import Begin, Do, Failed, Ready
+
+__all__ = ["Guard", "Node", "Station"]
+
+BEAT = 5.0
+"""Seconds between signs of life while a task is under way."""
+
+
+class Guard(Protocol):
+    """What a node allows (`atoll.network.policy`)."""
+
+    def check_plan(self, plan: Plan, columns: list[str]) -> list[str]: ...
+
+    def check_task(self, task: Task, plan: Plan) -> str | None: ...
+
+    def opens(self) -> float: ...
+
+    @property
+    def metrics(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Station:
+    """How a node is set.
+
+    Args:
+        url: where the coordinator is.
+        name: the node's.
+        source: its data (see `atoll.network.here`).
+        place: its directory.
+        context: for TLS; None without.
+        admitted: code of its own that a plan may name.
+        approve: is shown what would leave, and decides.
+        guard: what it allows; None: whatever was approved.
+        limit: seconds that a task may take.
+        memory: bytes that a worker may use; 0: any.
+    """
+
+    url: str
+    name: str
+    source: str
+    place: Path
+    context: ssl.SSLContext | None = None
+    admitted: Mapping[str, str] = field(default_factory=dict)
+    approve: Callable[[Plan, Ready], bool] = lambda plan, ready: True
+    guard: Guard | None = None
+    tell: Callable[[str], object] = print
+    limit: float | None = None
+    memory: int = 0
+
+
+class Node:
+    """Takes part in one run until it is over, or it is cancelled.
+
+    Raises ConfigError where the coordinator or the person at the node refuses, RunError where data cannot be read or
+    another process is this node.
+    """
+
+    def __init__(self, station: Station) -> None:
+        self.station = station
+        self.rounds = 0
+        self._lock: Any = None
+
+    async def run(self) -> None:
+        """Join, work, leave."""
+        station = self.station
+        station.place.mkdir(parents=True, exist_ok=True)
+        self._hold()
+        line = Line(station.url, context=station.context, name=station.name, tell=station.tell)
+        async with line:
+            joined = await self._joined(line)
+            self.shelf = Shelf(station.place / joined.run)
+            hand = self._hand(joined)
+            try:
+                ready = await self._admitted(joined, hand)
+                await line.announce(ready.form)
+                station.tell(f"joined as {station.name}, client {joined.number}; waiting for work")
+                await self._work(line, joined, hand, ready.form)
+            except Over:
+                station.tell("the run is over")
+            except asyncio.CancelledError:
+                await asyncio.shield(line.leave())
+                raise
+            finally:
+                hand.end()
+
+    def _hold(self) -> None:
+        """Be the only process that is this node."""
+        self._lock = (self.station.place / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"another process is this node ({self.station.place})",
+                hint="end it first, or take another --place",
+            ) from None
+
+    async def _joined(self, line: Line) -> Joined:
+        try:
+            return await line.join()
+        except Refused as error:
+            raise ConfigError(error.message, hint=error.hint) from None
+
+    def _hand(self, joined: Joined) -> Hand:
+        station = self.station
+        begin = Begin(
+            plan=joined.plan, source=station.source, number=joined.number, name=station.name,
+            admitted=dict(station.admitted), memory=station.memory,
+        )  # fmt: skip
+        return Hand(begin, station.limit)
+
+    async def _admitted(self, joined: Joined, hand: Hand) -> Ready:
+        """Data that could be read, of a plan that may be followed.  Raises ConfigError."""
+        station, plan = self.station, joined.plan
+        ready = await hand.ready()
+        if station.guard is not None and (problems := station.guard.check_plan(plan, ready.columns)):
+            raise ConfigError(
+                f"this node's policy does not allow what {station.url} asks for: " + "; ".join(problems),
+                hint="talk to whoever runs the coordinator, or change the policy",
+            )
+        sign = hashlib.sha256(pack(plan)).hexdigest()
+        if self.shelf.noted("approved") != sign:
+            if not station.approve(plan, ready):
+                raise ConfigError("not approved; nothing has left this machine")
+            self.shelf.note("approved", sign)
+        return ready
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    async def _work(self, line: Line, joined: Joined, hand: Hand, form: DataForm) -> None:
+        while True:
+            try:
+                if self.station.guard is not None and (closed := self.station.guard.opens()) > 0:
+                    await asyncio.sleep(min(closed, 30.0))
+                    continue
+                task = await line.task()
+                if task is not None:
+                    await self._task(line, joined.plan, hand, task)
+            except Stale:
+                continue
+            except Unjoined:
+                again = await self._joined(line)
+                if (again.run, again.number, again.plan) != (joined.run, joined.number, joined.plan):
+                    raise ConfigError(
+                        "the coordinator now runs something else", hint="join again, to see what"
+                    ) from None
+                await line.announce(form)
+
+    async def _task(self, line: Line, plan: Plan, hand: Hand, task: Task) -> None:
+        """Do a task, unless its answer is there already, and answer it."""
+        guard, shelf = self.station.guard, self.shelf
+        problem = None if guard is None else guard.check_task(task, plan)
+        if problem is not None:
+            await line.failed(task.id, Failure(kind="refused", reason=problem))
+            self.station.tell(f"round {task.round}: refused, {problem}")
+            return
+        path = shelf.answer(task.id)
+        if not path.is_file():
+            failure = await self._done(line, hand, task, path)
+            if failure is not None:
+                self.station.tell(f"round {task.round}: {task.program} failed, {failure.reason}")
+                await line.failed(task.id, failure)
+                await asyncio.sleep(0.5)
+                return
+        found = await line.answer(task.id, path)
+        shelf.forget(task.id)
+        if found.refused is not None:
+            self.station.tell(f"round {task.round}: the answer was refused, {found.refused}")
+        elif task.program == "train":
+            self.rounds += 1
+            self.station.tell(f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)")
+        wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
+        shelf.tidy(task.memory if task.program == "train" else None, wanted)
+
+    async def _done(self, line: Line, hand: Hand, task: Task, path: Path) -> Failure | None:
+        """Have a task's answer written; why it could not be."""
+        shelf = self.shelf
+        for blob in (task.shared, task.own):
+            if blob is not None:
+                await line.fetch(blob, shelf.body(blob.sha256))
+        memory = None if task.memory is None else shelf.memory(task.memory)
+        if memory is not None and not memory.is_file():
+            return Failure(kind="refused", reason=f"the memory of task {task.memory} is not here any more")
+        do = Do(
+            task,
+            str(shelf.body(task.shared.sha256)),
+            None if task.own is None else str(shelf.body(task.own.sha256)),
+            None if memory is None else str(memory),
+            str(path),
+            str(shelf.memory(task.id)),
+            self.station.guard is None or self.station.guard.metrics,
+        )
+        working = asyncio.ensure_future(hand.do(do))
+        try:
+            while not (await asyncio.wait([working], timeout=BEAT))[0]:
+                with contextlib.suppress(OSError, TimeoutError, AtollError):
+                    if not (await _soon(line.beat(task.id))).wanted:
+                        raise Stale("the task is wanted no more")
+        except BaseException:
+            working.cancel()
+            hand.end()
+            with contextlib.suppress(BaseException):
+                await working
+            raise
+        try:
+            found = working.result()
+        except Broken as error:
+            return Failure(kind=error.kind, reason=error.message)  # type: ignore[arg-type]
+        except RunError as error:
+            return Failure(kind="raised", reason=error.message)
+        return Failure(kind="raised", reason=found.message) if isinstance(found, Failed) else None
+
+
+async def _soon(action: Any) -> Any:
+    async with asyncio.timeout(BEAT):
+        return await action

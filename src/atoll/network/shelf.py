@@ -1,0 +1,76 @@
+"""A node's disk: what it remembers after each task, and answers that nobody has taken yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Shelf"]
+
+_AHEAD = 8
+"""Memories after tasks that came later than the one whose memory counts: of rounds that may still count."""
+
+
+class Shelf:
+    """A directory of a run's files at a node.
+
+    After a task the node keeps what it remembers under the task's name. Which of them counts the coordinator says with
+    the next task: the one to begin with. Those before it are kept for as long as a run may fall back, two of them.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        for part in ("bodies", "answers", "memories"):
+            (place / part).mkdir(parents=True, exist_ok=True)
+
+    def body(self, sha256: str) -> Path:
+        return self.place / "bodies" / sha256
+
+    def answer(self, task: str) -> Path:
+        return self.place / "answers" / task
+
+    def memory(self, task: str) -> Path:
+        return self.place / "memories" / task
+
+    def tidy(self, counts: str | None, wanted: Iterable[str]) -> None:
+        """Remove what is needed no more: bodies but the `wanted`, and memories long before the one that `counts`."""
+        keep = set(wanted)
+        for path in (self.place / "bodies").iterdir():
+            if path.name.removesuffix(".part") not in keep:
+                path.unlink(missing_ok=True)
+        if counts is None:
+            return
+        known = sorted((path for path in (self.place / "memories").iterdir()), key=lambda p: _order(p.name))
+        before = [path for path in known if _order(path.name) < _order(counts)]
+        after = [path for path in known if _order(path.name) > _order(counts)]
+        for path in (*before[:-2], *after[:-_AHEAD]):
+            path.unlink(missing_ok=True)
+
+    def forget(self, task: str) -> None:
+        """An answer was taken, or is wanted no more."""
+        self.answer(task).unlink(missing_ok=True)
+
+    def answers(self) -> list[str]:
+        """Tasks whose answers nobody has taken yet."""
+        return sorted(path.name for path in (self.place / "answers").iterdir() if path.suffix != ".part")
+
+    def note(self, name: str, value: object) -> None:
+        """Keep a small fact."""
+        part = self.place / f"{name}.part"
+        part.write_bytes(msgspec.json.encode(value))
+        part.replace(self.place / f"{name}.json")
+
+    def noted(self, name: str) -> object:
+        """A small fact, None where there is none."""
+        path = self.place / f"{name}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return None
+
+
+def _order(task: str) -> tuple[int, ...]:
+    """Where a task stands among the tasks of a run."""
+    return tuple(int(part) for part in task.split("-")[:3] if part.isdecimal())

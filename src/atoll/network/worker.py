@@ -1,0 +1,232 @@
+"""Where a node works: a process of its own, which user code may crash, hang or fill up without harm to the node.
+
+It is told what to do by frames on a pipe, and reads and writes bodies as files. It opens no connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from atoll.network.wire import DataForm, Plan, Task
+
+__all__ = ["Begin", "Do", "Done", "Failed", "Ready", "receive", "send"]
+
+
+class Begin(msgspec.Struct, tag=True, frozen=True):
+    """The first frame: what the run is, what data are here, and how much memory may be used (bytes; 0: any)."""
+
+    plan: Plan
+    source: str
+    number: int
+    name: str
+    admitted: dict[str, str] = {}
+    """Code of the node's own that the plan may name: name -> key."""
+    memory: int = 0
+    threads: int = 1
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """The data could be read: their form, and what to tell the person who decides."""
+
+    form: DataForm
+    lines: list[str]
+    columns: list[str]
+
+
+class Do(msgspec.Struct, tag=True, frozen=True):
+    """A task: the files of what is received, of the memory to begin with, and where results go."""
+
+    task: Task
+    shared: str
+    own: str | None
+    memory: str | None
+    answer: str
+    after: str
+    metrics: bool = True
+    """Whether figures may leave."""
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """The answer is written, and what is remembered after it."""
+
+    seconds: float
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """It could not be done."""
+
+    message: str
+    hint: str | None = None
+
+
+Frame = Begin | Ready | Do | Done | Failed
+_FRAMES: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+def send(stream: BinaryIO, frame: Frame) -> None:
+    """Write a frame: four bytes of length, and msgpack."""
+    blob = msgspec.msgpack.encode(frame)
+    stream.write(len(blob).to_bytes(4, "big") + blob)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Frame | None:
+    """The next frame; None at the end."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    blob = stream.read(int.from_bytes(head, "big"))
+    return _FRAMES.decode(blob)
+
+
+# --- the process ----------------------------------------------------------------------------------------------------
+
+
+class _Work:
+    """A node's client half."""
+
+    def __init__(self, begin: Begin) -> None:
+        import torch
+
+        from atoll import own, seeds
+        from atoll.assembly import architectures, build_method, networks
+        from atoll.channel import Chain
+        from atoll.engines.client import Client
+        from atoll.engines.padding import Padding
+        from atoll.engines.sequential import Sequential
+        from atoll.guarding import stated
+        from atoll.network.here import Here, describe
+        from atoll.task import architecture
+
+        for name, key in begin.admitted.items():
+            own.admit(name, key)
+        torch.set_num_threads(begin.threads)
+        plan, self.number = begin.plan, begin.number
+        self.data = Here.load(begin.source, begin.number, begin.name, plan)
+        self.lines, self.columns = describe(self.data), self.data.columns
+        self.method = build_method(plan.method, plan.hyper)
+        loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
+        with seeds.scoped(plan.seed, "node"):
+            made = architectures(
+                networks(plan.model, self.data), self.data, self.method, plan.seed, loss, plan.metrics
+            )
+        self.task = made[architecture(begin.number, len(made))]
+        channel, _ = stated(plan.channel)
+        self.chain = channel if isinstance(channel, Chain) else None
+        self.plan, device = plan, torch.device("cpu")
+        self.padding = None if plan.engine == "loop" else Padding(self.task, self.data, device)
+        self.client = (Client if plan.engine == "loop" else Sequential)(self.task, self.data, device)
+
+    def ready(self) -> Ready:
+        from atoll.network.elsewhere import form_of
+
+        return Ready(form_of(self.data, self.number), self.lines, self.columns)
+
+    def do(self, do: Do) -> Done:
+        """Carry out a task.  Raises AtollError."""
+        from atoll.codec import OWN, decode, encode
+        from atoll.contract import Job, Order, Work
+        from atoll.engines.sequential import Sequential
+        from atoll.tensors import Record
+
+        begun, task = time.monotonic(), do.task
+        shared = decode(Path(do.shared).read_bytes(), limits=OWN)
+        own = Record() if do.own is None else decode(Path(do.own).read_bytes(), limits=OWN)
+        memory = None if do.memory is None else decode(Path(do.memory).read_bytes(), limits=OWN) or None
+        received = shared.replace(**own) if own else shared
+        work = Work(received, program=task.program)
+        channel = self._channel(task)
+        job = Job(
+            self.method, work, [self.number], task.round, self.plan.seed, cohort=task.cohort, channel=channel
+        )
+        if isinstance(self.client, Sequential) and self.padding is not None:
+            self.client.padded = not self.padding.seen(job, _One(memory))
+        order = Order(
+            self.number, task.round, self.plan.seed, task.program, received, task.epochs, task.limit
+        )
+        answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
+        if not do.metrics:
+            answer = answer._replace(reply=answer.reply._replace(metrics=Record()))
+        _write(Path(do.answer), encode(answer.to_record()))
+        _write(
+            Path(do.after), encode(after or memory or Record())
+        )  # who remembers nothing new keeps what it had
+        return Done(time.monotonic() - begun)
+
+    def _channel(self, task: Task) -> Any:
+        from atoll.channel import Setting
+        from atoll.contract import Channel
+
+        if self.chain is None:
+            return None
+        if task.program.partition(" ")[0] != "train":
+            return Channel()  # memories keep their two parts
+        return self.chain.settled(Setting(**(task.setting or {})))
+
+
+class _One:
+    """The memory of the one client."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+
+    def get(self, client: int) -> Any:
+        return self.memory
+
+    def put(self, client: int, memory: Any) -> None: ...
+
+
+def _write(path: Path, blob: bytes) -> None:
+    """Write a file that appears as a whole, and is on the disk."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as stream:
+        stream.write(blob)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+
+
+def _with(parent: int) -> None:
+    """End when the node does, even in the middle of a step."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(reads: int, writes: int, parent: int) -> None:
+    """Frames in, frames out, until the pipe closes."""
+    _with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides what it means
+    with os.fdopen(reads, "rb") as source, os.fdopen(writes, "wb") as sink:
+        work: _Work | None = None
+        while (frame := receive(source)) is not None:
+            try:
+                if isinstance(frame, Begin):
+                    if frame.memory:
+                        resource.setrlimit(resource.RLIMIT_DATA, (frame.memory, frame.memory))
+                    work = _Work(frame)
+                    send(sink, work.ready())
+                elif isinstance(frame, Do) and work is not None:
+                    send(sink, work.do(frame))
+            except MemoryError:
+                send(sink, Failed("it ran out of the memory that it may use"))
+            except Exception as error:
+                hint = getattr(error, "hint", None)
+                text = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+                send(sink, Failed(text, hint))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main(*map(int, sys.argv[1:4]))

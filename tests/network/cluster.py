@@ -1,0 +1,186 @@
+"""A coordinator and nodes as processes of their own, for tests that do things to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import atoll
+from atoll.data import FederatedData
+from atoll.experiment import Experiment
+
+NAMES = ("ann", "bob", "cat", "dan")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Cluster:
+    """A federation on this machine, without TLS unless `options` say otherwise.
+
+    Args:
+        place: its directory.
+        settings: of the run, as they stand in a file.
+        names: of the nodes, in the order of clients; data of node k are client k's of `data`.
+        network: further keys of [network].
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        settings: Mapping[str, Any],
+        data: FederatedData,
+        names: Sequence[str] = NAMES,
+        network: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.place, self.names, self.port = place, list(names), free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.data = data
+        place.mkdir(parents=True, exist_ok=True)
+        files(data, names, place)
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        lines += ["[network]", f"nodes = {json.dumps(list(names))}"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in (network or {}).items()]
+        (place / "run.toml").write_text("\n".join(lines) + "\n")
+
+    # --- processes --------------------------------------------------------------------------------------------
+
+    def start(self, name: str, *options: str, port: int | None = None) -> subprocess.Popen[bytes]:
+        """The coordinator ("coordinator") or a node, from now on; its output is in NAME.log."""
+        command = [sys.executable, "-m", "atoll.cli"]
+        if name == "coordinator":
+            command += ["serve", str(self.place / "run.toml"), "--plain", "--port", str(self.port)]
+            command += ["--place", str(self.place / "coordinator"), "--save", str(self.model)]
+        else:
+            command += ["join", f"127.0.0.1:{port or self.port}", "--plain", "--approve", "--name", name]
+            command += ["--data", str(self.place / f"{name}.npz"), "--place", str(self.place / name)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "CI": "1"}
+        with (self.place / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
+                cwd=self.place,
+            )  # fmt: skip
+        self.processes[name] = process
+        return process
+
+    def start_all(self, *options: str) -> None:
+        self.start("coordinator", *options)
+        for name in self.names:
+            self.start(name)
+
+    def kill(self, name: str, sign: int = signal.SIGKILL) -> int:
+        """End a process that was started here; its exit status."""
+        process = self.processes.pop(name)
+        process.send_signal(sign)
+        return process.wait(30)
+
+    def wait(self, name: str = "coordinator", seconds: float = 120.0) -> int:
+        """Its exit status, once it ends by itself."""
+        try:
+            return self.processes[name].wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{name} did not end\n{self.log(name)}\n{self.log('coordinator')}") from None
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+        for process in self.processes.values():
+            process.wait()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what can be seen -------------------------------------------------------------------------------------
+
+    def log(self, name: str) -> str:
+        path = self.place / f"{name}.log"
+        return path.read_text(errors="replace") if path.is_file() else ""
+
+    def status(self) -> dict[str, Any]:
+        """What the coordinator says of the run; {} while it does not answer."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/status",
+            headers={"Atoll-Name": "looker", "Atoll-Role": "auditor"},
+        )
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+        return {}
+
+    def until(self, what: str, name: str, seconds: float = 60.0) -> None:
+        """Wait until a text stands in a log."""
+        for _ in self.ticks(seconds, f"{what!r} in {name}.log"):
+            if what in self.log(name):
+                return
+
+    def round(self, number: int, seconds: float = 60.0) -> None:
+        """Wait until so many rounds count."""
+        for _ in self.ticks(seconds, f"round {number}"):
+            if self.status().get("round", 0) >= number:
+                return
+
+    def ticks(self, seconds: float, what: str) -> Iterator[None]:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            yield
+            time.sleep(0.05)
+        logs = "\n".join(f"--- {name}\n{self.log(name)[-2000:]}" for name in ("coordinator", *self.names))
+        raise AssertionError(f"{what} did not come in {seconds} s\n{logs}")
+
+    # --- what comes of it -------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Path:
+        """The model's file, there at the end."""
+        return self.place / "model.safetensors"
+
+    def simulated(self, **overrides: Any) -> dict[str, torch.Tensor]:
+        """The model of the same run in a simulation."""
+        federation = simulation(self.place / "run.toml", self.data, **overrides)
+        path = self.place / "simulated.safetensors"
+        federation.fit(progress=False).save(path)
+        return load_file(path)
+
+    def same(self, **overrides: Any) -> bool:
+        """Whether the model is the simulation's, to the bit."""
+        found, due = load_file(self.model), self.simulated(**overrides)
+        return found.keys() == due.keys() and all(torch.equal(found[name], due[name]) for name in due)
+
+
+def simulation(file: Path, data: FederatedData, **overrides: Any) -> atoll.Federation:
+    """The run of a file in a simulation that gives the bits of nodes."""
+    written = Experiment.read(file).engine == "loop"
+    engine = "loop" if written else "processes"
+    return Experiment.read(file, runs=None, engine=engine, **overrides).federate(data)
+
+
+def files(data: FederatedData, names: Sequence[str], place: Path) -> None:
+    """Each client's data as a node's file."""
+    for name in names:
+        data.save(place / f"{name}.npz")
+
+
+def digits(clients: int = 4, **more: Any) -> FederatedData:
+    """Handwritten digits, unevenly divided."""
+    return atoll.data.load("digits").partition("dirichlet:0.5", clients=clients, seed=0, **more)
