@@ -1,5 +1,6 @@
 // A node of an Atoll federation in plain JavaScript, for Node.js 20 and browsers: docs/wire.md, written a second time.
 // It trains softmax regression and fully connected networks by FedAvg, on data that stay where they are.
+
 export class WireError extends Error {
   constructor(message, more) { super(message); Object.assign(this, { status: 0, problem: "format", ...more }); }
 }
@@ -10,7 +11,6 @@ const TYPES = new Map(Object.entries({ F64: Float64Array, F32: Float32Array, F16
   I64: BigInt64Array, I32: Int32Array, I16: Int16Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array }));
 const LIMITS = { nbytes: 2 ** 30, header: 2 ** 20, fields: 10000, depth: 16, name: 512, text: 4096, dimensions: 16 };
 const RESERVED = ["get", "items", "keys", "replace", "values"];
-
 /** Fields by name, in order: a "record", or "tensors". A tensor is {dtype, shape, data}; 16-bit floats stay bits. */
 export class Level extends Map {
   constructor(kind, entries) { super(entries); this.kind = kind; }
@@ -194,15 +194,15 @@ export async function train(received, data, hyper, task = {}, tell = async () =>
 /** The program "evaluate": sums over samples, which the server pools. */
 export function evaluate(received, data) {
   const layers = layersOf(received.get("params"), data), count = data.labels.length;
-  const found = Array.from({ length: count }, (_, at) => forward(layers, data, at));
+  const found = data.labels.map((_, at) => forward(layers, data, at));
   const loss = found.reduce((sum, each) => sum + each.loss, 0), accuracy = found.filter((each) => each.right).length;
   return reply({}, count, { count, loss, accuracy, accuracy_counted: count });
 }
 
 // --- the node: data are {width, classes, train, test?, validation?}, splits {inputs, labels} -------------------------
 const pause = (seconds) => new Promise((done) => { setTimeout(done, 1000 * seconds); });
-const hash = async (bytes) => [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))]
-  .map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const hex = (buffer) => Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const hash = async (bytes) => hex(await crypto.subtle.digest("SHA-256", bytes));
 
 /** Takes part for `name`, with the data that `load(plan)` gives. `send` takes the place of fetch (see join.mjs). */
 export class Client {
@@ -252,9 +252,8 @@ export class Client {
   /** Take part until the run is over. After `leave`, this ends with an AbortError. */
   async run() {
     await this.join();
-    for (let task = {}; task.status !== 410; task = await this.ask("GET", "/v1/task?wait=25")) {
+    for (let task = {}; task.status !== 410; task = await this.ask("GET", "/v1/task?wait=25"))
       if (task.id) await this.perform(task);
-    }
   }
   leave() {
     this.ending.abort();
@@ -263,13 +262,13 @@ export class Client {
   async perform(task) {
     const path = `/v1/task/${task.id}`;
     try {
-      const answered = this.last.id === task.id ? null : { client: BigInt(this.number), reply: await this.work(task) };
-      if (answered) this.last = { id: task.id, blob: encode(record(answered)) };
+      const answer = this.last.id !== task.id && { client: BigInt(this.number), reply: await this.work(task) };
+      if (answer) this.last = { id: task.id, blob: encode(record(answer)) };
     } catch (error) {
       if (["gone", "stale"].includes(error.problem)) return void await pause(1);
       if (error.status || this.ending.signal.aborted) throw error;
-      const kind = error.problem === "refused" ? "refused" : "raised";
-      return void await this.ask("POST", `${path}/failure`, { kind, reason: error.message.slice(0, 4000) });
+      const kind = error.problem === "refused" ? "refused" : "raised", reason = error.message.slice(0, 4000);
+      return void await this.ask("POST", `${path}/failure`, { kind, reason });
     }
     const { blob } = this.last, sha256 = await hash(blob);
     let said = await this.ask("GET", `${path}/answer`);
@@ -285,8 +284,8 @@ export class Client {
     for (const [name, value] of task.own ? await body(task.own) : []) received.set(name, value);
     const part = this.data[program === "train" ? "train" : split], data = { ...this.data, ...part };
     must(part && ["train", "evaluate"].includes(program), `this client has no ${task.program}`, { problem: "refused" });
-    if (program === "evaluate") return evaluate(received, data);
-    return train(received, data, this.plan.hyper, task, (done) => this.tell(task, done));
+    const tell = (done) => this.tell(task, done);
+    return program === "evaluate" ? evaluate(received, data) : train(received, data, this.plan.hyper, task, tell);
   }
   /** A sign of life every 10 seconds, and room for whatever else a page has to do. */
   async tell({ id: task }, done) {
