@@ -20,7 +20,7 @@ from atoll.rounds.timed import Timed
 from atoll.settings import Settings
 from atoll.task import Task
 
-__all__ = ["on_the_clock"]
+__all__ = ["check_differences", "on_the_clock"]
 
 _SYNCHRONOUS = {"deadline": None, "over_select": 1.0, "quorum": 1, "late": "drop"}
 _TIMED = {**_SYNCHRONOUS, "pace": "sync", "concurrency": None, "retry": 0, "exclude": None}
@@ -147,10 +147,15 @@ def _check_asynchronous(
         raise ConfigError(
             f"pace = {settings.pace!r} waits for {size} replies, and there are only {clients} clients"
         )
+    check_differences(method, settings.pace)
+
+
+def check_differences(method: Method, pace: str) -> None:
+    """Raises ConfigError for a method whose replies a server cannot take one by one."""
     name, change = type(method).__name__, method.change
     if change is None or (change.since is not None and change.where == "received"):
         raise ConfigError(
-            f"{name} cannot go at pace {settings.pace!r}: its replies are no differences that a server could take"
+            f"{name} cannot go at pace {pace!r}: its replies are no differences that a server could take"
             " one by one, late or early",
             hint="any method that sends how far its model moved can: fedavg, fedprox, fedadam, scaffold, fedora ...",
         )

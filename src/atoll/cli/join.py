@@ -14,8 +14,7 @@ import typer
 from atoll import own
 from atoll.errors import ConfigError
 from atoll.network.node import Node, Station
-from atoll.network.serving import LOOPBACK, PORT
-from atoll.network.wire import NAME, Plan
+from atoll.network.wire import LOOPBACK, NAME, PORT, Plan
 from atoll.network.worker import Ready
 
 __all__ = ["Wish", "command"]

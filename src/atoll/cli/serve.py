@@ -18,8 +18,8 @@ from atoll.errors import ConfigError, suggest
 from atoll.experiment import Experiment
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
-from atoll.network.serving import PORT, Address, serve
-from atoll.network.wire import NAME, Plan
+from atoll.network.serving import Address, serve
+from atoll.network.wire import NAME, PORT, Plan
 from atoll.schema import convert, parse
 from atoll.settings import Count
 from atoll.show.progress import on_console

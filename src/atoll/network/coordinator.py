@@ -24,8 +24,11 @@ from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
 from atoll.network.rounds import Deployed
+from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
+from atoll.rounds.paces import Synchronous, pace
+from atoll.schedule import check_differences
 from atoll.settings import Settings
 
 __all__ = ["Coordinator", "Deployment", "Federated", "Office"]
@@ -81,17 +84,13 @@ class Deployment:
         self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
-        for key in ("devices", "concurrency", "exclude", "adaptive"):
+        for key in ("devices", "exclude", "adaptive"):
             if getattr(settings, key) != getattr(Settings, key):
                 raise ConfigError(
                     f"{key} = {getattr(settings, key)!r} is for simulations", hint="leave it out"
                 )
-        for key in ("pace", "late"):
-            if getattr(settings, key) != getattr(Settings, key):
-                raise ConfigError(
-                    f"{key} = {getattr(settings, key)!r}: nodes are asked in synchronous rounds",
-                    hint="leave it out",
-                )
+        if settings.late != "drop":
+            raise ConfigError(f"late = {settings.late!r} is for simulations", hint="leave it out")
         cohorts, engine = parts[3], parts[4]
         quorum = settings.quorum
         needed = (
@@ -110,14 +109,17 @@ class Deployment:
             deadline=settings.deadline,
         )
         self.desk.retry = settings.retry or self.desk.retry
+        step = pace(settings.pace)
+        if not isinstance(step, Synchronous):
+            check_differences(parts[0], settings.pace)
+            return Unhurried(
+                *parts, desk=self.desk, least=self.least, pace=step,
+                concurrency=settings.concurrency or cohorts.size, channel=channel, rule=rule,
+            )  # fmt: skip
         return Deployed(
-            *parts,
-            desk=self.desk,
-            least=max(self.least, needed),
-            over=settings.over_select,
-            channel=channel,
+            *parts, desk=self.desk, least=max(self.least, needed), over=settings.over_select, channel=channel,
             rule=rule,
-        )
+        )  # fmt: skip
 
 
 class Coordinator:

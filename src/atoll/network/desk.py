@@ -53,7 +53,7 @@ class Posted:
 
 
 class Desk:
-    """Open tasks, at most one a client, and signs of life.
+    """Open tasks, and signs of life. A client that has several does them one after the other.
 
     Args:
         journal: where arrivals are written down before they are acknowledged.
@@ -69,7 +69,9 @@ class Desk:
         """Called, from any thread, when there is something new for a client."""
         self.state = "waiting for nodes"
         """What the run is doing, in words."""
-        self._open: dict[int, Posted] = {}
+        self._open: dict[
+            int, dict[str, Posted]
+        ] = {}  # by client and key, in the order in which they were asked
         self._arrived: dict[str, Arrival] = {}
         self._seen: dict[int, float] = {}
         self._stopping = False
@@ -122,7 +124,7 @@ class Desk:
                     now = time.perf_counter()
                     self._arrived[each.key] = Arrival(**fact, begun=now, ended=now)
                 elif each.key not in self._arrived:
-                    self._open[each.client] = each
+                    self._open.setdefault(each.client, {}).setdefault(each.key, each)
                     fresh.append(each.client)
         for client in fresh:
             self.told(client)
@@ -133,15 +135,15 @@ class Desk:
 
     def open(self, client: int, task_id: str) -> Posted | None:
         """The task of that name, if the client is asked it now."""
-        posted = self._open.get(client)
-        return posted if posted is not None and posted.task.id == task_id else None
+        with self.changed:
+            found = self._open.get(client, {}).values()
+            return next((each for each in found if each.task.id == task_id), None)
 
     def withdraw(self, posted: Collection[Posted]) -> None:
         """What of these is still open is wanted no more."""
         with self.changed:
             for each in posted:
-                if self._open.get(each.client) is each:
-                    del self._open[each.client]
+                self._open.get(each.client, {}).pop(each.key, None)
                 self._arrived.pop(each.key, None)
 
     def wait(self, seconds: float | None = None) -> None:
@@ -156,7 +158,13 @@ class Desk:
             raise Terminated
 
     def tidy(self, committed: int) -> None:
-        """A round counts: what was written down before it is wanted no more, nor are the bodies that nothing names."""
+        """A round counts: what was written down before it is wanted no more, nor are the bodies that nothing names.
+
+        Orders of earlier rounds may still be under way.
+        """
+        with self.changed:
+            open = [each.task.round for found in self._open.values() for each in found.values()]
+        committed = min([committed, *open])
         for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
             if number < committed:
                 self.journal.drop(f"round/{number}/")
@@ -172,7 +180,8 @@ class Desk:
 
     def task(self, client: int) -> Task | None:
         """What a client is asked now, with the seconds that are left for it."""
-        posted = self._open.get(client)
+        with self.changed:
+            posted = next(iter(self._open.get(client, {}).values()), None)
         if posted is None:
             return None
         if posted.taken is None:
@@ -191,8 +200,7 @@ class Desk:
         self.journal.put(posted.key, arrival.to_fact())
         with self.changed:
             self._arrived[posted.key] = arrival
-            if self._open.get(posted.client) is posted:
-                del self._open[posted.client]
+            self._open.get(posted.client, {}).pop(posted.key, None)
             self.changed.notify_all()
 
     def fail(self, posted: Posted, failure: Failure) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from atoll.channel import Chain
 from atoll.codec import Limits, decode, encode
 from atoll.contract import Answer, Gathering, Job, Memories, Outcome, Reducer, Reply
+from atoll.contract.gather import outcome
 from atoll.contract.screen import screen
 from atoll.data import FederatedData
 from atoll.engines.engine import Engine
@@ -80,12 +81,12 @@ class Remote(Engine):
     def settled(self) -> tuple[str, int | None]:
         return ("loop" if self.written else "processes"), None
 
-    def restart(self, round: int) -> None:
-        """The round begins, for the first time or anew: its calls get the same names."""
-        self._round, self._call = round, 0
+    def restart(self, round: int, first: int = 0) -> None:
+        """The round begins, for the first time or anew: its calls get the same names, numbers from `first` on."""
+        self._round, self._call = round, first
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
-        posted = self._posted(job, memories)
+        posted = self.posted(job, memories)
         gathering, waiting = Gathering(job), list(job.clients)
         with self.desk.changed:
             self.desk.post(list(posted.values()))
@@ -98,14 +99,20 @@ class Remote(Engine):
 
     # --- what is asked ----------------------------------------------------------------------------------------
 
-    def _posted(self, job: Job, memories: Memories) -> dict[int, Posted]:
-        """A task for each client of a job, under the names that they have whenever this round is played."""
-        if job.round != self._round:
-            self.restart(job.round)
-        number, self._call = self._call, self._call + 1
+    def posted(self, job: Job, memories: Memories, call: int | None = None) -> dict[int, Posted]:
+        """A task for each client of a job, under the names that they have whenever this round is played.
+
+        `call` is the number of a call that clients are asked one after the other; None: the next of the round.
+        """
         shared = encode(job.work.shared)
+        if call is None:
+            if job.round != self._round:
+                self.restart(job.round)
+            number, self._call = self._call, self._call + 1
+            attempt = self._attempt(f"round/{job.round}/{number}", shared, job)
+        else:
+            number, attempt = call, 0
         place = f"round/{job.round}/{number}"
-        attempt = self._attempt(place, shared, job)
         task_id, blob = f"{job.round}-{number}-{attempt}", self._kept(shared)
         setting = None
         if isinstance(job.channel, Chain) and job.channel.setting is not None:
@@ -218,6 +225,17 @@ class Remote(Engine):
                 f"round {job.round}: paused, {len(sound)} of {policy.quorum} replies; waiting for nodes"
             )
         return None
+
+    def taken(self, job: Job, posted: Posted, arrival: Arrival) -> tuple[Answer | None, Outcome]:
+        """A client's answer by itself, None where it cannot be used, and what it came to."""
+        if arrival.sha256 is None:
+            refused = Outcome(
+                posted.client, 0.0, {}, arrival.size, arrival.refused, arrival.begun, arrival.ended
+            )
+            return None, refused
+        answer = answer_of(self.blobs.path(arrival.sha256).read_bytes(), posted.client, posted.task.most)
+        found = outcome(answer, job, arrival.begun, arrival.ended)
+        return (None if found.refused else answer), found
 
     def _deliver(
         self, job: Job, posted: Posted, arrival: Arrival, gathering: Gathering, memories: Memories

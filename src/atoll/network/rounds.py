@@ -44,13 +44,23 @@ class Deployed(Simulation):
         self.engine.restart(number)
         self.desk.state = f"round {number}: beginning"
         try:
-            return super().advance(begun)
+            return self.play(begun)
         except DivergedError:
             raise
         except RunError as error:
             raise PausedError(
                 error.message, hint="look at the nodes' logs; `atoll serve` goes on from here"
             ) from error
+
+    def play(self, begun: Callable[[Cohort], object]) -> Played:
+        """The next round, whatever happens in it."""
+        return super().advance(begun)
+
+    def present(self, number: int) -> list[int]:
+        """Clients of this round whose nodes are there now."""
+        present = self.cohorts.membership.present(number)
+        may = set(range(present)) if isinstance(present, int) else set(present.tolist())
+        return [client for client in self.data.clients if client in may and self.desk.there(client)]
 
     def enlist(self, number: int) -> tuple[Cohort, Record]:
         here = np.array(self._there(number), np.int64)
@@ -68,9 +78,7 @@ class Deployed(Simulation):
             return list(known)
         with self.desk.changed:
             while True:
-                present = self.cohorts.membership.present(number)
-                may = set(range(present)) if isinstance(present, int) else set(present.tolist())
-                found = [client for client in self.data.clients if client in may and self.desk.there(client)]
+                found = self.present(number)
                 if len(found) >= self.least:
                     break
                 self.desk.state = f"round {number}: waiting for nodes, {len(found)} of at least {self.least}"

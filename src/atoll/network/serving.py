@@ -15,16 +15,14 @@ from typing import Any
 from atoll.errors import ConfigError, MissingExtraError
 from atoll.network.coordinator import Build, Coordinator, Office
 from atoll.network.routes import Identify, Routes, plainly
+from atoll.network.wire import LOOPBACK, PORT
 
 try:
     from aiohttp import web
 except ImportError:
     raise MissingExtraError("aiohttp", "network", "a coordinator") from None
 
-__all__ = ["LOOPBACK", "PORT", "Address", "serve"]
-
-PORT = 8471
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+__all__ = ["Address", "serve"]
 
 _LINGER = 10.0
 """Seconds at most for which nodes are told that the run is over."""

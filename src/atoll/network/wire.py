@@ -15,12 +15,15 @@ from msgspec import Meta
 from atoll.errors import CodecError
 
 __all__ = [
-    "LIMIT", "NAME", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm", "Failure", "Field", "Hello",
-    "Joined", "Joining", "Plan", "Problem", "Task", "Verdict", "pack", "unpack",
+    "LIMIT", "LOOPBACK", "NAME", "PORT", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm", "Failure", "Field",
+    "Hello", "Joined", "Joining", "Plan", "Problem", "Task", "Verdict", "pack", "unpack",
 ]  # fmt: skip
 
 VERSIONS = (1,)
 """Versions of this protocol that are spoken here, the newest last."""
+
+PORT = 8471
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 LIMIT = 1 << 20
 """Bytes of a message; a plan may name many columns."""

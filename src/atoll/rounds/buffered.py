@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from atoll import seeds
-from atoll.contract import Job, Outcome, Reducer, Reply
+from atoll.contract import Job, Method, Outcome, Population, Reducer, Reply
 from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.flights import Flight, landed, launched
@@ -22,7 +22,7 @@ from atoll.rounds.round import refusals, stepped, unusable
 from atoll.rounds.timed import Timed
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Asynchronous"]
+__all__ = ["Asynchronous", "alike", "counted"]
 
 
 class _Air:
@@ -167,7 +167,8 @@ class Asynchronous(Timed):
             outcomes.append(f.done.outcome)
             if f.done.reply is not None:
                 part = f.job.reducer()
-                part.add(f.client, self._counted(f, air.state, number, pace))
+                stale = number - f.number
+                part.add(f.client, counted(self.method, self.population, f, air.state, stale, pace))
                 reducer.merge(part)
         return reducer, outcomes, taken
 
@@ -185,36 +186,10 @@ class Asynchronous(Timed):
             job,
             clients=clients,
             cohort=len(clients),
-            weights=self._weights(clients),
+            weights=alike(clients, self.population),
             factors=dict.fromkeys(clients, pace.discount(0)),
         )
         return self.engine.run(asked, self.memories)
-
-    def _weights(self, clients: Sequence[int]) -> dict[int, float]:
-        """What replies count for in an average: the same, unless the data say otherwise."""
-        given = self.population.weights
-        return {client: 1.0 if given is None else float(given[client]) for client in clients}
-
-    def _counted(self, flight: Flight, state: Record, number: int, pace: Buffered | Mixing) -> Reply:
-        """A reply for what it counts at this step of the server."""
-        assert flight.done is not None and flight.done.reply is not None
-        reply, client, staleness = flight.done.reply, flight.client, number - flight.number
-        if isinstance(pace, Mixing) and staleness:
-            reply = self._moved(flight.job, reply, client, state)
-        by = pace.discount(staleness)
-        asked = replace(flight.job, weights=self._weights([client]), factors={client: by})
-        return asked.weighed([client], reply)
-
-    def _moved(self, job: Job, reply: Reply, client: int, state: Record) -> Reply:
-        """A reply whose change leads from the present model to the client's, not from the one that it was sent."""
-        change = self.method.change
-        if change is None or change.since is not None:
-            return reply
-        sent, params = job.work.received(client).get("params"), self.method.model(state)[0]
-        if not isinstance(sent, Tensors) or sent.keys() != params.keys():
-            return reply
-        moved = reply.values[change.field] + (sent - params)
-        return reply._replace(values=reply.values.replace(**{change.field: moved}))
 
     def _played(
         self,
@@ -255,3 +230,39 @@ class Asynchronous(Timed):
         traffic = air.bytes_up, air.bytes_down
         record = self.recorded(number, cohort, outcomes, traffic, since, clock, list(shown.values()))
         return Played(record, air.state, outcomes, progress)
+
+
+def alike(clients: Sequence[int], population: Population) -> dict[int, float]:
+    """What replies count for in an average: the same, unless the data say otherwise."""
+    given = population.weights
+    return {client: 1.0 if given is None else float(given[client]) for client in clients}
+
+
+def counted(
+    method: Method,
+    population: Population,
+    flight: Flight,
+    state: Record,
+    staleness: int,
+    pace: Buffered | Mixing,
+) -> Reply:
+    """A reply for what it counts at a step of the server from this state, so many steps after it was asked for."""
+    assert flight.done is not None and flight.done.reply is not None
+    reply, client = flight.done.reply, flight.client
+    if isinstance(pace, Mixing) and staleness:
+        reply = _moved(method, flight.job, reply, client, state)
+    by = pace.discount(staleness)
+    asked = replace(flight.job, weights=alike([client], population), factors={client: by})
+    return asked.weighed([client], reply)
+
+
+def _moved(method: Method, job: Job, reply: Reply, client: int, state: Record) -> Reply:
+    """A reply whose change leads from the present model to the client's, not from the one that it was sent."""
+    change = method.change
+    if change is None or change.since is not None:
+        return reply
+    sent, params = job.work.received(client).get("params"), method.model(state)[0]
+    if not isinstance(sent, Tensors) or sent.keys() != params.keys():
+        return reply
+    moved = reply.values[change.field] + (sent - params)
+    return reply._replace(values=reply.values.replace(**{change.field: moved}))
