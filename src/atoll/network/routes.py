@@ -235,7 +235,7 @@ class Routes:
             return Answered(offset=fact["size"], done=True, refused=fact["refused"])
         current = self.desk.task(number)
         raise web.HTTPConflict(
-            body=pack(Verdict(problem="stale", round=0 if current is None else current.round)),
+            text=pack(Verdict(problem="stale", round=0 if current is None else current.round)).decode(),
             content_type="application/json",
         )
 
@@ -390,7 +390,7 @@ def _refusal(status: int, problem: str, message: str, hint: str | None = None) -
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
         409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity, 429: web.HTTPTooManyRequests,
     }  # fmt: skip
-    body = pack(Problem(problem=problem, message=message[:4000], hint=hint))
+    text = pack(Problem(problem=problem, message=message[:4000], hint=hint)).decode()
     if status == 413:
-        return web.HTTPRequestEntityTooLarge(LIMIT, 0, body=body, content_type="application/json")
-    return kinds[status](body=body, content_type="application/json")
+        return web.HTTPRequestEntityTooLarge(LIMIT, 0, text=text, content_type="application/json")
+    return kinds[status](text=text, content_type="application/json")

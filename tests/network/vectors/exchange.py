@@ -15,7 +15,7 @@ from aiohttp import web
 
 from atoll.codec import decode, encode
 from atoll.contract import Order
-from atoll.data import FederatedData, from_clients
+from atoll.data import FederatedData, from_arrays, from_clients
 from atoll.engines.client import Client
 from atoll.experiment import Experiment
 from atoll.network.coordinator import Coordinator, Deployment, Office
@@ -39,7 +39,7 @@ def samples() -> tuple[Any, Any, Any, Any]:
 
 def data() -> FederatedData:
     x, y, tested, labels = samples()
-    return from_clients({"ann": {"x": x, "y": y, "x_test": tested, "y_test": labels}}, classes=2, name="vectors")
+    return from_clients({"ann": from_arrays(x, y, (tested, labels), 2)}, name="vectors")
 
 
 def answer(client: Client, task: Task, received: Record, method: Any) -> bytes:
@@ -108,7 +108,7 @@ async def _exchanged(place: Path) -> dict[str, Any]:
             tape = Tape(http, f"http://127.0.0.1:{runner.addresses[0][1]}")
             await _round(tape, built)
             await asyncio.to_thread(coordinator._thread.join)
-            await tape.ask("the run is over", "GET", "/v1/task?wait=25")
+            await tape.ask("the run is over", "GET", "/v1/task?wait=0")
             await tape.ask("the node leaves", "POST", "/v1/leave")
     finally:
         await coordinator.stop()
