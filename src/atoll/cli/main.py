@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from atoll.cli.audit import audit
+from atoll.cli.audit_log import audit_log
+from atoll.cli.ca import ca
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.explain import explain
@@ -32,6 +34,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Datasets: what there is, how it would be divided.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(ca, name="ca")
+app.add_typer(audit_log, name="audit-log")
 
 
 def main(arguments: list[str] | None = None) -> None:

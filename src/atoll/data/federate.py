@@ -29,7 +29,7 @@ from .table import is_frame
 from .whole import as_dataset, encoded, in_order, is_pair, is_split, tables_of
 from .wishes import Classes, read_classes
 
-__all__ = ["as_federated", "from_clients", "read_folder"]
+__all__ = ["as_federated", "from_clients", "read_folder", "split_files"]
 
 _FOLDERS = (
     "a folder holds a .csv, .tsv, .parquet or .npz file for each client, or the folders train and test of these; or"
@@ -45,6 +45,7 @@ def from_clients(
     classes: Classes = None,
     seed: int = 0,
     name: str = "clients",
+    start: int = 0,
     **options: Any,
 ) -> FederatedData:
     """Natural clients: one dataset each.
@@ -59,6 +60,8 @@ def from_clients(
         classes: how many, or the labels in order; found over all clients otherwise.
         seed: names the random choices.
         name: what reports call the data.
+        start: the position of the first of these clients, where they are some of several: what is drawn for a client
+            follows from `seed` and its position.
         options: such as `label`, `keys` or `features`, for the function that reads a client's data.
 
     Raises `DataError` naming the client for data that cannot be read, is empty, or differs in shape from the
@@ -75,7 +78,7 @@ def from_clients(
         found = _datasets(named, name, {**options, "classes": UNASKED if classes is None else classes})
     found = _levelled(found, options.get("pad"))
     (first, model), trains, tests, checks = next(iter(found.items())), [], [], []
-    for position, (client, own) in enumerate(found.items()):
+    for position, (client, own) in enumerate(found.items(), start):
         own = in_order(own, model, f"{name}, client {client!r}", f"client {first!r}")
         _alike(f"{name}, client {client!r}", own, first, model)
         train, held = own.train, own.test
@@ -88,7 +91,10 @@ def from_clients(
         trains.append(train)
         tests.append(held)
         checks.append(check)
-    count = None if model.classes is None else max(own.classes or 0 for own in found.values())
+    counts = [own.classes or 0 for own in found.values()]
+    if classes is not None and not isinstance(classes, str):  # datasets may have been made without them
+        counts.append(classes if isinstance(classes, int) else len(classes))
+    count = None if model.classes is None else max(counts)
     packed = {"train": pack(trains), "validation": pack(checks), "test": pack(tests)}
     known = classes if classes is not None else count
     official = as_samples(test[0], test[1], known, f"{name}, test")[0] if isinstance(test, tuple) else None
@@ -215,7 +221,7 @@ def as_federated(
                 )
             return call(from_function, "a population made on demand", options, data, clients)
         return from_clients(data, test=test, validation=validation, seed=seed, **options)
-    whole = as_dataset(_splits(data) or data, **options)
+    whole = as_dataset(split_files(data) or data, **options)
     if partition is None:
         if whole.natural is None:
             raise DataError(
@@ -228,7 +234,7 @@ def as_federated(
 
 def _in_one_place(data: Any) -> bool:
     if isinstance(data, (str, Path)):
-        return not Path(data).is_dir() or _splits(data) is not None
+        return not Path(data).is_dir() or split_files(data) is not None
     if isinstance(data, Mapping):
         together = is_hf(data) or all(is_hf(part) for part in data.values()) or {"x", "y"} <= set(data)
         return together or is_split(data)
@@ -254,13 +260,13 @@ def read_folder(
 
     Raises DataError for a folder that is neither, which says what would be read.
     """
-    split = _splits(path)
+    split = split_files(path)
     if split is not None:
         return as_dataset(split, **options)
     return _clients_of(path, test, validation, seed, options)
 
 
-def _splits(data: Any) -> dict[str, Path] | None:
+def split_files(data: Any) -> dict[str, Path] | None:
     """The files train and test (or train alone) of a folder that holds no others; None for whatever else."""
     if not isinstance(data, (str, Path)) or not Path(data).is_dir() or (Path(data) / "train").is_dir():
         return None

@@ -1,42 +1,218 @@
+"""A node's own data: a federation of which one client is here, read to the bit as a simulation of all would read it."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from atoll.data import FederatedData
+import numpy as np
+
+from atoll import own as code
+from atoll.data import FederatedData, from_clients
+from atoll.data.federate import split_files
+from atoll.data.names import Names
+from atoll.data.question import REGRESSION
+from atoll.data.report import PartitionReport, measure
+from atoll.data.samples import IntArray, Samples, labels_of
+from atoll.data.wishes import read_classes
+from atoll.errors import AtollError, ConfigError, DataError
+from atoll.network.reading import Reading, asked, check_stated
+from atoll.network.wire import Plan
+from atoll.parts import shapes
+
+__all__ = ["Here", "describe"]
 
 
 class Here(FederatedData):
-    columns: list[str] = []
+    """Data of which client `number` is here, and nobody else. `names` knows one name, too.
 
-    def __init__(self, inner, number, name):
-        self.inner, self.number = inner, number
-        self.names = [name if k == number else f"place {k}" for k in range(number + 1)]
-        self.classes, self.dataset, self.partition = inner.classes, "here", "here"
+    Args:
+        own: the federation of the one client.
+        number: its position among all clients.
+        name: what it is called.
+        reading: how it was read.
+        columns: what of a table, or which arrays of a file, were read.
+
+    `Here.load` reads them. `own` is for what goes by position 0, such as trying a model on a few samples.
+    """
+
+    def __init__(
+        self, own: FederatedData, number: int, name: str, reading: Reading, columns: Sequence[str]
+    ) -> None:
+        self.own, self.number, self.reading, self.columns = own, number, reading, tuple(columns)
+        self.names = Names(number + 1, partial(_called, number, name))
+        self.classes, self.dataset, self.partition = own.classes, own.dataset, "by node"
 
     @staticmethod
-    def load(source, number, name, plan):
-        data = FederatedData.load(source)
-        return Here(data, number, name)
+    def load(source: str, number: int, name: str, plan: Plan) -> Here:  # type: ignore[override]
+        """What a node has, read as the plan says.
 
-    def size(self, k):
-        return self.inner.size(k)
+        Args:
+            source: a .csv, .tsv, .parquet or .npz file, a folder with the files train and test, or the node's own code,
+                "module:function", which is called without arguments and returns what `from_clients` takes as a client.
 
-    def samples(self, k, split="train"):
-        return self.inner.samples(k, split)
-
-    def held(self, k, split="train"):
-        return self.inner.held(k, split)
+        Raises DataError for data that cannot be read, ConfigError for a plan that leaves open what a node cannot know.
+        """
+        reading = Reading.of(plan)
+        value = _found(source)
+        check_stated(reading, value, source)
+        data = from_clients(
+            {name: value},
+            test=plan.test,
+            validation=plan.validation,
+            seed=plan.seed,
+            name=_title(source),
+            start=number,
+            **reading.options(),
+        )
+        _check_classes(data, reading, source)
+        made = Here(data, number, name, reading, asked(source, plan))
+        augmented = made if plan.augment is None else made.augment(plan.augment)
+        assert isinstance(augmented, Here)
+        return augmented
 
     @property
-    def test_set(self):
-        return None
+    def listed(self) -> bool:
+        return False
 
-    def example(self):
-        return self.inner.example()
+    @property
+    def test_set(self) -> Samples | None:
+        return self.own.test_set
 
-    def choose(self, c):
-        raise NotImplementedError
+    def size(self, client: int) -> int:
+        return self.own.size(self._mine(client))
+
+    def held(self, client: int, split: str = "train") -> int | None:
+        return self.own.held(self._mine(client), split)
+
+    def samples(self, client: int, split: str = "train") -> Samples | None:
+        return self.public if split == "public" else self.own.samples(self._mine(client), split)
+
+    def pool(self, split: str = "train") -> Samples | None:
+        return self.own.pool(split)
+
+    def rows(self, client: int, split: str = "train") -> IntArray | None:
+        return self.own.rows(self._mine(client), split)
+
+    def example(self) -> Samples:
+        return self.own.example()
+
+    def choose(self, clients: Sequence[int] | IntArray) -> FederatedData:
+        raise ConfigError("one client is here, and there is nobody to choose from")
+
+    def report(self, limit: int = 200) -> PartitionReport:
+        return measure(self, np.array([self.number]))
+
+    def _mine(self, client: int) -> int:
+        """Where the client stands in `own`.  Raises DataError for any other: their samples are elsewhere."""
+        if client != self.number:
+            raise DataError(
+                f"an order for client {client}, and client {self.number} is here",
+                hint="a node does its own client's work and nobody else's",
+            )
+        return 0
 
 
-def describe(here: Any) -> list[str]:
-    return [f"{here.size(here.number)} samples"]
+def _called(number: int, name: str, position: int) -> str:
+    return name if position == number else f"client {position}"
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def _is_code(source: str) -> bool:
+    return code.named(source) == [source] and not Path(source).exists()
+
+
+def _title(source: str) -> str:
+    return source if _is_code(source) else Path(source).resolve().name
+
+
+def _found(source: str) -> Any:
+    """What a source stands for, as `from_clients` takes it.  Raises DataError, or ConfigError for code."""
+    if _is_code(source):
+        return _called_for(source)
+    path = Path(source)
+    if path.is_dir():
+        split = split_files(path)
+        if split is None:
+            raise DataError(
+                f"the folder {path} is not one client's data",
+                hint="put train.csv, and test.csv if there is one (likewise .npz ...), into a folder of their own",
+            )
+        return split
+    if not path.is_file():
+        raise DataError(
+            f"there is no file {path}",
+            hint="data are a .csv, .tsv, .parquet or .npz file, a folder, or code of your own: module:function",
+        )
+    return path
+
+
+def _called_for(source: str) -> Any:
+    """What the node's own function returns."""
+    code.admit(source, "data")
+    function = code.found(source, "data")
+    if not callable(function):
+        raise ConfigError(
+            f"data = {source!r} is a {type(function).__name__}, and no function", hint="return it from one"
+        )
+    try:
+        return function()
+    except AtollError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"data = {source!r} raised {type(error).__name__}: {error}",
+            hint="it is called without arguments, and returns what atoll.data.from_clients takes as a client",
+        ) from error
+
+
+def _check_classes(data: FederatedData, reading: Reading, source: str) -> None:
+    """Refuse samples that the node's own code made with other classes than the plan's."""
+    stated = read_classes(reading.classes)
+    count = None if stated == REGRESSION else stated if isinstance(stated, int) else len(stated)
+    if data.classes != count:
+        has = "numbers to predict" if data.classes is None else f"{data.classes} classes"
+        says = "numbers to predict" if count is None else f"{count} classes"
+        raise ConfigError(
+            f"{source} has {has}, and the coordinator's file says {says}",
+            hint=f"make the samples with classes={reading.classes!r}, or correct classes in the coordinator's file",
+        )
+
+
+# --- what it is -----------------------------------------------------------------------------------------------------
+
+
+def describe(here: Here) -> list[str]:
+    """What a node has, for a person: how many samples, of which columns, of which classes."""
+    number, counts = here.number, []
+    for split, use in (("train", "to train on"), ("validation", "to validate on"), ("test", "to test on")):
+        held = here.held(number, split)
+        counts += [f"{held:,} {use}"] if held else []
+    lines = [f"samples: {', '.join(counts)}"]
+    inputs = f"inputs: of shape {shapes(here.example().inputs)}"
+    if here.columns:
+        *features, label = here.columns
+        inputs += f", from {', '.join(features)}; to predict: {label}"
+    lines.append(inputs)
+    train = here.samples(number)
+    assert train is not None
+    labels = labels_of(train, here.classes)
+    if here.classes is None:
+        low, high = float(train.targets.min()), float(train.targets.max())
+        lines.append(f"targets: numbers from {low:g} to {high:g}")
+    elif labels is None:
+        lines.append(f"targets: {here.classes} classes, several a sample")
+    else:
+        stated = read_classes(here.reading.classes)
+        names = range(here.classes) if isinstance(stated, int) else stated
+        found = np.bincount(labels[labels >= 0], minlength=here.classes)
+        shares = [
+            f"{name} {100 * each / max(found.sum(), 1):.0f} %"
+            for name, each in zip(names, found, strict=True)
+        ]
+        lines.append(f"classes: {', '.join(shares)}")
+    return lines

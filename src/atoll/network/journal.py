@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-import queue
-import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from atoll.errors import RunError
+from atoll.network.factfile import FactFile, FailedError
 
 __all__ = ["Journal"]
 
-_WINDOW = 0.005  # seconds that a commit waits for company
+_WINDOW = 0.003  # seconds that a commit waits for company, where there was company before
+
+
+class _Wish(NamedTuple):
+    """What one call asks for: what it drops, what it puts, and who waits for it."""
+
+    drop: str | None
+    put: Mapping[str, bytes]
+    done: Future[None]
 
 
 class Journal:
     """Keys and values in SQLite, durable when `put` returns. Any thread may call; commits are made together.
 
-    Values are what JSON holds. A key is a path, such as "round/3/0/answer/7".
+    Values are what JSON holds: what `get` returns is as it would be after a restart (tuples are lists), and is not to
+    be changed. A key is a path, such as "round/3/0/answer/7"; facts under "round/" may be asked for again if their file
+    is damaged, all others are kept twice (`atoll.network.factfile`). `notices` says what was found damaged.
+
+    After a RunError a fact is not there, and may be put again once there is room; where the disk itself failed, all
+    further puts raise, and what is there is known after a restart.
+
+    Raises RunError where another process has the file, a newer release wrote it, it cannot be read or written, or is
+    damaged beyond what can be asked for again.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._facts: dict[str, Any] = {}
+        self._file = FactFile(path)
+        self.notices = tuple(self._file.notices)
+        self._facts = {key: msgspec.json.decode(value) for key, value in self._file.facts.items()}
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[str, Any, Future[None]] | None] = queue.SimpleQueue()
-        self._ready: Future[None] = Future()
+        self._asked = threading.Condition()
+        self._wishes: list[_Wish] = []
+        self._over: str | None = None  # why nothing more is taken
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
-        self._ready.result()
 
     # --- what is known ----------------------------------------------------------------------------------------
 
@@ -50,71 +67,94 @@ class Journal:
 
     def put_later(self, key: str, value: Any) -> Future[None]:
         """Write a fact; the future is done once it is durable.  It then raises RunError if it cannot be."""
-        done: Future[None] = Future()
-        self._queue.put((key, value, done))
-        return done
+        return self._wish(None, {key: value})
 
     def put(self, key: str, value: Any) -> None:
+        """Write a fact: it is durable when this returns.  Raises RunError where it cannot be."""
         self.put_later(key, value).result()
 
-    def drop(self, prefix: str) -> None:
-        """Forget all facts whose key begins so."""
-        keys = list(self.items(prefix))
-        for done in [self.put_later(key, None) for key in keys]:
-            done.result()
+    def put_all(self, facts: Mapping[str, Any]) -> None:
+        """Write facts: all are durable when this returns, and none is if it raises RunError or never returns."""
+        self._wish(None, facts).result()
+
+    def drop(self, path: str) -> None:
+        """Forget a fact, or, where the path ends in "/", all facts under it at once.  Raises RunError."""
+        self._wish(path, {}).result()
 
     def close(self) -> None:
-        self._queue.put(None)
+        """Write what is still asked for, and let others have the file. A second call does nothing."""
+        with self._asked:
+            self._over = self._over or "is closed"
+            self._asked.notify()
         self._thread.join()
+        self._file.close()
+
+    def _wish(self, drop: str | None, put: Mapping[str, Any]) -> Future[None]:
+        if "" in put:
+            raise ValueError("a fact needs a key")
+        encoded = {
+            key: msgspec.json.encode(value) for key, value in put.items()
+        }  # here, where errors are the caller's
+        done: Future[None] = Future()
+        with self._asked:
+            if self._over is not None:
+                raise self._refusal()
+            self._wishes.append(_Wish(drop, encoded, done))
+            self._asked.notify()
+        return done
+
+    def _refusal(self) -> RunError:
+        return RunError(f"{self.path} {self._over}", hint="start the coordinator again")
 
     # --- the thread -------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        batch: list[_Wish] = []
         try:
-            base = sqlite3.connect(self.path, isolation_level=None)
-            base.execute("PRAGMA journal_mode = WAL")
-            base.execute("PRAGMA synchronous = FULL")
-            base.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
-            for key, value in base.execute("SELECT key, value FROM facts"):
-                self._facts[key] = msgspec.json.decode(value)
-        except BaseException as error:
-            self._ready.set_exception(error)
-            return
-        self._ready.set_result(None)
-        ended = False
-        while not ended:
-            batch = [self._queue.get()]
-            if batch[0] is not None:
-                threading.Event().wait(_WINDOW)
-            while not self._queue.empty():
-                batch.append(self._queue.get())
-            ended = None in batch
-            facts = [each for each in batch if each is not None]
-            if facts:
-                self._commit(base, facts)
-        base.close()
+            while batch := self._gathered(len(batch)):
+                self._commit(batch)
+        except BaseException as error:  # whatever it is, nobody may wait for ever
+            with self._asked:
+                self._over = f"failed: {error.message if isinstance(error, RunError) else repr(error)}"
+                batch += self._wishes
+                self._wishes = []
+            for wish in batch:
+                if not wish.done.done():
+                    wish.done.set_exception(self._refusal())
 
-    def _commit(self, base: sqlite3.Connection, facts: Iterable[tuple[str, Any, Future[None]]]) -> None:
+    def _gathered(self, before: int) -> list[_Wish]:
+        """What is asked for, at least one; waits a moment for as many as `before`. Nothing once all is over."""
+        with self._asked:
+            self._asked.wait_for(lambda: self._wishes or self._over)
+            if before > 1:
+                self._asked.wait_for(lambda: len(self._wishes) >= before or self._over, _WINDOW)
+            batch, self._wishes = self._wishes, []
+            return batch
+
+    def _commit(self, batch: list[_Wish]) -> None:
+        changes: dict[str, bytes | None] = {}
+        for wish in batch:
+            if wish.drop is not None:
+                known = self._file.facts.keys() | changes.keys()
+                path = wish.drop
+                changes |= {
+                    key: None for key in known if key == path or (path.endswith("/") and key.startswith(path))
+                }
+            changes |= wish.put
         try:
-            base.execute("BEGIN")
-            for key, value, _ in facts:
-                if value is None:
-                    base.execute("DELETE FROM facts WHERE key = ?", (key,))
-                else:
-                    row = key, msgspec.json.encode(value)
-                    base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", row)
-            base.execute("COMMIT")
-        except sqlite3.Error as error:
-            if base.in_transaction:
-                base.execute("ROLLBACK")
-            for *_, done in facts:
-                done.set_exception(RunError(f"{self.path}: {error}", hint="make room on the disk"))
+            if changes:
+                self._file.commit(changes)
+        except FailedError:
+            raise
+        except RunError as error:
+            for wish in batch:
+                wish.done.set_exception(RunError(error.message, hint=error.hint))
             return
         with self._lock:
-            for key, value, _ in facts:
+            for key, value in changes.items():
                 if value is None:
                     self._facts.pop(key, None)
                 else:
-                    self._facts[key] = value
-        for *_, done in facts:
-            done.set_result(None)
+                    self._facts[key] = msgspec.json.decode(value)
+        for wish in batch:
+            wish.done.set_result(None)

@@ -9,13 +9,13 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, MissingExtraError
 from atoll.network.coordinator import SOFTWARE, Coordinator
 from atoll.network.desk import Posted
+from atoll.network.tls import Caller
 from atoll.network.wire import (
     LIMIT,
     NAME,
@@ -48,14 +48,6 @@ _ROOM = 1 << 30
 """Bytes of answers that may be on their way at a time."""
 
 _PIECE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who makes a request."""
-
-    name: str | None
-    role: str | None
 
 
 Identify = Callable[[web.Request], Caller]
