@@ -30,7 +30,7 @@ needs_browser = pytest.mark.skipif(
 FEATURES = ("width", "height", "depth")
 
 
-def rows(seed: int, count: int = 60) -> tuple[Any, Any]:
+def rows(seed: int, count: int = 75) -> tuple[Any, Any]:
     """Three clouds of points [n, 3], and whose they are."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, count)
@@ -38,32 +38,28 @@ def rows(seed: int, count: int = 60) -> tuple[Any, Any]:
 
 
 def held() -> FederatedData:
-    """What "ann" has, who is a node in Python, and of the same form "web", who is not."""
-    clients = {}
-    for seed, name in enumerate(("ann", "web")):
-        (x, y), test = rows(seed), rows(seed + 9, 15)
-        clients[name] = from_arrays(x, y, test, 3)
-    return from_clients(clients)
+    """A place in the cluster for each: what they read are CSV files."""
+    return from_clients({name: from_arrays(*rows(seed), (*rows(9),)) for seed, name in enumerate(("ann", "web"))})
 
 
-def table(path: Path) -> Path:
-    """The data of "web" as a CSV file, the test among them."""
-    x, y = rows(1, 75)
+def table(path: Path, seed: int) -> None:
+    """Points as a CSV file."""
+    x, y = rows(seed)
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow([*FEATURES, "kind"])
         writer.writerows([*map(repr, map(float, row)), int(label)] for row, label in zip(x, y, strict=True))
-    return path
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     settings = {
         "method": "fedavg", "model": "mlp:8", "rounds": 3, "lr": 0.3, "epochs": 2, "engine": "loop",
-        "label": "kind", "classes": 3, "clients": 2,
+        "label": "kind", "features": ",".join(FEATURES), "classes": 3, "clients": 2,
     }  # fmt: skip
     with Cluster(tmp_path, settings, held(), ("ann", "web"), network={"absent": 20}) as found:
-        table(tmp_path / "web.csv")
+        for seed, name in enumerate(found.names):
+            table(tmp_path / f"{name}.csv", seed)
         yield found
 
 
@@ -76,14 +72,18 @@ def events(cluster: Cluster) -> list[dict[str, Any]]:
 def complete(cluster: Cluster) -> None:
     """Both took part in every round, nothing was refused, and the model predicts for both."""
     assert load_file(cluster.model)["1.weight"].shape == (8, 3)
-    found = events(cluster)
-    played = [event for event in found if event["event"] == "round"]
-    assert len(played) == 3
-    for event in played:
+    played = {event["round"]: event for event in events(cluster) if event["event"] == "round"}  # the last counts
+    assert sorted(played) == [1, 2, 3]
+    for event in played.values():
         assert sorted(event["cohort"]) == [0, 1], event
         assert not event["refused"] and not event.get("dropped"), event
-    judged = [event["evaluation"] for event in played if event.get("evaluation")][-1]
+    judged = played[3]["evaluation"]
     assert judged["each"]["clients"]["accuracy"] and min(judged["each"]["clients"]["accuracy"]) > 0.8, judged
+
+
+def beside(cluster: Cluster) -> None:
+    """The node in Python."""
+    cluster.start("ann", "--data", str(cluster.place / "ann.csv"))
 
 
 def start(cluster: Cluster) -> subprocess.Popen[bytes]:
@@ -107,7 +107,7 @@ def test_from_node_js_beside_python(cluster: Cluster) -> None:
     """The coordinator is killed on the way, and comes back: the client joins again and goes on."""
     cluster.start("coordinator")
     process = start(cluster)
-    cluster.start("ann")
+    beside(cluster)
     cluster.round(1)
     cluster.kill("coordinator")
     cluster.start("coordinator")
@@ -137,8 +137,10 @@ from functools import partial
 from atoll.cli import main, serve
 from atoll.network import serving
 
+place = sys.argv.pop(1)
+
 def page(coordinator, routes, site):
-    site.router.add_static("/client/", sys.argv.pop(1))
+    site.router.add_static("/client/", place)
 
 serve.serve = partial(serving.serve, more=page)
 main()
@@ -159,7 +161,7 @@ def test_from_a_browser_beside_python(cluster: Cluster) -> None:
         page.driver.find_element("id", "name").send_keys("web")
         page.driver.find_element("id", "file").send_keys(str(cluster.place / "web.csv"))
         page.driver.find_element("id", "join").click()
-        cluster.start("ann")
+        beside(cluster)
         page.until(lambda: page.text("#state") in ("the run is over",) or "error" in page.text("#state"), 60)
         assert page.text("#state") == "the run is over", page.text("#log") + cluster.log("coordinator")
         assert page.errors() == []

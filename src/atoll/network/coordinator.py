@@ -211,14 +211,14 @@ class Coordinator:
                 raise DataError(
                     f"{name}: {problem}", hint="all nodes must read the same columns in the same way"
                 )
-            told = msgspec.to_builtins(form)
-            if fact["form"] is not None and fact["form"] != told:
+            known = None if fact["form"] is None else msgspec.convert(fact["form"], DataForm, strict=False)
+            if known not in (None, form):
                 raise DataError(
-                    f"{name}: its data are others than when it joined ({fact['form']['train']} training samples then,"
+                    f"{name}: its data are others than when it joined ({known.train} training samples then,"
                     f" {form.train} now)",
                     hint="give it the same data, or join under another name",
                 )
-            self.journal.put(f"node/{name}", {**fact, "form": told})
+            self.journal.put(f"node/{name}", {**fact, "form": msgspec.to_builtins(form)})
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from atoll import __version__
-from atoll.errors import AtollError, ConfigError, MissingExtraError, RunError
+from atoll.errors import AtollError, CodecError, ConfigError, MissingExtraError, RunError
 from atoll.network.wire import (
     VERSIONS,
     Answered,
@@ -104,13 +104,10 @@ class Line:
         if status < 300 or status == 410:
             return status, body
         if "json" in response.content_type and status in (400, 401, 403, 404, 409, 413):
-            with contextlib.suppress(AtollError):
-                found = unpack(body, Problem)
-                if found.problem in ("session", "unjoined"):
-                    raise Unjoined(found.message, hint=found.hint)
-                raise Refused(found.message, hint=found.hint)
-            with contextlib.suppress(AtollError):
-                unpack(body, Verdict)
+            if (found := _read(body, Problem)) is not None:
+                kind = Unjoined if found.problem in ("session", "unjoined") else Refused
+                raise kind(found.message, hint=found.hint)
+            if _read(body, Verdict) is not None:
                 raise Stale("the task is wanted no more")
             return status, body
         raise RunError(f"the coordinator answered {status}")
@@ -243,6 +240,14 @@ async def _pieces(path: Path, offset: int) -> Any:
 def _hash(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(body: bytes, kind: type[M]) -> M | None:
+    """The message of this kind that a body is, or None."""
+    try:
+        return unpack(body, kind)
+    except CodecError:
+        return None
 
 
 def _short(error: BaseException) -> str:
