@@ -39,7 +39,9 @@ def rows(seed: int, count: int = 75) -> tuple[Any, Any]:
 
 def held() -> FederatedData:
     """A place in the cluster for each: what they read are CSV files."""
-    return from_clients({name: from_arrays(*rows(seed), (*rows(9),)) for seed, name in enumerate(("ann", "web"))})
+    return from_clients(
+        {name: from_arrays(*rows(seed), (*rows(9),)) for seed, name in enumerate(("ann", "web"))}
+    )
 
 
 def table(path: Path, seed: int) -> None:
@@ -72,7 +74,9 @@ def events(cluster: Cluster) -> list[dict[str, Any]]:
 def complete(cluster: Cluster) -> None:
     """Both took part in every round, nothing was refused, and the model predicts for both."""
     assert load_file(cluster.model)["1.weight"].shape == (8, 3)
-    played = {event["round"]: event for event in events(cluster) if event["event"] == "round"}  # the last counts
+    played = {
+        event["round"]: event for event in events(cluster) if event["event"] == "round"
+    }  # the last counts
     assert sorted(played) == [1, 2, 3]
     for event in played.values():
         assert sorted(event["cohort"]) == [0, 1], event
@@ -164,6 +168,6 @@ def test_from_a_browser_beside_python(cluster: Cluster) -> None:
         beside(cluster)
         page.until(lambda: page.text("#state") in ("the run is over",) or "error" in page.text("#state"), 60)
         assert page.text("#state") == "the run is over", page.text("#log") + cluster.log("coordinator")
-        assert page.errors() == []
+        assert [text for text in page.errors() if "410 (Gone)" not in text] == []  # that is how a run ends
     assert cluster.wait("coordinator") == 0, cluster.log("coordinator")
     complete(cluster)

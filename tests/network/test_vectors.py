@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import subprocess
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -25,6 +26,15 @@ needs_node = pytest.mark.skipif(not NODE, reason="there is no Node.js here: apt-
 
 def read(name: str) -> Any:
     return json.loads((PLACE / name).read_text("utf-8"))
+
+
+def refusal(action: Callable[[], object]) -> str | None:
+    """Why it is refused, None where it is not."""
+    try:
+        action()
+    except CodecError as error:
+        return error.message
+    return None
 
 
 @cache
@@ -57,9 +67,7 @@ def test_what_is_no_record_is_refused() -> None:
     vectors = read("refused.json")
     assert len(vectors) > 40
     for vector in vectors:
-        with pytest.raises(CodecError):
-            decode(bytes.fromhex(vector["bytes"]))
-            pytest.fail(f"accepted: {vector['name']}")
+        assert refusal(partial(decode, bytes.fromhex(vector["bytes"]))), vector["name"]
 
 
 def test_messages_are_accepted_and_refused_as_the_vectors_say() -> None:
@@ -68,12 +76,15 @@ def test_messages_are_accepted_and_refused_as_the_vectors_say() -> None:
         found = wire.unpack(vector["text"].encode(), getattr(wire, vector["message"]))
         assert wire.pack(found).decode() == vector["text"]
     kinds = {vector["message"] for vector in vectors["accepted"]}
-    spoken = {name for name in wire.__all__ if isinstance(getattr(wire, name), type)} - {"Blob", "Field", "Plan"}
+    spoken = {name for name in wire.__all__ if isinstance(getattr(wire, name), type)} - {
+        "Blob",
+        "Field",
+        "Plan",
+    }
     assert spoken <= kinds, "every message has a vector"
     for vector in vectors["refused"]:
-        with pytest.raises(CodecError):
-            wire.unpack(vector["text"].encode(), getattr(wire, vector["message"]))
-            pytest.fail(f"accepted: {vector}")
+        kind = getattr(wire, vector["message"])
+        assert refusal(partial(wire.unpack, vector["text"].encode(), kind)), vector
 
 
 def test_the_exchange_is_what_a_coordinator_says_today() -> None:
@@ -83,7 +94,10 @@ def test_the_exchange_is_what_a_coordinator_says_today() -> None:
     assert [step["what"] for step in told["steps"]] == [step["what"] for step in now["steps"]]
     for one, other in zip(told["steps"], now["steps"], strict=True):
         assert one["request"]["method"] == other["request"]["method"]
-        assert one["request"]["path"].split("/")[:4] == other["request"]["path"].split("/")[:4] or "blob" in one["request"]["path"]
+        assert (
+            one["request"]["path"].split("/")[:4] == other["request"]["path"].split("/")[:4]
+            or "blob" in one["request"]["path"]
+        )
         assert one["response"]["status"] == other["response"]["status"], one["what"]
         assert one["response"].keys() == other["response"].keys(), one["what"]
         if one["what"] == "its body":
@@ -114,7 +128,9 @@ def close(one: bytes, other: bytes) -> None:
     mine, yours = decode(one), decode(other)
     assert shapes(mine) == shapes(yours)
     for (name, value), (_, due) in zip(named_tensors(mine), named_tensors(yours), strict=True):
-        torch.testing.assert_close(value, due, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")  # type: ignore[misc]
+        torch.testing.assert_close(
+            value, due, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )  # type: ignore[misc]
 
 
 def shapes(record: Record) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A whole exchange between one node and a coordinator, request by request, as vectors: one round, then its evaluation."""
+"""A whole exchange between one node and a coordinator, request by request: one round, and its evaluation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ class Tape:
         self.http, self.url = http, url
         self.steps: list[dict[str, Any]] = []
 
-    async def ask(self, what: str, method: str, path: str, body: bytes = b"", session: str = SESSION) -> bytes:
+    async def ask(
+        self, what: str, method: str, path: str, body: bytes = b"", session: str = SESSION
+    ) -> bytes:
         headers = {"Atoll-Name": "ann", "Atoll-Session": session}
         async with self.http.request(method, self.url + path, data=body or None, headers=headers) as found:
             answered, status = await found.read(), found.status
@@ -64,7 +66,10 @@ class Tape:
             {
                 "what": what,
                 "request": {"method": method, "path": path, "headers": headers, **_shown(body, octets)},
-                "response": {"status": status, **_shown(answered, path.startswith("/v1/blob/") and status == 200)},
+                "response": {
+                    "status": status,
+                    **_shown(answered, path.startswith("/v1/blob/") and status == 200),
+                },
             }
         )
         return answered
@@ -137,7 +142,9 @@ async def _round(tape: Tape, built: list[Any]) -> None:
     body = await tape.ask("its body", "GET", f"/v1/blob/{task.shared.sha256}")
     await tape.ask("a body that is not there", "GET", f"/v1/blob/{'0' * 64}")
     await tape.ask("a sign of life", "POST", "/v1/beat", pack(Beat(task=task.id, done=0.5)))
-    await tape.ask("the node fails once", "POST", f"{place}/failure", pack(Failure(kind="raised", reason="no power")))
+    await tape.ask(
+        "the node fails once", "POST", f"{place}/failure", pack(Failure(kind="raised", reason="no power"))
+    )
     blob = answer(client, task, decode(body), simulation.method)
     query = f"size={len(blob)}&sha256={hashlib.sha256(blob).hexdigest()}"
     await tape.ask("nothing has arrived yet", "GET", f"{place}/answer")
@@ -145,12 +152,15 @@ async def _round(tape: Tape, built: list[Any]) -> None:
     await tape.ask("from the wrong place", "PUT", f"{place}/answer?offset=0&{query}", blob[:1000])
     await tape.ask("where to go on", "GET", f"{place}/answer")
     await tape.ask("the rest", "PUT", f"{place}/answer?offset=1000&{query}", blob[1000:])
-    await tape.ask("once more, as it was not heard", "PUT", f"{place}/answer?offset=1000&{query}", blob[1000:])
+    await tape.ask(
+        "once more, as it was not heard", "PUT", f"{place}/answer?offset=1000&{query}", blob[1000:]
+    )
     judged = unpack(await tape.ask("the next task", "GET", "/v1/task?wait=25"), Task)
     body = await tape.ask("its body", "GET", f"/v1/blob/{judged.shared.sha256}")
     await tape.ask("an answer to a task that never was", "GET", "/v1/task/9-9-9/answer")
     blob = answer(client, judged, decode(body), simulation.method)
     query = f"offset=0&size={len(blob)}&sha256={hashlib.sha256(blob).hexdigest()}"
-    await tape.ask("other bytes than announced", "PUT", f"/v1/task/{judged.id}/answer?{query}", blob[:-1] + b"\x01")
+    await tape.ask(
+        "other bytes than announced", "PUT", f"/v1/task/{judged.id}/answer?{query}", blob[:-1] + b"\x01"
+    )
     await tape.ask("the figures", "PUT", f"/v1/task/{judged.id}/answer?{query}", blob)
-

@@ -81,9 +81,14 @@ def records() -> dict[str, Record]:
     }
 
 
-def file(nodes: Any, table: dict[str, Any] | None = None, data: bytes = b"", spelled: str | None = None) -> bytes:
+def file(
+    nodes: Any, table: dict[str, Any] | None = None, data: bytes = b"", spelled: str | None = None
+) -> bytes:
     """A file with this header, whatever it says."""
-    head: dict[str, Any] = {"__metadata__": {"record": json.dumps(nodes, separators=(",", ":"))}, **(table or {})}
+    head: dict[str, Any] = {
+        "__metadata__": {"record": json.dumps(nodes, separators=(",", ":"))},
+        **(table or {}),
+    }
     text = (json.dumps(head, separators=(",", ":")) if spelled is None else spelled).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data
@@ -100,9 +105,12 @@ def refused() -> Iterator[tuple[str, bytes]]:
     yield "a byte is missing", good[:-1]
     yield "a byte too many", good + b"\0"
     yield "no metadata", file([], spelled='{"a":' + json.dumps(entry) + "}", data=eight)
-    yield "not UTF-8", good.replace(b"\\\"a\\\"", b"\\\"\xff\\\"", 1)
+    yield "not UTF-8", good.replace(b'\\"a\\"', b'\\"\xff\\"', 1)
     yield "no JSON", file([], spelled="{")
-    yield "further metadata", file([], spelled='{"__metadata__":{"record":"[[\\"\\",\\"record\\",0]]","more":"x"}}')
+    yield (
+        "further metadata",
+        file([], spelled='{"__metadata__":{"record":"[[\\"\\",\\"record\\",0]]","more":"x"}}'),
+    )
     yield "spaces in the header", file([], spelled='{"__metadata__": {"record":"[[\\"\\",\\"record\\",0]]"}}')
     yield "spaces in the fields", file([], spelled='{"__metadata__":{"record":"[[\\"\\", \\"record\\",0]]"}}')
     yield "padding of another length", _padded(16)
@@ -133,16 +141,32 @@ def refused() -> Iterator[tuple[str, bytes]]:
     yield "another type in the table", file(one, {"0": {**entry, "dtype": "I32"}}, eight)
     yield "another shape in the table", file(one, {"0": {**entry, "shape": [1, 2]}}, eight)
     yield "another place in the table", file(one, {"0": {**entry, "data_offsets": [8, 16]}}, bytes(16))
-    yield "keys of the table in another order", file(
-        one, {"0": {"shape": [2], "dtype": "F32", "data_offsets": [0, 8]}}, eight
+    yield (
+        "keys of the table in another order",
+        file(one, {"0": {"shape": [2], "dtype": "F32", "data_offsets": [0, 8]}}, eight),
     )
-    yield "an unknown type", file(
-        [["", "record", 1], ["a", "F8", [8]]], {"0": {"dtype": "F8", "shape": [8], "data_offsets": [0, 8]}}, eight
+    yield (
+        "an unknown type",
+        file(
+            [["", "record", 1], ["a", "F8", [8]]],
+            {"0": {"dtype": "F8", "shape": [8], "data_offsets": [0, 8]}},
+            eight,
+        ),
     )
-    yield "a length below zero", file([["", "record", 1], ["a", "F32", [-2]]], {"0": {**entry, "shape": [-2]}})
-    yield "a broken length", file([["", "record", 1], ["a", "F32", [2.0]]], {"0": {**entry, "shape": [2.0]}}, eight)
-    yield "more numbers than fit", file(
-        [["", "record", 1], ["a", "F32", [1 << 40, 1 << 40]]], {"0": {**entry, "shape": [1 << 40, 1 << 40]}}
+    yield (
+        "a length below zero",
+        file([["", "record", 1], ["a", "F32", [-2]]], {"0": {**entry, "shape": [-2]}}),
+    )
+    yield (
+        "a broken length",
+        file([["", "record", 1], ["a", "F32", [2.0]]], {"0": {**entry, "shape": [2.0]}}, eight),
+    )
+    yield (
+        "more numbers than fit",
+        file(
+            [["", "record", 1], ["a", "F32", [1 << 40, 1 << 40]]],
+            {"0": {**entry, "shape": [1 << 40, 1 << 40]}},
+        ),
     )
     yield "17 dimensions", file([["", "record", 1], ["a", "U8", [1] * 17]], {
         "0": {"dtype": "U8", "shape": [1] * 17, "data_offsets": [0, 1]}
@@ -211,14 +235,22 @@ def misspelled() -> Iterator[tuple[str, str, str]]:
     """(message, text, why it is refused)."""
     form = json.loads(wire.pack(FORM))
     yield "Joining", "", "no JSON"
-    yield "Joining", '{"protocols":[1],"software":"mine","session":"short"}', "a session has 16 characters at least"
+    yield (
+        "Joining",
+        '{"protocols":[1],"software":"mine","session":"short"}',
+        "a session has 16 characters at least",
+    )
     yield "Joining", '{"protocols":[1],"software":"mine"}', "a session is missing"
     yield "Joining", '{"protocols":1,"software":"mine","session":"0123456789abcdef"}', "protocols are a list"
     yield "Joining", '{"protocols":[1],"software":"m","session":"0123456789abcdef","x":1}', "x is unknown"
     yield "Beat", '{"task":"3"}', "that names no task"
     yield "Beat", '{"task":"../../3-0-0"}', "that names no task"
     yield "Failure", '{"kind":"bored","reason":""}', "there is no such kind"
-    yield "Failure", json.dumps({"kind": "raised", "reason": "x" * 4097}), "a reason has 4096 characters at most"
+    yield (
+        "Failure",
+        json.dumps({"kind": "raised", "reason": "x" * 4097}),
+        "a reason has 4096 characters at most",
+    )
     yield "DataForm", json.dumps({**form, "train": -1}), "counts are not negative"
     yield "DataForm", json.dumps({**form, "train": 1.5}), "counts are whole"
     yield "DataForm", json.dumps({**form, "inputs": []}), "there is at least one input"
