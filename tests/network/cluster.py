@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 import atoll
-from atoll.data import FederatedData
+from atoll.data import from_clients
+from atoll.data.samples import Samples
 from atoll.experiment import Experiment
 
 NAMES = ("ann", "bob", "cat", "dan")
@@ -38,7 +40,7 @@ class Cluster:
     Args:
         place: its directory.
         settings: of the run, as they stand in a file.
-        names: of the nodes, in the order of clients; data of node k are client k's of `data`.
+        names: of the nodes, in the order of clients; the file of node k is client k's of `data`.
         network: further keys of [network].
     """
 
@@ -46,15 +48,16 @@ class Cluster:
         self,
         place: Path,
         settings: Mapping[str, Any],
-        data: FederatedData,
+        data: Mapping[str, Samples] | None = None,
         names: Sequence[str] = NAMES,
         network: Mapping[str, Any] | None = None,
     ) -> None:
         self.place, self.names, self.port = place, list(names), free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.data = data
         place.mkdir(parents=True, exist_ok=True)
-        files(data, names, place)
+        for name, samples in (data or digits(names)).items():
+            write(place / f"{name}.npz", samples)
+        settings = {"classes": 10, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         lines += ["[network]", f"nodes = {json.dumps(list(names))}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in (network or {}).items()]
@@ -157,7 +160,7 @@ class Cluster:
 
     def simulated(self, **overrides: Any) -> dict[str, torch.Tensor]:
         """The model of the same run in a simulation."""
-        federation = simulation(self.place / "run.toml", self.data, **overrides)
+        federation = simulation(self.place / "run.toml", self.names, **overrides)
         path = self.place / "simulated.safetensors"
         federation.fit(progress=False).save(path)
         return load_file(path)
@@ -168,19 +171,29 @@ class Cluster:
         return found.keys() == due.keys() and all(torch.equal(found[name], due[name]) for name in due)
 
 
-def simulation(file: Path, data: FederatedData, **overrides: Any) -> atoll.Federation:
+def simulation(file: Path, names: Sequence[str], **overrides: Any) -> atoll.Federation:
     """The run of a file in a simulation that gives the bits of nodes."""
-    written = Experiment.read(file).engine == "loop"
-    engine = "loop" if written else "processes"
-    return Experiment.read(file, runs=None, engine=engine, **overrides).federate(data)
+    place, known = file.parent, Experiment.read(file, data="nodes.csv")
+    engine = "loop" if known.engine == "loop" else "processes"
+    data = from_clients(
+        {name: place / f"{name}.npz" for name in names}, test=known.test, validation=known.validation,
+        seed=known.seed, classes=known.classes,
+    )  # fmt: skip
+    experiment = Experiment.read(file, data="nodes.csv", runs=None, engine=engine, **overrides)
+    return experiment.federate(data)
 
 
-def files(data: FederatedData, names: Sequence[str], place: Path) -> None:
-    """Each client's data as a node's file."""
-    for name in names:
-        data.save(place / f"{name}.npz")
+def write(path: Path, samples: Samples) -> None:
+    """A node's file."""
+    np.savez(path, x=samples.inputs.numpy(), y=samples.targets.numpy())
 
 
-def digits(clients: int = 4, **more: Any) -> FederatedData:
+def digits(names: Sequence[str] = NAMES) -> dict[str, Samples]:
     """Handwritten digits, unevenly divided."""
-    return atoll.data.load("digits").partition("dirichlet:0.5", clients=clients, seed=0, **more)
+    data = atoll.data.load("digits").partition("dirichlet:0.5", clients=len(names), seed=0, test=None)
+    found = {}
+    for at, name in enumerate(names):
+        samples = data.samples(at)
+        assert samples is not None
+        found[name] = samples
+    return found

@@ -147,6 +147,7 @@ def test_what_was_done_is_said(log: Path) -> None:
         "line 3 was changed": [*sound[:2], sound[2].replace(b"node-1", b"node-7"), *sound[3:]],
         "record 2 was removed before line 3": sound[:2] + sound[3:],
         "records 2 to 4 were removed before line 3": sound[:2] + sound[5:],
+        "records 2 to 6 were removed before line 3": [*sound[:2], forged(sound[1], 7)],
         "line 3 was put in, or moved: record 1": [*sound[:2], sound[1], *sound[2:]],
         "line 3 was put in: the one after it": [*sound[:2], b"{}\n", *sound[2:]],
         "line 4 was put in, or moved: record 2": [*sound[:2], forged(sound[1], 2), *sound[2:]],

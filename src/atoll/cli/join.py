@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,6 +17,9 @@ from atoll.errors import ConfigError
 from atoll.network.node import Node, Station
 from atoll.network.wire import LOOPBACK, NAME, PORT, Plan
 from atoll.network.worker import Ready
+
+if TYPE_CHECKING:
+    from atoll.network.identity import Identity
 
 __all__ = ["Wish", "command"]
 
@@ -40,11 +44,12 @@ class Wish:
 def command(wish: Wish) -> None:
     """Take part until the run is over."""
     host, port = parted(wish.address)
-    station = station_of(wish, host, port)
-    asyncio.run(_run(station))
+    asyncio.run(_run(wish, host, port))
 
 
-async def _run(station: Station) -> None:
+async def _run(wish: Wish, host: str, port: int) -> None:
+    identity = None if wish.plain else await _identified(wish, host, port)
+    station = station_of(wish, host, port, identity)
     working = asyncio.ensure_future(Node(station).run())
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -64,13 +69,44 @@ def parted(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def station_of(wish: Wish, host: str, port: int) -> Station:
-    """How the node is set.  Raises ConfigError."""
-    if wish.name is None or not NAME.fullmatch(wish.name):
+async def _identified(wish: Wish, host: str, port: int) -> Identity:
+    """Who this node is: by its invitation, or the certificate that it has."""
+    from atoll.network.identity import Identity
+    from atoll.network.invitation import Invitation
+
+    name = wish.name
+    if name is None and wish.invitation is not None:
+        name = Invitation.parse(wish.invitation).name
+    found = Identity(_place(wish, name) / "identity")
+    if wish.invitation is not None:
+        await found.enrol(host, port, wish.invitation)
+    if not found.valid:
         raise ConfigError(
-            f"--name {wish.name!r} is no name of a node" if wish.name else "the node has no name",
+            f"{name or 'this node'} has no certificate"
+            if found.known is None
+            else f"the certificate of {found.known.name} has ended",
+            hint="ask the operator for an invitation (atoll ca invite NAME), and say --invitation TOKEN",
+        )
+    await found.renew(host, port)
+    return found
+
+
+def _place(wish: Wish, name: str | None) -> Path:
+    if wish.place is None and name is None:
+        raise ConfigError("the node has no name", hint="--name hospital-a, or --invitation TOKEN")
+    return Path(wish.place or Path.home() / ".atoll" / "nodes" / str(name))
+
+
+def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> Station:
+    """How the node is set.  Raises ConfigError."""
+    name = wish.name if identity is None or identity.known is None else identity.known.name
+    if name is None or not NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name {name!r} is no name of a node" if name else "the node has no name",
             hint="--name hospital-a: small letters, digits and -",
         )
+    if wish.name not in (None, name):
+        raise ConfigError(f"--name {wish.name}, but the certificate is of {name}", hint="leave --name out")
     admitted = {}
     for text in wish.code:
         key, _, name = text.partition("=")
@@ -83,12 +119,19 @@ def station_of(wish: Wish, host: str, port: int) -> Station:
         admitted[wish.data] = "data"
     if wish.plain and host not in LOOPBACK:
         raise ConfigError(f"--plain to {host}: plain text stays on this machine", hint="leave --plain out")
-    place = Path(wish.place or Path.home() / ".atoll" / "nodes" / wish.name)
+    context = None
+    if identity is not None:
+        from atoll.network.tls import client_context
+
+        context = client_context(identity)
+    where = f"[{host}]" if ":" in host else host
     return Station(
-        url=f"http://{host}:{port}",
-        name=wish.name,
+        url=f"{'http' if context is None else 'https'}://{where}:{port}",
+        name=name,
+        context=context,
+        policy=None if wish.policy is None else str(Path(wish.policy).resolve()),
         source=wish.data if own.named(wish.data) else str(Path(wish.data).resolve()),
-        place=place,
+        place=_place(wish, name),
         admitted=admitted,
         approve=_approved if wish.approve else _asked,
         tell=_say,
@@ -101,19 +144,17 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _shown(plan: Plan, ready: Ready) -> None:
-    for line in ready.lines:
-        print(line)
-    sys.stdout.flush()
+def _shown(ready: Ready) -> None:
+    print(ready.text, end="", flush=True)
 
 
 def _approved(plan: Plan, ready: Ready) -> bool:
-    _shown(plan, ready)
+    _shown(ready)
     return True
 
 
 def _asked(plan: Plan, ready: Ready) -> bool:
-    _shown(plan, ready)
+    _shown(ready)
     if not sys.stdin.isatty():
         raise ConfigError("nobody is here to approve this", hint="--approve, once you have read it")
     return typer.confirm("Take part?")

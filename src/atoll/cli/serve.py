@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from msgspec import Meta
@@ -18,12 +18,18 @@ from atoll.errors import ConfigError, suggest
 from atoll.experiment import Experiment
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
+from atoll.network.routes import Routes
 from atoll.network.serving import Address, serve
 from atoll.network.wire import NAME, PORT, Plan
 from atoll.schema import convert, parse
 from atoll.settings import Count
 from atoll.show.progress import on_console
 from atoll.show.summary import result_view
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from atoll.network.authority import Authority
 
 __all__ = ["Wish", "command"]
 
@@ -32,6 +38,7 @@ _KINDS: dict[str, Any] = {
     "host": Annotated[str, Meta(description="address to listen on")],
     "port": Annotated[int, Meta(ge=0, le=65535)],
     "min_clients": Count,
+    "names": tuple[str, ...],
     "nodes": tuple[str, ...],
     "absent": Annotated[float, Meta(gt=0)],
     "place": str,
@@ -63,7 +70,8 @@ def command(wish: Wish) -> None:
         wish.file, wish.sets, data="nodes.csv", runs=str(Path(given["place"]) / "runs")
     )
     office = office_of(experiment, given)
-    address = Address(given["host"], given["port"], *secured(wish, given))
+    authority = secured(wish, given)
+    address = address_of(given, authority)
 
     def build(data: Elsewhere, nodes: Deployment, callbacks: Sequence[Any]) -> Any:
         if experiment.weights is not None:
@@ -91,7 +99,15 @@ def command(wish: Wish) -> None:
             console.print(state, markup=False)
             sys.stdout.flush()
 
-    run = asyncio.run(serve(office, build, address, ready=ready, told=told))
+    def more(coordinator: Coordinator, routes: Routes, site: web.Application) -> None:
+        if authority is not None:
+            from atoll.network.enrolment import enrolment_routes
+            from atoll.network.tls import gate
+
+            site.add_routes(enrolment_routes(authority))
+            site.middlewares.append(gate(authority))  # type: ignore[arg-type]
+
+    run = asyncio.run(serve(office, build, address, ready=ready, told=told, more=more))
     if run is None:
         console.print("stopped; the same command goes on from here")
         return
@@ -118,6 +134,19 @@ def network(wish: Wish) -> dict[str, Any]:
         if not NAME.fullmatch(name):
             raise ConfigError(f"nodes: {name!r} is no name of a node", hint="small letters, digits and -")
     return found
+
+
+def address_of(given: dict[str, Any], authority: Authority | None) -> Address:
+    """Where to listen, and as whom."""
+    if authority is None:
+        return Address(given["host"], given["port"])
+    from atoll.network.tls import identify, server_context
+
+    names = given.get("names") or (given["host"],)
+    if given["host"] in ("0.0.0.0", "::", ""):
+        names = given.get("names") or ("localhost", "127.0.0.1")
+    context = server_context(authority, list(names))
+    return Address(given["host"], given["port"], context, lambda request: identify(request, authority))
 
 
 def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
@@ -151,8 +180,16 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
     return Office(Path(given["place"]), plan, places, least, nodes, given["absent"])
 
 
-def secured(wish: Wish, given: dict[str, Any]) -> tuple[Any, ...]:
-    """The TLS context and who tells callers apart; nothing for plain text."""
+def secured(wish: Wish, given: dict[str, Any]) -> Authority | None:
+    """Who certifies; None for plain text on this machine.  Raises ConfigError."""
     if wish.plain:
-        return ()
-    raise ConfigError("no certificates yet", hint="--plain on this machine")
+        return None
+    from atoll.network.authority import Authority
+
+    place = Path(given.get("ca") or "ca")
+    if not place.is_dir():
+        raise ConfigError(
+            f"there is no authority in {place}, and nothing goes out unencrypted",
+            hint=f"make one: atoll ca init --ca {place}; or try on this machine alone with --plain",
+        )
+    return Authority(place)

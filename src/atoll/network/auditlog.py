@@ -99,9 +99,8 @@ class AuditLog:
         self._file = os.open(self.path, os.O_RDWR)
         self._end = self.path.stat().st_size - len(rest)
         if rest:
-            self.write(
-                "cut", octets=len(rest), text=rest[:_SHOWN].decode("utf-8", "replace")
-            )  # written over it
+            text = rest[:_SHOWN].decode("utf-8", "replace")
+            self.write("cut", octets=len(rest), text=text)  # over what it tells of
             os.ftruncate(self._file, self._end)
 
     @property

@@ -157,9 +157,7 @@ class FactFile:
             generation, rotten = self._read()
         for key in rotten:
             self._say(f"{self.path}: what stands under {key or 'its head'!r} is not what was written")
-        stored = (
-            {} if rotten else self.facts
-        )  # beside a wrong key SQLite may miss others: all is written anew
+        stored = {} if rotten else self.facts  # SQLite may miss keys beside a wrong one: write all anew
         if copy is not None and copy.generation >= generation:
             if copy.generation > generation:
                 self._say(
@@ -185,9 +183,7 @@ class FactFile:
             self.path, isolation_level=None, timeout=1.0, check_same_thread=False
         )
         try:
-            base.execute(
-                "PRAGMA locking_mode = EXCLUSIVE"
-            )  # first: then no index of the log lies on the disk
+            base.execute("PRAGMA locking_mode = EXCLUSIVE")  # first: then the log's index is no file
             (version,) = base.execute("PRAGMA user_version").fetchone()
             if version > _FORMAT:
                 self._newer(self.path, version)

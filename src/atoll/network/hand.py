@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from atoll.errors import RunError
-from atoll.network.worker import Begin, Do, Done, Failed, Frame, Ready, receive, send
+from atoll.network.worker import Begin, Declined, Do, Done, Failed, Frame, Ready, receive, send
 
 __all__ = ["Broken", "Hand"]
 
@@ -56,7 +56,7 @@ class Hand:
         assert isinstance(found, Ready)
         return found
 
-    async def do(self, do: Do) -> Done | Failed:
+    async def do(self, do: Do) -> Done | Declined | Failed:
         """Have a task done.  Raises Broken where the process ended, or took too long."""
         if self._process is None:
             await self.ready()
@@ -66,7 +66,7 @@ class Hand:
         except TimeoutError:
             self.end()
             raise Broken("hung", f"it took longer than {self.limit:g} s") from None
-        assert isinstance(found, Done | Failed)
+        assert isinstance(found, Done | Declined | Failed)
         return found
 
     async def _told(self, frame: Frame) -> Frame:

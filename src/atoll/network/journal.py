@@ -92,9 +92,8 @@ class Journal:
     def _wish(self, drop: str | None, put: Mapping[str, Any]) -> Future[None]:
         if "" in put:
             raise ValueError("a fact needs a key")
-        encoded = {
-            key: msgspec.json.encode(value) for key, value in put.items()
-        }  # here, where errors are the caller's
+        # here and not in the thread: what JSON does not hold is the caller's mistake
+        encoded = {key: msgspec.json.encode(value) for key, value in put.items()}
         done: Future[None] = Future()
         with self._asked:
             if self._over is not None:

@@ -9,33 +9,22 @@ import hashlib
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from atoll.errors import AtollError, ConfigError, RunError
 from atoll.network.hand import Broken, Hand
+from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
 from atoll.network.shelf import Shelf
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
-from atoll.network.worker import Begin, Do, Failed, Ready
+from atoll.network.worker import Begin, Declined, Do, Failed, Ready
 
-__all__ = ["Guard", "Node", "Station"]
+__all__ = ["Node", "Station"]
 
 BEAT = 5.0
 """Seconds between signs of life while a task is under way."""
-
-
-class Guard(Protocol):
-    """What a node allows (`atoll.network.policy`)."""
-
-    def check_plan(self, plan: Plan, columns: list[str]) -> list[str]: ...
-
-    def check_task(self, task: Task, plan: Plan) -> str | None: ...
-
-    def opens(self) -> float: ...
-
-    @property
-    def metrics(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Station:
         context: for TLS; None without.
         admitted: code of its own that a plan may name.
         approve: is shown what would leave, and decides.
-        guard: what it allows; None: whatever was approved.
+        policy: a file that says what it allows; None: whatever was approved.
         limit: seconds that a task may take.
         memory: bytes that a worker may use; 0: any.
     """
@@ -62,7 +51,7 @@ class Station:
     context: ssl.SSLContext | None = None
     admitted: Mapping[str, str] = field(default_factory=dict)
     approve: Callable[[Plan, Ready], bool] = lambda plan, ready: True
-    guard: Guard | None = None
+    policy: str | None = None
     tell: Callable[[str], object] = print
     limit: float | None = None
     memory: int = 0
@@ -79,6 +68,7 @@ class Node:
         self.station = station
         self.rounds = 0
         self._lock: Any = None
+        self._windows: tuple[Window, ...] = ()
 
     async def run(self) -> None:
         """Join, work, leave."""
@@ -124,7 +114,7 @@ class Node:
         station = self.station
         begin = Begin(
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
-            admitted=dict(station.admitted), memory=station.memory,
+            place=str(station.place), policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
         )  # fmt: skip
         return Hand(begin, station.limit)
 
@@ -132,11 +122,13 @@ class Node:
         """Data that could be read, of a plan that may be followed.  Raises ConfigError."""
         station, plan = self.station, joined.plan
         ready = await hand.ready()
-        if station.guard is not None and (problems := station.guard.check_plan(plan, ready.columns)):
+        if ready.refused:
             raise ConfigError(
-                f"this node's policy does not allow what {station.url} asks for: " + "; ".join(problems),
+                f"this node's policy does not allow what {station.url} asks for:\n  "
+                + "\n  ".join(ready.refused),
                 hint="talk to whoever runs the coordinator, or change the policy",
             )
+        self._windows = windows(ready.hours)
         sign = hashlib.sha256(pack(plan)).hexdigest()
         if self.shelf.noted("approved") != sign:
             if not station.approve(plan, ready):
@@ -149,12 +141,14 @@ class Node:
     async def _work(self, line: Line, joined: Joined, hand: Hand, form: DataForm) -> None:
         while True:
             try:
-                if self.station.guard is not None and (closed := self.station.guard.opens()) > 0:
-                    await asyncio.sleep(min(closed, 30.0))
+                if (closed := opens(self._windows, datetime.now())) > 0:
+                    with contextlib.suppress(OSError, TimeoutError, RunError):
+                        await _soon(line.beat(None))
+                    await asyncio.sleep(min(closed, 20.0))
                     continue
                 task = await line.task()
                 if task is not None:
-                    await self._task(line, joined.plan, hand, task)
+                    await self._task(line, hand, task)
             except Stale:
                 continue
             except Unjoined:
@@ -165,14 +159,9 @@ class Node:
                     ) from None
                 await line.announce(form)
 
-    async def _task(self, line: Line, plan: Plan, hand: Hand, task: Task) -> None:
+    async def _task(self, line: Line, hand: Hand, task: Task) -> None:
         """Do a task, unless its answer is there already, and answer it."""
-        guard, shelf = self.station.guard, self.shelf
-        problem = None if guard is None else guard.check_task(task, plan)
-        if problem is not None:
-            await line.failed(task.id, Failure(kind="refused", reason=problem))
-            self.station.tell(f"round {task.round}: refused, {problem}")
-            return
+        shelf = self.shelf
         path = shelf.answer(task.id)
         if not path.is_file():
             failure = await self._done(line, hand, task, path)
@@ -207,7 +196,6 @@ class Node:
             None if memory is None else str(memory),
             str(path),
             str(shelf.memory(task.id)),
-            self.station.guard is None or self.station.guard.metrics,
         )
         working = asyncio.ensure_future(hand.do(do))
         try:
@@ -227,6 +215,8 @@ class Node:
             return Failure(kind=error.kind, reason=error.message)  # type: ignore[arg-type]
         except RunError as error:
             return Failure(kind="raised", reason=error.message)
+        if isinstance(found, Declined):
+            return Failure(kind="refused", reason=found.reason)
         return Failure(kind="raised", reason=found.message) if isinstance(found, Failed) else None
 
 

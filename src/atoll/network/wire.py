@@ -15,8 +15,8 @@ from msgspec import Meta
 from atoll.errors import CodecError
 
 __all__ = [
-    "LIMIT", "LOOPBACK", "NAME", "PORT", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm", "Failure", "Field",
-    "Hello", "Joined", "Joining", "Plan", "Problem", "Task", "Verdict", "pack", "unpack",
+    "LIMIT", "LOOPBACK", "NAME", "PORT", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm", "Failure",
+    "Field", "Hello", "Joined", "Joining", "Plan", "Problem", "Task", "Verdict", "pack", "unpack",
 ]  # fmt: skip
 
 VERSIONS = (1,)

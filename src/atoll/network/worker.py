@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ import msgspec
 
 from atoll.network.wire import DataForm, Plan, Task
 
-__all__ = ["Begin", "Do", "Done", "Failed", "Ready", "receive", "send"]
+__all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "receive", "send"]
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True):
@@ -29,6 +30,10 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     source: str
     number: int
     name: str
+    place: str
+    """The node's directory: what it has spent of its privacy is written there."""
+    policy: str | None = None
+    """A file that says what the node allows."""
     admitted: dict[str, str] = {}
     """Code of the node's own that the plan may name: name -> key."""
     memory: int = 0
@@ -36,11 +41,12 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The data could be read: their form, and what to tell the person who decides."""
+    """The data could be read: their form, what to tell the person who decides, and what the policy says to it."""
 
     form: DataForm
-    lines: list[str]
-    columns: list[str]
+    text: str
+    refused: list[str]
+    hours: tuple[str, ...]
 
 
 class Do(msgspec.Struct, tag=True, frozen=True):
@@ -52,14 +58,18 @@ class Do(msgspec.Struct, tag=True, frozen=True):
     memory: str | None
     answer: str
     after: str
-    metrics: bool = True
-    """Whether figures may leave."""
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
     """The answer is written, and what is remembered after it."""
 
     seconds: float
+
+
+class Declined(msgspec.Struct, tag=True, frozen=True):
+    """The node's policy does not allow it."""
+
+    reason: str
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -69,7 +79,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str | None = None
 
 
-Frame = Begin | Ready | Do | Done | Failed
+Frame = Begin | Ready | Do | Done | Declined | Failed
 _FRAMES: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
@@ -105,7 +115,10 @@ class _Work:
         from atoll.engines.padding import Padding
         from atoll.engines.sequential import Sequential
         from atoll.guarding import stated
-        from atoll.network.here import Here, describe
+        from atoll.network.allowance import Allowance
+        from atoll.network.approval import approval
+        from atoll.network.here import Here
+        from atoll.network.policy import Policy
         from atoll.task import architecture
 
         for name, key in begin.admitted.items():
@@ -113,7 +126,12 @@ class _Work:
         torch.set_num_threads(begin.threads)
         plan, self.number = begin.plan, begin.number
         self.data = Here.load(begin.source, begin.number, begin.name, plan)
-        self.lines, self.columns = describe(self.data), self.data.columns
+        self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
+        self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
+        self.text = "" if self.refused else approval(plan, self.data, policy)
+        self.allowance = None
+        if policy.epsilon is not None and not self.refused:
+            self.allowance = Allowance(Path(begin.place) / "privacy.jsonl", policy, plan, self.data)
         self.method = build_method(plan.method, plan.hyper)
         loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
         with seeds.scoped(plan.seed, "node"):
@@ -130,16 +148,23 @@ class _Work:
     def ready(self) -> Ready:
         from atoll.network.elsewhere import form_of
 
-        return Ready(form_of(self.data, self.number), self.lines, self.columns)
+        hours = self.policy.hours
+        windows = (hours,) if isinstance(hours, str) else hours or ()
+        return Ready(form_of(self.data, self.number), self.text, self.refused, windows)
 
-    def do(self, do: Do) -> Done:
-        """Carry out a task.  Raises AtollError."""
+    def do(self, do: Do) -> Done | Declined:
+        """Carry out a task, if the policy allows it.  Raises AtollError."""
         from atoll.codec import OWN, decode, encode
         from atoll.contract import Job, Order, Work
         from atoll.engines.sequential import Sequential
         from atoll.tensors import Record
 
         begun, task = time.monotonic(), do.task
+        problem = self.policy.check_task(task, self.plan, datetime.now())
+        if problem is None and self.allowance is not None:
+            problem = self.allowance.refuses(task)
+        if problem is not None:
+            return Declined(problem)
         shared = decode(Path(do.shared).read_bytes(), limits=OWN)
         own = Record() if do.own is None else decode(Path(do.own).read_bytes(), limits=OWN)
         memory = None if do.memory is None else decode(Path(do.memory).read_bytes(), limits=OWN) or None
@@ -155,8 +180,9 @@ class _Work:
             self.number, task.round, self.plan.seed, task.program, received, task.epochs, task.limit
         )
         answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
-        if not do.metrics:
-            answer = answer._replace(reply=answer.reply._replace(metrics=Record()))
+        answer = answer._replace(reply=self.policy.told(answer.reply))
+        if self.allowance is not None:
+            self.allowance.charge(task, private=False)
         _write(Path(do.answer), encode(answer.to_record()))
         _write(
             Path(do.after), encode(after or memory or Record())

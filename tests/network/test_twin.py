@@ -1,0 +1,48 @@
+"""A run between processes is the simulation, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.network.cluster import Cluster
+
+SMALL = {"model": "mlp:16", "rounds": 2, "seed": 3}
+
+
+def played(place: Path, **settings: Any) -> Cluster:
+    """A cluster whose run went through."""
+    with Cluster(place, {**SMALL, **settings}) as cluster:
+        cluster.start_all()
+        assert cluster.wait(seconds=240) == 0, cluster.log("coordinator")
+        for name in cluster.names:
+            assert cluster.wait(name, 30) == 0, cluster.log(name)
+    return cluster
+
+
+def test_scaffold_as_written_and_captured(tmp_path: Path) -> None:
+    """Control variates stay on nodes; steps run as they are written."""
+    assert played(tmp_path, method="scaffold", engine="loop").same()
+
+
+QUICK = {
+    "fedavg": {"method": "fedavg"},
+    "stragglers": {"method": "fedprox", "stragglers": 0.5, "epochs": 3},
+    "fedadam": {"method": "fedadam"},
+    "fedora": {"method": "fedora", "validation": 0.2},
+    "pfedhn": {"method": "pfedhn"},
+    "fedma": {"method": "fedma"},
+    "fedper": {"method": "fedper"},
+    "clip": {"method": "fedavg", "channel": "clip:0.5"},
+    "cohort": {"method": "fedavg", "cohort": 2, "rounds": 4},
+    "newcomer": {"method": "fedora", "validation": 0.2, "newcomers": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_methods(name: str, tmp_path: Path) -> None:
+    """Programs, payloads of clients' own, memories, evaluation and newcomers are those of the simulation."""
+    assert played(tmp_path, **QUICK[name]).same()
