@@ -218,10 +218,10 @@ class Coordinator:
                 raise DataError(
                     f"{name}: {problem}", hint="all nodes must read the same columns in the same way"
                 )
-            known = fact["form"]
-            if known is not None and msgspec.convert(known, DataForm, strict=False) != form:
+            known = None if fact["form"] is None else msgspec.convert(fact["form"], DataForm, strict=False)
+            if known not in (None, form):
                 raise DataError(
-                    f"{name}: its data are others than when it joined ({known['train']} training samples then,"
+                    f"{name}: its data are others than when it joined ({known.train} training samples then,"
                     f" {form.train} now)",
                     hint="give it the same data, or join under another name",
                 )

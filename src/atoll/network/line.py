@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from atoll import __version__
-from atoll.errors import AtollError, ConfigError, MissingExtraError, RunError
+from atoll.errors import AtollError, CodecError, ConfigError, MissingExtraError, RunError
 from atoll.network.wire import (
     VERSIONS,
     Answered,
@@ -265,6 +265,14 @@ async def _pieces(path: Path, offset: int) -> Any:
 def _hash(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(body: bytes, kind: type[M]) -> M | None:
+    """The message of this kind that a body is, or None."""
+    try:
+        return unpack(body, kind)
+    except CodecError:
+        return None
 
 
 def _short(error: BaseException) -> str:

@@ -257,7 +257,7 @@ class Routes:
             return Answered(offset=fact["size"], done=True, refused=fact["refused"])
         current = self.desk.task(number)
         raise web.HTTPConflict(
-            body=pack(Verdict(problem="stale", round=0 if current is None else current.round)),
+            text=pack(Verdict(problem="stale", round=0 if current is None else current.round)).decode(),
             content_type="application/json",
         )
 
@@ -442,5 +442,5 @@ def _refusal(status: int, problem: str, message: str, hint: str | None = None) -
         408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity,
         413: _TooLarge, 429: web.HTTPTooManyRequests,
     }  # fmt: skip
-    body = pack(Problem(problem=problem, message=message[:4000], hint=hint))
-    return kinds[status](body=body, content_type="application/json")
+    text = pack(Problem(problem=problem, message=message[:4000], hint=hint)).decode()
+    return kinds[status](text=text, content_type="application/json")

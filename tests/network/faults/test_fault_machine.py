@@ -45,7 +45,10 @@ def test_no_room(tmp_path: Path, place: str) -> None:
 def small(place: Path, size: str) -> Iterator[None]:
     """A disk of that size at a place; skips where none can be had."""
     place.mkdir(parents=True, exist_ok=True)
-    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]).returncode:
+    if (
+        os.getuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]).returncode
+    ):
         pytest.skip("a small disk (tmpfs) needs root, and leave to mount")
     try:
         yield
@@ -210,7 +213,9 @@ def test_user_code(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -
         assert made.same()
 
 
-@pytest.mark.parametrize("moment", ["after the charge", pytest.param("before the charge", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "moment", ["after the charge", pytest.param("before the charge", marks=pytest.mark.slow)]
+)
 def test_ledger(tmp_path: Path, moment: str) -> None:
     """R31. A run with central differential privacy; the coordinator is killed around a round's charge to the ledger.
 
@@ -233,5 +238,7 @@ def test_ledger(tmp_path: Path, moment: str) -> None:
 
 def charges(folder: Path) -> int:
     """Rounds that the ledger has a line of."""
-    lines = [json.loads(each) for path in folder.glob("ledger*") for each in path.read_text().splitlines() if each]
+    lines = [
+        json.loads(each) for path in folder.glob("ledger*") for each in path.read_text().splitlines() if each
+    ]
     return len({each["round"] for each in lines if isinstance(each, dict) and "round" in each})
