@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atoll.contract import Job
 from atoll.errors import ConfigError
+from atoll.privacy.source import Source
 from atoll.tensors import Record
 
 __all__ = ["Place", "Setting", "Transform", "Update", "Vector"]
@@ -120,6 +121,10 @@ class Transform(ABC):
             key: a random stream of this client, round and transform, int64 scalar.
         """
         return update, own
+
+    def private(self, source: Source) -> Transform:
+        """The transform at a client whose draws nobody else can repeat: they come from this source, once each."""
+        return self
 
     # --- server half ------------------------------------------------------------------------------------------
 
