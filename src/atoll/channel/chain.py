@@ -97,12 +97,12 @@ class Chain(Channel):
         found = (each for each in self.transforms if isinstance(each, SecAgg) and each.how == "protocol")
         return next(found, None)
 
-    def private(self, source: Source) -> Chain:
+    def drawing(self, source: Source) -> Chain:
         """The chain at a client on a machine of its own, whose draws come from this source and not from the run's seed.
 
         A source is for one task: what is drawn from it follows from nothing else.
         """
-        return Chain([each.private(source) for each in self.transforms], self.setting)
+        return Chain([each.drawing(source) for each in self.transforms], self.setting)
 
     def fitted(self, method: Method, expected: Record, setting: Setting) -> Chain:
         """The chain for a run of this method, whose replies have the `expected` form.

@@ -40,7 +40,7 @@ class Local(Transform):
     """Where in the chain the bound is, and `bound` itself; a chain fills them in."""
     bound: Clip | None = None
     source: Source | None = field(default=None, compare=False, repr=False)
-    """A node's own randomness (`private`)."""
+    """A node's own randomness (`drawing`)."""
 
     name: ClassVar[str] = "local"
     place: ClassVar[Place] = "blur"
@@ -66,7 +66,7 @@ class Local(Transform):
 
     # --- client half ------------------------------------------------------------------------------------------
 
-    def private(self, source: Source) -> Local:
+    def drawing(self, source: Source) -> Local:
         return replace(self, source=source)
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:

@@ -66,7 +66,7 @@ class SecAgg(Transform):
     deviation: float = 0.0
     """Of a client's share of noise, in steps (see `Skellam`)."""
     source: Source | None = field(default=None, compare=False, repr=False)
-    """A node's own randomness (`private`)."""
+    """A node's own randomness (`drawing`)."""
 
     name: ClassVar[str] = "secagg"
     place: ClassVar[Place] = "hide"
@@ -136,7 +136,7 @@ class SecAgg(Transform):
 
     # --- client half ------------------------------------------------------------------------------------------
 
-    def private(self, source: Source) -> SecAgg:
+    def drawing(self, source: Source) -> SecAgg:
         return replace(self, source=source)
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
@@ -152,7 +152,9 @@ class SecAgg(Transform):
         draws = None if self.source is None else self.source.at("secagg")
         start = seeds.uniform(key, ()) if draws is None else torch.tensor(draws.uniform(1)[0]).float().frac()
         places = count(0, 1 << 20)
-        values = map_leaves(lambda v: self._whole(v, start, draws or key, next(places)) * shares, update.values)
+        values = map_leaves(
+            lambda v: self._whole(v, start, draws or key, next(places)) * shares, update.values
+        )
         report = {name: value.to(torch.int32) * there for name, value in update.report.items()}
         found = Record(**report, cut=(far > self.range).to(torch.int32) * there, weight=shares)
         weight = there.to(update.weight.dtype) + sound

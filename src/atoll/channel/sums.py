@@ -18,7 +18,9 @@ __all__ = ["Release", "Together", "packed", "unpacked"]
 
 def packed(values: Record) -> Vector:
     """All numbers that a client sends, behind one another, in the order of their names; its whole weight last."""
-    return np.concatenate([value.cpu().numpy().reshape(-1) for _, value in sorted(_named(values), key=_place)])
+    return np.concatenate(
+        [value.cpu().numpy().reshape(-1) for _, value in sorted(_named(values), key=_place)]
+    )
 
 
 def unpacked(vector: Vector, form: Record) -> Record:

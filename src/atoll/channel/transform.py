@@ -122,7 +122,7 @@ class Transform(ABC):
         """
         return update, own
 
-    def private(self, source: Source) -> Transform:
+    def drawing(self, source: Source) -> Transform:
         """The transform at a client whose draws nobody else can repeat: they come from this source, once each."""
         return self
 

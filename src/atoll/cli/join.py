@@ -36,6 +36,7 @@ class Wish:
     code: list[str] = field(default_factory=list)
     limit: float | None = None
     memory: int = 0
+    repeatable_noise: bool = False
 
 
 def command(wish: Wish) -> None:
@@ -95,6 +96,7 @@ def station_of(wish: Wish, host: str, port: int) -> Station:
         tell=_say,
         limit=wish.limit,
         memory=wish.memory << 20,
+        repeatable=wish.repeatable_noise,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from atoll.experiment import Experiment
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.serving import PORT, Address, serve
+from atoll.network.sums import whole
 from atoll.network.wire import NAME, Plan
 from atoll.schema import convert, parse
 from atoll.settings import Count
@@ -36,6 +37,9 @@ _KINDS: dict[str, Any] = {
     "absent": Annotated[float, Meta(gt=0)],
     "place": str,
     "ca": str,
+    "repeatable_noise": Annotated[
+        bool, Meta(description="noise of nodes may follow from the seed: never private")
+    ],
 }
 
 
@@ -62,6 +66,7 @@ def command(wish: Wish) -> None:
     experiment = Experiment.read(
         wish.file, wish.sets, data="nodes.csv", runs=str(Path(given["place"]) / "runs")
     )
+    experiment = replace(experiment, channel=whole(experiment.channel))
     office = office_of(experiment, given)
     address = Address(given["host"], given["port"], *secured(wish, given))
 
@@ -147,6 +152,7 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
         test=experiment.test,
         rounds=experiment.rounds,
         cohort=experiment.cohort,
+        repeatable=given.get("repeatable_noise", False),
     )
     return Office(Path(given["place"]), plan, places, least, nodes, given["absent"])
 

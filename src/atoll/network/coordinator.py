@@ -24,6 +24,7 @@ from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
 from atoll.network.rounds import Deployed
+from atoll.network.sums import check
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.settings import Settings
@@ -81,6 +82,7 @@ class Deployment:
         self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
+        check(channel)
         for key in ("devices", "concurrency", "exclude", "adaptive"):
             if getattr(settings, key) != getattr(Settings, key):
                 raise ConfigError(
@@ -174,6 +176,9 @@ class Coordinator:
                 number = self._place(name, {int(fact["number"]) for fact in known.values()})
                 self.journal.put(f"node/{name}", {"number": number, "form": None})
             self.sessions[number] = joining.session
+            if joining.ed25519 is not None:
+                key = {"ed25519": joining.ed25519, "certificate": joining.certificate}
+                self.journal.put(f"key/{name}", key)
         self.desk.seen(number)
         form = self.nodes()[name]["form"]
         return Joined(

@@ -52,6 +52,10 @@ class Do(msgspec.Struct, tag=True, frozen=True):
     memory: str | None
     answer: str
     after: str
+    vector: str
+    """Where the update goes that is hidden in a secure sum; it is not in the answer then."""
+    noise: bytes | None = None
+    """The key of what is drawn on the update's way; None: it follows from the run's seed, and protects nobody."""
     metrics: bool = True
     """Whether figures may leave."""
 
@@ -134,6 +138,7 @@ class _Work:
 
     def do(self, do: Do) -> Done:
         """Carry out a task.  Raises AtollError."""
+        from atoll.channel import Chain
         from atoll.codec import OWN, decode, encode
         from atoll.contract import Job, Order, Work
         from atoll.engines.sequential import Sequential
@@ -145,7 +150,7 @@ class _Work:
         memory = None if do.memory is None else decode(Path(do.memory).read_bytes(), limits=OWN) or None
         received = shared.replace(**own) if own else shared
         work = Work(received, program=task.program)
-        channel = self._channel(task)
+        channel = self._channel(task, do.noise)
         job = Job(
             self.method, work, [self.number], task.round, self.plan.seed, cohort=task.cohort, channel=channel
         )
@@ -157,21 +162,35 @@ class _Work:
         answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
         if not do.metrics:
             answer = answer._replace(reply=answer.reply._replace(metrics=Record()))
+        if isinstance(channel, Chain) and channel.hides:
+            answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
         _write(Path(do.answer), encode(answer.to_record()))
         _write(
             Path(do.after), encode(after or memory or Record())
         )  # who remembers nothing new keeps what it had
         return Done(time.monotonic() - begun)
 
-    def _channel(self, task: Task) -> Any:
+    def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting
         from atoll.contract import Channel
+        from atoll.privacy.source import Source
 
         if self.chain is None:
             return None
         if task.program.partition(" ")[0] != "train":
             return Channel()  # memories keep their two parts
-        return self.chain.settled(Setting(**(task.setting or {})))
+        chain = self.chain.settled(Setting(**(task.setting or {})))
+        return chain if noise is None else chain.drawing(Source(noise))
+
+
+def _withheld(reply: Any, path: Path) -> Any:
+    """The reply without its update, which stays in a file, in whole numbers, until it is asked for under masks."""
+    from atoll.channel.sums import packed
+    from atoll.tensors import Record
+
+    if float(reply.weight) > 0:
+        _write(path, packed(reply.values).astype("<i4", casting="equiv").tobytes())
+    return reply._replace(values=Record())
 
 
 class _One:

@@ -15,8 +15,6 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from atoll.channel.secagg import keys, masks, shamir
 from atoll.channel.secagg.encoding import Ints
 from atoll.channel.secagg.errors import OutOfTurnError, RefusedError, SpentError
@@ -225,7 +223,7 @@ class Client:
                 raise self._refuse(f"the box of {terms.nodes[sender]!r}: no two shares are in it")
             self._held[sender] = pair
             (plus if self._me < sender else minus).append(keys.mask_seed(shared, self._sid))
-        self._given = hashlib.sha256(np.ascontiguousarray(values, "<u4")).digest()
+        self._given = hashlib.sha256(values.astype("<u4").tobytes()).digest()
         masked = values.astype("<u4")
         masks.apply(masked, plus, minus)
         self._erase()
@@ -257,7 +255,7 @@ class Client:
         return self._unmask(), None
 
     def _bind(self, terms: Terms) -> None:
-        """Bind the update of this round to these survivors, for good: whatever it says from here on may unmask their sum.
+        """Bind the update of this round to these survivors, for good: what it says from here on may unmask their sum.
 
         Who is asked for a sum of others, or has another update by now, has to refuse. An attempt that was unmasked had
         more than two thirds of its clients agree; those who did not, and know of no sum, are too few for a

@@ -16,9 +16,8 @@ from atoll.errors import ConfigError
 
 __all__ = ["rehearsed"]
 
-def rehearsed(
-    vectors: Mapping[int, Ints], *, run: str, round: int, encoding: Encoding
-) -> Ints:
+
+def rehearsed(vectors: Mapping[int, Ints], *, run: str, round: int, encoding: Encoding) -> Ints:
     """The sum of encoded updates (uint32 [d + 1], the weight last) by client, by the whole protocol.
 
     Everybody has new keys, and answers. Raises ConfigError for fewer than three clients: a sum of two tells each of
