@@ -49,6 +49,7 @@ class Setting:
         size: numbers in an update.
         rounds: how many the run has.
         turns: each client takes part once in any so many rounds at most; 1 where nothing of the kind is known.
+        secret: whether clients draw from secrets of their own, as they do between machines.
     """
 
     cohort: int = 1
@@ -58,6 +59,7 @@ class Setting:
     size: int = 1
     rounds: int = 1
     turns: int = 1
+    secret: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ def command(wish: Wish) -> None:
             federation.keeper.session.log.append(on_console(console))
         return federation
 
+    if office.plan.repeatable:
+        console.print("repeatable_noise: noise of nodes may follow from the seed. This run is NOT private.")
+
     def ready(url: str, coordinator: Coordinator) -> None:
         where = url.partition("//")[2]
         plain = " --plain" if address.context is None else ""

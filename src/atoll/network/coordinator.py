@@ -24,7 +24,7 @@ from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
 from atoll.network.rounds import Deployed
-from atoll.network.sums import check
+from atoll.network.sums import between
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.settings import Settings
@@ -68,10 +68,13 @@ class Office:
 
 
 class Deployment:
-    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`)."""
+    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`).
 
-    def __init__(self, desk: Desk, blobs: Blobs, least: int) -> None:
-        self.desk, self.blobs, self.least = desk, blobs, least
+    `repeatable` says that they may draw noise from the run's seed.
+    """
+
+    def __init__(self, desk: Desk, blobs: Blobs, least: int, repeatable: bool = False) -> None:
+        self.desk, self.blobs, self.least, self.repeatable = desk, blobs, least, repeatable
 
     def engine(self, tasks: Sequence[Any], data: Any, device: torch.device, settings: Settings) -> Remote:
         return Remote(
@@ -82,7 +85,7 @@ class Deployment:
         self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
-        check(channel)
+        channel = between(channel, secret=not self.repeatable)
         for key in ("devices", "concurrency", "exclude", "adaptive"):
             if getattr(settings, key) != getattr(Settings, key):
                 raise ConfigError(
@@ -250,7 +253,7 @@ class Coordinator:
         try:
             self._gather()
             assert self.elsewhere is not None
-            nodes = Deployment(self.desk, self.blobs, self.office.least)
+            nodes = Deployment(self.desk, self.blobs, self.office.least, self.office.plan.repeatable)
             self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
             if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
                 self.federation.resume(folder)

@@ -111,6 +111,10 @@ class Node:
             try:
                 ready = await self._admitted(joined, hand)
                 await line.announce(ready.form)
+                if joined.plan.repeatable and station.repeatable:
+                    station.tell(
+                        "noise and rounding follow from the run's seed: what leaves here is NOT private"
+                    )
                 station.tell(f"joined as {station.name}, client {joined.number}; waiting for work")
                 await self._work(line, joined, hand, ready.form)
             except Over:

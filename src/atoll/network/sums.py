@@ -13,8 +13,8 @@ from atoll.channel import Chain
 from atoll.channel.secagg import AbortedError, RejectedError, from_client, pack, proposed
 from atoll.channel.secagg.messages import Boxes, Confirmation, FromClient, FromServer, Keys, Masked, Shares
 from atoll.channel.sums import Together
-from atoll.channel.transform import Vector
-from atoll.contract import Job, Outcome, Reducer
+from atoll.channel.transform import Setting, Vector
+from atoll.contract import Channel, Job, Outcome, Reducer
 from atoll.errors import CodecError, ConfigError, RunError
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted, key_of
@@ -22,7 +22,7 @@ from atoll.network.wire import Blob, Member, Registry, Task
 from atoll.network.wire import pack as packed
 from atoll.tensors import Record
 
-__all__ = ["Later", "Sums", "announced", "check", "hidden", "whole"]
+__all__ = ["Later", "Sums", "announced", "between", "hidden", "whole"]
 
 _ROOM = 1 << 20
 """Bytes that a node's message may have beside its numbers."""
@@ -279,10 +279,16 @@ class _Sound:
         return None
 
 
-def check(chain: Any) -> None:
-    """Raises ConfigError for what hides updates in a way that nodes do not play."""
-    if isinstance(chain, Chain) and chain.hides and chain.protocol is None:
+def between(channel: Channel | None, secret: bool) -> Channel | None:
+    """The channel of a run between machines; `secret` says that all nodes draw from secrets of their own.
+
+    Raises ConfigError for what hides updates in a way that nodes do not play.
+    """
+    if not isinstance(channel, Chain):
+        return channel
+    if channel.hides and channel.protocol is None:
         raise ConfigError(
-            f"channel = {chain.text!r}: between machines updates are hidden by secure aggregation alone",
+            f"channel = {channel.text!r}: between machines updates are hidden by secure aggregation alone",
             hint="write secagg:16 in its place",
         )
+    return Chain(channel.transforms, replace(channel.setting or Setting(), secret=secret))
