@@ -251,8 +251,8 @@ def test_noise_of_a_node_follows_from_its_source_and_has_its_deviation() -> None
 
 def test_a_task_done_again_has_the_same_draws_and_any_other_has_others(tmp_path: Path) -> None:
     plan = Plan(
-        method="fedavg", hyper={}, model="softmax", loss=None, metrics=None, augment=None, channel="secagg", dp_sgd=None,
-        seed=1, engine="processes", data={}, validation=0, test=None, rounds=1, cohort=None,
+        method="fedavg", hyper={}, model="softmax", loss=None, metrics=None, augment=None, channel="secagg",
+        dp_sgd=None, seed=1, engine="processes", data={}, validation=0, test=None, rounds=1, cohort=None,
     )  # fmt: skip
     task = Task(id="1-0-0", round=1, program="train", shared=Blob(sha256="0" * 64, size=1), seconds=5.0)
 
