@@ -100,10 +100,11 @@ class Spending:
             return _Cost(
                 Gaussian(noise=central.multiplier, sampling=self._sampling(present)), central.private
             )
+        secret = self.chain.setting is not None and self.chain.setting.secret
         for each in self.chain.transforms:
             if isinstance(each, Local) and each.multiplier:
                 kind = Gaussian if each.kind == "gaussian" else Laplace
-                return _Cost(kind(noise=each.multiplier), False)
+                return _Cost(kind(noise=each.multiplier), secret)
             if isinstance(each, Skellam):
                 mask = next(other for other in self.chain.transforms if isinstance(other, SecAgg))
                 assert self.chain.setting is not None
@@ -111,7 +112,7 @@ class Spending:
                 blur = SkellamEvent(
                     deviation=each.multiplier * l2, l1=l1, l2=l2, sampling=self._sampling(present)
                 )
-                return _Cost(blur, False)
+                return _Cost(blur, secret)
         return None
 
     def _of_records(self, clients: Sequence[int]) -> _Cost | None:

@@ -25,6 +25,7 @@ from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
 from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
+from atoll.network.sums import between
 from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
@@ -77,10 +78,13 @@ class Office:
 
 
 class Deployment:
-    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`)."""
+    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`).
 
-    def __init__(self, desk: Desk, blobs: Blobs, least: int) -> None:
-        self.desk, self.blobs, self.least = desk, blobs, least
+    `repeatable` says that they may draw noise from the run's seed.
+    """
+
+    def __init__(self, desk: Desk, blobs: Blobs, least: int, repeatable: bool = False) -> None:
+        self.desk, self.blobs, self.least, self.repeatable = desk, blobs, least, repeatable
 
     def engine(self, tasks: Sequence[Any], data: Any, device: torch.device, settings: Settings) -> Remote:
         return Remote(
@@ -91,6 +95,7 @@ class Deployment:
         self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
+        channel = between(channel, secret=not self.repeatable)
         for key in ("devices", "exclude", "adaptive"):
             if getattr(settings, key) != getattr(Settings, key):
                 raise ConfigError(
@@ -183,6 +188,9 @@ class Coordinator:
                 number = self._place(name, {int(fact["number"]) for fact in known.values()})
                 self.journal.put(f"node/{name}", {"number": number, "form": None})
             self.sessions[number] = joining.session
+            if joining.ed25519 is not None:
+                key = {"ed25519": joining.ed25519, "certificate": joining.certificate}
+                self.journal.put(f"key/{name}", key)
         self.desk.seen(number)
         form = self.nodes()[name]["form"]
         return Joined(
@@ -271,7 +279,7 @@ class Coordinator:
         try:
             self._gather()
             assert self.elsewhere is not None
-            nodes = Deployment(self.desk, self.blobs, self.office.least)
+            nodes = Deployment(self.desk, self.blobs, self.office.least, self.office.plan.repeatable)
             self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
             if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
                 self.federation.resume(folder)

@@ -17,10 +17,16 @@ from atoll.network.blobs import Blobs
 from atoll.network.journal import Journal
 from atoll.network.wire import Failure, Task
 
-__all__ = ["Arrival", "Desk", "Posted"]
+__all__ = ["Arrival", "Desk", "Posted", "key_of"]
 
 Check = Callable[[bytes], str | None]
 """Looks at the bytes of an answer: why it cannot be used, or None."""
+
+
+def key_of(task_id: str, client: int) -> str:
+    """Under which key what came of a client's task is written down."""
+    round, call, attempt, *stage = task_id.split("-")
+    return f"round/{round}/{'-'.join((call, attempt, *stage)) if stage else call}/{client}"
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,7 @@ class Desk:
     def fail(self, posted: Posted, failure: Failure) -> bool:
         """A node could not do a task; whether it is asked once more."""
         posted.failures.append(f"{failure.kind}: {failure.reason}")
-        if len(posted.failures) <= self.retry and failure.kind != "refused":
+        if len(posted.failures) <= self.retry and failure.kind not in ("refused", "spent"):
             return True
         self.accept(posted, None, 0, f"the node could not: {posted.failures[-1]}")
         return False

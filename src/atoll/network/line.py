@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import random
 import secrets
 import ssl
@@ -147,9 +148,12 @@ class Line:
 
     # --- what is said -----------------------------------------------------------------------------------------
 
-    async def join(self) -> Joined:
-        """Take part, or come back.  Raises Refused."""
-        message = Joining(protocols=VERSIONS, software=f"atoll {__version__}", session=self.session)
+    async def join(self, ed25519: str, certificate: str | None = None) -> Joined:
+        """Take part, or come back, under this key for signatures.  Raises Refused."""
+        message = Joining(
+            protocols=VERSIONS, software=f"atoll {__version__}", session=self.session, ed25519=ed25519,
+            certificate=certificate,
+        )  # fmt: skip
         return unpack((await self._say("/v1/join", message))[1], Joined)
 
     async def announce(self, form: DataForm) -> None:
@@ -212,26 +216,29 @@ class Line:
             raise RunError("what came has another hash than was announced")
         part.replace(to)
 
-    async def answer(self, task: str, path: Path) -> Answered:
+    async def answer(self, task: str, body: Path | bytes) -> Answered:
         """Send an answer, from where it broke off, until it is accepted or refused.  Raises Stale."""
-        size, sha256 = path.stat().st_size, _hash(path)
+        if isinstance(body, bytes):
+            size, sha256 = len(body), hashlib.sha256(body).hexdigest()
+        else:
+            size, sha256 = body.stat().st_size, _hash(body)
         attempts = iter(range(1 << 62))
 
         async def sent() -> Answered:
-            return await self._sent(task, path, size, sha256, ask=next(attempts) > 0 or size > _PIECE)
+            return await self._sent(task, body, size, sha256, ask=next(attempts) > 0 or size > _PIECE)
 
         found: Answered = await self._until(sent)
         return found
 
-    async def _sent(self, task: str, path: Path, size: int, sha256: str, *, ask: bool) -> Answered:
+    async def _sent(self, task: str, body: Path | bytes, size: int, sha256: str, *, ask: bool) -> Answered:
         """Send it; `ask` first what is there already: a question costs less than a body sent for nothing."""
         place = f"/v1/task/{task}/answer"
         found = unpack((await self._asked("GET", place))[1], Answered) if ask else Answered(offset=0)
         offset = min(found.offset, size)
         while not found.done:
             more = f"?offset={offset}&size={size}&sha256={sha256}"
-            status, body = await self._asked("PUT", place + more, data=_pieces(path, offset))
-            found = unpack(body, Answered)
+            status, said = await self._asked("PUT", place + more, data=_pieces(body, offset))
+            found = unpack(said, Answered)
             if status == 409 and found.offset == offset:
                 raise RunError("the coordinator wants what it has")
             offset = found.offset
@@ -255,8 +262,8 @@ def _refused(body: bytes) -> None:
     raise Refused(found.message, hint=found.hint)
 
 
-async def _pieces(path: Path, offset: int) -> Any:
-    with path.open("rb") as stream:
+async def _pieces(body: Path | bytes, offset: int) -> Any:
+    with io.BytesIO(body) if isinstance(body, bytes) else body.open("rb") as stream:
         stream.seek(offset)
         while piece := stream.read(_PIECE):
             yield piece

@@ -13,7 +13,7 @@ from typing import Any
 
 from atoll.errors import AtollError, MissingExtraError, RunError
 from atoll.network.coordinator import CROWDED, SOFTWARE, Coordinator
-from atoll.network.desk import Posted
+from atoll.network.desk import Posted, key_of
 from atoll.network.lines import Lines
 from atoll.network.room import crowded
 from atoll.network.tls import Caller
@@ -225,7 +225,7 @@ class Routes:
         task = self.desk.task(number)
         if task is None and self.coordinator.result is None:
             try:
-                wait = min(WAIT, max(0.0, float(request.query.get("wait", "0"))))
+                wait = min(WAIT, self.desk.absent / 2, max(0.0, float(request.query.get("wait", "0"))))
             except ValueError:
                 raise _refusal(400, "wait", "wait is a number of seconds") from None
             with contextlib.suppress(TimeoutError):
@@ -251,8 +251,7 @@ class Routes:
         posted = self.desk.open(number, task_id)
         if posted is not None:
             return posted
-        round, call, *_ = (*task_id.split("-"), "", "")
-        fact = self.coordinator.journal.get(f"round/{round}/{call}/{number}")
+        fact = self.coordinator.journal.get(key_of(task_id, number)) if task_id.count("-") > 1 else None
         if fact is not None:
             return Answered(offset=fact["size"], done=True, refused=fact["refused"])
         current = self.desk.task(number)
