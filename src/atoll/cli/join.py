@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -120,7 +120,7 @@ def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> S
         admitted[wish.data] = "data"
     if wish.plain and host not in LOOPBACK:
         raise ConfigError(f"--plain to {host}: plain text stays on this machine", hint="leave --plain out")
-    context, keys = None, {}
+    context, keys = None, dict[str, Any]()
     if identity is not None:
         from atoll.network.masking import certified
         from atoll.network.tls import client_context
