@@ -24,6 +24,7 @@ from atoll.privacy import Fixed, Gaussian, Ledger, Poisson, epsilon
 from atoll.rounds.history import Round
 from atoll.rounds.spent import Spent
 from atoll.runs.events import encode
+from atoll.runs.promise import promised, so_far
 
 pytest.importorskip("dp_accounting")
 
@@ -80,8 +81,33 @@ def test_the_round_that_would_spend_more_is_not_played() -> None:
     spent = [each.spent.epsilon for each in run.rounds if each.spent is not None]
     assert spent[-1] == pytest.approx(run.to_dict()["epsilon"], abs=1e-6)
     assert spent == sorted(spent)
+    assert "3, the next would spend more privacy than is allowed" in " ".join(str(run).split())
     with pytest.raises(BudgetError, match="a single round"):
         federation(epsilon=0.01).fit(progress=False)
+
+
+def test_clients_and_samples_are_two_promises(tmp_path: Path) -> None:
+    run = federation(dp_sgd="1.0,2.0", runs=str(tmp_path), epsilon=20.0, rounds=2).fit(progress=False)
+    found, plain = run.to_dict(), federation(rounds=2).fit(progress=False).to_dict()
+    assert found["epsilon"] == plain["epsilon"]
+    assert run.folder is not None
+    users, samples = (
+        Ledger.read(run.folder.path / name) for name in ("privacy.jsonl", "privacy-records.jsonl")
+    )
+    assert (users.terms.level, samples.terms.level) == ("user", "record")
+    assert samples.terms.epsilon is None
+    assert len(users.charges) == len(samples.charges) == 2
+    assert found["samples_epsilon"] == samples.spent().epsilon
+    assert found["samples_delta"] == samples.terms.delta < 1 / 1200
+    assert "for every user" in found["privacy"] and "for every record" in found["privacy"]
+    spent = run.rounds[-1].spent
+    assert spent is not None
+    assert spent.samples_epsilon == pytest.approx(samples.spent().epsilon, abs=1e-6)
+    told = [each["spent"] for each in run.events() if each["event"] == "round"]
+    assert Spent.of_event(told[-1]).samples_delta == samples.terms.delta
+    assert "Single samples: at most" in promised(told)["privacy"]
+    assert so_far(told[-1], 20.0).endswith(f"; samples {spent.samples_epsilon:.3g}")
+    assert "samples_epsilon" not in plain
 
 
 # --- noise for a budget ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
 from atoll.rounds.outcomes import alike
 from atoll.rounds.play import Played
+from atoll.rounds.spent import Spent
 from atoll.runs import about
 from atoll.runs.events import kinds
 from atoll.settings import Settings
@@ -148,6 +149,13 @@ def identity(
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
+def _spent(spent: Spent) -> kinds.Spent:
+    """What a round spent of privacy; only where single samples are hidden beside does it say anything of them."""
+    found = dataclasses.asdict(spent)
+    beside = spent.samples_delta is not None
+    return kinds.Spent(**{k: v for k, v in found.items() if beside or not k.startswith("samples_")})
+
+
 def _shortened(columns: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
     """Columns of a round with the digits that they are written with, all of them at once for each number of digits."""
     found: dict[str, list[float | None]] = {}
@@ -190,6 +198,6 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
         seconds=round(record.seconds, 6),
         clients=kinds.Columns(**_shortened(record.clients)),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
-        spent=UNSET if record.spent is None else kinds.Spent(**dataclasses.asdict(record.spent)),
+        spent=UNSET if record.spent is None else _spent(record.spent),
         clock=UNSET if record.clock is None else _clock(record.clock),
     )

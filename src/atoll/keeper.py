@@ -70,6 +70,7 @@ class Keeper:
         self.spending = Spending(settings, simulation)
         self._looked: tuple[list[Round], int, int | None] = simulation.history, 0, None
         self._alarm = Alarm()
+        self._reason: kinds.Reason | None = None  # why the run is over
         self._told: tuple[str, int | None, str] | None = None  # the engine that the events know of, and why
 
     # --- facts ------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ class Keeper:
             labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
             self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
             self.events, self.tasks[0].better, now.judge.tested, self.data.names,
-            self.spending.figures(),
+            self.spending.figures(), self._reason,
         )  # fmt: skip
 
     @contextmanager
@@ -221,9 +222,9 @@ class Keeper:
 
     def end(self) -> None:
         """The run is over."""
-        run = self.run()
-        played: kinds.Reason = "rounds" if len(run.rounds) >= self.settings.rounds else "stopped"
-        self.session.end(kinds.Result(reason=self.over or played, **run.to_dict()))
+        whole = len(self.simulation.history) >= self.settings.rounds
+        self._reason = self.over or ("rounds" if whole else "stopped")
+        self.session.end(kinds.Result(reason=self._reason, **self.run().to_dict()))
 
     def resume(self, run: str | Path) -> None:
         """Take up a run (see `Federation.resume`)."""

@@ -30,7 +30,8 @@ class Run:
 
     `source` gives the run's events (`docs/runs.md`). `better` says of each metric which of two values is the
     better one, `tested` how many test samples the judged clients have, `names` what clients are called. `privacy` has
-    epsilon, delta, private and a sentence (`privacy`), where updates were blurred.
+    epsilon, delta, private and a sentence (`privacy`), where updates were blurred. `reason` is why the run
+    is over (see the event "result"), None before it is.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Run:
     tested: Mapping[int, int] = field(default_factory=dict)
     names: Sequence[object] = ()
     privacy: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
 
     @property
     def evaluation(self) -> Evaluation | None:

@@ -39,6 +39,9 @@ __all__ = ["Spending"]
 FILE = "privacy.jsonl"
 """The ledger in a run's folder."""
 
+BESIDE = "privacy-records.jsonl"
+"""That of single samples, where the other one is about clients."""
+
 
 class _Cost(NamedTuple):
     """What a round is accounted for."""
@@ -47,11 +50,34 @@ class _Cost(NamedTuple):
     private: bool
 
 
+class _Account:
+    """A ledger, from when it is first needed to the end of the run; in a folder, where there is one."""
+
+    def __init__(self, terms: Terms, name: str) -> None:
+        self.terms, self.name = terms, name
+        self.kept = False
+        self.ledger: Ledger | None = None
+
+    def open(self, folder: Path | None) -> Ledger:
+        if self.ledger is None:
+            self.kept = folder is not None
+            self.ledger = (
+                Ledger.nowhere(self.terms) if folder is None else Ledger.begin(folder / self.name, self.terms)
+            )
+        return self.ledger
+
+    def close(self) -> None:
+        if self.ledger is not None and self.kept:
+            self.ledger.close()
+            self.ledger = None
+
+
 class Spending:
-    """The ledger of a run that is blurred; without noise there is nothing to it.
+    """The ledgers of a run that is blurred; without noise there is nothing to it.
 
     A channel's noise hides clients, level "user". Where there is only `dp_sgd`, it hides samples, level "record", and a
-    round is accounted for as the smallest client of its cohort is, whose samples are asked most often.
+    round is accounted for as the smallest client of its cohort is, whose samples are asked most often. With both there
+    are two ledgers and two promises; a budget is about clients then, and samples are counted beside them.
 
     Raises ConfigError for a budget that nothing spends, or a delta that promises nothing.
     """
@@ -62,13 +88,11 @@ class Spending:
         self.records = channel if isinstance(channel, Records) else None
         inner = channel.channel if isinstance(channel, Records) else channel
         self.chain = inner if isinstance(inner, Chain) else None
-        self._ledger: Ledger | None = None
         self._figures: dict[str, object] = {}
-        self._kept = False
+        self._beside: _Account | None = None
         self.level: Level = "user" if self._of_clients(len(simulation.data)) is not None else "record"
-        self.blurs = self.level == "user" or bool(
-            self.records and self.records.rule and self.records.rule.noise
-        )
+        samples_hidden = bool(self.records and self.records.rule and self.records.rule.noise)
+        self.blurs = self.level == "user" or samples_hidden
         if not self.blurs:
             for key in ("epsilon", "delta"):
                 if getattr(settings, key) is not None:
@@ -78,10 +102,15 @@ class Spending:
                     )
             return
         data = simulation.data
-        self.population = len(data) if self.level == "user" else sum(map(data.size, range(len(data))))
-        self.terms = Terms(
+        samples = sum(map(data.size, range(len(data)))) if samples_hidden else 0
+        self.population = len(data) if self.level == "user" else samples
+        terms = Terms(
             level=self.level, delta=self.delta, population=self.population, epsilon=settings.epsilon
         )
+        self._account = _Account(terms, FILE)
+        if self.level == "user" and samples_hidden:
+            beside = Terms(level="record", delta=usual_delta(samples), population=samples)
+            self._beside = _Account(beside, BESIDE)
 
     @property
     def delta(self) -> float:
@@ -132,19 +161,16 @@ class Spending:
     # --- the ledger -------------------------------------------------------------------------------------------
 
     def open(self, folder: Path | None) -> Ledger:
-        """The ledger: in the run's folder, where it has one."""
-        if self._ledger is None:
-            terms = self.terms
-            self._kept = folder is not None
-            self._ledger = Ledger.nowhere(terms) if folder is None else Ledger.begin(folder / FILE, terms)
-        return self._ledger
+        """The ledger that a budget is about: in the run's folder, where it has one."""
+        return self._account.open(folder)
 
     def close(self) -> None:
         """Let others write."""
-        if self._ledger is not None and self._kept:
+        if self.blurs:
             self.figures()
-            self._ledger.close()
-            self._ledger = None
+            self._account.close()
+            if self._beside is not None:
+                self._beside.close()
 
     def exhausted(self, folder: Path | None) -> bool:
         """Whether the next round would spend more than is allowed.
@@ -185,8 +211,20 @@ class Spending:
         most, clipped = ledger.at_most(), _clipped(played.outcomes)
         if self.settings.epsilon is not None:  # what was charged is within it, whatever a coarse bound says
             most = min(most, self.settings.epsilon)
-        spent = Spent(self.level, most, self.delta, cost.event.noise, cost.private, clipped)
+        samples = self._charged_beside(number, played.record.cohort, folder)
+        spent = Spent(self.level, most, self.delta, cost.event.noise, cost.private, clipped, *samples)
         return replace(played, record=replace(played.record, spent=spent))
+
+    def _charged_beside(
+        self, number: int, clients: Sequence[int], folder: Path | None
+    ) -> tuple[float | None, float | None]:
+        """Pay for what a round tells of single samples: their epsilon and delta after it."""
+        if self._beside is None:
+            return None, None
+        ledger, cost = self._beside.open(folder), self._of_records(clients)
+        if cost is not None:
+            ledger.charge(cost.event, number, private=cost.private)
+        return ledger.at_most(), self._beside.terms.delta
 
     def promised(self, rounds: int, delta: float) -> float | None:
         """What so many rounds come to at a delta; None where nothing hides clients but noise that others may know."""
@@ -198,7 +236,9 @@ class Spending:
 
     def figures(self) -> dict[str, object]:
         """What a result says of it."""
-        ledger = self._ledger
+        if not self.blurs:
+            return {}
+        ledger = self._account.ledger
         if ledger is not None:
             self._figures = {
                 "epsilon": _plain(ledger.spent().epsilon),
@@ -206,6 +246,12 @@ class Spending:
                 "private": all(each.private for each in ledger.charges),
                 "privacy": ledger.statement(),
             }
+            if self._beside is not None and (beside := self._beside.ledger) is not None:
+                self._figures |= {
+                    "samples_epsilon": _plain(beside.spent().epsilon),
+                    "samples_delta": beside.terms.delta,
+                    "privacy": f"{ledger.statement()}. Single samples: {beside.statement()}",
+                }
         return self._figures
 
 

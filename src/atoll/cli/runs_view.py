@@ -14,7 +14,7 @@ from atoll.measures import called
 from atoll.runs.events import Event
 from atoll.runs.grouping import value_words
 from atoll.runs.listing import Entry
-from atoll.runs.promise import NOT_PRIVATE, epsilon_text
+from atoll.runs.promise import ENDED, NOT_PRIVATE, epsilon_text
 from atoll.runs.story import Story
 from atoll.show.fitted import Column, Fitted
 from atoll.show.scores import confusion, scores, worst_text
@@ -142,7 +142,7 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
         "best on validation data in": result.get("best_round"),
     }
     told = [f"{what} round {number}" for what, number in named.items() if number]
-    told += ["the next would spend more privacy than is allowed"] if result.get("reason") == "budget" else []
+    told += [ENDED] if result.get("reason") == "budget" else []
     rows.append(("rounds", ", ".join([f"{entry.round}{of}", *told])))
     counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
     counts |= {key: sum(len(c.get(key) or ()) for c in story.clocks) for key in ("late", "failed")}

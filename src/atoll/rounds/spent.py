@@ -18,6 +18,8 @@ class Spent:
     or "record" (a single sample). `noise` is the deviation of the noise on the round's sum over the bound on one
     contribution, `clipped` the share of updates that were shortened (for a simulation's eyes). `private` is False
     where noise followed from a seed that others may know: then nothing is promised.
+    Where clients and their samples are hidden (`dp_sgd` beside the noise of a channel), `samples_epsilon` and
+    `samples_delta` are about single samples.
     """
 
     level: str
@@ -26,6 +28,8 @@ class Spent:
     noise: float
     private: bool
     clipped: float | None = None
+    samples_epsilon: float | None = None
+    samples_delta: float | None = None
 
     @staticmethod
     def of_event(found: Mapping[str, Any]) -> Spent:

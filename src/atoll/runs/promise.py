@@ -10,7 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["NOT_PRIVATE", "epsilon_text", "promised", "so_far", "stated"]
+__all__ = ["ENDED", "NOT_PRIVATE", "epsilon_text", "promised", "so_far", "stated"]
+
+ENDED = "the next would spend more privacy than is allowed"
+"""Why a run is over that its budget ended."""
 
 NOT_PRIVATE = "not private: noise follows from a seed"
 
@@ -35,6 +38,8 @@ def promised(
     said += f" for every {last['level']} after {rounds}"
     if not private:
         said = f"no promise: noise followed from a seed; were it secret, {said}"
+    if last.get("samples_delta"):
+        said += f". Single samples: {_samples(last)}"
     return {"epsilon": last.get("epsilon"), "delta": last["delta"], "private": private, "privacy": said}
 
 
@@ -47,7 +52,14 @@ def so_far(spent: Mapping[str, Any], budget: float | None) -> str:
     """A round's spending in a few words: epsilon at most 1.71 of 6 at delta = 0.001."""
     of = "" if budget is None else f" of {budget:g}"
     said = f"epsilon at most {epsilon_text(spent['epsilon'])}{of} at delta = {spent['delta']:g}"
-    return said if spent["private"] else f"{NOT_PRIVATE}; were it secret, {said}"
+    said = said if spent["private"] else f"{NOT_PRIVATE}; were it secret, {said}"
+    return f"{said}; samples {epsilon_text(spent['samples_epsilon'])}" if spent.get("samples_delta") else said
+
+
+def _samples(spent: Mapping[str, Any]) -> str:
+    """What is said of single samples beside clients; the noise of steps follows from the run's seed."""
+    said = f"at most {epsilon_text(spent['samples_epsilon'])} at delta = {spent['samples_delta']:.3g}"
+    return f"{said}, were the noise of steps secret"
 
 
 def epsilon_text(value: float | None) -> str:

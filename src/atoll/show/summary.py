@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.measures import called
-from atoll.runs.promise import stated
+from atoll.runs.promise import ENDED, stated
 from atoll.show.scores import score_rows, scores, worst_text
 from atoll.words import bytes_text, duration_text, energy_text, number_text, value_text
 
@@ -118,7 +118,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("test loss", number_text(last.overall["loss"])))
     reached = f", target reached in round {run.target_round}" if run.target_round is not None else ""
     best = f", best on validation data in round {run.best_round}" if run.best_round is not None else ""
-    facts.append(("rounds", f"{len(run.rounds)}{reached}{best}"))
+    ended = f", {ENDED}" if run.reason == "budget" else ""
+    facts.append(("rounds", f"{len(run.rounds)}{reached}{best}{ended}"))
     if run.rounds:
         clients = [len(r.cohort) for r in run.rounds]
         each = f"{min(clients)}" if min(clients) == max(clients) else f"{min(clients)} to {max(clients)}"

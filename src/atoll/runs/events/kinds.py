@@ -247,6 +247,10 @@ class Spent(Struct, kw_only=True):
     clipped: Annotated[Maybe[Number], says("share of updates that were shortened, seen by a simulation")] = (
         UNSET
     )
+    samples_epsilon: Annotated[Maybe[Number], says("of single samples, where dp_sgd hides them beside")] = (
+        UNSET
+    )
+    samples_delta: Annotated[Maybe[Number], says("likewise")] = UNSET
 
 
 class Round(Written, kw_only=True):
@@ -345,7 +349,11 @@ class Result(Written, kw_only=True):
     private: Annotated[Maybe[bool], says("false where noise followed from a seed: nothing is promised")] = (
         UNSET
     )
-    privacy: Annotated[Maybe[str], says("the same in a sentence")] = UNSET
+    privacy: Annotated[Maybe[str], says("the same in a sentence, or two")] = UNSET
+    samples_epsilon: Annotated[Maybe[Number], says("of single samples, where dp_sgd hides them beside")] = (
+        UNSET
+    )
+    samples_delta: Annotated[Maybe[Number], says("likewise")] = UNSET
     virtual_seconds: Annotated[Maybe[float], says("of the run, on the virtual clock")] = UNSET
     target_virtual_seconds: Annotated[
         Maybe[Number], says("likewise, when the target was reached; null where it was not")

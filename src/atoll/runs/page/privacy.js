@@ -19,7 +19,7 @@
     return (run) => {
       const { promised } = run;
       const { budget } = run;
-      const { noise, level } = run.last.spent;
+      const { noise, level, samples_epsilon: beside, samples_delta: chance } = run.last.spent;
       const xs = run.rounds.map((r) => r.round);
       const of = (name) => run.rounds.map((r) => (r.spent && known(r.spent[name]) ? r.spent[name] : null));
       const mark = known(budget) ? { value: budget, label: `budget ${number(budget)}` } : null;
@@ -36,6 +36,7 @@
         ["Noise multiplier", number(noise), "deviation of the noise over the clip"],
         ...(shares.length ? [["Clipped", percent(shares.reduce((a, b) => a + b, 0) / shares.length), "of all updates"]] : []),
         ["Protects", level === "user" ? "clients" : "samples", level === "user" ? "all that one has" : "one at a time"],
+        ...(known(chance) ? [["Epsilon of samples", known(beside) ? number(beside, 3) : "infinite", `at delta ${number(chance)}, were the noise of steps secret`]] : []),
       ]);
       setText($(".note", section), promised.text);
       epsilon.plot.setAttribute("aria-label", `Epsilon over ${plural(run.rounds.length, "round")}. ${promised.text}`);

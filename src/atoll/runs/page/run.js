@@ -317,7 +317,9 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
       const { epsilon, delta, level } = last.spent;
       const all = spent.every((r) => r.spent.private);
       const said = `epsilon is at most ${known(epsilon) ? Base.number(epsilon, 3) : "infinite"} at delta = ${delta} for every ${level} after ${Base.plural(spent.length, "round")}`;
-      return { exact: false, epsilon, delta, private: all, text: all ? said : `no promise: noise followed from a seed; were it secret, ${said}` };
+      const { samples_epsilon: beside, samples_delta: chance } = last.spent;
+      const more = known(chance) ? `. Single samples: at most ${known(beside) ? Base.number(beside, 3) : "infinite"} at delta = ${Base.number(chance, 3)}, were the noise of steps secret` : "";
+      return { exact: false, epsilon, delta, private: all, text: `${all ? said : `no promise: noise followed from a seed; were it secret, ${said}`}${more}` };
     }
 
     /** What a round says of its clients' orders on the virtual clock. One that is `kept` is done in a later round. */
