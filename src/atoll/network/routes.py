@@ -104,7 +104,9 @@ class Routes:
         except web.HTTPException as error:
             if error.status < 400 or error.content_type == "application/json":
                 raise
-            return _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
+            found = _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
+            found.headers.update({key: error.headers[key] for key in _KEPT if key in error.headers})
+            return found
         except AtollError as error:
             return _problem(400, "refused", error.message, error.hint)
         except OSError as error:
@@ -262,6 +264,9 @@ class Routes:
     ) -> web.Response:
         part = self._part(number, posted)
         there = part.stat().st_size if part.is_file() else 0
+        if there > size:  # of an answer that was given up: this one is no part of it
+            part.unlink()
+            there = 0
         if offset != there:
             return _json(Answered(offset=there), status=409)
         with part.open("ab") as stream:
@@ -349,6 +354,7 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
     }
 
 
+_KEPT = ("Allow", "Retry-After")
 _WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 503: "busy"}
 
 
