@@ -16,13 +16,11 @@ import pytest
 import torch
 
 import atoll
-from atoll import facts
+from atoll import facts, privacy
 from atoll.callbacks import Callback
 from atoll.errors import BudgetError, ConfigError
 from atoll.federation import Federation
 from atoll.privacy import Fixed, Gaussian, Ledger, Poisson, epsilon
-from atoll.privacy.accounting import renyi_epsilon
-from atoll.privacy.events import tally
 from atoll.rounds.history import Round
 from atoll.rounds.spent import Spent
 from atoll.runs.events import encode
@@ -80,10 +78,79 @@ def test_the_round_that_would_spend_more_is_not_played() -> None:
     assert len(run.rounds) == 3
     assert run.to_dict()["epsilon"] <= allowed + 1e-3
     spent = [each.spent.epsilon for each in run.rounds if each.spent is not None]
-    assert spent[-1] == allowed + 1e-3  # the quick bound says more, and the budget is a bound, too
-    assert renyi_epsilon(tally([Gaussian(noise=2.0, sampling=Poisson(0.2), count=3)]), 1e-3) > spent[-1]
+    assert spent[-1] == pytest.approx(run.to_dict()["epsilon"], abs=1e-6)
+    assert spent == sorted(spent)
     with pytest.raises(BudgetError, match="a single round"):
         federation(epsilon=0.01).fit(progress=False)
+
+
+# --- noise for a budget ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("channel", "event"),
+    [
+        ("clip:0.5 | noise", Gaussian(noise=1.0, sampling=Poisson(0.2))),
+        ("clip:0.5,0.5 | noise:seed=7", Gaussian(noise=1.0, sampling=Poisson(0.2))),
+        ("clip:0.5 | noise:matrix=2", None),
+    ],
+)
+def test_noise_is_found_for_a_budget_that_all_rounds_keep(channel: str, event: Gaussian | None) -> None:
+    run = federation(channel=channel, epsilon=4.0, cohort=8)
+    found = run.simulation.channel.noise  # type: ignore[attr-defined]
+    if event is not None:
+        assert found.multiplier == pytest.approx(privacy.noise(4.0, 1e-3, event, rounds=4), abs=1e-4)
+    assert run.settings.channel == run.simulation.channel.text  # type: ignore[attr-defined]
+    assert f"noise:{found.multiplier:g}" in run.keeper.opening()[0].config["channel"]
+    result = run.fit(progress=False).to_dict()
+    assert result["rounds"] == 4
+    assert 3.9 < result["epsilon"] <= 4.0
+
+
+def test_noise_for_a_budget_follows_the_settings_and_a_fixed_cohort_needs_more() -> None:
+    def multiplier(run: Federation) -> float:
+        return run.simulation.channel.noise.multiplier  # type: ignore[attr-defined, no-any-return]
+
+    run = federation(channel="clip:0.5 | noise", epsilon=4.0)
+    assert multiplier(run.replace(rounds=8)) > multiplier(run)
+    assert multiplier(run.replace(sampling="fixed")) > multiplier(run)
+    assert multiplier(run.replace(newcomers=20)) > multiplier(run)
+
+
+class Halt(Callback):
+    def on_round_end(self, federation: Federation, record: Round) -> None:
+        if record.number == 2:
+            federation.stop()
+
+
+def test_found_noise_stays_when_a_run_goes_on(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "channel": "clip:0.5 | noise",
+        "epsilon": 4.0,
+        "runs": str(tmp_path),
+        "checkpoint": 1,
+    }
+    run = federation(**given, callbacks=[Halt()])
+    run.fit(progress=False)
+    assert run.number == 2
+    assert run.folder is not None
+    again = federation(**given)
+    again.resume(run.folder.path)
+    assert again.settings.channel == run.settings.channel
+    assert 3.9 < again.fit(progress=False).to_dict()["epsilon"] <= 4.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "there is none"),
+        ({"epsilon": 4.0, "joins": "6@3"}, "joins"),
+        ({"epsilon": 4.0, "delta": 0.5}, "delta"),
+    ],
+)
+def test_noise_that_cannot_be_found_is_an_error(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        federation(channel="clip:0.5 | noise", **settings)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from atoll import own, seeds, spec
+from atoll.channel import Chain
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import LOSSY, check_method, examples, private_task
@@ -20,7 +21,7 @@ from atoll.dpsgd.records import DPSGD, Records
 from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
-from atoll.guarding import fitted, sampled
+from atoll.guarding import calibrated, fitted, sampled
 from atoll.machine import threads
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
@@ -42,6 +43,7 @@ __all__ = [
     "Model",
     "Nodes",
     "assemble",
+    "budgeted",
     "build_method",
     "changed",
     "hyperparameters",
@@ -137,6 +139,25 @@ def assemble(
     if adaptive is not None and adaptive.compares:
         _check_comparable(settings, made)
     return made
+
+
+def budgeted(
+    channel: Channel | None, settings: Settings, data: FederatedData, choose: Any
+) -> tuple[Channel | None, Settings]:
+    """The channel with the noise that its budget asks for, where it does not say how much, and settings that say it.
+
+    Raises ConfigError where no noise is enough, or where it cannot be known beforehand.
+    """
+    noise = channel.noise if isinstance(channel, Chain) else None
+    if noise is None or noise.multiplier is not None:
+        return channel, settings
+    assert isinstance(channel, Chain)
+    present = len(data) - len(Membership(data, settings.seed, settings.newcomers).newcomers)
+    size = cohort_size(settings.cohort, present)
+    found = calibrated(
+        channel, settings, len(data), present, size, sampled(settings, channel, choice(choose))
+    )
+    return found, replace(settings, channel=found.text)
 
 
 def _check_comparable(settings: Settings, made: Simulation) -> None:

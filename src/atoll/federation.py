@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.assembly import Metrics, Model, Nodes, assemble, build_method, changed
+from atoll.assembly import Metrics, Model, Nodes, assemble, budgeted, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.channel import Transform
 from atoll.contract import Channel, Method
@@ -77,6 +77,9 @@ class Federation:
         if public is not None:
             self.data = self.data.publish(public)
         self.method = build_method(method, own)
+        way, self.settings = budgeted(
+            way, self.settings, self.data, settings.get("choose", self.settings.choose)
+        )
         parts = model, self.data, self.method, self.settings, loss, metrics, way
         self.simulation = assemble(*parts, given=settings, nodes=nodes)
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from atoll import spec
+from atoll import privacy, spec
 from atoll.channel import Chain, Setting, channel
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
 from atoll.errors import ConfigError
+from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
+from atoll.rounds.chances import chances
 from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
 from atoll.settings import Settings
 from atoll.tensors import Record
 
-__all__ = ["fitted", "sampled", "stated"]
+__all__ = ["calibrated", "fitted", "sampled", "stated", "turns"]
 
 
 def stated(given: Any) -> tuple[Channel | None, str | None]:
@@ -36,7 +40,7 @@ def sampled(settings: Settings, chain: Channel | None, choice: Choice) -> Choice
                 hint=f"leave {said.partition(' ')[0]} out",
             )
         return Cyclic()
-    wanted = settings.sampling or ("poisson" if noise is not None and noise.multiplier else "fixed")
+    wanted = settings.sampling or ("poisson" if noise is not None and noise.multiplier != 0 else "fixed")
     if wanted == "fixed":
         return choice
     if not isinstance(choice, Uniform | Poisson):
@@ -45,6 +49,43 @@ def sampled(settings: Settings, chain: Channel | None, choice: Choice) -> Choice
             hint='leave choose out, or set sampling="fixed"',
         )
     return Poisson()
+
+
+def turns(clients: int, cohort: int) -> int:
+    """The rounds of which a client is in one at most, where cohorts come in turn."""
+    return max(1, clients // cohort)
+
+
+def calibrated(
+    chain: Chain, settings: Settings, clients: int, present: int, cohort: int, choice: Choice
+) -> Chain:
+    """The chain with the least noise, to four digits, that keeps all rounds of a run within its `epsilon`.
+
+    Of `clients`, so many are `present` in every round. Raises ConfigError where who is present changes.
+    """
+    noise = chain.noise
+    assert noise is not None
+    if settings.epsilon is None:
+        return chain  # which says that it has no multiplier
+    for key in ("joins", "leaves"):
+        if getattr(settings, key):
+            raise ConfigError(
+                f"channel = {chain.text!r} finds its noise for the same clients in all rounds, and {key} says"
+                " otherwise",
+                hint="write how much noise, such as noise:1.0; the budget ends the run",
+            )
+    delta = usual_delta(clients) if settings.delta is None else settings.delta
+    check_delta(delta, clients)
+    event: Event = Gaussian(noise=1.0, sampling=chances(choice, cohort, present))
+    if noise.matrix is not None:
+        tree, often = noise.matrix == "tree", turns(clients, cohort)
+        event = Correlated(
+            matrix="tree" if tree else "banded", noise=1.0, rounds=settings.rounds, separation=often, stream="any",
+            bands=1 if tree else int(noise.matrix),
+        )  # fmt: skip
+    found = privacy.noise(settings.epsilon, delta, event, rounds=settings.rounds)
+    enough = replace(noise, multiplier=math.ceil(found * 10_000) / 10_000)
+    return Chain([enough if each is noise else each for each in chain.transforms])
 
 
 def fitted(
@@ -61,7 +102,7 @@ def fitted(
     equal = data.weights is not None and bool((data.weights == data.weights[0]).all())
     if given.hides or given.noise is not None:
         _check(given, settings, data, equal)
-    turns = 1
+    often = 1
     if given.noise is not None and given.noise.matrix is not None:
         for key in ("joins", "leaves", "newcomers"):
             if getattr(settings, key):
@@ -69,10 +110,10 @@ def fitted(
                     f"channel = {given.text!r} builds on cohorts in turn, and clients come or go",
                     hint=f"leave {key} out",
                 )
-        turns = max(1, len(data) // cohort)
+        often = turns(len(data), cohort)
     heaviest = 1.0 if equal or given.equal or not given.hides else _heaviest(given, data)
     return given.fitted(
-        method, expected, Setting(cohort, heaviest, settings.seed, equal, rounds=settings.rounds, turns=turns)
+        method, expected, Setting(cohort, heaviest, settings.seed, equal, rounds=settings.rounds, turns=often)
     )
 
 

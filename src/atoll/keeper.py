@@ -70,7 +70,7 @@ class Keeper:
         self.spending = Spending(settings, simulation)
         self._looked: tuple[list[Round], int, int | None] = simulation.history, 0, None
         self._alarm = Alarm()
-        self._told: tuple[str, int | None] | None = None  # the engine that the events know of
+        self._told: tuple[str, int | None, str] | None = None  # the engine that the events know of, and why
 
     # --- facts ------------------------------------------------------------------------------------------------
 
@@ -193,15 +193,16 @@ class Keeper:
 
     def begun(self, cohort: Cohort) -> None:
         """A round has begun."""
-        self.session.emit(kinds.Begin(round=self.simulation.number + 1, cohort=cohort.clients))
+        number = self.simulation.number + 1
+        if self._told is not None:  # after the first round it is known before a round which engine plays it
+            self._tell_engine(number)
+        self.session.emit(kinds.Begin(round=number, cohort=cohort.clients))
 
     def committed(self, played: Played) -> None:
-        """A round counts; what the engine settled on is told where that is news."""
-        record, engine = played.record, self.simulation.engine
-        if self._told != (told := engine.settled()):
-            name, workers = self._told = told
-            text = engine.describe()
-            self.session.emit(kinds.Engine(round=record.number, name=name, workers=workers, text=text))
+        """A round counts."""
+        record = played.record
+        if self._told is None:
+            self._tell_engine(record.number)
         self.session.commit(
             facts.round_event(record, self.simulation.judge.clients if record.evaluation is not None else []),
             self._snapshot(),
@@ -210,6 +211,13 @@ class Keeper:
         )
         if (notice := self._alarm.notice(record)) is not None:
             self.session.problem("one class", notice)
+
+    def _tell_engine(self, number: int) -> None:
+        """What the engine settled on, from this round on, where that is news."""
+        engine = self.simulation.engine
+        if self._told != (told := (*engine.settled(), engine.describe())):
+            name, workers, text = self._told = told
+            self.session.emit(kinds.Engine(round=number, name=name, workers=workers, text=text))
 
     def end(self) -> None:
         """The run is over."""

@@ -18,7 +18,6 @@ from atoll.privacy import (
     Correlated,
     Event,
     Everyone,
-    Fixed,
     Gaussian,
     Laplace,
     Ledger,
@@ -27,9 +26,10 @@ from atoll.privacy import (
     Sampling,
     Terms,
     epsilon,
+    usual_delta,
 )
 from atoll.privacy import Skellam as SkellamEvent
-from atoll.rounds import choosing
+from atoll.rounds.chances import chances
 from atoll.rounds.play import Played, Simulation
 from atoll.rounds.spent import Spent
 from atoll.settings import Settings
@@ -85,8 +85,8 @@ class Spending:
 
     @property
     def delta(self) -> float:
-        """The chance that a promise may fail with: by default n^-1.1 for n clients or samples (McMahan et al. 2018)."""
-        return self.population**-1.1 if self.settings.delta is None else self.settings.delta
+        """The chance that a promise may fail with."""
+        return usual_delta(self.population) if self.settings.delta is None else self.settings.delta
 
     def _of_clients(self, present: int) -> _Cost | None:
         """What hides clients in a round, with so many to draw from; None where nothing does."""
@@ -100,10 +100,11 @@ class Spending:
             return _Cost(
                 Gaussian(noise=central.multiplier, sampling=self._sampling(present)), central.private
             )
+        secret = self.chain.setting is not None and self.chain.setting.secret
         for each in self.chain.transforms:
             if isinstance(each, Local) and each.multiplier:
                 kind = Gaussian if each.kind == "gaussian" else Laplace
-                return _Cost(kind(noise=each.multiplier), False)
+                return _Cost(kind(noise=each.multiplier), secret)
             if isinstance(each, Skellam):
                 mask = next(other for other in self.chain.transforms if isinstance(other, SecAgg))
                 assert self.chain.setting is not None
@@ -111,7 +112,7 @@ class Spending:
                 blur = SkellamEvent(
                     deviation=each.multiplier * l2, l1=l1, l2=l2, sampling=self._sampling(present)
                 )
-                return _Cost(blur, False)
+                return _Cost(blur, secret)
         return None
 
     def _of_records(self, clients: Sequence[int]) -> _Cost | None:
@@ -126,12 +127,7 @@ class Spending:
         return _Cost(Gaussian(noise=found.noise, sampling=sampling, count=found.steps), False)
 
     def _sampling(self, present: int) -> Sampling:
-        size = self.simulation.cohorts.size
-        if size >= present:
-            return Everyone()
-        if isinstance(self.simulation.cohorts.choice, choosing.Poisson):
-            return Poisson(size / present)
-        return Fixed(size, present)
+        return chances(self.simulation.cohorts.choice, self.simulation.cohorts.size, present)
 
     # --- the ledger -------------------------------------------------------------------------------------------
 
@@ -187,7 +183,7 @@ class Spending:
         if not again:  # a round of a stream that is played again is the same one, to the bit: it was paid for
             ledger.charge(cost.event, number, private=cost.private)
         most, clipped = ledger.at_most(), _clipped(played.outcomes)
-        if self.settings.epsilon is not None:  # what was charged is within it, whatever the quick bound says
+        if self.settings.epsilon is not None:  # what was charged is within it, whatever a coarse bound says
             most = min(most, self.settings.epsilon)
         spent = Spent(self.level, most, self.delta, cost.event.noise, cost.private, clipped)
         return replace(played, record=replace(played.record, spent=spent))

@@ -60,12 +60,13 @@ def member(
     begins: timedelta = -DAY,
     ends: timedelta = DAY,
     written: bool = True,
+    signer: ec.EllipticCurvePrivateKey | None = None,
 ) -> Files:
-    """One with a certificate of these dates, counted from now; `written` in the register or not."""
+    """One with a certificate of these dates, counted from now; `written` in the register or not, signed by whom."""
     key = certificates.new_key()
     dates = now() + begins, now() + ends
     made = certificates.client_certificate(
-        (authority.certificate, authority._key), key.public_key(), name, role, bytes(32), *dates
+        (authority.certificate, signer or authority._key), key.public_key(), name, role, bytes(32), *dates
     )
     if written:
         with authority.register.change() as entries:

@@ -319,6 +319,8 @@ def test_who_is_revoked_is_out_at_the_next_request_of_an_open_connection(
         )
         assert get(line, "/v1/status")[0] == 200
         same = line.sock
+        assert isinstance(same, ssl.SSLSocket) and same.session is not None
+        assert not same.session.has_ticket  # to come back without showing its certificate
         Authority(authority.place).revoke("a")  # another process's view of the directory
         for path in ("/v1/status", "/v1/hello"):
             status, told = get(line, path)
@@ -541,6 +543,7 @@ def test_requests_for_certificates_that_are_refused(authority: Authority) -> Non
         for body, due in bad:
             status, told = await ask(port, context, "/v1/certificate", method="POST", data=body)
             assert status == due and told["message"], body[:40]
+            assert (told["problem"] == "size") == (len(body) > 1 << 14)
         done = await ask(port, context, "/v1/certificate", method="POST", data=msgspec.json.encode(sound))
         assert done[0] == 200
         assert msgspec.convert(done[1], Certified).authority == authority.pem.decode()

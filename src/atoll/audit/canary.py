@@ -138,7 +138,7 @@ class _Garden:
         noisy = (
             isinstance(self.channel, Chain)
             and self.channel.noise is not None
-            and self.channel.noise.multiplier > 0
+            and bool(self.channel.noise.multiplier)
         )
         self.rate = min(1.0, federation.cohort / len(federation.data)) if noisy else 1.0
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from atoll import seeds
+from atoll.channel.masked import SecAgg
 from atoll.channel.noise import Noise
 from atoll.channel.sums import Release, Together
 from atoll.channel.transform import Place, Setting, Transform, Update
 from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply
 from atoll.errors import ConfigError
+from atoll.privacy.source import Source
 from atoll.tensors import Record, leaves
 
 __all__ = ["Chain", "Sending"]
@@ -88,6 +90,19 @@ class Chain(Channel):
     def noise(self) -> Noise | None:
         """The central noise, if there is any."""
         return next((each for each in self.transforms if isinstance(each, Noise)), None)
+
+    @property
+    def protocol(self) -> SecAgg | None:
+        """The secure aggregation that clients and server play between them, if there is any."""
+        found = (each for each in self.transforms if isinstance(each, SecAgg) and each.how == "protocol")
+        return next(found, None)
+
+    def drawing(self, source: Source) -> Chain:
+        """The chain at a client on a machine of its own, whose draws come from this source and not from the run's seed.
+
+        A source is for one task: what is drawn from it follows from nothing else.
+        """
+        return Chain([each.drawing(source) for each in self.transforms], self.setting)
 
     def fitted(self, method: Method, expected: Record, setting: Setting) -> Chain:
         """The chain for a run of this method, whose replies have the `expected` form.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +13,9 @@ from atoll import seeds
 from atoll.channel.clip import Clip
 from atoll.channel.transform import Place, Setting, Transform, Update, plainly, standing
 from atoll.errors import ConfigError
-from atoll.tensors import Record, leaves, map_leaves
+from atoll.privacy.mechanisms import gaussian, laplace, noised
+from atoll.privacy.source import Source
+from atoll.tensors import Record, Tensors, leaves, map_leaves
 
 __all__ = ["Local"]
 
@@ -25,7 +27,7 @@ class Local(Transform):
     u <- u + z C * noise, C the bound of the `Clip` before it and noise standard normal; or Laplace of scale 1, for
     which the bound must be one of the L1 norm (``clip:0.5,order=1``). Nobody needs to be trusted, and far more noise is
     needed for the same epsilon than where the sum is blurred (`Noise`). In a simulation the noise follows from the
-    run's seed, and protects nobody.
+    run's seed, and protects nobody; a node draws it from a secret of its own.
 
     Args:
         multiplier: z.
@@ -37,6 +39,8 @@ class Local(Transform):
     at: int = 0
     """Where in the chain the bound is, and `bound` itself; a chain fills them in."""
     bound: Clip | None = None
+    source: Source | None = field(default=None, compare=False, repr=False)
+    """A node's own randomness (`drawing`)."""
 
     name: ClassVar[str] = "local"
     place: ClassVar[Place] = "blur"
@@ -62,9 +66,14 @@ class Local(Transform):
 
     # --- client half ------------------------------------------------------------------------------------------
 
+    def drawing(self, source: Source) -> Local:
+        return replace(self, source=source)
+
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
         assert self.bound is not None
         size = self.multiplier * self.bound.bound(told).to(key.device)
+        if self.source is not None:
+            return update._replace(values=self._blurred(update.values, float(size), self.source)), own
         places = iter(range(len(leaves(update.values))))
 
         def blurred(value: Tensor) -> Tensor:
@@ -75,3 +84,10 @@ class Local(Transform):
             return value - size * torch.sign(u) * torch.log1p(-2 * u.abs())
 
         return update._replace(values=map_leaves(blurred, update.values)), own
+
+    def _blurred(self, values: Record, size: float, source: Source) -> Record:
+        """Values with noise that nobody else can draw."""
+        flat = Tensors({str(at): value for at, value in enumerate(leaves(values))})
+        draw = gaussian if self.kind == "gaussian" else laplace
+        found = iter(noised(flat, draw(flat, size, source.at("local"))).values())
+        return map_leaves(lambda _: next(found), values)  # type: ignore[no-any-return]

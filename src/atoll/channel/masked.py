@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,12 @@ from atoll.channel.skellam import Skellam, drawn
 from atoll.channel.transform import Place, Setting, Transform, Update, Vector, plainly
 from atoll.contract import Job
 from atoll.errors import ConfigError
+from atoll.privacy.mechanisms import skellam
+from atoll.privacy.source import Draws, Source
 from atoll.tensors import Record, leaves, map_leaves
+
+if TYPE_CHECKING:
+    from atoll.channel.secagg import Encoding
 
 __all__ = ["FLOOR", "RING", "SHARES", "SecAgg"]
 
@@ -43,7 +48,7 @@ class SecAgg(Transform):
     2R / L. What lies outside [-R, R] is cut off; how many clients had to is counted, in the sum as well.
 
     By itself the simulation adds up the same whole numbers without keys (the ideal functionality); with `protocol` it
-    plays the whole protocol, which gives the same sum to the bit.
+    plays the whole protocol, which gives the same sum to the bit. Between machines it is always the protocol.
 
     Args:
         bits: of each number.
@@ -60,6 +65,8 @@ class SecAgg(Transform):
     """The weight that counts for `SHARES`; a chain fills it in, and what follows."""
     deviation: float = 0.0
     """Of a client's share of noise, in steps (see `Skellam`)."""
+    source: Source | None = field(default=None, compare=False, repr=False)
+    """A node's own randomness (`drawing`)."""
 
     name: ClassVar[str] = "secagg"
     place: ClassVar[Place] = "hide"
@@ -120,7 +127,17 @@ class SecAgg(Transform):
         """By how much all numbers are moved up, so that noise leaves none below 0."""
         return math.ceil(12 * self.deviation + 12) if self.deviation else 0
 
+    def encoding(self, size: int) -> Encoding:
+        """How the protocol is told of vectors of so many numbers, the weight among them."""
+        from atoll.channel.secagg import Encoding
+
+        bits = (self.top + 2 * self.margin).bit_length()
+        return Encoding(size - 1, self.range, bits, SHARES if self.weighted else 1)
+
     # --- client half ------------------------------------------------------------------------------------------
+
+    def drawing(self, source: Source) -> SecAgg:
+        return replace(self, source=source)
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
         parts = [v.float() for v in leaves(update.values) if v.numel()]
@@ -132,15 +149,18 @@ class SecAgg(Transform):
             whole = torch.round(update.weight / self.heaviest * SHARES)
             shares = whole.clamp(1, SHARES).to(torch.int32) * there
             sound = sound + torch.where(update.weight <= self.heaviest * (1 + 1e-6), 0.0, math.nan)
-        start = seeds.uniform(key, ())
+        draws = None if self.source is None else self.source.at("secagg")
+        start = seeds.uniform(key, ()) if draws is None else torch.tensor(draws.uniform(1)[0]).float().frac()
         places = count(0, 1 << 20)
-        values = map_leaves(lambda v: self._whole(v, start, key, next(places)) * shares, update.values)
+        values = map_leaves(
+            lambda v: self._whole(v, start, draws or key, next(places)) * shares, update.values
+        )
         report = {name: value.to(torch.int32) * there for name, value in update.report.items()}
         found = Record(**report, cut=(far > self.range).to(torch.int32) * there, weight=shares)
         weight = there.to(update.weight.dtype) + sound
         return update._replace(values=values, weight=weight, report=found), own
 
-    def _whole(self, value: Tensor, start: Tensor, key: Tensor, first: int) -> Tensor:
+    def _whole(self, value: Tensor, start: Tensor, chance: Tensor | Draws, first: int) -> Tensor:
         """A tensor as whole numbers in [0, L], rounded up or down so that the mean is right.
 
         What is added before rounding is a uniform number of the client's, moved on by an irrational step from one
@@ -151,8 +171,15 @@ class SecAgg(Transform):
         up = torch.add((dither + start).frac(), value.float(), alpha=1 / self.step) + self.range / self.step
         whole = up.clamp(0, self.top).to(torch.int32)
         if self.deviation:
-            whole = whole + drawn(seeds.fold(key, first >> 20), value.shape, self.deviation) + self.margin
+            whole = whole + self._share(value, chance, first >> 20) + self.margin
         return whole
+
+    def _share(self, value: Tensor, chance: Tensor | Draws, place: int) -> Tensor:
+        """A client's share of noise in whole numbers, int32."""
+        if isinstance(chance, Tensor):
+            return drawn(seeds.fold(chance, place), value.shape, self.deviation)
+        found = skellam(value.numel(), self.deviation**2, chance)
+        return found.reshape(value.shape).to(value.device, torch.int32)
 
     # --- server half ------------------------------------------------------------------------------------------
 
@@ -162,7 +189,7 @@ class SecAgg(Transform):
 
     def nothing(self) -> Record:
         zero = torch.zeros((), dtype=torch.int64)
-        return Record(weight=zero, cut=zero)
+        return Record(cut=zero, weight=zero)
 
     def release(self, sums: Record, told: Record, job: Job) -> Record:
         whole = map_leaves(lambda v: v.to(torch.int64) & (2**RING - 1), sums)
@@ -187,9 +214,7 @@ class SecAgg(Transform):
             {client: vector.view(np.uint32) for client, vector in vectors.items()},
             run=f"seed {job.seed}",
             round=job.round,
-            clip=self.range,
-            bits=(self.top + 2 * self.margin).bit_length(),
-            levels=SHARES if self.weighted else 1,
+            encoding=self.encoding(len(next(iter(vectors.values())))),
         )
         found: Vector = sums.astype(np.int64)
         return found

@@ -44,12 +44,12 @@ class Noise(Transform):
     nobody: for experiments.
 
     Args:
-        multiplier: z.
+        multiplier: z; None: the least that keeps all rounds within the run's `epsilon`, which a federation finds.
         seed: where noise follows from, together with the run's seed; None: from nothing that anybody knows.
         matrix: None, "tree", or so many bands of a banded matrix.
     """
 
-    multiplier: float
+    multiplier: float | None = None
     seed: int | None = None
     matrix: Literal["tree"] | int | None = None
     blur: float = 0.0
@@ -64,13 +64,17 @@ class Noise(Transform):
     needs: ClassVar[tuple[str, ...]] = ("clip",)
 
     def __post_init__(self) -> None:
-        self._require("multiplier", 0 <= self.multiplier < math.inf, "must be 0 or above, and finite")
+        known = self.multiplier is None or 0 <= self.multiplier < math.inf
+        self._require("multiplier", known, "must be 0 or above, and finite")
 
     @property
     def text(self) -> str:
-        parts = [self.multiplier] if self.seed is None else [self.multiplier, self.seed]
-        more = "" if self.matrix is None else f",matrix={self.matrix}"
-        return f"{self.name}:{','.join(map(plainly, parts))}{more}"
+        parts = [] if self.multiplier is None else [plainly(self.multiplier)]
+        if self.seed is not None:
+            parts.append(plainly(self.seed) if parts else f"seed={self.seed}")
+        if self.matrix is not None:
+            parts.append(f"matrix={self.matrix}")
+        return ":".join([self.name, *([",".join(parts)] if parts else [])])
 
     @property
     def equal(self) -> bool:
@@ -85,11 +89,16 @@ class Noise(Transform):
     def on_updates(self) -> float:
         """The multiplier for updates, z' where an adaptive bound has its share of the budget."""
         if not self.blur or not self.multiplier:
-            return self.multiplier
+            return self.multiplier or 0.0
         return split(self.multiplier, self.blur)
 
     def fitted(self, before: tuple[Transform, ...], setting: Setting) -> Noise:
         at, bound = standing(before, Clip)
+        if self.multiplier is None:
+            raise ConfigError(
+                f"channel {self.text!r}: noise without a multiplier is found for a budget, and there is none",
+                hint=f'set epsilon=4, or write how much noise: "{replace(self, multiplier=1.0).text}"',
+            )
         if self.multiplier and (math.isinf(bound.norm) or bound.order != 2):
             raise ConfigError(
                 f"channel {self.text!r}: there is no noise that hides an update without a bound of its L2 norm",
@@ -142,6 +151,7 @@ class Noise(Transform):
     def _stream(self, state: Record, like: Tensors) -> Any:
         """The noise of all rounds, for sums of these shapes."""
         assert self.bound is not None
+        assert self.multiplier is not None
         form = tuple((name, tuple(v.shape)) for name, v in like.items())
         key = bytes(state.key.tolist())
         return _streams(key, self.matrix, self.multiplier * self.bound.norm, self.setting.rounds, form)

@@ -42,7 +42,10 @@ _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
             Parameter("order", "1 or 2", {"1": 1, "2": 2}.__getitem__, True),
         ),
     ),
-    "noise": (Noise, (number("multiplier"), whole("seed", optional=True, at_least=0), _MATRIX)),
+    "noise": (
+        Noise,
+        (number("multiplier", optional=True), whole("seed", optional=True, at_least=0), _MATRIX),
+    ),
     "local": (
         Local,
         (

@@ -30,7 +30,8 @@ class Skellam(Transform):
     the cohort come to the deviation z * D, where D = C / step + sqrt(d) bounds an update of d numbers after it was
     rounded to whole steps.   Agarwal, Kairouz and Liu, NeurIPS 2021
 
-    In a simulation the noise follows from the run's seed, and protects nobody.
+    In a simulation the noise follows from the run's seed, and protects nobody; a node draws it from a secret of
+    its own.
 
     Args:
         multiplier: z.

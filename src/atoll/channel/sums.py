@@ -9,11 +9,37 @@ import numpy as np
 import torch
 
 from atoll.channel.noise import Noise
-from atoll.channel.transform import Setting, Transform
+from atoll.channel.transform import Setting, Transform, Vector
 from atoll.contract import Job, Mean, Reducer, Replies, Reply, Rule
-from atoll.tensors import Record, leaves, map_leaves
+from atoll.tensors import Record, map_leaves, named_tensors
 
-__all__ = ["Release", "Together"]
+__all__ = ["Release", "Together", "packed", "unpacked"]
+
+
+def packed(values: Record) -> Vector:
+    """All numbers that a client sends, behind one another, in the order of their names; its whole weight last."""
+    return np.concatenate(
+        [value.cpu().numpy().reshape(-1) for _, value in sorted(_named(values), key=_place)]
+    )
+
+
+def unpacked(vector: Vector, form: Record) -> Record:
+    """The inverse of `packed`, for values of this form; whole numbers stay int64."""
+    flat, at, found = torch.from_numpy(vector), 0, {}
+    for place, value in sorted(_named(form), key=_place):
+        part = flat[at : at + value.numel()].reshape(value.shape)
+        found[place] = part.to(value.dtype) if part.is_floating_point() else part.to(torch.int64)
+        at += value.numel()
+    places = iter([place for place, _ in _named(form)])
+    return map_leaves(lambda _: found[next(places)], form)  # type: ignore[no-any-return]
+
+
+def _place(named: tuple[tuple[bool, str], torch.Tensor]) -> tuple[bool, str]:
+    return named[0]
+
+
+def _named(values: Record) -> list[tuple[tuple[bool, str], torch.Tensor]]:
+    return [((name == "channel.weight", name), value) for name, value in named_tensors(values)]
 
 
 class Release(Mean):
@@ -52,14 +78,18 @@ class Release(Mean):
         )  # wraps around as the ring does
 
     def result(self) -> Replies | None:
-        few = len(self.clients) < self.floor
         if not self.secret:
-            return None if few else super().result()
-        total = self._nothing() if self.total is None or few else self.total
+            return None if self.few else super().result()
+        total = self._nothing() if self.total is None or self.few else self.total
         return Replies(sorted(self.clients), float(self.setting.cohort), self.finish(total))
 
+    @property
+    def few(self) -> bool:
+        """Whether the sum is of so few clients that it is not taken."""
+        return len(self.clients) < self.floor
+
     def _nothing(self) -> Record:
-        """What is summed where nobody came."""
+        """What is summed where nobody came: the form of a sum."""
         zeros = map_leaves(lambda v: v.new_zeros(v.shape), self.job.expected)
         reports = [each.nothing() for each in self.transforms]
         return zeros.replace(channel=Record({k: v for each in reports for k, v in each.items()}))  # type: ignore[no-any-return]
@@ -89,7 +119,10 @@ class Release(Mean):
 
 
 class Together(Release):
-    """A release for which the server needs what all clients sent, at once: a protocol is played over it."""
+    """A release for which the server needs what all clients sent, at once: a protocol is played over it.
+
+    Where clients are on machines of their own they play it with the coordinator, which hands in the sum (`summed`).
+    """
 
     def __init__(
         self, rules: Mapping[str, Rule], transforms: Sequence[Transform], setting: Setting, job: Job
@@ -116,19 +149,24 @@ class Together(Release):
         super().take(held)
         self.each |= {int(client): values for client, values in held.each.items()}
 
+    @property
+    def few(self) -> bool:
+        return self.total is None
+
+    @property
+    def size(self) -> int:
+        """Numbers in a vector."""
+        return sum(value.numel() for _, value in named_tensors(self._nothing()))
+
+    def summed(self, clients: Sequence[int], weight: float, vector: Vector) -> None:
+        """Take the sum over these clients of what they sent (`packed`), int64 [size]; `weight` is their replies'."""
+        self._count(clients, weight)
+        self.total = unpacked(vector, self._nothing())
+
     def result(self) -> Replies | None:
         sum_of = next(each.together for each in self.transforms if each.together is not None)
         there = {c: values for c, values in sorted(self.each.items()) if int(values.channel.weight > 0)}
-        if len(there) >= self.floor:
-            vectors = {
-                c: np.concatenate([v.cpu().numpy().reshape(-1) for v in leaves(values)])
-                for c, values in there.items()
-            }
-            flat = torch.from_numpy(sum_of(vectors, self.job))
-            like = next(iter(there.values()))
-            parts = iter(torch.split(flat, [v.numel() for v in leaves(like)]))
-            self.total = map_leaves(
-                lambda v: next(parts).reshape(v.shape).to(v.dtype if v.is_floating_point() else torch.int64),
-                like,
-            )
+        if there and len(there) >= self.floor:
+            vector = sum_of({c: packed(values) for c, values in there.items()}, self.job)
+            self.total = unpacked(vector, next(iter(there.values())))
         return super().result()

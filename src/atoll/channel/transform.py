@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atoll.contract import Job
 from atoll.errors import ConfigError
+from atoll.privacy.source import Source
 from atoll.tensors import Record
 
 __all__ = ["Place", "Setting", "Transform", "Update", "Vector"]
@@ -48,6 +49,7 @@ class Setting:
         size: numbers in an update.
         rounds: how many the run has.
         turns: each client takes part once in any so many rounds at most; 1 where nothing of the kind is known.
+        secret: whether clients draw from secrets of their own, as they do between machines.
     """
 
     cohort: int = 1
@@ -57,6 +59,7 @@ class Setting:
     size: int = 1
     rounds: int = 1
     turns: int = 1
+    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class Transform(ABC):
             key: a random stream of this client, round and transform, int64 scalar.
         """
         return update, own
+
+    def drawing(self, source: Source) -> Transform:
+        """The transform at a client whose draws nobody else can repeat: they come from this source, once each."""
+        return self
 
     # --- server half ------------------------------------------------------------------------------------------
 

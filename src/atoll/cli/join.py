@@ -39,6 +39,7 @@ class Wish:
     code: list[str] = field(default_factory=list)
     limit: float | None = None
     memory: int = 0
+    repeatable_noise: bool = False
 
 
 def command(wish: Wish) -> None:
@@ -119,11 +120,15 @@ def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> S
         admitted[wish.data] = "data"
     if wish.plain and host not in LOOPBACK:
         raise ConfigError(f"--plain to {host}: plain text stays on this machine", hint="leave --plain out")
-    context = None
+    context, keys = None, {}
     if identity is not None:
+        from atoll.network.masking import certified
         from atoll.network.tls import client_context
 
         context = client_context(identity)
+        keys = {
+            "keys": identity.place, "certificate": identity.certificate, "trusts": certified(identity.ca.read_bytes())
+        }  # fmt: skip
     where = f"[{host}]" if ":" in host else host
     return Station(
         url=f"{'http' if context is None else 'https'}://{where}:{port}",
@@ -137,6 +142,8 @@ def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> S
         tell=_say,
         limit=wish.limit,
         memory=wish.memory << 20,
+        repeatable=wish.repeatable_noise,
+        **keys,
     )
 
 

@@ -133,11 +133,33 @@ def join(
     limit: Annotated[float | None, typer.Option("--limit", help="Seconds that a task may take.")] = None,
     memory: Annotated[int, typer.Option("--memory", help="MiB that the worker may use; 0 is any.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Without TLS; on this machine only.")] = False,
+    repeatable_noise: Annotated[
+        bool,
+        typer.Option(
+            "--repeatable-noise",
+            help="Noise may follow from the run's seed, if its file says so: never private.",
+        ),
+    ] = False,
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
 
-    command(Wish(address, data, name, place, plain, approve, invitation, policy, code or [], limit, memory))
+    command(
+        Wish(
+            address,
+            data,
+            name,
+            place,
+            plain,
+            approve,
+            invitation,
+            policy,
+            code or [],
+            limit,
+            memory,
+            repeatable_noise,
+        )
+    )
 
 
 @app.command(cls=WithSettings)

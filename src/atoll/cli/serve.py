@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.routes import Routes
 from atoll.network.serving import Address, serve
+from atoll.network.sums import whole
 from atoll.network.wire import NAME, PORT, Plan
 from atoll.schema import convert, parse
 from atoll.settings import Count
@@ -43,6 +44,9 @@ _KINDS: dict[str, Any] = {
     "absent": Annotated[float, Meta(gt=0)],
     "place": str,
     "ca": str,
+    "repeatable_noise": Annotated[
+        bool, Meta(description="noise of nodes may follow from the seed: never private")
+    ],
 }
 
 
@@ -69,6 +73,7 @@ def command(wish: Wish) -> None:
     experiment = Experiment.read(
         wish.file, wish.sets, data="nodes.csv", runs=str(Path(given["place"]) / "runs")
     )
+    experiment = replace(experiment, channel=whole(experiment.channel))
     office = office_of(experiment, given)
     authority = secured(wish, given)
     address = address_of(given, authority)
@@ -83,6 +88,9 @@ def command(wish: Wish) -> None:
         if not wish.quiet:
             federation.keeper.session.log.append(on_console(console))
         return federation
+
+    if office.plan.repeatable:
+        console.print("repeatable_noise: noise of nodes may follow from the seed. This run is NOT private.")
 
     def ready(url: str, coordinator: Coordinator) -> None:
         where = url.partition("//")[2]
@@ -176,6 +184,7 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
         test=experiment.test,
         rounds=experiment.rounds,
         cohort=experiment.cohort,
+        repeatable=given.get("repeatable_noise", False),
     )
     return Office(Path(given["place"]), plan, places, least, nodes, given["absent"])
 

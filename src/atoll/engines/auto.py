@@ -2,7 +2,8 @@
 
 Trials cost time too, most of it for capturing steps. What a capture will cost is known from the number of operations
 in a step; one is made only where the rounds to come are long enough for it. What a trial has found is remembered
-(`engines/remembered.py`), unless others used the cores meanwhile.
+(`engines/remembered.py`), unless others used the cores meanwhile. Rounds that turn out slow are a reason to try the
+other engine after all (`engines/second.py`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from atoll.engines.engine import Engine
 from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
 from atoll.engines.remembered import Found, forget, key, recall, remember
+from atoll.engines.second import Contender, Second, amount
 from atoll.engines.steps import form
-from atoll.engines.trials import LENGTHS, Trials
+from atoll.engines.trials import Trials
 from atoll.errors import EngineError
 from atoll.machine import Neighbours, cores
 from atoll.task import Task
@@ -34,8 +36,7 @@ __all__ = ["Auto", "decide"]
 _OVER = "the rounds are over before a capture pays"
 
 _CAPTURE = 0.8e-3  # seconds that capturing takes, for each operation of a step
-_TOGETHER = 1.0  # capturing a step of many clients, in captures of one client's: measured are 0.75 to 0.9
-_TINY = 6e-3  # seconds of a client's round below which batching nearly always wins: its captures are not lost
+_TINY, _QUICK = 6e-3, 6e-4  # seconds of a client's round, or step, below which batching nearly always wins
 _SHARE, _TINY_SHARE = 0.1, 0.5  # of the rounds to come, that may be spent on choosing
 _ROUNDS, _LONG = 10, 0.01  # as written, that may: so many, or this share of a long run
 _WON = 0.7  # of a round in processes, that batched wins at best
@@ -64,6 +65,10 @@ class Auto(Engine):
         self.trials = Trials(task, data, device)
         self.chosen: Engine | None = None
         self.reason = ""
+        self.second: Second | None = None
+        self._found: tuple[str, Found] | None = None  # of the two engines, and under which name
+        self._steps = 0  # of all clients in the round that was tried
+        self._neighbours = Neighbours()
         self._recalled: tuple[str, float] | None = None  # under which name, and what it said a round takes
         self._took: list[float] = []
 
@@ -80,8 +85,28 @@ class Auto(Engine):
         if self.chosen is None:
             self.chosen, self.reason = self._choose(job)
         if self._recalled is None:
-            return self.chosen.run(job, memories)
+            return self._play(self.chosen, job, memories)
         return self._watched(self.chosen, job, memories, *self._recalled)
+
+    def _play(self, engine: Engine, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
+        """A round, after which another engine may be the one."""
+        second = self.second
+        if second is None:
+            return engine.run(job, memories)
+        result = second.run(job, memories)
+        self.chosen, self.reason = second.now.engine, second.reason or self.reason
+        if second.state == "over":
+            self.second = None
+            if second.other.took and self._found is not None:
+                self._seen(second, *self._found)
+        return result
+
+    def _seen(self, second: Second, name: str, found: Found) -> None:
+        """Remember what rounds of both engines took."""
+        others = self._neighbours.others()
+        if others is not None and others < Neighbours.BUSY:
+            took = second.figures(self._steps)
+            remember(name, replace(found, alone=took[Processes.name], together=took[Batched.name]))
 
     def _watched(
         self, engine: Engine, job: Job, memories: Memories, name: str, said: float
@@ -89,7 +114,7 @@ class Auto(Engine):
         """A round of an engine that was remembered, and whether that was right."""
         start = time.perf_counter()
         try:
-            result = engine.run(job, memories)
+            result = self._play(engine, job, memories)
         except EngineError:
             forget(name)
             raise
@@ -101,7 +126,9 @@ class Auto(Engine):
         return result
 
     def close(self) -> None:
-        if self.chosen is not None:
+        if self.second is not None:
+            self.second.close()
+        elif self.chosen is not None:
             self.chosen.close()
 
     def _choose(self, job: Job) -> tuple[Engine, str]:
@@ -118,7 +145,7 @@ class Auto(Engine):
         name = key(__version__, torch.__version__, cores(), workers, *self._work(job))
         known = recall(name)
         if known is not None:
-            return self._known(known, name, left, workers)
+            return self._known(known, name, left, workers, job)
         neighbours = Neighbours()
         plainly, operations = self.trials.loop(loop, job)
         before = _CAPTURE * operations
@@ -128,9 +155,8 @@ class Auto(Engine):
             processes = Processes(self.task, self.data, self.device, workers=workers)
             alone, step, capture = self.trials.single(job, processes.steps)
             captures = self.trials.widths(job)
-            tried = self.trials.widths(replace(job, limit=max(LENGTHS)))
-            trial = _TOGETHER * capture * tried + 3 * sum(LENGTHS) * step * len(job.clients)
-            alone /= workers
+            trial = self.trials.trying(job, step, capture)
+            alone /= workers  # at best: they are tried only if that wins
         except EngineError as error:
             together, problem = self.trials.batched(batched, job, None)
             if together is not None:
@@ -138,7 +164,7 @@ class Auto(Engine):
             return loop, f"nothing faster can: {error.message}"
         if self.task.recurrent:  # unrolled in time when batched: never faster on a CPU, and slow to trace
             return processes, f"about {duration_text(alone)} a round; recurrent layers batch badly on a CPU"
-        tiny = alone * workers < _TINY * len(job.clients)
+        tiny = alone * workers < _TINY * len(job.clients) or step < _QUICK
         share = (_TINY_SHARE if tiny else _SHARE) * left * alone
         most = min(share, max(_ROUNDS, _LONG * left) * plainly)
         for doing, takes, worth in (
@@ -146,10 +172,11 @@ class Auto(Engine):
             ("captures of batched", captures * capture, _WON * left * alone),
         ):
             if takes > worth:
-                text = (
-                    f"about {duration_text(alone)} a round; {doing} would take about {duration_text(takes)}"
-                )
-                return processes, text
+                would = f"{doing} would take about {duration_text(takes)}"
+                whole = self.trials.rows(job) * step + captures * capture
+                self._found = name, Found(plainly, alone, alone, batched.threads, capture, captures)
+                self._contest(Contender(processes, None), Contender(batched, None, whole), job)
+                return processes, f"at best {duration_text(alone)} a round; {would}"
         together, problem = self.trials.batched(batched, job, alone, step)
         if together is None:
             return processes, f"about {duration_text(alone)} a round; batched cannot: {problem}"
@@ -161,26 +188,43 @@ class Auto(Engine):
             if slower is not None and slower < together:
                 batched, together = single, slower
         found = Found(plainly, alone, together, batched.threads, capture, captures)
+        if decide(found, left, captured=batched.captures)[0] == Processes.name:
+            found = replace(found, alone=max(alone, self.trials.crew(processes, job)))
         others = neighbours.others()
         if others is not None and others < neighbours.BUSY:
             remember(name, found)
         chosen, figures = decide(found, left, captured=batched.captures)
-        return (batched if chosen == Batched.name else processes), f"a round: {figures}"
+        return self._of_two(chosen, batched, processes, found, name, job), f"a round: {figures}"
 
-    def _known(self, found: Found, name: str, left: int, workers: int) -> tuple[Engine, str]:
+    def _of_two(
+        self, chosen: str, batched: Batched, processes: Processes, found: Found, name: str, job: Job
+    ) -> Engine:
+        """The chosen one of the two; the other is kept for a second look."""
+        steps = amount(job, self.data)
+        missing = max(0, found.captures - batched.captures) * found.capture
+        together = Contender(batched, found.together / steps, missing)
+        alone = Contender(processes, found.alone / steps)
+        self._found = name, found
+        return self._contest(*((together, alone) if chosen == Batched.name else (alone, together)), job)
+
+    def _contest(self, now: Contender, other: Contender, job: Job) -> Engine:
+        other.engine.close()
+        self.second = Second(now, other, self.data, job.work.program, self.rounds)
+        self._steps = amount(job, self.data)
+        return now.engine
+
+    def _known(self, found: Found, name: str, left: int, workers: int, job: Job) -> tuple[Engine, str]:
         """The choice that follows from what was found before."""
         chosen, figures = decide(found, left)
         if chosen == Loop.name:
             about = duration_text(found.loop)
             return Loop(self.task, self.data, self.device), f"remembered: about {about} a round; {_OVER}"
         reason = f"remembered: {figures} a round"
-        if chosen == Processes.name:
-            self._recalled = name, found.alone
-            return Processes(self.task, self.data, self.device, workers=workers), reason
-        self._recalled = name, found.together
+        self._recalled = name, found.alone if chosen == Processes.name else found.together
+        processes = Processes(self.task, self.data, self.device, workers=workers)
         batched = Batched(self.task, self.data, self.device, workers=found.threads)
         batched.resident = self.resident
-        return batched, reason
+        return self._of_two(chosen, batched, processes, found, name, job), reason
 
     def _work(self, job: Job) -> tuple[Any, ...]:
         """What is the same in runs whose rounds take as long: forms of model and data, method, the cohort's steps."""

@@ -30,6 +30,7 @@ from atoll.engines.steps import Steps, form, padded_width
 from atoll.engines.widths import Stretch, stretches
 from atoll.errors import AtollError, EngineError
 from atoll.parts import each_part
+from atoll.rooms import blank
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, to_device
 
@@ -226,7 +227,7 @@ class Group:
         first = batch(0, size, bool((mask[0] == 0).any()))
         changed = self.engine.steps.changed(self.program, one, [part[0] for part in first])
         values = [
-            v.unsqueeze(0).expand(size, *v.shape).clone() if i in changed and axes[i] is None
+            repeated(v, size) if i in changed and axes[i] is None
             else v.clone() if i in changed else v
             for i, v in enumerate(values)
         ]  # fmt: skip
@@ -392,6 +393,12 @@ class Group:
 def own_dims(tree: Any) -> Any:
     """vmap's axes for a structure whose tensors are all stacked by client."""
     return map_leaves(lambda leaf: _OWN if isinstance(leaf, Tensor) else None, tree)
+
+
+def repeated(value: Tensor, size: int) -> Tensor:
+    """A tensor so many times: [size, ...]."""
+    wide = value.unsqueeze(0).expand(size, *value.shape)
+    return blank(wide).copy_(wide)
 
 
 def pick(tree: Any, dims: Any, at: int) -> Any:

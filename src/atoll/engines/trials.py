@@ -14,6 +14,7 @@ from atoll.contract import Job
 from atoll.data import FederatedData
 from atoll.engines.batched import Batched
 from atoll.engines.engine import Engine
+from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
 from atoll.engines.reading import Reading, the_order
 from atoll.engines.sequential import Sequential
@@ -59,6 +60,22 @@ class Trials:
             once, step, capture = self._time(engine, replace(job, clients=list(job.clients)[:1]), self.steps)
         return once * len(job.clients) + step * self.steps(job), step, capture
 
+    def crew(self, engine: Processes, job: Job) -> float:
+        """Seconds a round, in workers who share cores, caches and a parent: a few clients stand for all.
+
+        The workers are left waiting.
+        """
+        few = replace(job, clients=list(job.clients)[: 2 * engine.workers])
+        once, step, _ = self._time(engine, few, self.steps)
+        return once * len(job.clients) / len(few.clients) + step * self.steps(job)
+
+    def trying(self, job: Job, step: float, capture: float) -> float:
+        """Seconds that `batched` would take at most, from those of a captured step of one client and of its capture."""
+        plans = {limit: self.plan(replace(job, limit=limit)) for limit in LENGTHS}
+        captures = len({each[3:] for plan in plans.values() for each in plan})
+        rows = {sum((each.end - each.begin) * each.width for each in plan) for plan in plans.values()}
+        return captures * capture + sum((3 if few * step < _ENOUGH else 2) * few * step for few in rows)
+
     def batched(
         self, engine: Batched, job: Job, rival: float | None, step: float | None = None
     ) -> tuple[float | None, str]:
@@ -86,26 +103,28 @@ class Trials:
         From short runs of two lengths. Only the first of them is run where it is hopeless beside `rival` (seconds a
         step).
         """
-        spans: list[tuple[int, float]] = []
+        best: dict[int, float] = {}
         ready = 0.0
-        for limit in LENGTHS:
-            trial = replace(job, limit=limit)
+        trials = {amount(trial): trial for trial in (replace(job, limit=limit) for limit in LENGTHS)}
+        for count, trial in trials.items():
             start = time.perf_counter()
             engine.run(trial, _Nothing())  # captures the sizes that this length meets
-            first, best = time.perf_counter() - start, float("inf")
-            for _ in range(2):
-                start = time.perf_counter()
-                engine.run(trial, _Nothing())
-                best = min(best, time.perf_counter() - start)
-                if best > _ENOUGH:
-                    break
-            spans.append((amount(trial), best))
-            ready += max(first - best, 0.0)
-            if rival is not None and best > 10 * rival * spans[0][0]:
+            ready += time.perf_counter() - start
+            start = time.perf_counter()
+            engine.run(trial, _Nothing())
+            best[count] = time.perf_counter() - start
+            ready -= best[count]
+            if rival is not None and best[count] > 10 * rival * count:
                 break
-        (few, short), (many, long) = spans[0], spans[-1]
+        for count in best:  # again a little later: what slows a machine down comes and goes
+            if best[count] < _ENOUGH:
+                start = time.perf_counter()
+                engine.run(trials[count], _Nothing())
+                best[count] = min(best[count], time.perf_counter() - start)
+        few, many = min(best), max(best)
+        short, long = best[few], best[many]
         each = max(long - short, 0.0) / (many - few) if many > few else long / many
-        return max(long - each * many, 0.0), each, ready
+        return max(long - each * many, 0.0), each, max(ready, 0.0)
 
     def steps(self, job: Job) -> int:
         """Steps of all clients."""

@@ -140,7 +140,10 @@ class Authority:
             there.verify_directly_issued_by(self.certificate)
         except (InvalidSignature, ValueError, TypeError):  # of an earlier authority, or no certificate
             return False
-        return certificates.hosts_of(there) == {*hosts} and there.not_valid_after_utc - now() > _EARLY
+        return (
+            certificates.hosts_of(there) == certificates.plain_hosts(hosts)
+            and there.not_valid_after_utc - now() > _EARLY
+        )
 
     # --- coming -----------------------------------------------------------------------------------------------
 

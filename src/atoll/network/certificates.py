@@ -33,8 +33,8 @@ except ImportError:
 
 __all__ = [
     "BACK", "ROLES", "IdentityError", "Known", "authority_certificate", "client_certificate", "fingerprint_of",
-    "hosts_of", "key_from_pem", "key_hash", "key_to_pem", "new_key", "now", "read", "request", "requested",
-    "server_certificate", "server_ends", "to_pem",
+    "hosts_of", "key_from_pem", "key_hash", "key_to_pem", "new_key", "now", "plain_hosts", "read", "request",
+    "requested", "server_certificate", "server_ends", "to_pem",
 ]  # fmt: skip
 
 ROLES = ("node", "operator", "auditor")
@@ -211,7 +211,12 @@ def _host(host: str) -> x509.GeneralName:
             f"{host!r} is neither the name nor the address of a machine",
             hint="write it as nodes will, without a port: fl.example.org, or 192.0.2.7",
         )
-    return x509.DNSName(host)
+    return x509.DNSName(host.lower())
+
+
+def plain_hosts(hosts: Sequence[str]) -> set[str]:
+    """Names and addresses as certificates write them.  Raises IdentityError for what is neither."""
+    return {str(_host(host).value) for host in hosts}
 
 
 def hosts_of(certificate: x509.Certificate) -> set[str]:

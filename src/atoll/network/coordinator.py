@@ -17,13 +17,15 @@ import torch
 from atoll import __version__
 from atoll.callbacks import Callback
 from atoll.contract import Channel
-from atoll.errors import AtollError, ConfigError, DataError, Terminated
+from atoll.errors import AtollError, ConfigError, DataError, RunError, Terminated
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.remote import Policy, Remote
+from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
+from atoll.network.sums import between
 from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
@@ -31,7 +33,13 @@ from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
 
-__all__ = ["Coordinator", "Deployment", "Federated", "Office"]
+__all__ = ["CROWDED", "Coordinator", "Deployment", "Federated", "Office"]
+
+
+CROWDED = "paused: no room on the coordinator's machine (disk, or open files)"
+
+_AGAIN = 5
+"""Seconds, about, after which a run that had no room tries again."""
 
 
 class Federated(Protocol):
@@ -70,10 +78,13 @@ class Office:
 
 
 class Deployment:
-    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`)."""
+    """The nodes of a coordinator, as a federation is given them (`atoll.assembly.Nodes`).
 
-    def __init__(self, desk: Desk, blobs: Blobs, least: int) -> None:
-        self.desk, self.blobs, self.least = desk, blobs, least
+    `repeatable` says that they may draw noise from the run's seed.
+    """
+
+    def __init__(self, desk: Desk, blobs: Blobs, least: int, repeatable: bool = False) -> None:
+        self.desk, self.blobs, self.least, self.repeatable = desk, blobs, least, repeatable
 
     def engine(self, tasks: Sequence[Any], data: Any, device: torch.device, settings: Settings) -> Remote:
         return Remote(
@@ -84,6 +95,7 @@ class Deployment:
         self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
+        channel = between(channel, secret=not self.repeatable)
         for key in ("devices", "exclude", "adaptive"):
             if getattr(settings, key) != getattr(Settings, key):
                 raise ConfigError(
@@ -176,6 +188,9 @@ class Coordinator:
                 number = self._place(name, {int(fact["number"]) for fact in known.values()})
                 self.journal.put(f"node/{name}", {"number": number, "form": None})
             self.sessions[number] = joining.session
+            if joining.ed25519 is not None:
+                key = {"ed25519": joining.ed25519, "certificate": joining.certificate}
+                self.journal.put(f"key/{name}", key)
         self.desk.seen(number)
         form = self.nodes()[name]["form"]
         return Joined(
@@ -245,15 +260,11 @@ class Coordinator:
 
     def _play(self) -> None:
         try:
-            self._gather()
-            assert self.elsewhere is not None
-            nodes = Deployment(self.desk, self.blobs, self.office.least)
-            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
-            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
-                self.federation.resume(folder)
-            self.result = self.federation.fit(progress=False)
-            self.desk.state = "over"
-            self.journal.put("run/over", True)
+            while not self._played():
+                self.desk.state = CROWDED
+                with self.desk.changed:
+                    for _ in range(_AGAIN):
+                        self.desk.wait()
         except Terminated:
             self.desk.state = "stopped"
         except BaseException as error:
@@ -262,6 +273,27 @@ class Coordinator:
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self.ended.set)
+
+    def _played(self) -> bool:
+        """Play the run from its last checkpoint to its end; False where there was no room to."""
+        try:
+            self._gather()
+            assert self.elsewhere is not None
+            nodes = Deployment(self.desk, self.blobs, self.office.least, self.office.plan.repeatable)
+            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
+            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
+                self.federation.resume(folder)
+            result = self.federation.fit(progress=False)
+            self.journal.put("run/over", True)
+        except (OSError, RunError) as error:
+            if not crowded(error):
+                raise
+            if self.federation is not None and self.federation.folder is not None:
+                self.federation.folder.release()  # the next attempt takes it up
+            return False
+        self.desk.state = "over"
+        self.result = result
+        return True
 
     def _gather(self) -> None:
         """Wait until enough nodes have said what they have."""
@@ -282,13 +314,18 @@ class _Written(Callback):
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
+        self._saved = 0  # the round of the newest checkpoint
 
     def on_start(self, federation: Any) -> None:
+        self._saved = federation.number
         if federation.folder is not None:
             self.coordinator.journal.put("run/folder", str(federation.folder.path))
 
     def on_round_end(self, federation: Any, record: Any) -> None:
-        self.coordinator.desk.tidy(record.number)
+        if federation.keeper.can_resume:
+            # One checkpoint more than the newest: should that be damaged, the run goes on from the one before.
+            self.coordinator.desk.tidy(self._saved + 1)
+            self._saved = record.number
 
 
 SOFTWARE = f"atoll {__version__}"

@@ -17,10 +17,16 @@ from atoll.network.blobs import Blobs
 from atoll.network.journal import Journal
 from atoll.network.wire import Failure, Task
 
-__all__ = ["Arrival", "Desk", "Posted"]
+__all__ = ["Arrival", "Desk", "Posted", "key_of"]
 
 Check = Callable[[bytes], str | None]
 """Looks at the bytes of an answer: why it cannot be used, or None."""
+
+
+def key_of(task_id: str, client: int) -> str:
+    """Under which key what came of a client's task is written down."""
+    round, call, attempt, *stage = task_id.split("-")
+    return f"round/{round}/{'-'.join((call, attempt, *stage)) if stage else call}/{client}"
 
 
 @dataclass(frozen=True)
@@ -157,16 +163,16 @@ class Desk:
         if self._stopping:
             raise Terminated
 
-    def tidy(self, committed: int) -> None:
-        """A round counts: what was written down before it is wanted no more, nor are the bodies that nothing names.
+    def tidy(self, first: int) -> None:
+        """What was written down before a round is wanted no more, nor are the bodies that nothing names.
 
         Orders of earlier rounds may still be under way.
         """
         with self.changed:
             open = [each.task.round for found in self._open.values() for each in found.values()]
-        committed = min([committed, *open])
+        first = min([first, *open])
         for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
-            if number < committed:
+            if number < first:
                 self.journal.drop(f"round/{number}/")
         facts = self.journal.items("round/").values()
         self.blobs.only({fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")})
@@ -206,7 +212,7 @@ class Desk:
     def fail(self, posted: Posted, failure: Failure) -> bool:
         """A node could not do a task; whether it is asked once more."""
         posted.failures.append(f"{failure.kind}: {failure.reason}")
-        if len(posted.failures) <= self.retry and failure.kind != "refused":
+        if len(posted.failures) <= self.retry and failure.kind not in ("refused", "spent"):
             return True
         self.accept(posted, None, 0, f"the node could not: {posted.failures[-1]}")
         return False

@@ -67,6 +67,12 @@ class Identity:
         """Whether less than a third of its certificate's life is left."""
         return self.known is not None and self.known.ends - now() < (self.known.ends - self.known.begins) / 3
 
+    @property
+    def certificate(self) -> str:
+        """Its certificate (PEM), without the key."""
+        pem = private(self.pem)
+        return pem[pem.index(b"-----BEGIN CERTIFICATE-----") :].decode()
+
     def sign(self, message: bytes) -> bytes:
         """Under the Ed25519 key that the certificate names."""
         return self._signing().sign(message)

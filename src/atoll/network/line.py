@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import random
 import secrets
 import ssl
@@ -37,10 +38,11 @@ try:
 except ImportError:
     raise MissingExtraError("aiohttp", "network", "a node") from None
 
-__all__ = ["Line", "Over", "Refused", "Stale", "Unjoined"]
+__all__ = ["Line", "Over", "Refused", "Replaced", "Stale", "Unjoined"]
 
 _PIECE = 1 << 20
 _WAIT = 25
+_PATIENCE = 10  # seconds after which a line on which an answer is due counts as dead
 _FIRST, _MOST = 0.2, 30.0  # seconds between attempts
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -57,6 +59,10 @@ class Stale(AtollError):
 
 class Unjoined(AtollError):
     """The coordinator does not know this session: the node must join again."""
+
+
+class Replaced(ConfigError):
+    """Another process has taken this node's place."""
 
 
 class Over(AtollError):
@@ -104,11 +110,7 @@ class Line:
         if status < 300 or status == 410:
             return status, body
         if "json" in response.content_type and status in (400, 401, 403, 404, 409, 413):
-            if (found := _read(body, Problem)) is not None:
-                kind = Unjoined if found.problem in ("session", "unjoined") else Refused
-                raise kind(found.message, hint=found.hint)
-            if _read(body, Verdict) is not None:
-                raise Stale("the task is wanted no more")
+            _refused(body)
             return status, body
         raise RunError(f"the coordinator answered {status}")
 
@@ -146,9 +148,12 @@ class Line:
 
     # --- what is said -----------------------------------------------------------------------------------------
 
-    async def join(self) -> Joined:
-        """Take part, or come back.  Raises Refused."""
-        message = Joining(protocols=VERSIONS, software=f"atoll {__version__}", session=self.session)
+    async def join(self, ed25519: str, certificate: str | None = None) -> Joined:
+        """Take part, or come back, under this key for signatures.  Raises Refused."""
+        message = Joining(
+            protocols=VERSIONS, software=f"atoll {__version__}", session=self.session, ed25519=ed25519,
+            certificate=certificate,
+        )  # fmt: skip
         return unpack((await self._say("/v1/join", message))[1], Joined)
 
     async def announce(self, form: DataForm) -> None:
@@ -157,7 +162,8 @@ class Line:
 
     async def task(self) -> Task | None:
         """What is to be done; None where there is nothing for now.  Raises Over at the end of the run."""
-        status, body = await self._until(lambda: self._asked("GET", f"/v1/task?wait={_WAIT}"))
+        limit = aiohttp.ClientTimeout(sock_connect=_PATIENCE, sock_read=_WAIT + _PATIENCE)
+        status, body = await self._until(lambda: self._asked("GET", f"/v1/task?wait={_WAIT}", timeout=limit))
         if status == 410:
             raise Over("the run is over")
         return None if status == 204 else unpack(body, Task)
@@ -197,7 +203,7 @@ class Line:
                 if response.status == 404:
                     raise Stale("the task is wanted no more")
                 if response.status == 409:
-                    raise Unjoined("the session has ended")
+                    _refused(await response.content.read(1 << 21))
                 if response.status not in (200, 206):
                     raise RunError(f"the coordinator answered {response.status}")
                 with part.open("ab" if response.status == 206 else "wb") as stream:
@@ -210,28 +216,54 @@ class Line:
             raise RunError("what came has another hash than was announced")
         part.replace(to)
 
-    async def answer(self, task: str, path: Path) -> Answered:
+    async def answer(self, task: str, body: Path | bytes) -> Answered:
         """Send an answer, from where it broke off, until it is accepted or refused.  Raises Stale."""
-        size, sha256 = path.stat().st_size, _hash(path)
-        found: Answered = await self._until(lambda: self._sent(task, path, size, sha256))
+        if isinstance(body, bytes):
+            size, sha256 = len(body), hashlib.sha256(body).hexdigest()
+        else:
+            size, sha256 = body.stat().st_size, _hash(body)
+        attempts = iter(range(1 << 62))
+
+        async def sent() -> Answered:
+            return await self._sent(task, body, size, sha256, ask=next(attempts) > 0 or size > _PIECE)
+
+        found: Answered = await self._until(sent)
         return found
 
-    async def _sent(self, task: str, path: Path, size: int, sha256: str) -> Answered:
+    async def _sent(self, task: str, body: Path | bytes, size: int, sha256: str, *, ask: bool) -> Answered:
+        """Send it; `ask` first what is there already: a question costs less than a body sent for nothing."""
         place = f"/v1/task/{task}/answer"
-        found = Answered(offset=0)
-        offset = 0
+        found = unpack((await self._asked("GET", place))[1], Answered) if ask else Answered(offset=0)
+        offset = min(found.offset, size)
         while not found.done:
             more = f"?offset={offset}&size={size}&sha256={sha256}"
-            status, body = await self._asked("PUT", place + more, data=_pieces(path, offset))
-            found = unpack(body, Answered)
+            status, said = await self._asked("PUT", place + more, data=_pieces(body, offset))
+            found = unpack(said, Answered)
             if status == 409 and found.offset == offset:
                 raise RunError("the coordinator wants what it has")
             offset = found.offset
         return found
 
 
-async def _pieces(path: Path, offset: int) -> Any:
-    with path.open("rb") as stream:
+def _refused(body: bytes) -> None:
+    """Raise what a coordinator's refusal means; return where it is none."""
+    try:
+        found = unpack(body, Problem)
+    except AtollError:
+        try:
+            unpack(body, Verdict)
+        except AtollError:
+            return
+        raise Stale("the task is wanted no more") from None
+    if found.problem == "unjoined":
+        raise Unjoined(found.message, hint=found.hint)
+    if found.problem == "session":
+        raise Replaced(found.message, hint="end one of the two; if you know of no other, its key was copied")
+    raise Refused(found.message, hint=found.hint)
+
+
+async def _pieces(body: Path | bytes, offset: int) -> Any:
+    with io.BytesIO(body) if isinstance(body, bytes) else body.open("rb") as stream:
         stream.seek(offset)
         while piece := stream.read(_PIECE):
             yield piece

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import hmac
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from atoll.errors import AtollError, ConfigError, RunError
 from atoll.network.hand import Broken, Hand
 from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
+from atoll.network.masking import Masking, Signer, Trusts, told
 from atoll.network.shelf import Shelf
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
 from atoll.network.worker import Begin, Declined, Do, Failed, Ready
@@ -42,6 +46,10 @@ class Station:
         policy: a file that says what it allows; None: whatever was approved.
         limit: seconds that a task may take.
         memory: bytes that a worker may use; 0: any.
+        trusts: whose keys count in secure aggregation; by default all that the coordinator tells.
+        certificate: its own (PEM), which names its key there; None without TLS.
+        keys: where that key is; by default its directory.
+        repeatable: whether noise may follow from the run's seed, if the plan says so too: never private.
     """
 
     url: str
@@ -55,6 +63,10 @@ class Station:
     tell: Callable[[str], object] = print
     limit: float | None = None
     memory: int = 0
+    trusts: Trusts = told
+    certificate: str | None = None
+    keys: Path | None = None
+    repeatable: bool = False
 
 
 class Node:
@@ -75,6 +87,7 @@ class Node:
         station = self.station
         station.place.mkdir(parents=True, exist_ok=True)
         self._hold()
+        self.signer = Signer(station.keys or station.place)
         line = Line(station.url, context=station.context, name=station.name, tell=station.tell)
         async with line:
             joined = await self._joined(line)
@@ -82,11 +95,19 @@ class Node:
             hand = self._hand(joined)
             try:
                 ready = await self._admitted(joined, hand)
+                self.masking = Masking(
+                    station.name, joined.run, self.shelf, self.signer, station.trusts, ready.smallest
+                )
                 await line.announce(ready.form)
+                if joined.plan.repeatable and station.repeatable:
+                    station.tell(
+                        "noise and rounding follow from the run's seed: what leaves here is NOT private"
+                    )
                 station.tell(f"joined as {station.name}, client {joined.number}; waiting for work")
                 await self._work(line, joined, hand, ready.form)
             except Over:
                 station.tell("the run is over")
+                await line.leave()
             except asyncio.CancelledError:
                 await asyncio.shield(line.leave())
                 raise
@@ -106,7 +127,7 @@ class Node:
 
     async def _joined(self, line: Line) -> Joined:
         try:
-            return await line.join()
+            return await line.join(self.signer.public.hex(), self.station.certificate)
         except Refused as error:
             raise ConfigError(error.message, hint=error.hint) from None
 
@@ -148,7 +169,7 @@ class Node:
                     continue
                 task = await line.task()
                 if task is not None:
-                    await self._task(line, hand, task)
+                    await self._task(line, joined.plan, hand, task)
             except Stale:
                 continue
             except Unjoined:
@@ -159,28 +180,58 @@ class Node:
                     ) from None
                 await line.announce(form)
 
-    async def _task(self, line: Line, hand: Hand, task: Task) -> None:
+    async def _task(self, line: Line, plan: Plan, hand: Hand, task: Task) -> None:
         """Do a task, unless its answer is there already, and answer it."""
+        if task.kind == "secagg":
+            await self._masked(line, task)
+            return
         shelf = self.shelf
         path = shelf.answer(task.id)
         if not path.is_file():
-            failure = await self._done(line, hand, task, path)
+            failure = await self._done(line, plan, hand, task, path)
             if failure is not None:
                 self.station.tell(f"round {task.round}: {task.program} failed, {failure.reason}")
                 await line.failed(task.id, failure)
                 await asyncio.sleep(0.5)
                 return
-        found = await line.answer(task.id, path)
+        try:
+            found = await line.answer(task.id, path)
+        except Refused as error:
+            shelf.forget(task.id)
+            self.station.tell(f"round {task.round}: the answer was refused, {error.message}")
+            await line.failed(task.id, Failure(kind="refused", reason=error.message))
+            return
+        except Stale:
+            shelf.forget(task.id)
+            self.station.tell(f"round {task.round}: came too late with {task.program}")
+            raise
         shelf.forget(task.id)
         if found.refused is not None:
             self.station.tell(f"round {task.round}: the answer was refused, {found.refused}")
         elif task.program == "train":
             self.rounds += 1
+            shelf.over(task.round)
             self.station.tell(f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)")
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
         shelf.tidy(task.memory if task.program == "train" else None, wanted)
 
-    async def _done(self, line: Line, hand: Hand, task: Task, path: Path) -> Failure | None:
+    async def _masked(self, line: Line, task: Task) -> None:
+        """Take part in a stage of secure aggregation; all that is written down is what must not be done twice."""
+        bodies = []
+        for blob in (task.shared, task.own):
+            if blob is not None:
+                path = self.shelf.body(blob.sha256)
+                await line.fetch(blob, path)
+                bodies.append(path.read_bytes())
+                path.unlink()
+        found = await asyncio.to_thread(self.masking.answer, task, *bodies)
+        if isinstance(found, Failure):
+            self.station.tell(f"round {task.round}: no part in the secure sum, {found.reason}")
+            await line.failed(task.id, found)
+        else:
+            await line.answer(task.id, found)
+
+    async def _done(self, line: Line, plan: Plan, hand: Hand, task: Task, path: Path) -> Failure | None:
         """Have a task's answer written; why it could not be."""
         shelf = self.shelf
         for blob in (task.shared, task.own):
@@ -196,6 +247,8 @@ class Node:
             None if memory is None else str(memory),
             str(path),
             str(shelf.memory(task.id)),
+            str(shelf.vector(task.id, task.shared.sha256)),
+            self._noise(plan, task),
         )
         working = asyncio.ensure_future(hand.do(do))
         try:
@@ -218,6 +271,17 @@ class Node:
         if isinstance(found, Declined):
             return Failure(kind="refused", reason=found.reason)
         return Failure(kind="raised", reason=found.message) if isinstance(found, Failed) else None
+
+    def _noise(self, plan: Plan, task: Task) -> bytes | None:
+        """The key of what is drawn for a task: the node's secret decides, and all that is asked.
+
+        A task done again gives the same bytes, and one that differs in anything has draws of its own: who asks for two
+        updates under one noise gets them under two.
+        """
+        if plan.repeatable and self.station.repeatable:
+            return None
+        asked = msgspec.structs.replace(task, seconds=None)
+        return hmac.digest(self.shelf.secret(), pack(plan) + pack(asked), "sha256")
 
 
 async def _soon(action: Any) -> Any:

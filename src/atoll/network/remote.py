@@ -21,8 +21,9 @@ from atoll.engines.engine import Engine
 from atoll.errors import CodecError
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted
+from atoll.network.sums import Later, Sums, announced, hidden
 from atoll.network.wire import Blob, Task
-from atoll.tensors import Record, nbytes
+from atoll.tensors import Record, named_tensors, nbytes
 
 __all__ = ["Policy", "Remote", "answer_of"]
 
@@ -87,6 +88,14 @@ class Remote(Engine):
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
         posted = self.posted(job, memories)
+        if hidden(job):
+            return self._summed(job, posted, memories)
+        return self._answered(job, posted, memories)
+
+    def _answered(
+        self, job: Job, posted: Mapping[int, Posted], memories: Memories
+    ) -> tuple[Reducer, list[Outcome]]:
+        """What came of tasks: the answers, reduced."""
         gathering, waiting = Gathering(job), list(job.clients)
         with self.desk.changed:
             self.desk.post(list(posted.values()))
@@ -96,6 +105,21 @@ class Remote(Engine):
             self.desk.withdraw(list(posted.values()))
         assert used is not None
         return gathering.result()
+
+    def _summed(
+        self, job: Job, posted: Mapping[int, Posted], memories: Memories
+    ) -> tuple[Reducer, list[Outcome]]:
+        """The same where nobody sees an update: clients tell that they have one, and sum them up under masks.
+
+        What a client remembers counts if its update does.
+        """
+        later = Later()
+        _, told = self._answered(announced(job), posted, later)
+        sums = Sums(self.desk, self.blobs, self.data.names)
+        reducer, outcomes, counts = sums.reduced(job, posted, told)
+        for client in counts:
+            memories.put(client, later.kept[client])
+        return reducer, outcomes
 
     # --- what is asked ----------------------------------------------------------------------------------------
 
@@ -154,6 +178,8 @@ class Remote(Engine):
     @staticmethod
     def _most(job: Job, client: int) -> int:
         form = job.form(client)
+        if hidden(job):
+            return _ROOM
         return 2 * nbytes(form) + _ROOM if form else _UNFORMED
 
     # --- what is answered -------------------------------------------------------------------------------------
@@ -267,20 +293,44 @@ class _Check:
             answer = answer_of(blob, self.client, self.most)
         except CodecError as error:
             return error.message
-        return screen(answer.reply, self.job.form(self.client)) or _implausible(answer.reply)
+        form = announced(self.job).form(self.client)
+        if hidden(self.job) and answer.reply.values:
+            return "its update is in it, which is not to leave the node but under masks"
+        problem = screen(answer.reply, form) or _implausible(answer.reply)
+        if (
+            problem is None and form and self.job.channel is None
+        ):  # a channel's transforms send what they will
+            problem = _otherwise(answer.reply.values, form)
+        return problem
 
 
 _HEAVIEST = float(1 << 40)
+_LARGEST = float(1 << 63)
+"""The square of anything larger is no float32: no honest training survives it, and sums with it leave the numbers."""
 
 
 def _implausible(reply: Reply) -> str | None:
     """What no honest client says of itself, or None."""
     if float(reply.weight) > _HEAVIEST:
         return f"its weight is {float(reply.weight):g}"
+    for name, value in named_tensors(reply.values):
+        if value.is_floating_point() and value.numel() and (most := float(value.abs().amax())) > _LARGEST:
+            return f"{name} has the number {most:g}"
     for name, value in reply.metrics.items():
         numbers = value.double().flatten().tolist() if isinstance(value, Tensor) else [float(value)]
         if not all(math.isfinite(each) for each in numbers):
             return f"its {name} is not finite"
+    return None
+
+
+def _otherwise(values: Record, form: Record) -> str | None:
+    """What a reply has that was not asked for, or None; its shapes have been looked at."""
+    due = dict(named_tensors(form))
+    for name, value in named_tensors(values):
+        if name.partition(".")[0] not in form:
+            return f"it has {name!r}, which nobody asked for"
+        if name in due and value.dtype != due[name].dtype:
+            return f"{name} is {value.dtype}, not {due[name].dtype}"
     return None
 
 

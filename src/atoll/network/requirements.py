@@ -50,6 +50,8 @@ class Requirement:
             return f"{found.text} can be repeated by whoever knows its seed"
         if isinstance(found, Noise | Local | Skellam):
             least = 0.0 if self.bound is None else self.bound
+            if found.multiplier is None:
+                return f"{found.text} leaves its multiplier to the coordinator"
             if found.multiplier < least or not found.multiplier:
                 return f"its multiplier is {found.multiplier:g}"
         return None

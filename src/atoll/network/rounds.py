@@ -13,6 +13,7 @@ from atoll.errors import DivergedError, PausedError, RunError
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.remote import Remote
+from atoll.network.room import crowded
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.play import Played, Simulation
 from atoll.rounds.round import ServerRound
@@ -48,6 +49,9 @@ class Deployed(Simulation):
         except DivergedError:
             raise
         except RunError as error:
+            if crowded(error):
+                raise
+            self.desk.journal.drop(f"round/{number}/")  # what was said is of no use: ask anew
             raise PausedError(
                 error.message, hint="look at the nodes' logs; `atoll serve` goes on from here"
             ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import os
 import time
@@ -12,9 +11,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from atoll.errors import AtollError, MissingExtraError
-from atoll.network.coordinator import SOFTWARE, Coordinator
-from atoll.network.desk import Posted
+from atoll.errors import AtollError, MissingExtraError, RunError
+from atoll.network.coordinator import CROWDED, SOFTWARE, Coordinator
+from atoll.network.desk import Posted, key_of
+from atoll.network.lines import Lines
+from atoll.network.room import crowded
 from atoll.network.tls import Caller
 from atoll.network.wire import (
     LIMIT,
@@ -44,6 +45,12 @@ __all__ = ["Caller", "Routes", "plainly"]
 WAIT = 25.0
 """Seconds for which a node that asks for a task is kept waiting at most."""
 
+SILENT = 30.0
+"""Seconds in which a message must have come, or the next piece of a body."""
+
+_HEARD = 2.0
+"""Seconds after which a node that was told of the run's end is supposed to have heard."""
+
 _ROOM = 1 << 30
 """Bytes of answers that may be on their way at a time."""
 
@@ -71,9 +78,10 @@ class Routes:
         self.coordinator, self.identify = coordinator, identify
         self.desk, self.blobs = coordinator.desk, coordinator.blobs
         self._news: dict[int, asyncio.Event] = {}
-        self._arriving: dict[int, int] = {}  # client -> bytes of the answer that it is sending
+        self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._loop = asyncio.get_running_loop()
         self.desk.told = self._told
+        self.lines: Lines | None = None
 
     def application(self) -> web.Application:
         """All routes."""
@@ -98,8 +106,23 @@ class Routes:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Errors as problems, in one form."""
+        """Errors as problems, in one form; messages are read before anybody looks at them."""
+        if self.lines is None:
+            return await self._answered(request, handler)
+        self.lines.begin(request.protocol)
         try:
+            return await self._answered(request, handler)
+        finally:
+            self.lines.end(request.protocol)
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.method == "POST":
+                try:
+                    async with asyncio.timeout(SILENT):
+                        await request.read()
+                except TimeoutError:
+                    raise _refusal(408, "slow", f"the message did not come in {SILENT:g} s") from None
             return await handler(request)
         except web.HTTPException as error:
             if error.status < 400 or error.content_type == "application/json":
@@ -107,13 +130,16 @@ class Routes:
             found = _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
             found.headers.update({key: error.headers[key] for key in _KEPT if key in error.headers})
             return found
-        except AtollError as error:
-            return _problem(400, "refused", error.message, error.hint)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self.desk.state = "paused: the coordinator's disk is full"
-                return _problem(507, "disk", "the coordinator's disk is full", "try again later")
-            raise
+        except (ConnectionError, web.RequestPayloadError):
+            return _problem(400, "cut", "the request broke off")
+        except (AtollError, OSError) as error:
+            if crowded(error):
+                self.desk.state = CROWDED
+                return _problem(507, "room", "the coordinator has no room for it now", "try again later")
+            if isinstance(error, OSError):
+                raise
+            status = 503 if isinstance(error, RunError) else 400  # the run's fault, or the caller's
+            return _problem(status, "refused", error.message, error.hint)
 
     # --- who calls --------------------------------------------------------------------------------------------
 
@@ -124,12 +150,15 @@ class Routes:
         number = self.coordinator.number(caller.name)
         if number is None:
             raise _refusal(409, "unjoined", f"{caller.name} has not joined")
-        if self.coordinator.sessions.get(number) != request.headers.get("Atoll-Session", ""):
+        session = self.coordinator.sessions.get(number)
+        if session is None:
+            raise _refusal(409, "unjoined", f"{caller.name} must join again", "the coordinator was restarted")
+        if session != request.headers.get("Atoll-Session", ""):
             raise _refusal(
                 409,
                 "session",
-                f"{caller.name} has joined anew, or must",
-                "join again; each start is a session",
+                f"another process has joined as {caller.name} since",
+                "each node is one process",
             )
         self.desk.seen(number)
         return caller.name, number
@@ -196,9 +225,9 @@ class Routes:
         news = self._news.setdefault(number, asyncio.Event())
         news.clear()
         task = self.desk.task(number)
-        if task is None:
+        if task is None and self.coordinator.result is None:
             try:
-                wait = min(WAIT, max(0.0, float(request.query.get("wait", "0"))))
+                wait = min(WAIT, self.desk.absent / 2, max(0.0, float(request.query.get("wait", "0"))))
             except ValueError:
                 raise _refusal(400, "wait", "wait is a number of seconds") from None
             with contextlib.suppress(TimeoutError):
@@ -206,7 +235,8 @@ class Routes:
             self._node(request)  # it may have joined anew meanwhile
             task = self.desk.task(number)
         if self.coordinator.result is not None:
-            self.desk.parted(number)
+            # It says that it leaves once it has heard; who does not is not waited for much longer.
+            self._loop.call_later(_HEARD, self.desk.parted, number)
             return web.Response(status=410)
         return web.Response(status=204) if task is None else _json(task)
 
@@ -223,8 +253,7 @@ class Routes:
         posted = self.desk.open(number, task_id)
         if posted is not None:
             return posted
-        round, call, *_ = (*task_id.split("-"), "", "")
-        fact = self.coordinator.journal.get(f"round/{round}/{call}/{number}")
+        fact = self.coordinator.journal.get(key_of(task_id, number)) if task_id.count("-") > 1 else None
         if fact is not None:
             return Answered(offset=fact["size"], done=True, refused=fact["refused"])
         current = self.desk.task(number)
@@ -243,34 +272,46 @@ class Routes:
 
     async def answer(self, request: web.Request) -> web.Response:
         _, number = self._node(request)
+        await self._alone(number)
         found = self._open(request, number)
         if isinstance(found, Answered):
             return _json(found)
         offset, size, sha256 = _upload(request)
         if size > found.task.most:
             raise _refusal(413, "size", f"the answer has {size} bytes, and may have {found.task.most}")
-        if number in self._arriving:
-            raise _refusal(429, "busy", "another part of this answer is on its way")
-        if self._arriving and sum(self._arriving.values()) + size > _ROOM:
+        if self._arriving and sum(each for each, _ in self._arriving.values()) + size > _ROOM:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
-        self._arriving[number] = size
+        self._arriving[number] = size, request
         try:
             return await self._received(request, number, found, offset, size, sha256)
         finally:
             del self._arriving[number]
+
+    async def _alone(self, number: int) -> None:
+        """End the upload that a node has begun before: its line is dead, or the node has thought better of it."""
+        if number not in self._arriving:
+            return
+        _, other = self._arriving[number]
+        if other.transport is not None:
+            other.transport.abort()
+        for _ in range(500):
+            if number not in self._arriving:
+                return
+            await asyncio.sleep(0.01)
+        raise _refusal(429, "busy", "another part of this answer is being looked at")
 
     async def _received(
         self, request: web.Request, number: int, posted: Posted, offset: int, size: int, sha256: str
     ) -> web.Response:
         part = self._part(number, posted)
         there = part.stat().st_size if part.is_file() else 0
-        if there > size:  # of an answer that was given up: this one is no part of it
+        if there > size:  # it was another answer's
             part.unlink()
             there = 0
         if offset != there:
             return _json(Answered(offset=there), status=409)
         with part.open("ab") as stream:
-            async for piece in request.content.iter_chunked(_PIECE):
+            while piece := await self._piece(request):
                 if there + len(piece) > size:
                     part.unlink()
                     raise _refusal(413, "size", f"more than the {size} bytes that were announced")
@@ -281,6 +322,14 @@ class Routes:
             return _json(Answered(offset=there), status=202)
         refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
         return _json(Answered(offset=size, done=True, refused=refused))
+
+    async def _piece(self, request: web.Request) -> bytes:
+        """What comes next; nothing at the end.  Refuses whoever sends nothing for too long."""
+        try:
+            async with asyncio.timeout(SILENT):
+                return await request.content.readany()
+        except TimeoutError:
+            raise _refusal(408, "slow", f"nothing came for {SILENT:g} s", "go on from the offset") from None
 
     def _settle(self, part: Path, posted: Posted, size: int, sha256: str) -> str | None:
         """A whole answer: check it, keep it, write it down; why it is refused, or None."""
@@ -383,12 +432,17 @@ def _problem(status: int, problem: str, message: str, hint: str | None = None) -
     return _json(Problem(problem=problem, message=message[:4000], hint=hint and hint[:4000]), status)
 
 
+class _TooLarge(web.HTTPClientError):
+    """aiohttp's own has a text of its own, and takes no body beside it."""
+
+    status_code = 413
+
+
 def _refusal(status: int, problem: str, message: str, hint: str | None = None) -> web.HTTPException:
     kinds: dict[int, type[web.HTTPException]] = {
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
-        409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity, 429: web.HTTPTooManyRequests,
+        408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity,
+        413: _TooLarge, 429: web.HTTPTooManyRequests,
     }  # fmt: skip
     text = pack(Problem(problem=problem, message=message[:4000], hint=hint)).decode()
-    if status == 413:
-        return web.HTTPRequestEntityTooLarge(LIMIT, 0, text=text, content_type="application/json")
     return kinds[status](text=text, content_type="application/json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ class Shelf:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        for part in ("bodies", "answers", "memories"):
+        for part in ("bodies", "answers", "memories", "vectors"):
             (place / part).mkdir(parents=True, exist_ok=True)
 
     def body(self, sha256: str) -> Path:
@@ -33,6 +35,28 @@ class Shelf:
 
     def memory(self, task: str) -> Path:
         return self.place / "memories" / task
+
+    def vector(self, task: str, model: str) -> Path:
+        """Where the update of a task is kept that goes into a secure sum; `model` is the hash of what it began with."""
+        return self.place / "vectors" / f"{task}-{model}"
+
+    def secret(self) -> bytes:
+        """32 bytes from the operating system, the same for as long as this directory is there."""
+        path = self.place / "secret"
+        if not path.is_file():
+            part = self.place / "secret.part"
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+                stream.write(secrets.token_bytes(32))
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        return path.read_bytes()
+
+    def over(self, round: int) -> None:
+        """Rounds before this one are over: their updates are summed no more."""
+        for path in (self.place / "vectors").iterdir():
+            if _order(path.name)[0] < round:
+                path.unlink(missing_ok=True)
 
     def tidy(self, counts: str | None, wanted: Iterable[str]) -> None:
         """Remove what is needed no more: bodies but the `wanted`, and memories long before the one that `counts`."""

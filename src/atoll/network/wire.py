@@ -16,7 +16,7 @@ from atoll.errors import CodecError
 
 __all__ = [
     "LIMIT", "LOOPBACK", "NAME", "PORT", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm", "Failure",
-    "Field", "Hello", "Joined", "Joining", "Plan", "Problem", "Task", "Verdict", "pack", "unpack",
+    "Field", "Hello", "Joined", "Joining", "Member", "Plan", "Problem", "Registry", "Task", "Verdict", "pack", "unpack",
 ]  # fmt: skip
 
 VERSIONS = (1,)
@@ -34,7 +34,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 Text = Annotated[str, Meta(max_length=4096)]
 Short = Annotated[str, Meta(max_length=200)]
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Id = Annotated[str, Meta(pattern="^[0-9]{1,9}-[0-9]{1,6}-[0-9]{1,6}(-[a-z]+)?$")]
+Id = Annotated[str, Meta(pattern="^[0-9]{1,9}-[0-9]{1,6}-[0-9]{1,9}(-[a-z]{1,20})?$")]
 Count = Annotated[int, Meta(ge=0, le=1 << 50)]
 T = TypeVar("T", bound="Message")
 
@@ -62,11 +62,17 @@ class Hello(Message, frozen=True):
 
 
 class Joining(Message, frozen=True):
-    """A node wants to take part. `session` is new for every start of the node: the last one counts."""
+    """A node wants to take part. `session` is new for every start of the node: the last one counts.
+
+    `ed25519` is the public key under which it signs in secure aggregation, in hexadecimal digits; `certificate` the one
+    (PEM) that names this key, where there are certificates.
+    """
 
     protocols: tuple[int, ...]
     software: Short
     session: Annotated[str, Meta(min_length=16, max_length=64)]
+    ed25519: Hash | None = None
+    certificate: Text | None = None
 
 
 class Plan(Message, frozen=True):
@@ -92,6 +98,8 @@ class Plan(Message, frozen=True):
     test: float | Literal["auto"] | None
     rounds: Count
     cohort: Count | float | None
+    repeatable: bool = False
+    """Whether nodes may draw noise and rounding from the seed, so that a simulation repeats the run: never private."""
 
 
 class Joined(Message, frozen=True):
@@ -133,7 +141,7 @@ class Blob(Message, frozen=True):
 
 
 class Task(Message, frozen=True):
-    """What one node is asked to do.
+    """What one node is asked to do: work on its data, or its part in a stage of secure aggregation.
 
     `id` is "round-call-attempt", and names the task among those of a node. `memory` is the task after which the node
     kept the memory that it is to begin with. `received` is `shared` with the fields of `own` put in. `seconds` are
@@ -143,6 +151,8 @@ class Task(Message, frozen=True):
     id: Id
     round: Count
     program: Short
+    """What is run; of kind "secagg" the stage. There `shared` is the server's message, `own` the `Registry` in the
+    first stage, and `of` the task whose update is to be summed."""
     shared: Blob
     own: Blob | None = None
     memory: Id | None = None
@@ -153,6 +163,22 @@ class Task(Message, frozen=True):
     cohort: Count = 1
     seconds: float | None = None
     most: Count = 0
+    kind: Literal["work", "secagg"] = "work"
+    of: Id | None = None
+
+
+class Member(Message, frozen=True):
+    """A node's key for signatures in secure aggregation (see `Joining`)."""
+
+    name: Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
+    ed25519: Hash
+    certificate: Text | None = None
+
+
+class Registry(Message, frozen=True):
+    """Whose signatures count in an attempt."""
+
+    members: tuple[Member, ...]
 
 
 class Answered(Message, frozen=True):
@@ -188,7 +214,8 @@ class Beaten(Message, frozen=True):
 class Failure(Message, frozen=True):
     """A node could not do a task."""
 
-    kind: Literal["raised", "hung", "memory", "exited", "refused"]
+    kind: Literal["raised", "hung", "memory", "exited", "refused", "spent"]
+    """"spent": its update of this round may be in a sum already, and does not go into another one."""
     reason: Text
 
 

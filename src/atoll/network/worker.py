@@ -47,6 +47,8 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     text: str
     refused: list[str]
     hours: tuple[str, ...]
+    smallest: int
+    """Nodes that a round must have."""
 
 
 class Do(msgspec.Struct, tag=True, frozen=True):
@@ -58,6 +60,10 @@ class Do(msgspec.Struct, tag=True, frozen=True):
     memory: str | None
     answer: str
     after: str
+    vector: str
+    """Where the update goes that is hidden in a secure sum; it is not in the answer then."""
+    noise: bytes | None = None
+    """The key of what is drawn on the update's way; None: it follows from the run's seed, and protects nobody."""
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
@@ -150,10 +156,17 @@ class _Work:
 
         hours = self.policy.hours
         windows = (hours,) if isinstance(hours, str) else hours or ()
-        return Ready(form_of(self.data, self.number), self.text, self.refused, windows)
+        return Ready(
+            form_of(self.data, self.number),
+            self.text,
+            self.refused,
+            windows,
+            self.policy.smallest_cohort or 0,
+        )
 
     def do(self, do: Do) -> Done | Declined:
         """Carry out a task, if the policy allows it.  Raises AtollError."""
+        from atoll.channel import Chain
         from atoll.codec import OWN, decode, encode
         from atoll.contract import Job, Order, Work
         from atoll.engines.sequential import Sequential
@@ -170,7 +183,7 @@ class _Work:
         memory = None if do.memory is None else decode(Path(do.memory).read_bytes(), limits=OWN) or None
         received = shared.replace(**own) if own else shared
         work = Work(received, program=task.program)
-        channel = self._channel(task)
+        channel = self._channel(task, do.noise)
         job = Job(
             self.method, work, [self.number], task.round, self.plan.seed, cohort=task.cohort, channel=channel
         )
@@ -181,23 +194,37 @@ class _Work:
         )
         answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
         answer = answer._replace(reply=self.policy.told(answer.reply))
+        if isinstance(channel, Chain) and channel.hides:
+            answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
         if self.allowance is not None:
-            self.allowance.charge(task, private=False)
+            self.allowance.charge(task, private=do.noise is not None)
         _write(Path(do.answer), encode(answer.to_record()))
         _write(
             Path(do.after), encode(after or memory or Record())
         )  # who remembers nothing new keeps what it had
         return Done(time.monotonic() - begun)
 
-    def _channel(self, task: Task) -> Any:
+    def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting
         from atoll.contract import Channel
+        from atoll.privacy.source import Source
 
         if self.chain is None:
             return None
         if task.program.partition(" ")[0] != "train":
             return Channel()  # memories keep their two parts
-        return self.chain.settled(Setting(**(task.setting or {})))
+        chain = self.chain.settled(Setting(**(task.setting or {})))
+        return chain if noise is None else chain.drawing(Source(noise))
+
+
+def _withheld(reply: Any, path: Path) -> Any:
+    """The reply without its update, which stays in a file, in whole numbers, until it is asked for under masks."""
+    from atoll.channel.sums import packed
+    from atoll.tensors import Record
+
+    if float(reply.weight) > 0:
+        _write(path, packed(reply.values).astype("<i4", casting="equiv").tobytes())
+    return reply._replace(values=Record())
 
 
 class _One:

@@ -5,7 +5,7 @@ Nothing here imports torch; the noise itself is in `atoll.privacy.mechanisms`.
 
 from __future__ import annotations
 
-from .accounting import Epsilon, check_delta, epsilon, noise, step_for
+from .accounting import Epsilon, check_delta, epsilon, noise, step_for, usual_delta
 from .events import (
     Adjacency,
     Correlated,
@@ -24,5 +24,5 @@ from .ledger import Charge, Ledger, Level, Terms, parallel
 __all__ = [
     "Adjacency", "Charge", "Correlated", "DiscreteGaussian", "Epsilon", "Event", "Everyone", "Fixed", "Gaussian",
     "Laplace", "Ledger", "Level", "Poisson", "Sampling", "Skellam", "Terms", "check_delta", "epsilon", "noise",
-    "parallel", "step_for",
+    "parallel", "step_for", "usual_delta",
 ]  # fmt: skip

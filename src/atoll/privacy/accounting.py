@@ -11,12 +11,13 @@ import msgspec
 
 from atoll.errors import ConfigError
 from atoll.privacy import curves
+from atoll.privacy.composed import Composition
 from atoll.privacy.events import Adjacency, Correlated, Event, Fixed, Laplace, adjacency, tally, with_noise
 
-__all__ = ["Epsilon", "check_delta", "epsilon", "noise", "renyi_epsilon"]
+__all__ = ["Accountant", "Epsilon", "check_delta", "epsilon", "noise", "renyi_epsilon", "usual_delta"]
 
 _FINEST = 1e-4  # step of the privacy loss
-_CELLS = 2_000_000  # of a distribution, about: beyond, its steps are wider
+_WIDE = 20.0  # epsilon beyond which steps are wider, by powers of two
 _CLOSE = 1e-4  # how near the noise that is found is to the least, as a ratio
 _LEAST, _MOST = 1e-3, 1e5  # noise that is looked for
 
@@ -67,17 +68,48 @@ def step_for(target: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _epsilon(pairs: tuple[tuple[Event, int], ...], delta: float, step: float) -> Epsilon:
-    found = dict(pairs)
-    neighbours = adjacency(found)
-    rdp = renyi_epsilon(found, delta)
-    pld = _loss_epsilon(found, neighbours, delta, step, rdp) if _worth_it(found, delta, rdp) else None
-    if rdp is None and pld is None:
-        raise ConfigError(
-            "no accountant has noise over whole numbers with Poisson sampling, and fixed cohorts, together",
-            hint="sample one way, or keep a ledger for each",
-        )
-    least, by = min((value, name) for value, name in ((pld, "PLD"), (rdp, "RDP")) if value is not None)
-    return Epsilon(least, delta, by, neighbours, rdp, pld)
+    return Accountant(delta, step).told(dict(pairs))
+
+
+class Accountant:
+    """What events come to, told anew as they grow: milliseconds where most of them were told before.
+
+    Args:
+        step: of the loss distributions.
+        kinds: different events from which on RDP alone answers, where it can: the first of its kind takes as long as
+            hundreds of others.
+    """
+
+    def __init__(self, delta: float, step: float = _FINEST, kinds: int | None = None) -> None:
+        self._delta, self._step, self._kinds = delta, step, kinds
+        self._composition: Composition | None = None
+
+    def told(self, events: Mapping[Event, int]) -> Epsilon:
+        """The epsilon of so many of each event."""
+        neighbours, rdp = adjacency(events), renyi_epsilon(events, self._delta)
+        many = rdp is not None and self._kinds is not None and len(events) > self._kinds
+        pld = self._by_losses(events, rdp) if not many and _worth_it(events, self._delta, rdp) else None
+        if rdp is None and pld is None:
+            raise ConfigError(
+                "no accountant has noise over whole numbers with Poisson sampling, and fixed cohorts, together",
+                hint="sample one way, or keep a ledger for each",
+            )
+        least, by = min((value, name) for value, name in ((pld, "PLD"), (rdp, "RDP")) if value is not None)
+        return Epsilon(least, self._delta, by, neighbours, rdp, pld)
+
+    def _by_losses(self, events: Mapping[Event, int], rdp: float | None) -> float | None:
+        """By loss distributions, exactly for normal noise without sampling; None without an answer."""
+        if not events:
+            return 0.0
+        neighbours, step = adjacency(events), self._step
+        if (moved := curves.shift(events, neighbours)) is not None:
+            return curves.exact(moved, self._delta)
+        while (rdp or 0.0) * _FINEST > step * _WIDE:
+            step *= 2
+        found = self._composition
+        if found is None or (found.neighbours, found.step) != (neighbours, step):
+            found = self._composition = Composition(neighbours, step, self._delta)
+        return found.epsilon(events)
 
 
 def renyi_epsilon(events: Mapping[Event, int], delta: float) -> float | None:
@@ -107,22 +139,6 @@ def _unsampled(event: Event) -> Event:
         everyone = Fixed(event.sampling.population, event.sampling.population)
         return msgspec.structs.replace(event, sampling=everyone)
     return event
-
-
-def _loss_epsilon(
-    events: Mapping[Event, int], neighbours: Adjacency, delta: float, step: float, rdp: float | None
-) -> float | None:
-    if not events:
-        return 0.0
-    interval = max(step, (rdp or 0.0) / _CELLS)
-    total = None
-    for event, count in events.items():
-        part = curves.loss(event, neighbours, count, interval)
-        if part is None:
-            return None
-        total = part if total is None else total.compose(part)
-    assert total is not None
-    return float(total.get_epsilon_for_delta(delta))
 
 
 # --- the inverse ----------------------------------------------------------------------------------------------------
@@ -218,6 +234,11 @@ def check_delta(delta: float, population: int) -> None:
             f"delta = {delta:g} says nothing about one of {population:,}: giving one away in full would be within it",
             hint=f"delta is below 1 / population = {1 / population:.3g}; {_example(population)} is usual",
         )
+
+
+def usual_delta(population: int) -> float:
+    """n^-1.1 for n clients or samples.   McMahan et al., ICLR 2018"""
+    return float(population**-1.1)
 
 
 def _example(population: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from atoll.privacy.accounting import counted, renyi_epsilon, step_for
 from atoll.privacy.events import Correlated, Event, tally
@@ -22,6 +22,11 @@ class Budget:
         self._most, self._delta = most, delta
         self._events = tally(events)
         self._room: tuple[Event, int] | None = None  # an event, and the count up to which it is allowed
+
+    @property
+    def events(self) -> Mapping[Event, int]:
+        """What happened, and how often."""
+        return self._events
 
     def exceeded(self) -> bool:
         """Whether what happened so far is more than allowed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from atoll.privacy.events import (
 )  # fmt: skip
 from atoll.privacy.factorised import Vector
 
-__all__ = ["epsilon_of", "library", "loss", "orders", "renyi"]
+__all__ = ["epsilon_of", "exact", "library", "loss", "masses", "orders", "renyi", "shift"]
 
 
 @lru_cache(maxsize=1)
@@ -177,23 +177,16 @@ def _quiet() -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def loss(event: Event, adjacency: Adjacency, count: int, interval: float) -> Any | None:
-    """The privacy loss distribution of `count` such events, in steps of `interval`, rounded to the safe side."""
+def loss(event: Event, adjacency: Adjacency, step: float) -> Any | None:
+    """The privacy loss distribution, in steps, rounded to the safe side."""
     make, twice = library().pld, 2.0 if adjacency == "replace-one" else 1.0
-    if isinstance(event, Correlated):
-        return loss(event.single, adjacency, count, interval)
     if isinstance(event, (DiscreteGaussian, Skellam)) or event.noise == 0:
         return None
     if isinstance(event, Laplace):
-        return make.from_laplace_mechanism(
-            event.noise / twice, value_discretization_interval=interval
-        ).self_compose(count)
-    if (
-        not isinstance(event.sampling, Poisson) or event.sampling.rate == 1
-    ):  # fixed cohorts: as if all took part
-        return make.from_gaussian_mechanism(
-            event.noise / math.sqrt(count), sensitivity=twice, value_discretization_interval=interval
-        )
+        return make.from_laplace_mechanism(event.noise / twice, value_discretization_interval=step)
+    if (plain := shift({event: 1}, adjacency)) is not None:
+        return make.from_gaussian_mechanism(1 / plain, value_discretization_interval=step)
+    assert isinstance(event.sampling, Poisson)
     relation = library().neighbours
     return make.from_gaussian_mechanism(  # the library doubles for replace-one by itself, here
         event.noise,
@@ -201,5 +194,52 @@ def loss(event: Event, adjacency: Adjacency, count: int, interval: float) -> Any
         neighboring_relation=relation.REPLACE_ONE
         if adjacency == "replace-one"
         else relation.ADD_OR_REMOVE_ONE,
-        value_discretization_interval=interval,
-    ).self_compose(count)
+        value_discretization_interval=step,
+    )
+
+
+def masses(found: Any, way: str) -> tuple[int, Vector, float]:
+    """What a loss distribution is made of: its lowest cell, the chance of each cell from there on, that of no bound.
+
+    For neighbours with one participant less, `way` "remove", or more, "add".
+    """
+    dense = getattr(found, f"_pmf_{way}").to_dense_pmf()  # the library shows them nowhere else
+    return dense._lower_loss, np.asarray(dense._probs, np.float64), float(dense._infinity_mass)
+
+
+# --- Gaussian, unsampled --------------------------------------------------------------------------------------------
+
+
+def shift(events: Mapping[Event, int], adjacency: Adjacency) -> float | None:
+    """How far a participant moves all of these events together, in deviations; None unless all are unsampled Gaussians.
+
+    Fixed cohorts count as if all took part.
+    """
+    twice, total = 2.0 if adjacency == "replace-one" else 1.0, 0.0
+    for each, count in events.items():
+        event = each.single if isinstance(each, Correlated) else each
+        sampled = isinstance(event.sampling, Poisson) and event.sampling.rate < 1
+        if not isinstance(event, Gaussian) or sampled or event.noise == 0:
+            return None
+        total += count * (twice / event.noise) ** 2
+    return math.sqrt(total)
+
+
+def exact(moved: float, delta: float) -> float:
+    """The epsilon at `delta` of normal noise that hides a shift by so many deviations.   Balle and Wang, ICML 2018"""
+    phi = library().special.log_ndtr
+
+    def kept(epsilon: float) -> bool:
+        above = float(phi(moved / 2 - epsilon / moved))
+        below = epsilon + float(phi(-moved / 2 - epsilon / moved))
+        return below < above and above + math.log(-math.expm1(below - above)) <= math.log(delta)
+
+    if kept(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while not kept(high):
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if kept(middle) else (middle, high)
+    return high

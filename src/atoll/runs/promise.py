@@ -1,7 +1,7 @@
 """What a run promises of privacy, from what its rounds and its end say.
 
-After a round there is an upper bound (`docs/runs.md`, `spent`); the end has what all of them came to. Where noise
-followed from a seed nothing is promised, and nowhere is that left unsaid.
+After a round there is what all so far came to, rounded up (`docs/runs.md`, `spent`); the end has a sentence. Where
+noise followed from a seed nothing is promised, and nowhere is that left unsaid.
 """
 
 from __future__ import annotations

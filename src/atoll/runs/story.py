@@ -173,7 +173,7 @@ class Story:
     def spent(self, until: int | None = None) -> Spent:
         """What was spent up to the end of a round; None counts all.
 
-        Rounds have an upper bound of epsilon; of all of them it is what the result says, where there is one.
+        Epsilon of all rounds is what the result says, where there is one.
         """
         counted = [number for number in self.costs if until is None or number <= until]
         found = self.costs[counted[-1]] if counted else Spent()

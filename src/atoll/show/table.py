@@ -171,6 +171,7 @@ def _heading(start: Event) -> tuple[str, str]:
     title = f"{start['method']} on {start['data']}, {start['partition']}, {clients}"
     settings = [(key, start["config"].get(key)) for key in ("lr", "epochs", "steps", "batch_size")]
     shown = [f"{key} {value:g}" for key, value in settings if value is not None]
+    shown += [f"{key} {value}" for key in ("channel", "dp_sgd") if (value := start["config"].get(key))]
     return title, ", ".join([*shown, f"{start['parameters']:,} parameters on {start['device']}"])
 
 

@@ -231,18 +231,35 @@ def test_an_update_is_given_once_and_in_time() -> None:
         made.clients[NODE].contribute(update(given.encoding, NODE))
 
 
-def test_an_update_of_one_round_goes_into_one_attempt_unless_the_client_allows_it() -> None:
+@pytest.mark.parametrize("active", [True, False])
+@pytest.mark.parametrize(
+    ("survivors", "other", "refused"),
+    [((0, 1, 2, 3), False, False), ((0, 1, 2), False, True), ((0, 1, 2, 3), True, True)],
+)
+def test_an_update_of_one_round_goes_into_one_sum_unless_the_client_allows_it(
+    active: bool, survivors: tuple[int, ...], other: bool, refused: bool
+) -> None:
+    """Another attempt may end in the same sum, and in no other: not of others, not with another update."""
     for repeats in (False, True):
-        marks = MarksInMemory()
-        floors = Floors(repeats=repeats)
-        for attempt in (0, 1):
-            made = cohort(terms(4, attempt=attempt))
-            made.clients[NODE] = client(NODE, made.terms, marks=marks, floors=floors)
-            sent = until("masked", made)[NODE]
-            if attempt and not repeats:
-                refuses(made, sent, "another attempt")
+        marks, floors = MarksInMemory(), Floors(active=active, repeats=repeats)
+        for attempt, alive in enumerate(((0, 1, 2, 3), survivors)):
+            made = cohort(terms(4, attempt=attempt, threshold=3, active=active), floors=Floors(active=active))
+            values = update(made.terms.encoding, "node-0009" if attempt and other else NODE)
+            made.clients[NODE] = client(NODE, made.terms, values, marks=marks, floors=floors)
+            until("consistency" if active else "unmask", made)
+            sent = Survivors(made.terms.sid, bits(*alive))
+            if attempt and refused and not repeats:
+                refuses(made, sent, "may be in another sum")
             else:
                 assert made.clients[NODE].receive(sent)
+
+
+def test_who_has_only_contributed_is_bound_to_nothing() -> None:
+    marks = MarksInMemory()
+    for attempt in (0, 1):
+        made = cohort(terms(4, attempt=attempt))
+        made.clients[NODE] = client(NODE, made.terms, marks=marks)
+        assert made.clients[NODE].receive(until("masked", made)[NODE])
 
 
 # ---- unmasking: one answer, one kind of share of each

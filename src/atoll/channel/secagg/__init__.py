@@ -11,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .encoding import Encoding, Total
-from .errors import AbortedError, OutOfTurnError, RefusedError, RejectedError
+from .errors import AbortedError, OutOfTurnError, RefusedError, RejectedError, SpentError
 from .floors import Floors, Marks, MarksInMemory
 from .graph import Graph, Plan, plan
 from .ideal import ideal
 from .messages import from_client, from_server, pack
-from .terms import Terms
+from .terms import Terms, lottery, proposed
 
 if TYPE_CHECKING:
     from .client import Client
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbortedError", "Client", "Encoding", "Floors", "Graph", "Marks", "MarksInMemory", "OutOfTurnError", "Plan",
-    "RefusedError", "RejectedError", "Server", "Terms", "Total", "exchange", "from_client", "from_server", "ideal",
-    "pack", "plan",
+    "RefusedError", "RejectedError", "Server", "SpentError", "Terms", "Total", "exchange", "from_client", "from_server",
+    "ideal", "lottery", "pack", "plan", "proposed",
 ]  # fmt: skip
 
 _LATER = {"Client": "client", "Server": "server", "exchange": "play"}

@@ -11,12 +11,13 @@ each client hands out one share of each neighbour: of b where its update is in t
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 
 from atoll.channel.secagg import keys, masks, shamir
 from atoll.channel.secagg.encoding import Ints
-from atoll.channel.secagg.errors import OutOfTurnError, RefusedError
+from atoll.channel.secagg.errors import OutOfTurnError, RefusedError, SpentError
 from atoll.channel.secagg.floors import Floors, Marks, once_a_round
 from atoll.channel.secagg.messages import (
     Boxes,
@@ -89,6 +90,11 @@ class Client:
         """Drop all secrets, others' shares too."""
         self._erase()
         self._held: dict[int, bytes] = {}  # by client: its shares of b and of the mask key, behind each other
+
+    def abandon(self) -> None:
+        """Take no further part, and drop all secrets: another attempt has begun."""
+        self.due = None
+        self._forget()
 
     def contribute(self, values: Ints) -> None:
         """The update, as `encoding` of the terms encodes it: uint32 [d + 1]. It is not changed.
@@ -217,10 +223,7 @@ class Client:
                 raise self._refuse(f"the box of {terms.nodes[sender]!r}: no two shares are in it")
             self._held[sender] = pair
             (plus if self._me < sender else minus).append(keys.mask_seed(shared, self._sid))
-        if not self._marks.once("contributed", once_a_round(terms)) and not self._floors.repeats:
-            raise self._refuse(
-                "its update of this round was in another attempt, which may have been unmasked"
-            )
+        self._given = hashlib.sha256(values.astype("<u4").tobytes()).digest()
         masked = values.astype("<u4")
         masks.apply(masked, plus, minus)
         self._erase()
@@ -244,11 +247,26 @@ class Client:
             raise self._refuse(
                 f"a sum of {len(self._alive)} clients, and this client's floor is {self._floors.cohort}"
             )
+        self._bind(terms)
         if terms.active:
             return Confirmation(
                 self._sid, self._sign(keys.survived(self._sid, message.members))
             ), Confirmations
         return self._unmask(), None
+
+    def _bind(self, terms: Terms) -> None:
+        """Bind the update of this round to these survivors, for good: what it says from here on may unmask their sum.
+
+        Who is asked for a sum of others, or has another update by now, has to refuse. An attempt that was unmasked had
+        more than two thirds of its clients agree; those who did not, and know of no sum, are too few for a
+        difference to come down to any one.
+        """
+        names = "\n".join(terms.nodes[client] for client in sorted(self._alive)).encode()
+        value = hashlib.sha256(self._given + names).digest()
+        if not self._marks.only("agreed", once_a_round(terms), value) and not self._floors.repeats:
+            raise SpentError(
+                f"{self.node!r} takes no part: its update of this round may be in another sum, of other clients"
+            )
 
     def _confirmed(self, message: Confirmations) -> Shares:
         terms = self.terms

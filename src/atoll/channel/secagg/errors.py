@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from atoll.errors import PausedError, RunError
 
-__all__ = ["AbortedError", "OutOfTurnError", "RefusedError", "RejectedError"]
+__all__ = ["AbortedError", "OutOfTurnError", "RefusedError", "RejectedError", "SpentError"]
 
 
 class RefusedError(RunError):
     """A client takes no further part: what it was sent breaks the protocol or a floor of its own."""
+
+
+class SpentError(RefusedError):
+    """A client's update of this round may be in a sum already, and will not go into another one."""
 
 
 class OutOfTurnError(RefusedError):

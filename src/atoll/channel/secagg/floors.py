@@ -23,8 +23,9 @@ class Floors:
         degree: neighbours that a client must have; all others, where there are fewer.
         active: insist on the protocol against a server that lies. There, more than two thirds of the holders of a
             secret must be needed, and a graph that is not complete must follow from randomness that the client knows.
-        repeats: whether an update of one round may go into another attempt, after one in which it may have been
-            unmasked. Two sums that differ by one client give that client away.
+        repeats: whether the update of one round may go into sums of different clients, or change between two sums. Two
+            sums that differ by one client give that client away. Once it has agreed to a sum, a client takes part in
+            a further attempt of the round only with the same update, for a sum of the same clients.
     """
 
     cohort: int = 3
@@ -72,17 +73,25 @@ class Marks(Protocol):
         """Write down that this was done, durably before it returns. False if it was written down before."""
         ...
 
+    def only(self, what: str, of: bytes, value: bytes) -> bool:
+        """Write down this value, durably before it returns. False if another one was written down before."""
+        ...
+
 
 @dataclass
 class MarksInMemory:
     """Marks of a client that does not outlive its process, as in a simulation."""
 
-    done: set[tuple[str, bytes]] = field(default_factory=set)
+    done: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
 
     def once(self, what: str, of: bytes) -> bool:
-        before = len(self.done)
-        self.done.add((what, of))
-        return len(self.done) > before
+        if (what, of) in self.done:
+            return False
+        self.done[what, of] = b""
+        return True
+
+    def only(self, what: str, of: bytes, value: bytes) -> bool:
+        return self.done.setdefault((what, of), value) == value
 
 
 def once_a_round(terms: Terms) -> bytes:

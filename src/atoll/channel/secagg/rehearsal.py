@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,21 +9,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from atoll.channel.secagg.client import Client
 from atoll.channel.secagg.encoding import Encoding, Ints
 from atoll.channel.secagg.floors import Floors, MarksInMemory
-from atoll.channel.secagg.graph import plan
 from atoll.channel.secagg.play import exchange
 from atoll.channel.secagg.server import Server
-from atoll.channel.secagg.terms import Terms
+from atoll.channel.secagg.terms import proposed
 from atoll.errors import ConfigError
 
 __all__ = ["rehearsed"]
 
-GAMMA = DELTA = 0.1
-"""Shares of a cohort that may be corrupt, and that may drop out (see `plan`)."""
 
-
-def rehearsed(
-    vectors: Mapping[int, Ints], *, run: str, round: int, clip: float, bits: int, levels: int
-) -> Ints:
+def rehearsed(vectors: Mapping[int, Ints], *, run: str, round: int, encoding: Encoding) -> Ints:
     """The sum of encoded updates (uint32 [d + 1], the weight last) by client, by the whole protocol.
 
     Everybody has new keys, and answers. Raises ConfigError for fewer than three clients: a sum of two tells each of
@@ -35,13 +28,8 @@ def rehearsed(
             f"round {round}: a sum of {len(vectors)} clients hides nobody", hint="set a larger cohort"
         )
     nodes = {f"{client:012d}": client for client in sorted(vectors)}
-    size = len(next(iter(vectors.values()))) - 1
-    asked = plan(len(nodes), GAMMA, DELTA, active=True)
-    beacon = b"" if asked.degree == len(nodes) - 1 else hashlib.sha256(f"{run} {round}".encode()).digest()
-    encoding = Encoding(size, clip, bits, levels)
-    terms = Terms(
-        run, round, 0, tuple(nodes), asked.degree, asked.threshold, encoding, active=True, beacon=beacon
-    )
+    terms = proposed(run, round, 0, tuple(nodes), encoding)
+    beacon = terms.beacon
     identities = {node: Ed25519PrivateKey.generate() for node in nodes}
     registry = {node: key.public_key().public_bytes_raw() for node, key in identities.items()}
     clients = {}

@@ -7,10 +7,13 @@ import hashlib
 import msgspec
 
 from atoll.channel.secagg.encoding import Encoding
-from atoll.channel.secagg.graph import Graph
+from atoll.channel.secagg.graph import Graph, plan
 from atoll.errors import ConfigError
 
-__all__ = ["Terms"]
+__all__ = ["Terms", "lottery", "proposed"]
+
+GAMMA = DELTA = 0.1
+"""Shares of a cohort that may be corrupt, and that may drop out (see `plan`)."""
 
 
 class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -76,3 +79,20 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
                 f"terms of secure aggregation: {wrong}", hint="take degree and threshold from `plan`"
             )
         self.encoding.check(n)
+
+
+def lottery(run: str, round: int) -> bytes:
+    """The beacon of a round where nobody brings a better one: it follows from run and round, which all know.
+
+    Who chooses the cohort knows it beforehand: against a server that does, graphs are to be complete.
+    """
+    return hashlib.sha256(f"{run} {round}".encode()).digest()
+
+
+def proposed(
+    run: str, round: int, attempt: int, nodes: tuple[str, ...], encoding: Encoding, model: bytes = b""
+) -> Terms:
+    """Terms of the protocol against a server that lies, with a tenth of the nodes corrupt and a tenth lost."""
+    degree, threshold = plan(len(nodes), GAMMA, DELTA, active=True)
+    beacon = b"" if degree == len(nodes) - 1 else lottery(run, round)
+    return Terms(run, round, attempt, nodes, degree, threshold, encoding, model, True, beacon)
