@@ -207,7 +207,7 @@ const hash = async (bytes) => hex(await crypto.subtle.digest("SHA-256", bytes));
 /** Takes part for `name`, with the data that `load(plan)` gives. `send` takes the place of fetch (see join.mjs). */
 export class Client {
   constructor(url, name, load, { say = () => {}, send = (...request) => fetch(...request) } = {}) {
-    Object.assign(this, { url, name, load, say, send, joined: -Infinity, last: {}, beaten: 0, rested: 0 });
+    Object.assign(this, { url, name, load, say, send, last: {}, beaten: 0, rested: 0 });
     this.headers = { "Atoll-Name": name, "Atoll-Session": crypto.randomUUID(), "Content-Type": "application/json" };
     this.ending = new AbortController();
   }
@@ -218,8 +218,7 @@ export class Client {
       const sent = this.send(this.url + path, { method, body, signal, headers: this.headers });
       const [status, bytes] = await sent.then(async (r) => [r.status, await r.arrayBuffer()]).catch(() => [0]);
       this.ending.signal.throwIfAborted();
-      if (!status || status === 429 || status >= 500) {
-        if (!status) this.joined = -Infinity; // it may start anew, and know no sessions
+      if (!status || status === 408 || status === 429 || status >= 500) {
         this.say(`waiting for the coordinator (${status || "no connection"})`);
         await pause(Math.min(60, 2 ** tries / 2) * (0.5 + Math.random()));
         continue;
@@ -231,8 +230,7 @@ export class Client {
       const said = { ...JSON.parse(new TextDecoder().decode(bytes) || "{}"), status };
       if (status < 400 || status === 410 || "offset" in said || said.problem === "stale") return said;
       if (said.problem === "hash") return { offset: 0 }; // what had arrived is dropped
-      must(status === 409 && path !== "/v1/join", said.message ?? `HTTP ${status}`, said);
-      must(performance.now() - this.joined > 10000, `${this.name} has joined from elsewhere, too`, said);
+      must(said.problem === "unjoined" && path !== "/v1/join", said.message ?? `HTTP ${status}`, said);
       await this.join();
     }
   }
@@ -243,7 +241,7 @@ export class Client {
     const plain = method === "fedavg" && hyper.optimizer === "sgd" && !more.some((key) => ({ ...plan, ...hyper })[key]);
     const dense = /^(auto|logistic|2nn|mlp(:[\d, ]+)?)$/.test(model) && (loss ?? "cross_entropy") === "cross_entropy";
     must(plain && dense, `this client trains dense networks by fedavg with plain sgd, and not ${JSON.stringify(plan)}`);
-    Object.assign(this, { plan, number, joined: performance.now(), data: this.data ?? await this.load(plan) });
+    Object.assign(this, { plan, number, data: this.data ?? await this.load(plan) });
     const { width, classes, ...splits } = this.data, inputs = [{ name: "", dtype: "F32", shape: [width] }];
     const form = { inputs, targets: { name: "", dtype: "I64", shape: [] }, classes };
     for (const split of ["train", "validation", "test"]) form[split] = splits[split]?.labels.length ?? null;
@@ -271,7 +269,7 @@ export class Client {
       return void await this.ask("POST", `${path}/failure`, { kind, reason });
     }
     const { blob } = this.last, sha256 = await hash(blob);
-    let said = await this.ask("GET", `${path}/answer`);
+    let said = { offset: 0 };
     while (!said.done && said.problem !== "stale") { // what has arrived stays; a part is 1 MB
       const query = `offset=${said.offset}&size=${blob.length}&sha256=${sha256}`;
       said = await this.ask("PUT", `${path}/answer?${query}`, null, blob.subarray(said.offset, said.offset + 2 ** 20));

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from atoll.data import FederatedData, from_arrays, from_clients
+from atoll.data import Samples
 from tests.network.cluster import Cluster
 from tests.runs.browser import BROWSER, DRIVER, browser
 
@@ -37,11 +38,10 @@ def rows(seed: int, count: int = 75) -> tuple[Any, Any]:
     return (rng.normal(size=(count, 3)) * 0.4 + np.eye(3)[y] * 2).astype(np.float32), y
 
 
-def held() -> FederatedData:
-    """A place in the cluster for each: what they read are CSV files."""
-    return from_clients(
-        {name: from_arrays(*rows(seed), (*rows(9),)) for seed, name in enumerate(("ann", "web"))}
-    )
+def points() -> dict[str, Samples]:
+    """What each has, as the cluster is given it: what they read are the same points as CSV files."""
+    pairs = {name: rows(seed) for seed, name in enumerate(("ann", "web"))}
+    return {name: Samples(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in pairs.items()}
 
 
 def table(path: Path, seed: int) -> None:
@@ -59,7 +59,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         "method": "fedavg", "model": "mlp:8", "rounds": 3, "lr": 0.3, "epochs": 2, "engine": "loop",
         "label": "kind", "features": ",".join(FEATURES), "classes": 3, "clients": 2,
     }  # fmt: skip
-    with Cluster(tmp_path, settings, held(), ("ann", "web"), network={"absent": 20}) as found:
+    with Cluster(tmp_path, settings, points(), ("ann", "web"), network={"absent": 20}) as found:
         for seed, name in enumerate(found.names):
             table(tmp_path / f"{name}.csv", seed)
         yield found
@@ -137,16 +137,17 @@ def test_it_leaves_when_it_is_asked_to(cluster: Cluster) -> None:
 
 PAGED = """
 import sys
-from functools import partial
-from atoll.cli import main, serve
-from atoll.network import serving
+from atoll.cli import main
+from atoll.network.routes import Routes
 
-place = sys.argv.pop(1)
+place, plain = sys.argv.pop(1), Routes.application
 
-def page(coordinator, routes, site):
+def application(routes):
+    site = plain(routes)
     site.router.add_static("/client/", place)
+    return site
 
-serve.serve = partial(serving.serve, more=page)
+Routes.application = application
 main()
 """
 

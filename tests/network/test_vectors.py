@@ -76,11 +76,8 @@ def test_messages_are_accepted_and_refused_as_the_vectors_say() -> None:
         found = wire.unpack(vector["text"].encode(), getattr(wire, vector["message"]))
         assert wire.pack(found).decode() == vector["text"]
     kinds = {vector["message"] for vector in vectors["accepted"]}
-    spoken = {name for name in wire.__all__ if isinstance(getattr(wire, name), type)} - {
-        "Blob",
-        "Field",
-        "Plan",
-    }
+    spoken = {name for name in wire.__all__ if isinstance(getattr(wire, name), type)}
+    spoken -= {"Blob", "Field", "Member", "Plan"}  # parts of others
     assert spoken <= kinds, "every message has a vector"
     for vector in vectors["refused"]:
         kind = getattr(wire, vector["message"])

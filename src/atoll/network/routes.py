@@ -127,7 +127,9 @@ class Routes:
         except web.HTTPException as error:
             if error.status < 400 or error.content_type == "application/json":
                 raise
-            return _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
+            found = _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
+            found.headers.update({key: error.headers[key] for key in _KEPT if key in error.headers})
+            return found
         except (ConnectionError, web.RequestPayloadError):
             return _problem(400, "cut", "the request broke off")
         except (AtollError, OSError) as error:
@@ -401,6 +403,7 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
     }
 
 
+_KEPT = ("Allow", "Retry-After")
 _WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 503: "busy"}
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from atoll.errors import ConfigError
-from atoll.network import wire
+from atoll.network import invitation, wire
 
 __all__ = ["BEGIN", "END", "SAYS", "messages", "schemas", "tables", "within", "yaml"]
 
-BEGIN = "from src/atoll/network/wire.py, by `python -m atoll.network.tables`"
+BEGIN = "from src/atoll/network, by `python -m atoll.network.tables`"
 END = "up to here"
 
 SAYS: Mapping[str, Mapping[str, str]] = {
@@ -39,6 +39,8 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "protocols": "versions that the node speaks",
         "software": "what it is, for logs",
         "session": "random text, new at every start of the node; sent as `Atoll-Session` from then on",
+        "ed25519": "the public key under which it signs in secure aggregation; null: it takes no part in that",
+        "certificate": "the certificate (PEM) that names this key, over TLS",
     },
     "Joined": {
         "protocol": "the version that is spoken: the newest that both speak",
@@ -63,6 +65,7 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "test": 'share of its samples kept for tests; "auto" is a fifth; null is none',
         "rounds": "how many there will be",
         "cohort": "clients a round; null: everybody, or 10 of more than 20",
+        "repeatable": "noise and rounding may be drawn from the seed, for a simulation to repeat them: never private",
     },
     "Field": {
         "name": 'the part\'s name, "" where there is one part',
@@ -82,7 +85,8 @@ SAYS: Mapping[str, Mapping[str, str]] = {
     "Task": {
         "id": "round-call-attempt; names the task among those of this node, also after a restart",
         "round": "from 1",
-        "program": '"train", "evaluate", "personal", one of the method\'s own; the last two also "... on validation"',
+        "program": '"train", "evaluate", "personal", "evaluate on validation" ..., or one of the method\'s own; of kind'
+        ' "secagg" the stage',
         "shared": "a record, the same for all who are asked",
         "own": "a record whose fields take the place of those in `shared`, or come after them",
         "memory": "the task after which the node kept the memory that it begins with; null: none yet",
@@ -92,7 +96,15 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "cohort": "how many are asked",
         "seconds": "left from now on, by the node's own clock; null: as long as it takes",
         "most": "bytes that the answer may have",
+        "kind": '"work" on the node\'s data, or its part in a stage of secure aggregation',
+        "of": 'of kind "secagg": the task whose update is to be summed',
     },
+    "Member": {
+        "name": "the node",
+        "ed25519": "its key for signatures",
+        "certificate": "the certificate that names this key, for others to check",
+    },
+    "Registry": {"members": "all who are asked"},
     "Answered": {
         "offset": "bytes of the answer that are there",
         "done": "whether the task is settled",
@@ -106,16 +118,27 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "state": "what the run is doing, for people",
     },
     "Failure": {
-        "kind": '"refused" is for good; after any other the task is asked again, twice by default',
+        "kind": '"refused" and "spent" (its update may be in a sum already) are for good; after any other the task is'
+        " asked again, twice by default",
         "reason": "for people",
     },
+    "Trust": {"authority": "its certificate in PEM"},
+    "Enrolling": {
+        "token": "the invitation, `atoll1.NAME.SECRET.PIN`",
+        "csr": "the certificate request in PEM: PKCS 10, for a key on P-256",
+        "ed25519": "the public key that signs in secure aggregation",
+        "proof": "its signature of the request",
+    },
+    "Renewing": {"csr": "the certificate request in PEM"},
+    "Certified": {"certificate": "the node's, in PEM", "authority": "the authority's, in PEM"},
 }
 """What each field means."""
 
 
 def messages() -> dict[str, type[wire.Message]]:
     """All messages, in the order in which they are defined."""
-    found = {name: each for name, each in vars(wire).items() if inspect.isclass(each)}
+    defined = [*vars(wire).items(), *vars(invitation).items()]
+    found = {name: each for name, each in defined if inspect.isclass(each)}
     return {
         name: each
         for name, each in found.items()

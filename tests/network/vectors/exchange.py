@@ -159,6 +159,10 @@ async def _round(tape: Tape, built: list[Any]) -> None:
     body = await tape.ask("its body", "GET", f"/v1/blob/{judged.shared.sha256}")
     await tape.ask("an answer to a task that never was", "GET", "/v1/task/9-9-9/answer")
     blob = answer(client, judged, decode(body), simulation.method)
+    longer = f"offset=0&size=9000&sha256={'0' * 64}"
+    await tape.ask(
+        "of an answer that is given up", "PUT", f"/v1/task/{judged.id}/answer?{longer}", bytes(600)
+    )
     query = f"offset=0&size={len(blob)}&sha256={hashlib.sha256(blob).hexdigest()}"
     await tape.ask(
         "other bytes than announced", "PUT", f"/v1/task/{judged.id}/answer?{query}", blob[:-1] + b"\x01"
