@@ -98,8 +98,8 @@ NAMES = [
 ]
 
 PARAMETERS = {
-    "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt joins"
-    " leaves seed dp_sgd stragglers epsilon delta sampling choose devices pace concurrency deadline over_select"
+    "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt"
+    " joins leaves seed dp_sgd stragglers epsilon delta sampling choose devices pace concurrency deadline over_select"
     " quorum late retry exclude adaptive"
     " target patience eval_every eval_clients engine workers device runs checkpoint"
     " keep settings",

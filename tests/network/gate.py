@@ -29,6 +29,10 @@ class Gate:
     def hold(self, text: str) -> None:
         self._text = text.encode()
 
+    def free(self) -> None:
+        """Let everything through again; what was held is lost."""
+        self._text = None
+
     def _open(self) -> None:
         with suppress(OSError):
             while True:

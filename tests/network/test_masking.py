@@ -22,12 +22,13 @@ from atoll.channel.secagg.server import Server
 from atoll.channel.sums import packed, unpacked
 from atoll.codec import encode
 from atoll.contract import Answer, Reply
+from atoll.dpsgd.records import DPSGD, Records
 from atoll.errors import ConfigError
 from atoll.network.masking import Masking, Signer, certified, told
 from atoll.network.node import Node, Station
 from atoll.network.remote import _Check
 from atoll.network.shelf import Shelf
-from atoll.network.sums import between, whole
+from atoll.network.sums import between, chain_of, hidden, whole
 from atoll.network.wire import Blob, Failure, Member, Plan, Registry, Task
 from atoll.network.wire import pack as packed_message
 from atoll.privacy.source import Source
@@ -220,6 +221,11 @@ def test_what_nodes_cannot_play_is_refused() -> None:
             between(channel(text), secret=True)
     found = between(channel("clip:0.5 | local:1"), secret=True)
     assert isinstance(found, Chain) and found.setting is not None and found.setting.secret
+    around = between(Records(channel("secagg:16,protocol"), DPSGD(1.0, 1.0)), secret=True)
+    assert isinstance(around, Records) and around.rule == DPSGD(1.0, 1.0)
+    assert hidden(job(around)) and (inner := chain_of(around)) is not None and inner.setting is not None
+    with pytest.raises(ConfigError, match="secure aggregation alone"):
+        between(Records(channel("secagg:16")), secret=True)
 
 
 def test_vectors_are_unpacked_as_they_were_packed() -> None:

@@ -138,6 +138,7 @@ def restarted(place: Path, stage: str) -> None:
             if "3 of 4" in made.status()["state"]:
                 break
         made.kill("coordinator")
+        gate.free()
         made.start("coordinator")
         assert made.wait(seconds=LONG) == 0
         for name in made.names:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from atoll.channel import Chain
 from atoll.codec import Limits, decode, encode
 from atoll.contract import Answer, Gathering, Job, Memories, Outcome, Reducer, Reply
 from atoll.contract.gather import outcome
@@ -21,7 +20,7 @@ from atoll.engines.engine import Engine
 from atoll.errors import CodecError
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted
-from atoll.network.sums import Later, Sums, announced, hidden
+from atoll.network.sums import Later, Sums, announced, chain_of, hidden
 from atoll.network.wire import Blob, Task
 from atoll.tensors import Record, named_tensors, nbytes
 
@@ -139,8 +138,8 @@ class Remote(Engine):
         place = f"round/{job.round}/{number}"
         task_id, blob = f"{job.round}-{number}-{attempt}", self._kept(shared)
         setting = None
-        if isinstance(job.channel, Chain) and job.channel.setting is not None:
-            setting = asdict(job.channel.setting)
+        if (chain := chain_of(job.channel)) is not None and chain.setting is not None:
+            setting = asdict(chain.setting)
         training = job.work.program == "train"
         due = None
         if training and self.policy.deadline is not None:

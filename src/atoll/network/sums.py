@@ -15,6 +15,7 @@ from atoll.channel.secagg.messages import Boxes, Confirmation, FromClient, FromS
 from atoll.channel.sums import Together
 from atoll.channel.transform import Setting, Vector
 from atoll.contract import Channel, Job, Outcome, Reducer
+from atoll.dpsgd.records import Records
 from atoll.errors import CodecError, ConfigError, RunError
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted, key_of
@@ -22,7 +23,7 @@ from atoll.network.wire import Blob, Member, Registry, Task
 from atoll.network.wire import pack as packed
 from atoll.tensors import Record
 
-__all__ = ["Later", "Sums", "announced", "between", "hidden", "whole"]
+__all__ = ["Later", "Sums", "announced", "between", "chain_of", "hidden", "whole"]
 
 _ROOM = 1 << 20
 """Bytes that a node's message may have beside its numbers."""
@@ -51,7 +52,13 @@ def whole(channel: str | None) -> str | None:
 
 def hidden(job: Job) -> bool:
     """Whether the clients of a job keep their updates until these are asked for under masks."""
-    return isinstance(job.channel, Chain) and job.channel.hides and job.work.program == "train"
+    return job.channel is not None and job.channel.hides and job.work.program == "train"
+
+
+def chain_of(channel: Channel | None) -> Chain | None:
+    """The chain of a channel, if there is one: by itself, or around private steps."""
+    inner = channel.channel if isinstance(channel, Records) else channel
+    return inner if isinstance(inner, Chain) else None
 
 
 def announced(job: Job) -> Job:
@@ -192,13 +199,14 @@ class Sums:
         """One attempt, to its end.  Raises AbortedError."""
         from atoll.channel.secagg.server import Server
 
-        assert isinstance(job.channel, Chain) and job.channel.protocol is not None
+        chain = chain_of(job.channel)
+        assert chain is not None and chain.protocol is not None
         members, client_of = self._members(), {self.names[client]: client for client in here}
         names = tuple(sorted(client_of))
         first = posted[here[0]].task
         terms = proposed(
             str(self.desk.journal.get("run/id")), job.round, attempt.number, names,
-            job.channel.protocol.encoding(reducer.size), bytes.fromhex(first.shared.sha256),
+            chain.protocol.encoding(reducer.size), bytes.fromhex(first.shared.sha256),
         )  # fmt: skip
         server = Server(terms, {name: bytes.fromhex(members[name].ed25519) for name in names})
         registry = self._kept(packed(Registry(members=tuple(members[name] for name in names))))
@@ -284,11 +292,13 @@ def between(channel: Channel | None, secret: bool) -> Channel | None:
 
     Raises ConfigError for what hides updates in a way that nodes do not play.
     """
-    if not isinstance(channel, Chain):
+    chain = chain_of(channel)
+    if chain is None:
         return channel
-    if channel.hides and channel.protocol is None:
+    if chain.hides and chain.protocol is None:
         raise ConfigError(
-            f"channel = {channel.text!r}: between machines updates are hidden by secure aggregation alone",
+            f"channel = {chain.text!r}: between machines updates are hidden by secure aggregation alone",
             hint="write secagg:16 in its place",
         )
-    return Chain(channel.transforms, replace(channel.setting or Setting(), secret=secret))
+    chain = Chain(chain.transforms, replace(chain.setting or Setting(), secret=secret))
+    return replace(channel, channel=chain) if isinstance(channel, Records) else chain

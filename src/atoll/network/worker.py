@@ -166,7 +166,6 @@ class _Work:
 
     def do(self, do: Do) -> Done | Declined:
         """Carry out a task, if the policy allows it.  Raises AtollError."""
-        from atoll.channel import Chain
         from atoll.codec import OWN, decode, encode
         from atoll.contract import Job, Order, Work
         from atoll.engines.sequential import Sequential
@@ -194,7 +193,7 @@ class _Work:
         )
         answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
         answer = answer._replace(reply=self.policy.told(answer.reply))
-        if isinstance(channel, Chain) and channel.hides:
+        if channel is not None and channel.hides:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
         if self.allowance is not None:
             self.allowance.charge(task, private=do.noise is not None)
