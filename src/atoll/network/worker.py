@@ -138,6 +138,7 @@ class _Work:
 
     def do(self, do: Do) -> Done:
         """Carry out a task.  Raises AtollError."""
+        from atoll.channel import Chain
         from atoll.codec import OWN, decode, encode
         from atoll.contract import Job, Order, Work
         from atoll.engines.sequential import Sequential
@@ -161,7 +162,7 @@ class _Work:
         answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
         if not do.metrics:
             answer = answer._replace(reply=answer.reply._replace(metrics=Record()))
-        if channel is not None and channel.hides:
+        if isinstance(channel, Chain) and channel.hides:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
         _write(Path(do.answer), encode(answer.to_record()))
         _write(
