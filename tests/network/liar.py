@@ -179,6 +179,7 @@ class Peer(Caller):
             try:
                 found = self.ask("GET", "/v1/task?wait=2")
                 if found.status == 410:
+                    self.ask("POST", "/v1/leave")
                     return
                 if found.status in (401, 409):
                     self.join()

@@ -23,6 +23,7 @@ class Flow:
         cut: after so many bytes in all, the line is closed; None never.
         reset: closes with RST where it closes.
         hole: bytes vanish, and the line stays open.
+        hole_after: after so many bytes in all, `hole` begins.
         drip: one byte at a time, with so many seconds between them; 0 not.
         flip: the byte at this place of what goes through (counted over all lines) loses its lowest bit's value.
     """
@@ -32,6 +33,7 @@ class Flow:
     cut: int | None = None
     reset: bool = False
     hole: bool = False
+    hole_after: int | None = None
     drip: float = 0.0
     flip: int | None = None
     passed: int = field(default=0)
@@ -47,6 +49,7 @@ class Proxy:
     def __init__(self, to: int) -> None:
         self.to, self.up, self.down = to, Flow(), Flow()
         self.refusing = False
+        self._stranded: set[tuple[Any, ...]] = set()
         self._lines: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -71,6 +74,10 @@ class Proxy:
     def part(self) -> None:
         """From now on nothing comes through, and nobody is told."""
         self.up.hole = self.down.hole = True
+
+    def strand(self) -> None:
+        """Lines that there are go nowhere from now on, and stay open; new ones are sound."""
+        self._call(lambda: self._stranded.update(self._lines))
 
     def heal(self) -> None:
         """Whatever was wrong is over; lines that were parted are closed, as a network's end would close them."""
@@ -128,8 +135,10 @@ class Proxy:
         pair = back, forth
         self._lines.add(pair)
         try:
-            await asyncio.gather(self._flow(near, forth, self.up, pair), self._flow(far, back, self.down, pair))
-        except OSError:
+            await asyncio.gather(
+                self._flow(near, forth, self.up, pair), self._flow(far, back, self.down, pair)
+            )
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._lines.discard(pair)
@@ -140,8 +149,10 @@ class Proxy:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flow: Flow, pair: tuple[Any, ...]
     ) -> None:
         while piece := await source.read(1 if flow.drip else 1 << 14):
-            if flow.hole:
+            if flow.hole or pair in self._stranded:
                 continue
+            if flow.hole_after is not None and flow.passed + len(piece) > flow.hole_after:
+                piece, flow.hole = piece[: max(0, flow.hole_after - flow.passed)], True
             if wait := flow.latency + flow.drip + (len(piece) / flow.rate if flow.rate else 0.0):
                 await asyncio.sleep(wait)
             if flow.flip is not None and flow.passed <= flow.flip < flow.passed + len(piece):
@@ -158,7 +169,7 @@ class Proxy:
                 for each in pair:
                     _close(each, flow.reset)
                 return
-        if not flow.hole:
+        if not flow.hole and pair not in self._stranded:
             with contextlib.suppress(OSError):
                 sink.write_eof()
 

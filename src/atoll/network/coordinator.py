@@ -29,8 +29,10 @@ from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.settings import Settings
 
-__all__ = ["Coordinator", "Deployment", "Federated", "Office"]
+__all__ = ["CROWDED", "Coordinator", "Deployment", "Federated", "Office"]
 
+
+CROWDED = "paused: no room on the coordinator's machine (disk, or open files)"
 
 _AGAIN = 5
 """Seconds, about, after which a run that had no room tries again."""
@@ -249,7 +251,7 @@ class Coordinator:
     def _play(self) -> None:
         try:
             while not self._played():
-                self.desk.state = "paused: no room on the coordinator's machine (disk, or open files)"
+                self.desk.state = CROWDED
                 with self.desk.changed:
                     for _ in range(_AGAIN):
                         self.desk.wait()

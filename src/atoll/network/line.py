@@ -41,6 +41,7 @@ __all__ = ["Line", "Over", "Refused", "Replaced", "Stale", "Unjoined"]
 
 _PIECE = 1 << 20
 _WAIT = 25
+_PATIENCE = 10  # seconds after which a line on which an answer is due counts as dead
 _FIRST, _MOST = 0.2, 30.0  # seconds between attempts
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -157,7 +158,8 @@ class Line:
 
     async def task(self) -> Task | None:
         """What is to be done; None where there is nothing for now.  Raises Over at the end of the run."""
-        status, body = await self._until(lambda: self._asked("GET", f"/v1/task?wait={_WAIT}"))
+        limit = aiohttp.ClientTimeout(sock_connect=_PATIENCE, sock_read=_WAIT + _PATIENCE)
+        status, body = await self._until(lambda: self._asked("GET", f"/v1/task?wait={_WAIT}", timeout=limit))
         if status == 410:
             raise Over("the run is over")
         return None if status == 204 else unpack(body, Task)
@@ -213,13 +215,19 @@ class Line:
     async def answer(self, task: str, path: Path) -> Answered:
         """Send an answer, from where it broke off, until it is accepted or refused.  Raises Stale."""
         size, sha256 = path.stat().st_size, _hash(path)
-        found: Answered = await self._until(lambda: self._sent(task, path, size, sha256))
+        attempts = iter(range(1 << 62))
+
+        async def sent() -> Answered:
+            return await self._sent(task, path, size, sha256, ask=next(attempts) > 0 or size > _PIECE)
+
+        found: Answered = await self._until(sent)
         return found
 
-    async def _sent(self, task: str, path: Path, size: int, sha256: str) -> Answered:
+    async def _sent(self, task: str, path: Path, size: int, sha256: str, *, ask: bool) -> Answered:
+        """Send it; `ask` first what is there already: a question costs less than a body sent for nothing."""
         place = f"/v1/task/{task}/answer"
-        found = Answered(offset=0)
-        offset = 0
+        found = unpack((await self._asked("GET", place))[1], Answered) if ask else Answered(offset=0)
+        offset = min(found.offset, size)
         while not found.done:
             more = f"?offset={offset}&size={size}&sha256={sha256}"
             status, body = await self._asked("PUT", place + more, data=_pieces(path, offset))

@@ -97,6 +97,7 @@ class Node:
                 await self._work(line, joined, hand, ready.form)
             except Over:
                 station.tell("the run is over")
+                await line.leave()
             except asyncio.CancelledError:
                 await asyncio.shield(line.leave())
                 raise

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, MissingExtraError, RunError
-from atoll.network.coordinator import SOFTWARE, Coordinator
+from atoll.network.coordinator import CROWDED, SOFTWARE, Coordinator
 from atoll.network.desk import Posted
+from atoll.network.lines import Lines
 from atoll.network.room import crowded
 from atoll.network.wire import (
     LIMIT,
@@ -46,6 +47,9 @@ WAIT = 25.0
 
 SILENT = 30.0
 """Seconds in which a message must have come, or the next piece of a body."""
+
+_HEARD = 2.0
+"""Seconds after which a node that was told of the run's end is supposed to have heard."""
 
 _ROOM = 1 << 30
 """Bytes of answers that may be on their way at a time."""
@@ -85,6 +89,7 @@ class Routes:
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._loop = asyncio.get_running_loop()
         self.desk.told = self._told
+        self.lines: Lines | None = None
 
     def application(self) -> web.Application:
         """All routes."""
@@ -110,6 +115,15 @@ class Routes:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Errors as problems, in one form; messages are read before anybody looks at them."""
+        if self.lines is None:
+            return await self._answered(request, handler)
+        self.lines.begin(request.protocol)
+        try:
+            return await self._answered(request, handler)
+        finally:
+            self.lines.end(request.protocol)
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if request.method == "POST":
                 try:
@@ -122,8 +136,11 @@ class Routes:
             if error.status < 400 or error.content_type == "application/json":
                 raise
             return _problem(error.status, _WORDS.get(error.status, "refused"), error.reason)
+        except (ConnectionError, web.RequestPayloadError):
+            return _problem(400, "cut", "the request broke off")
         except (AtollError, OSError) as error:
             if crowded(error):
+                self.desk.state = CROWDED
                 return _problem(507, "room", "the coordinator has no room for it now", "try again later")
             if isinstance(error, OSError):
                 raise
@@ -214,7 +231,7 @@ class Routes:
         news = self._news.setdefault(number, asyncio.Event())
         news.clear()
         task = self.desk.task(number)
-        if task is None:
+        if task is None and self.coordinator.result is None:
             try:
                 wait = min(WAIT, max(0.0, float(request.query.get("wait", "0"))))
             except ValueError:
@@ -224,7 +241,8 @@ class Routes:
             self._node(request)  # it may have joined anew meanwhile
             task = self.desk.task(number)
         if self.coordinator.result is not None:
-            self.desk.parted(number)
+            # It says that it leaves once it has heard; who does not is not waited for much longer.
+            self._loop.call_later(_HEARD, self.desk.parted, number)
             return web.Response(status=410)
         return web.Response(status=204) if task is None else _json(task)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from atoll.errors import ConfigError, MissingExtraError
 from atoll.network.coordinator import Build, Coordinator, Office
+from atoll.network.lines import Lines
 from atoll.network.routes import Identify, Routes, plainly
 
 try:
@@ -81,18 +82,19 @@ async def serve(
     )
     await runner.setup()
     try:
+        routes.lines = lines = Lines(runner.server)
         port = await _listening(runner, address)
         scheme = "http" if address.context is None else "https"
         coordinator.start()
         ready(f"{scheme}://{address.host}:{port}", coordinator)
-        watching = asyncio.create_task(_watch(coordinator, told))
+        watching = [asyncio.create_task(each) for each in (_watch(coordinator, told), lines.watch())]
         waits = [asyncio.create_task(each.wait()) for each in (coordinator.ended, stopping)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not coordinator.ended.is_set():
             await coordinator.stop()
         elif coordinator.result is not None:
             await _farewell(coordinator, routes)
-        for each in (*waits, watching):
+        for each in (*waits, *watching):
             each.cancel()
     finally:
         await runner.cleanup()

@@ -76,6 +76,7 @@ class Bench(Cluster):
         wounds: Sequence[Wound] = (),
         values: Mapping[str, Any] | None = None,
         limits: Mapping[str, int] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Any:
         if name == "coordinator":
             command = ["serve", str(self.place / "run.toml"), "--plain", "--port", str(self.port)]
@@ -85,7 +86,7 @@ class Bench(Cluster):
             command += ["--data", str(self.place / f"{name}.npz"), "--place", str(self.place / name)]
         process = Forked(
             ([*command, *options], str(self.place), str(self.place / f"{name}.log"), list(wounds), values or {},
-             limits or {})
+             limits or {}, environment or {})
         )  # fmt: skip
         self.processes[name] = process
         if name == "coordinator":

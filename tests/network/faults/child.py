@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from atoll.cli.main import main
 class Wound:
     """A fault at a function, "module:Class.method": before or after its n-th call something happens.
 
-    `what` is "kill" (SIGKILL of this process), an errno as text (the call raises that OSError instead, from the n-th
+    `what` is "kill" (SIGKILL of this process), "kill:SECONDS" (so much later), an errno as text (the call raises that OSError instead, from the n-th
     to the `last` call), or "sleep:SECONDS".
     """
 
@@ -55,6 +56,9 @@ def planted(wound: Wound) -> None:
         found = inner(*arguments, **more) if wound.after else None
         if wound.what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif wound.what.startswith("kill:"):
+            later = float(wound.what.partition(":")[2])
+            threading.Timer(later, os.kill, (os.getpid(), signal.SIGKILL)).start()
         elif wound.what.startswith("sleep:"):
             time.sleep(float(wound.what.partition(":")[2]))
         else:
@@ -72,6 +76,7 @@ def run(
     wounds: list[Wound],
     values: Mapping[str, Any],
     limits: Mapping[str, int],
+    environment: Mapping[str, str],
 ) -> None:
     """Be `atoll ARGUMENTS`. `values` are module constants ("module:NAME"), `limits` rlimits by name."""
     sink = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -80,7 +85,8 @@ def run(
     os.close(sink)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    os.environ.update(OMP_NUM_THREADS="1", COLUMNS="200", CI="1")
+    os.environ.update(OMP_NUM_THREADS="1", COLUMNS="200", CI="1", **environment)
+    sys.path[:0] = environment.get("PYTHONPATH", "").split(":")
     os.chdir(cwd)
     for place, value in values.items():
         module, _, name = place.partition(":")

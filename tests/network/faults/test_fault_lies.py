@@ -274,7 +274,10 @@ def test_others(court: Court) -> None:
     assert found.status in (403, 404)
     stranger = Caller(court.made.port, "eve")
     assert stranger.ask("GET", "/v1/task").status == 409
-    assert stranger.ask("POST", "/v1/join", pack(Joining(protocols=(1,), software="x", session="e" * 32))).status == 400
+    assert (
+        stranger.ask("POST", "/v1/join", pack(Joining(protocols=(1,), software="x", session="e" * 32))).status
+        == 400
+    )
     assert Caller(court.made.port, None).ask("GET", "/v1/status").status == 401
     assert Caller(court.made.port, "cat", "auditor").ask("GET", "/v1/task").status == 403
     blob = edited(court.ann.honest(court.ann.wanted()), lambda reply: reply)
@@ -346,7 +349,9 @@ def test_versions(court: Court) -> None:
     task = court.task()
     session = court.liar.session
     for protocols, status in (((0,), 400), ((2, 3), 400), ((), 400), ((1, 2, 99), 200)):
-        found = court.liar.ask("POST", "/v1/join", pack(Joining(protocols=protocols, software="x", session=session)))
+        found = court.liar.ask(
+            "POST", "/v1/join", pack(Joining(protocols=protocols, software="x", session=session))
+        )
         assert found.status == status, found
         if status == 400:
             assert "versions" in found.json["message"] and "install" in found.json["hint"]
@@ -371,7 +376,11 @@ def _malformed(random_: random.Random, sound: list[bytes]) -> bytes:
         case 3:
             return b"[" * random_.randrange(1, 5000) + base
         case 4:
-            return base[:at] + bytes([base[at] ^ (1 << random_.randrange(8))]) + base[at + 1 :] if at < len(base) else b""
+            return (
+                base[:at] + bytes([base[at] ^ (1 << random_.randrange(8))]) + base[at + 1 :]
+                if at < len(base)
+                else b""
+            )
         case 5:
             return base.replace(b"1", b"9" * random_.randrange(1, 400)) + b" "
         case _:
@@ -475,4 +484,3 @@ def test_source(court: Court) -> None:
         said = court.liar.raw(blob, timeout=2.0)
         assert said == b"" or said.split(b" ")[1] in (b"400", b"401", b"404", b"431", b"413"), said[:200]
     court.close(task, refused=False)
-
