@@ -44,7 +44,9 @@ def rows() -> Iterator[Row]:
                 text = inspect.cleandoc(ast.get_docstring(each) or "")
                 fault, _, due = text.partition("\n\n")
                 said = re.fullmatch(r"R(\d+)\. (.*)", " ".join(fault.split()))
-                assert said is not None and due, f"{path.name}: {each.name} does not say which fault it is, and what must be"
+                assert said is not None and due, (
+                    f"{path.name}: {each.name} does not say which fault it is, and what must be"
+                )
                 found.append(Row(int(said[1]), said[2], " ".join(due.split()), each.name, path.stem))
     return iter(sorted(found, key=lambda row: row.number))
 
@@ -68,7 +70,9 @@ def table(files: Sequence[Path]) -> str:
     lines = ["| | fault | what must happen | test | result |", "|---|---|---|---|---|"]
     for row in rows():
         cases = came.get((row.file, row.test), {})
-        counts = {kind: sum(each == kind for each in cases.values()) for kind in ("passed", "failed", "skipped")}
+        counts = {
+            kind: sum(each == kind for each in cases.values()) for kind in ("passed", "failed", "skipped")
+        }
         said = ", ".join(
             kind if len(cases) == 1 else f"{count} {kind}" for kind, count in counts.items() if count
         )

@@ -251,7 +251,9 @@ class _Check:
             return error.message
         form = self.job.form(self.client)
         problem = screen(answer.reply, form) or _implausible(answer.reply)
-        if problem is None and form and self.job.channel is None:  # a channel's transforms send what they will
+        if (
+            problem is None and form and self.job.channel is None
+        ):  # a channel's transforms send what they will
             problem = _otherwise(answer.reply.values, form)
         return problem
 

@@ -26,8 +26,8 @@ from atoll.cli.main import main
 class Wound:
     """A fault at a function, "module:Class.method": before or after its n-th call something happens.
 
-    `what` is "kill" (SIGKILL of this process), "kill:SECONDS" (so much later), an errno as text (the call raises that OSError instead, from the n-th
-    to the `last` call), or "sleep:SECONDS".
+    `what` is "kill" (SIGKILL of this process), "kill:SECONDS" (so much later), an errno as text (the call raises
+    that OSError instead, from the n-th to the `last` call), or "sleep:SECONDS".
     """
 
     target: str

@@ -75,7 +75,7 @@ def test_cut_in_upload(tmp_path: Path) -> None:
                 break
         proxy.close_all(reset=True)
         made.kill("ann")
-        parts = [each for each in (made.place / "coordinator" / "bodies").glob("0-1-0-0.part")]
+        parts = list((made.place / "coordinator" / "bodies").glob("0-1-0-0.part"))
         assert len(parts) == 1 and 0 < parts[0].stat().st_size < 12_000
         there = parts[0].stat().st_size
         answer = next((made.place / "ann").glob("*/answers/1-0-0"))
@@ -142,8 +142,8 @@ def test_parted(tmp_path: Path, seconds: float) -> None:
 def test_parted_too_long(tmp_path: Path) -> None:
     """R5. A node is away for longer than the round's deadline.
 
-    The round ends with those that answered. What the node had is refused as stale; it gets the task of the round that is
-    played now, and counts again.
+    The round ends with those that answered. What the node had is refused as stale; it gets the task of the round that
+    is played now, and counts again.
     """
     with bench(tmp_path, rounds=3, deadline=6, quorum=1) as made, Proxy(made.port) as proxy:
         made.start("coordinator")
