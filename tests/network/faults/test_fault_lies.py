@@ -332,7 +332,7 @@ def test_oversized(court: Court) -> None:
     chunked = b"PUT /v1/task/%s/answer?offset=0&size=1000&sha256=%s HTTP/1.1\r\nHost: x\r\nAtoll-Name: cat\r\n" % (
         task.id.encode(), b"0" * 64,
     ) + b"Atoll-Session: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % court.liar.session.encode()  # fmt: skip
-    said = court.liar.raw(chunked + b"2000\r\n" + bytes(0x2000) + b"\r\n")
+    said = court.liar.raw(chunked + b"2000\r\n" + bytes(0x2000) + b"\r\n", timeout=1.5)
     assert said == b"" or b" 413 " in said.split(b"\r\n")[0]
     assert process.rss - before < 12 << 20
     court.close(task, refused=False)
@@ -387,7 +387,7 @@ def _malformed(random_: random.Random, sound: list[bytes]) -> bytes:
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("who", ["cat", None])
 def test_malformed(court: Court, who: str | None, count: int) -> None:
-    """R29. Thousands of malformed bodies at every route, from a node that has joined and from nobody.
+    """R29. Malformed bodies, paths and queries, 10,000 from a node that has joined and 10,000 from nobody.
 
     No answer is a 5xx, nothing hangs, memory stays where it is, and the run goes on as if nothing had been sent.
     """
@@ -395,7 +395,7 @@ def test_malformed(court: Court, who: str | None, count: int) -> None:
 
     task, process = court.task(), court.made.processes["coordinator"]
     before = process.rss
-    random_ = random.Random(29)
+    random_, answers = random.Random(29), 0
     sound = [
         pack(court.liar.form), b'{"task":"1-0-0","done":0.5}', b'{"kind":"raised","reason":"x"}',
         pack(Joining(protocols=(1,), software="x", session="s" * 32)), court.liar.honest(task)[:2000],
@@ -423,11 +423,15 @@ def test_malformed(court: Court, who: str | None, count: int) -> None:
             line.request(method, path, body, caller.headers)
             answer = line.getresponse()
             answer.read()
+        except TimeoutError:
+            raise  # it hangs
         except (http.client.HTTPException, OSError):
-            line.close()
+            line.close()  # the other side has closed it on bytes that it did not read
             continue
+        answers += 1
         assert answer.status < 500, (method, path, body, answer.status)
     line.close()
+    assert answers > 0.5 * count
     assert process.rss - before < 48 << 20
     court.liar.join()
     court.close(task, refused=False)

@@ -166,6 +166,22 @@ def test_parted_too_long(tmp_path: Path) -> None:
         assert "trained and sent 3-0-0" in made.log("ann")
 
 
+@SLOW
+def test_replaced(tmp_path: Path) -> None:
+    """R17. Another process joins under the name of a node that is at work.
+
+    The node that was there says so and stops, with exit status 2; it does not take the name back.
+    """
+    with bench(tmp_path) as made:
+        made.start("coordinator")
+        made.start("ann")
+        made.until("joined as ann", "ann", 60)
+        found, threads = peers(made)
+        assert made.wait("ann") == 2
+        assert "another process has joined as ann" in made.log("ann")
+        over(made, found, threads)
+
+
 def test_half_open(tmp_path: Path) -> None:
     """R7. A line is dead, and neither side has heard so: a node that waits for a task, an upload that stands still.
 
@@ -201,6 +217,7 @@ def test_half_open(tmp_path: Path) -> None:
         assert made.same()
 
 
+@SLOW
 def test_slow(tmp_path: Path) -> None:
     """R8. A line with 250 ms of latency each way and 64 kB/s, that is cut twice.
 
@@ -220,6 +237,7 @@ def test_slow(tmp_path: Path) -> None:
         assert made.same()
 
 
+@SLOW
 def test_flipped(tmp_path: Path) -> None:
     """R9. A bit of what a node fetches, and one of what it sends, is flipped on the way.
 
@@ -281,11 +299,11 @@ def test_slow_loris(tmp_path: Path) -> None:
     """R20. 300 connections that send a header a byte at a time, and 100 that send nothing.
 
     They are ended after seconds. Others are answered meanwhile: the 99th percentile of a control request stays below
-    250 ms, and the run goes on.
+    250 ms (in proportion more where the machine has other work), and the run goes on.
     """
     with bench(tmp_path) as made:
         made.start("coordinator", values={"atoll.network.lines:QUIET": 2.0})
-        found, threads = peers(made)
+        found, threads = peers(made, "ann")  # without bob the run cannot end before the lines do
         caller = Caller(made.port, None)
         with loris(made.port, 300) as lines, contextlib.ExitStack() as stack:
             idle = [
@@ -300,7 +318,8 @@ def test_slow_loris(tmp_path: Path) -> None:
             for _ in made.ticks(20, "the end of idle connections"):
                 if reaped(lines) == 300 and reaped(idle) == 100:
                     break
-            over(made, found, threads)
+            bob, more = peers(made, "bob")
+            over(made, found + bob, threads + more)
 
 
 def test_few_files(tmp_path: Path) -> None:
@@ -317,7 +336,7 @@ def test_few_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=SLOW)])
 def test_herd(tmp_path: Path, count: int) -> None:
-    """R25. Many nodes that come back at once after a restart of the coordinator, and leave and come for two rounds.
+    """R25. Many nodes that come back at once after a restart of the coordinator, and leave and come three times.
 
     All are answered; nobody gets another's place; memory does not grow with what has gone.
     """
