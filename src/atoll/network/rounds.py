@@ -62,9 +62,13 @@ class Deployed(Simulation):
 
     def present(self, number: int) -> list[int]:
         """Clients of this round whose nodes are there now."""
-        present = self.cohorts.membership.present(number)
-        may = set(range(present)) if isinstance(present, int) else set(present.tolist())
+        may = self._may(number)
         return [client for client in self.data.clients if client in may and self.desk.there(client)]
+
+    def _may(self, number: int) -> set[int]:
+        """Who may take part in a round: not those who never do, or have not come yet."""
+        present = self.cohorts.membership.present(number)
+        return set(range(present)) if isinstance(present, int) else set(present.tolist())
 
     def enlist(self, number: int) -> tuple[Cohort, Record]:
         here = np.array(self._there(number), np.int64)
@@ -80,12 +84,13 @@ class Deployed(Simulation):
         key = f"round/{number}/there"
         if (known := self.desk.journal.get(key)) is not None:
             return list(known)
+        least = min(self.least, len(self._may(number)))
         with self.desk.changed:
             while True:
                 found = self.present(number)
-                if len(found) >= self.least:
+                if len(found) >= least:
                     break
-                self.desk.state = f"round {number}: waiting for nodes, {len(found)} of at least {self.least}"
+                self.desk.state = f"round {number}: waiting for nodes, {len(found)} of at least {least}"
                 self.desk.wait()
         self.desk.journal.put(key, found)
         return found
