@@ -144,7 +144,8 @@ class Run:
         from atoll.runs import report
 
         place = Path(path) if path else (self.folder.path if self.folder else Path()) / "report.html"
-        report.write(place, f"{self.method} on {self.data}", [self.events()])
+        audits = [None if self.folder is None else self.folder.audit()]
+        report.write(place, f"{self.method} on {self.data}", [self.events()], audits=audits)
         return place
 
     def figures(self, directory: str | Path) -> list[Path]:

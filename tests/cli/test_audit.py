@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "a.toml"
 
 
+def audit_within(report: Path) -> dict[str, Any]:
+    """What a page says of an audit of its one run."""
+    data = report.read_text("utf-8").partition('id="atoll-data">')[2].partition("</script>")[0]
+    found: dict[str, Any] = json.loads(data)["runs"][0]["audit"]["page"]
+    return found
+
+
 def test_a_run_without_protection_fails_its_audit(atoll: Atoll, file: str, tmp_path: Path) -> None:
     assert atoll("run", file, "--quiet", "--runs", "here").code == 0
     found = atoll("audit", "last", "--runs", "here", "--assert")
@@ -42,6 +50,9 @@ def test_a_run_without_protection_fails_its_audit(atoll: Atoll, file: str, tmp_p
         "inversion.svg",
         "membership.svg",
     }
+    page = audit_within(folder / "report.html")
+    assert [row["attack"] for row in page["rows"] if row["leak"]] == ["inversion", "canary"]
+    assert len(page["samples"]) == len(page["guesses"]) > 0 and page["roc"][-1] == [1, 1]
     assert atoll("audit", str(folder), "--attack", "membership", "--assert").code == 0
     assert atoll("run", "--resume", str(folder), "--set", "rounds=3", "--quiet").code == 0  # it was let go of
 
@@ -56,7 +67,9 @@ def test_settings_with_protection_pass_and_are_one_object(atoll: Atoll, file: st
     assert set(said["membership"]) >= {"auc", "advantage"}
     assert said["canary"]["epsilon_lower"] <= said["epsilon"] == 5 and said["canary"]["confidence"] == 0.95
     assert said["protected"] == ["clip:0.5", "noise:2", "secagg:16"] and said["leaks"] == []
-    assert json.loads((tmp_path / "there" / "audit.json").read_text()) == said
+    kept = json.loads((tmp_path / "there" / "audit.json").read_text())
+    assert [each["leak"] for each in kept.pop("page")["rows"]] == [False] * 3
+    assert kept == said
     assert not (tmp_path / "runs").exists()
 
 

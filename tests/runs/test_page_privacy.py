@@ -45,6 +45,42 @@ def table(page: Page, panel: str) -> str:
     return str(page.until(lambda: page.text(f"#{panel} details.data table")))
 
 
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP6DwABBQECz6AuzQAAAABJRU5ErkJggg=="
+FOUND = {
+    "rounds": 8,
+    "page": {
+        "rows": [
+            {"attack": "inversion", "figure": "120.0 dB", "verdict": "LEAK: it is <b>read</b>", "leak": True},
+            {"attack": "membership", "figure": "AUC 0.5", "verdict": "nothing", "leak": False},
+        ],
+        "caveat": "It proves nothing.", "samples": [DOT] * 4, "guesses": [DOT] * 4, "roc": [[0, 0], [0.4, 0.5], [1, 1]],
+    },
+}  # fmt: skip
+IMAGES = "return [...document.querySelectorAll('#audit img')].map((each) => each.naturalWidth)"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_an_audit_has_its_pictures(page: Page, tmp_path: Path, dark: bool, width: int) -> None:
+    file = tmp_path / "run.html"
+    report.write(file, "run", [events("private")], audits=[FOUND])
+    page.open(file.as_uri(), width=width, dark=dark)
+    page.ready()
+    assert page.js(HIDDEN, "audit") is False
+    assert page.js("return document.documentElement.scrollWidth") == width
+    page.until(lambda: page.js(IMAGES) == [1] * 8)  # its policy lets them in
+    assert page.js("return document.querySelector('#audit .curve').getBBox().width") > 90
+    said = page.text("#audit .verdicts")
+    assert "LEAK: it is <b>read</b>" in said
+    assert page.js("return document.querySelectorAll('#audit .leak').length") == 1
+    assert page.text("#audit .note") == "It proves nothing. Asked after 8 rounds."
+
+
+def test_a_run_that_nobody_audited_says_nothing_of_it(page: Page, tmp_path: Path) -> None:
+    opened(page, events("private"), tmp_path)
+    assert page.js(HIDDEN, "audit") is True
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1440, 390])
 def test_epsilon_and_clipping_are_drawn(page: Page, tmp_path: Path, dark: bool, width: int) -> None:

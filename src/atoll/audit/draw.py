@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,10 @@ from torch import Tensor
 from atoll.audit.findings import Audit
 from atoll.audit.inversion import Inversion
 from atoll.audit.membership import Membership
+from atoll.audit.words import CAVEAT, rows
 from atoll.runs.folder import writing
 
-__all__ = ["png", "reconstructions", "roc", "write"]
+__all__ = ["png", "reconstructions", "roc", "shown", "write"]
 
 _FONT = "font-family='system-ui,sans-serif' font-size='11'"
 _SIDE, _GAP, _LEFT = 96, 8, 60
@@ -26,7 +28,7 @@ _SIDE, _GAP, _LEFT = 96, 8, 60
 def write(audit: Audit, directory: str | Path) -> list[Path]:
     """Write audit.json, and inversion.svg and membership.svg where these were tried.  Raises RunError."""
     place = Path(directory)
-    texts = {"audit.json": json.dumps(audit.to_dict(), indent=1) + "\n"}
+    texts = {"audit.json": json.dumps({**audit.to_dict(), "page": shown(audit)}, indent=1) + "\n"}
     if audit.inversion is not None:
         texts["inversion.svg"] = reconstructions(audit.inversion)
     if audit.membership is not None:
@@ -36,6 +38,24 @@ def write(audit: Audit, directory: str | Path) -> list[Path]:
         for name, text in texts.items():
             (place / name).write_text(text, "utf-8")
     return [place / name for name in texts]
+
+
+def shown(audit: Audit) -> dict[str, Any]:
+    """What the page of a run shows: words, PNG files in base 64, the points of the ROC curve."""
+    found: dict[str, Any] = {
+        "rows": [
+            {"attack": name, "figure": figure, "verdict": verdict, "leak": name in audit.leaks}
+            for name, figure, verdict in rows(audit)
+        ],
+        "caveat": CAVEAT,
+    }
+    if (read := audit.inversion) is not None:
+        low, high = float(read.originals.min()), float(read.originals.max())
+        for name, samples in (("samples", read.originals), ("guesses", read.guesses)):
+            found[name] = [base64.b64encode(png(_pixels(each, low, high))).decode() for each in samples]
+    if audit.membership is not None:
+        found["roc"] = [[round(float(a), 4), round(float(b), 4)] for a, b in _points(audit.membership)]
+    return found
 
 
 def reconstructions(found: Inversion) -> str:
@@ -61,12 +81,7 @@ def reconstructions(found: Inversion) -> str:
 def roc(found: Membership) -> str:
     """The ROC curve of membership, beside that of guessing."""
     side, left, top = 220, 44, 26
-    false, true = found.curve
-    few = np.unique(np.linspace(0, len(false) - 1, 300).astype(int))
-    points = " ".join(
-        f"{left + side * a:.1f},{top + side * (1 - b):.1f}"
-        for a, b in zip(false[few], true[few], strict=True)
-    )
+    points = " ".join(f"{left + side * a:.1f},{top + side * (1 - b):.1f}" for a, b in _points(found))
     parts = [
         f"<rect x='{left}' y='{top}' width='{side}' height='{side}' fill='none' stroke='#ccc'/>",
         f"<line x1='{left}' y1='{top + side}' x2='{left + side}' y2='{top}' stroke='#999' stroke-dasharray='4 3'/>",
@@ -80,6 +95,13 @@ def roc(found: Membership) -> str:
         parts.append(f"<text x='{left - 4}' y='{top + side - at + 4}' text-anchor='end'>{share:g}</text>")
     title = f"{found.model} model: AUC {found.auc:.3f}, {found.members:,} members, {found.others:,} others"
     return _page(left + side + 96, top + side + 36, title, parts)
+
+
+def _points(found: Membership) -> list[tuple[float, float]]:
+    """Enough of the ROC curve to be drawn."""
+    false, true = found.curve
+    few = np.unique(np.linspace(0, len(false) - 1, 300).astype(int))
+    return list(zip(false[few].tolist(), true[few].tolist(), strict=True))
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

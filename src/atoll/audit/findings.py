@@ -25,8 +25,8 @@ class Audit:
     """What attacks found; None where one was not tried, and in `skipped` why, if it could not be.
 
     `epsilon` is what the run reports of itself, `protected` are the transforms of its channel as they are written,
-    `summed` tells whether a sum over them is all that the server needs. An audit that
-    finds nothing proves nothing.
+    `summed` tells whether a sum over them is all that the server needs, `rounds` how many had
+    been played at its end. An audit that finds nothing proves nothing.
     """
 
     inversion: Inversion | None
@@ -35,6 +35,7 @@ class Audit:
     epsilon: float | None
     protected: list[str]
     summed: bool
+    rounds: int
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -51,6 +52,7 @@ class Audit:
             "epsilon": self.epsilon,
             "protected": self.protected,
             "leaks": self.leaks,
+            "rounds": self.rounds,
             "skipped": self.skipped,
         }
 
@@ -110,5 +112,6 @@ def audit(
     return Audit(
         found.get("inversion"), found.get("membership"), found.get("canary"), claimed,
         [] if text is None else [each.strip() for each in text.split("|")], summed,
+        federation.number,
         {name: skipped[name] for name in ATTACKS if name in skipped},
     )  # fmt: skip

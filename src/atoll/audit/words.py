@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from atoll.audit.findings import ATTACKS, Audit
 
-__all__ = ["CAVEAT", "lines"]
+__all__ = ["CAVEAT", "lines", "rows"]
 
 CAVEAT = "An audit that finds nothing proves nothing: another attack may find more."
 
 
 def lines(audit: Audit) -> list[str]:
     """A line for each attack that was tried."""
-    rows = []
+    found = rows(audit)
+    width = max((len(figure) for _, figure, _ in found), default=0)
+    return [f"{name:<12}{figure:<{width}}  {verdict}" for name, figure, verdict in found]
+
+
+def rows(audit: Audit) -> list[tuple[str, str, str]]:
+    """(attack, figure, what it means) for each attack that was tried."""
+    found = []
     for name in ATTACKS:
         if name in audit.skipped:
-            rows.append((name, "not tried", audit.skipped[name]))
+            found.append((name, "not tried", audit.skipped[name]))
         elif getattr(audit, name) is not None:
-            rows.append((name, *_SAID[name](audit)))
-    width = max((len(figure) for _, figure, _ in rows), default=0)
-    return [f"{name:<12}{figure:<{width}}  {verdict}" for name, figure, verdict in rows]
+            found.append((name, *_SAID[name](audit)))
+    return found
 
 
 def _inversion(audit: Audit) -> tuple[str, str]:

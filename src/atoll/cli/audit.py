@@ -71,6 +71,8 @@ def audit(
         notice.clear()
     place = Path(out) if out is not None else None if folder is None else folder / "audit"
     written = [] if place is None else room.write(found, place)
+    if folder is not None and out is None:
+        written.append(_reported(folder))
     if json:
         print(texts.dumps(found.to_dict()))
     else:
@@ -80,6 +82,16 @@ def audit(
         print(path, file=sys.stderr if json else sys.stdout)
     if strict and found.leaks:
         raise typer.Exit(1)
+
+
+def _reported(folder: Path) -> Path:
+    """The run's page, with what was found."""
+    from atoll.runs import report
+    from atoll.runs.folder import RunFolder
+
+    run, place = RunFolder(folder), folder / "report.html"
+    report.write(place, run.name, [run.log().events], audits=[run.audit()])
+    return place
 
 
 def _federation(

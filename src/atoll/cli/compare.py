@@ -89,7 +89,7 @@ def report(
 
         events = folders[0].log().events
         place = Path(output) if output is not None else folders[0].path / "report.html"
-        page.write(place, folders[0].name, [events])
+        page.write(place, folders[0].name, [events], audits=[folders[0].audit()])
         if figures is not None:
             from atoll.runs.figures import write
 

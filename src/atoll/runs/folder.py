@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -131,6 +132,19 @@ class RunFolder:
             raise ConfigError(f"cannot read {file}: {error.strerror}", hint="is it a run folder?") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is damaged: {error}", hint="restore it, or start a new run") from None
+
+    def audit(self) -> dict[str, Any] | None:
+        """What `atoll audit` found, None where nobody asked.  Raises ConfigError where it cannot be read."""
+        file = self.path / "audit" / "audit.json"
+        try:
+            found = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{file} is damaged: {error}", hint="remove it, or run atoll audit again"
+            ) from None
+        return found if isinstance(found, dict) and "page" in found else None
 
     def status(self, last: Event | None) -> str:
         """What state the run is in, given its last event: "finished", "running", "stopped", "failed" or "cut off"."""

@@ -122,4 +122,4 @@ def _write_clients(folder: RunFolder, events: list[Event]) -> None:
 
 
 def _write_report(folder: RunFolder, events: list[Event]) -> None:
-    report.write(folder.path / "report.html", folder.name, [events])
+    report.write(folder.path / "report.html", folder.name, [events], audits=[folder.audit()])

@@ -37,7 +37,7 @@ _SLOW = 2.0  # seconds between looks at a run's state
 _BEAT = 15.0  # seconds of silence, after which a comment is sent
 _KEPT = 8  # digests
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -238,7 +238,15 @@ class _History:
             self.after = place
             if event is not None:
                 self.digest.add(event)
-        return msgspec.json.encode({"status": status, "events": self.digest.events()}), self.after
+        found = {"status": status, "events": self.digest.events(), "audit": _audit(file.parent)}
+        return msgspec.json.encode(found), self.after
+
+
+def _audit(folder: Path) -> dict[str, Any] | None:
+    try:
+        return RunFolder(folder).audit()
+    except ConfigError:  # no reason to show nothing of the run
+        return None
 
 
 def _news(file: Path, after: int) -> list[tuple[bytes, int]]:

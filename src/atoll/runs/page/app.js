@@ -140,6 +140,13 @@
     else Live.show(kind, names);
   }
 
+  /** A run with what an audit of it found, if there was one. */
+  function audited(made, found) {
+    made.audit = found.audit ? found.audit.page : null;
+    made.auditedAfter = found.audit ? found.audit.rounds : 0;
+    return made;
+  }
+
   // --- a report: everything is in the file ----------------------------------------------------------------
 
   const Saved = (() => {
@@ -147,7 +154,7 @@
 
     function get(name) {
       const found = inline.runs.find((each) => each.name === name);
-      if (found && !made.has(name)) made.set(name, new Run(name, found.events, found.status));
+      if (found && !made.has(name)) made.set(name, audited(new Run(name, found.events, found.status), found));
       return made.get(name) || null;
     }
 
@@ -260,7 +267,7 @@
         const arrived = performance.now();
         const found = JSON.parse(message.data);
         last = message.lastEventId;
-        showRun(new Run(name, found.events, found.status), arrived);
+        showRun(audited(new Run(name, found.events, found.status), found), arrived);
       });
       source.onmessage = (message) => {
         const arrived = performance.now();

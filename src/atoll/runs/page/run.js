@@ -62,6 +62,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
       this.name = name;
       this.told = status; // what the server says, which can see who holds the folder
       this.start = {};
+      this.audit = null; // what `atoll audit` found, for the page
       this.partition = null;
       this.clients = 0;
       this.planned = 0;
