@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from atoll.network.journal import Journal
 from atoll.network.marks import MarksOnDisk
-from tests.network.cluster import Cluster, digits, simulation
+from tests.network.cluster import Cluster, digits
 from tests.network.gate import Gate
 
 STAGES = ("keys", "shares", "masked", "consistency", "unmask")
 SETTINGS: dict[str, Any] = {
-    "method": "fedavg", "model": "mlp:16", "rounds": 1, "lr": 0.1, "seed": 3, "weights": "equal",
+    "method": "fedavg", "model": "mlp:16", "rounds": 1, "lr": 0.1, "seed": 3,
     "channel": "clip:0.5 | secagg:16", "eval_every": 0,
 }  # fmt: skip
 LONG = 400.0
@@ -32,9 +30,7 @@ def place(tmp_path: Path) -> Path:
 
 def cluster(place: Path, absent: float = 60.0, **settings: Any) -> Cluster:
     network = {"repeatable_noise": True, "absent": absent}
-    made = Cluster(place, {**SETTINGS, **settings}, digits(), network=network)
-    made.data = made.data.weigh("equal")  # for simulations; nodes are told by the coordinator
-    return made
+    return Cluster(place, {**SETTINGS, **settings}, digits(), network=network)
 
 
 def begun(made: Cluster, gate: Gate | None = None, repeatable: bool = True) -> None:
@@ -71,15 +67,6 @@ def marks(made: Cluster, name: str) -> list[str]:
     return [" ".join(line.split()[:2]) for line in path.read_text().splitlines()]
 
 
-def without_the_last(made: Cluster, **settings: Any) -> bool:
-    """Whether the model is that of a simulation in which the last client never was."""
-    data = made.data.choose(range(len(made.names) - 1)).weigh("equal")
-    path = made.place / "others.safetensors"
-    simulation(made.place / "run.toml", data, **settings).fit(progress=False).save(path)
-    found, due = load_file(made.model), load_file(path)
-    return all(torch.equal(found[name], due[name]) for name in due)
-
-
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +101,7 @@ def lost(place: Path, stage: str) -> None:
         clients, total = summed(made)
         assert clients == ([0, 1, 2] if stage in ("keys", "shares", "masked") else [0, 1, 2, 3])
         assert np.array_equal(total, kept(made, clients))
-        assert without_the_last(made) if len(clients) == 3 else made.same()
+        assert made.same() == (len(clients) == 4)
 
 
 def test_a_node_that_is_killed_before_its_update_came_is_left_out(place: Path) -> None:
@@ -171,51 +158,29 @@ def test_a_node_that_comes_back_has_dropped_out_of_the_attempt(place: Path) -> N
         made.kill("dan")
         made.start("dan", "--repeatable-noise")
         assert made.wait(seconds=LONG) == 0
-        assert summed(made)[0] == [0, 1, 2] and without_the_last(made)
+        assert summed(made)[0] == [0, 1, 2] and np.array_equal(summed(made)[1], kept(made, [0, 1, 2]))
         assert "has been restarted since" in made.log("dan")
 
 
-NODE = """
-import asyncio, sys
-from pathlib import Path
-from atoll.network.node import Node, Station
-
-class Guard:
-    metrics, smallest_cohort = True, int(sys.argv[5])
-    def check_plan(self, plan, columns): return []
-    def check_task(self, task, plan): return None
-    def opens(self): return 0.0
-
-say = lambda text: print(text, flush=True)
-asyncio.run(Node(Station(sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), guard=Guard(), tell=say)).run())
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("refusing", [1, 4])
-def test_a_node_whose_floor_is_above_the_cohort_refuses(place: Path, refusing: int) -> None:
-    """One of them is left out, by name and with its reason; where all refuse the run stops and says why."""
-    import subprocess
-    import sys
-
-    made = cluster(place)
-    (place / "node.py").write_text(NODE)
-    with made:
+def test_a_node_whose_floor_is_above_the_sum_refuses_and_the_coordinator_says_why(place: Path) -> None:
+    """Four are asked, one is lost, and a sum of three is too small for one of the others: without it there is none."""
+    made = cluster(place, absent=4.0)
+    (place / "policy.toml").write_text("smallest_cohort = 4\n")
+    with made, Gate(made.port) as gate:
+        gate.hold("-1-masked/answer")
         made.start("coordinator")
-        for name in made.names[: 4 - refusing]:
-            made.start(name, "--repeatable-noise")
-        for name in made.names[4 - refusing :]:
-            words = [f"http://127.0.0.1:{made.port}", name, place / f"{name}.npz", place / name, "5"]
-            with (place / f"{name}.log").open("ab") as log:
-                command = [sys.executable, str(place / "node.py"), *map(str, words)]
-                made.processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
-        status = made.wait(seconds=LONG)
-        assert "this client's floor is 5" in made.log("dan")
-        if refusing == 1:
-            assert status == 0 and summed(made)[0] == [0, 1, 2]
-            assert "floor is 5" in facts(made)["round/1/0/sum"]["reasons"]["3"]
-        else:
-            assert status != 0 and "this client's floor is 5" in made.log("coordinator")
+        for name in made.names:
+            more = ["--policy", str(place / "policy.toml")] if name == "ann" else []
+            made.start(name, "--repeatable-noise", *more, port=gate.port if name == "dan" else None)
+        assert gate.held.wait(LONG)
+        made.kill("dan")
+        assert made.wait(seconds=LONG) != 0
+        assert "a sum of 3 clients, and this client's floor is 4" in made.log("ann")
+        assert "the server proposes 3 as a number of clients, and this client's floor is 4" in made.log(
+            "coordinator"
+        )
+        assert "round/1/0/sum" not in facts(made)
 
 
 @pytest.mark.slow

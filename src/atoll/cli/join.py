@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import typer
 from atoll import own
 from atoll.errors import ConfigError
 from atoll.network.node import Node, Station
+from atoll.network.telling import Teller, said
 from atoll.network.wire import LOOPBACK, NAME, PORT, Plan
 from atoll.network.worker import Ready
 
@@ -40,6 +42,7 @@ class Wish:
     limit: float | None = None
     memory: int = 0
     repeatable_noise: bool = False
+    log_json: bool = False
 
 
 def command(wish: Wish) -> None:
@@ -50,7 +53,8 @@ def command(wish: Wish) -> None:
 
 async def _run(wish: Wish, host: str, port: int) -> None:
     identity = None if wish.plain else await _identified(wish, host, port)
-    station = station_of(wish, host, port, identity)
+    teller = Teller(wish.log_json)
+    station = station_of(wish, host, port, identity, teller)
     working = asyncio.ensure_future(Node(station).run())
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -59,7 +63,7 @@ async def _run(wish: Wish, host: str, port: int) -> None:
     try:
         await working
     except asyncio.CancelledError:
-        print("left; the same command comes back", flush=True)
+        teller(said("left", "left; the same command comes back"))
 
 
 def parted(address: str) -> tuple[str, int]:
@@ -98,7 +102,9 @@ def _place(wish: Wish, name: str | None) -> Path:
     return Path(wish.place or Path.home() / ".atoll" / "nodes" / str(name))
 
 
-def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> Station:
+def station_of(
+    wish: Wish, host: str, port: int, identity: Identity | None, teller: Callable[[str], object] = print
+) -> Station:
     """How the node is set.  Raises ConfigError."""
     name = wish.name if identity is None or identity.known is None else identity.known.name
     if name is None or not NAME.fullmatch(name):
@@ -138,8 +144,8 @@ def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> S
         source=wish.data if own.named(wish.data) else str(Path(wish.data).resolve()),
         place=_place(wish, name),
         admitted=admitted,
-        approve=_approved if wish.approve else _asked,
-        tell=_say,
+        approve=_approval(wish),
+        tell=teller,
         limit=wish.limit,
         memory=wish.memory << 20,
         repeatable=wish.repeatable_noise,
@@ -147,21 +153,16 @@ def station_of(wish: Wish, host: str, port: int, identity: Identity | None) -> S
     )
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _approval(wish: Wish) -> Callable[[Plan, Ready], bool]:
+    """Shows what would leave this machine, and asks, or is told that this was approved."""
+    stream = sys.stderr if wish.log_json else sys.stdout
 
+    def approved(plan: Plan, ready: Ready) -> bool:
+        print(ready.text, end="", file=stream, flush=True)
+        if wish.approve:
+            return True
+        if not sys.stdin.isatty():
+            raise ConfigError("nobody is here to approve this", hint="--approve, once you have read it")
+        return typer.confirm("Take part?", err=wish.log_json)
 
-def _shown(ready: Ready) -> None:
-    print(ready.text, end="", flush=True)
-
-
-def _approved(plan: Plan, ready: Ready) -> bool:
-    _shown(ready)
-    return True
-
-
-def _asked(plan: Plan, ready: Ready) -> bool:
-    _shown(ready)
-    if not sys.stdin.isatty():
-        raise ConfigError("nobody is here to approve this", hint="--approve, once you have read it")
-    return typer.confirm("Take part?")
+    return approved

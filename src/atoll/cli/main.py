@@ -20,6 +20,7 @@ from atoll.cli.given import WithSettings, check_file
 from atoll.cli.given import runs as runs_named
 from atoll.cli.notice import Notice
 from atoll.cli.runs import log, ls, rm, show
+from atoll.cli.status import status, stop
 from atoll.cli.sweep import sweep
 
 __all__ = ["app", "main"]
@@ -98,6 +99,9 @@ def serve(
         str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="A JSON object a line: time, event, facts.")
+    ] = False,
 ) -> None:
     """Coordinate a federation between machines.
 
@@ -106,7 +110,7 @@ def serve(
     check_file(file)
     from atoll.cli.serve import Wish, command
 
-    command(Wish(file, sets or [], host, port, min_clients, place, ca, plain, save, quiet))
+    command(Wish(file, sets or [], host, port, min_clients, place, ca, plain, save, quiet, log_json))
 
 
 @app.command()
@@ -140,6 +144,9 @@ def join(
             help="Noise may follow from the run's seed, if its file says so: never private.",
         ),
     ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="A JSON object a line: time, event, facts.")
+    ] = False,
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
@@ -158,6 +165,7 @@ def join(
             limit,
             memory,
             repeatable_noise,
+            log_json,
         )
     )
 
@@ -275,8 +283,24 @@ def explain_kinds(
 
 
 @app.command()
-def doctor() -> None:
-    """Describe this installation, for a bug report."""
+def doctor(
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="HOST:PORT", help="Say why this coordinator cannot be reached."),
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity", metavar="DIR", envvar="ATOLL_IDENTITY", help="Your keys, or a node's directory."
+        ),
+    ] = None,
+) -> None:
+    """Describe this installation, for a bug report; or what is between it and a coordinator."""
+    if network is not None:
+        from atoll.cli.connection import examine
+
+        examine(network, identity)
+        return
     from atoll.cli.doctor import report
 
     report()
@@ -311,7 +335,7 @@ def privacy(
     answer(Question(population, cohort, rounds, delta, noise, epsilon, sampling), json)
 
 
-for _command in (ls, show, log, rm, compare, report, dash):
+for _command in (ls, show, log, rm, compare, report, dash, status, stop):
     app.command()(_command)
 app.command(cls=WithSettings)(sweep)
 app.command(cls=WithSettings)(audit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from atoll.network.elsewhere import Elsewhere
 from atoll.network.routes import Routes
 from atoll.network.serving import Address, serve
 from atoll.network.sums import whole
+from atoll.network.telling import Teller, said
 from atoll.network.wire import NAME, PORT, Plan
 from atoll.schema import convert, parse
 from atoll.settings import Count
@@ -47,6 +47,7 @@ _KINDS: dict[str, Any] = {
     "repeatable_noise": Annotated[
         bool, Meta(description="noise of nodes may follow from the seed: never private")
     ],
+    "client": Annotated[str, Meta(description="files of a client for browsers, shown below /client/")],
 }
 
 
@@ -64,11 +65,13 @@ class Wish:
     plain: bool = False
     save: str | None = None
     quiet: bool = False
+    log_json: bool = False
 
 
 def command(wish: Wish) -> None:
     """Serve the run that the file describes, until it is over."""
     console = Console(stderr=False, highlight=False)
+    teller = Teller(wish.log_json)
     given = network(wish)
     experiment = Experiment.read(
         wish.file, wish.sets, data="nodes.csv", runs=str(Path(given["place"]) / "runs")
@@ -85,7 +88,7 @@ def command(wish: Wish) -> None:
             data.weights = np.asarray(weights_of(data.names, "equal"))
         federation = experiment.federate(data, callbacks, nodes=nodes)
         federation.keeper.labels |= {"data": "nodes", "partition": "by node"}
-        if not wish.quiet:
+        if not wish.quiet and not wish.log_json:
             federation.keeper.session.log.append(on_console(console))
         return federation
 
@@ -95,34 +98,34 @@ def command(wish: Wish) -> None:
     def ready(url: str, coordinator: Coordinator) -> None:
         where = url.partition("//")[2]
         plain = " --plain" if address.context is None else ""
-        console.print(f"listening on {url}", markup=False)
+        coordinator.notebook.listeners.append(teller.event)
+        teller(said("listening", f"listening on {url}", url=url))
         line = f"  atoll join {where}{plain} --name NAME --data FILE"
         if address.context is not None:
             line = f"  atoll join {where} --invitation TOKEN --data FILE     (atoll ca invite NAME makes a token)"
-        console.print(f"nodes take part with\n{line}", markup=False, soft_wrap=True)
-        sys.stdout.flush()
+        teller(said("line", f"nodes take part with\n{line}"))
 
     def told(state: str) -> None:
-        if not state.startswith("round") or "waiting" in state:
-            console.print(state, markup=False)
-            sys.stdout.flush()
+        if not wish.log_json and (not state.startswith("round") or "waiting" in state):
+            teller(state)
 
     def more(coordinator: Coordinator, routes: Routes, site: web.Application) -> None:
         if authority is not None:
             from atoll.network.enrolment import enrolment_routes
             from atoll.network.tls import gate
 
-            site.add_routes(enrolment_routes(authority))
+            site.add_routes(enrolment_routes(authority, coordinator.notebook.write))
             site.middlewares.append(gate(authority))  # type: ignore[arg-type]
 
     run = asyncio.run(serve(office, build, address, ready=ready, told=told, more=more))
     if run is None:
-        console.print("stopped; the same command goes on from here")
+        teller(said("stopped", "stopped; the same command goes on from here"))
         return
-    console.print(result_view(run))
+    if not wish.log_json:
+        console.print(result_view(run))
     if wish.save is not None:
         run.save(wish.save)
-        console.print(f"model saved to {wish.save}", markup=False, soft_wrap=True)
+        teller(said("saved", f"model saved to {wish.save}", file=wish.save))
 
 
 def network(wish: Wish) -> dict[str, Any]:
@@ -146,15 +149,25 @@ def network(wish: Wish) -> dict[str, Any]:
 
 def address_of(given: dict[str, Any], authority: Authority | None) -> Address:
     """Where to listen, and as whom."""
+    client = Path(given["client"]) if given.get("client") else None
+    if client is not None and not client.is_dir():
+        raise ConfigError(f"client: there is no directory {client}", hint="leave it out")
     if authority is None:
-        return Address(given["host"], given["port"])
+        return Address(given["host"], given["port"], client=client)
     from atoll.network.tls import identify, server_context
 
     names = given.get("names") or (given["host"],)
     if given["host"] in ("0.0.0.0", "::", ""):
         names = given.get("names") or ("localhost", "127.0.0.1")
     context = server_context(authority, list(names))
-    return Address(given["host"], given["port"], context, lambda request: identify(request, authority))
+    return Address(
+        given["host"],
+        given["port"],
+        context,
+        lambda request: identify(request, authority),
+        tuple(names),
+        client,
+    )
 
 
 def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:

@@ -17,15 +17,17 @@ import torch
 from atoll import __version__
 from atoll.callbacks import Callback
 from atoll.contract import Channel
-from atoll.errors import AtollError, ConfigError, DataError, RunError, Terminated
+from atoll.errors import AtollError, ConfigError, DataError, PausedError, RunError, Terminated
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
+from atoll.network.notebook import Notebook
 from atoll.network.remote import Policy, Remote
 from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
 from atoll.network.sums import between
+from atoll.network.told import Told
 from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
@@ -46,6 +48,7 @@ class Federated(Protocol):
     """What the rounds thread plays: a federation."""
 
     folder: Any
+    number: int
 
     def resume(self, run: str | Path) -> Any: ...
 
@@ -151,7 +154,10 @@ class Coordinator:
         self.desk = Desk(self.journal, self.blobs, absent=office.absent)
         self.run = self.journal.get("run/id") or secrets.token_hex(8)
         self.journal.put("run/id", self.run)
+        self.notebook = Notebook(office.place, self.run)
+        self.desk.note = self._note
         self.sessions: dict[int, str] = {}
+        self.names = {int(fact["number"]): name for name, fact in self.nodes().items()}
         self.federation: Federated | None = None
         self.elsewhere: Elsewhere | None = None
         self.result: Any = None
@@ -182,11 +188,15 @@ class Coordinator:
             )
         with self._lock:
             known = self.nodes()
-            if name in known:
+            returns = name in known
+            if returns:
                 number = int(known[name]["number"])
             else:
                 number = self._place(name, {int(fact["number"]) for fact in known.values()})
                 self.journal.put(f"node/{name}", {"number": number, "form": None})
+            self.names[number] = name
+            event = "returned" if returns else "joined"
+            self.notebook.write(event, node=name, number=number, software=joining.software)
             self.sessions[number] = joining.session
             if joining.ed25519 is not None:
                 key = {"ed25519": joining.ed25519, "certificate": joining.certificate}
@@ -233,6 +243,9 @@ class Coordinator:
                     f" {form.train} now)",
                     hint="give it the same data, or join under another name",
                 )
+            if known is None:
+                counts = {"train": form.train, "validation": form.validation, "test": form.test}
+                self.notebook.write("announced", node=name, **counts, classes=form.classes)
             self.journal.put(f"node/{name}", {**fact, "form": msgspec.to_builtins(form)})
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
@@ -248,6 +261,9 @@ class Coordinator:
         ) in self.nodes().values():  # they were there before this process was, and get the time to return
             if fact["form"] is not None:
                 self.desk.seen(int(fact["number"]))
+        self.notebook.write("started", software=SOFTWARE)
+        for notice in self.journal.notices:
+            self.notebook.note("problem", message=notice)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -257,6 +273,24 @@ class Coordinator:
 
     def close(self) -> None:
         self.journal.close()
+        self.notebook.close()
+
+    def _note(self, event: str, *, client: int | None = None, **facts: Any) -> None:
+        """Write down what the desk tells, clients by the names of their nodes; and count it."""
+        book = self.notebook
+        if client is not None:
+            facts = {"node": self.names.get(client), **facts}
+        for key in ("asked", "counted"):
+            if key in facts:
+                facts[key] = [self.names.get(each, str(each)) for each in facts[key]]
+        book.write(event, **facts)
+        if event == "answer-accepted":
+            book.answers["accepted"] += 1
+            book.phases[f"{facts['program']}-node"].add(facts["seconds"])
+        elif event == "answer-refused":
+            book.answers[facts["kind"]] += 1
+        elif event == "call-closed":
+            book.phases[facts["program"]].add(facts["seconds"])
 
     def _play(self) -> None:
         try:
@@ -267,9 +301,12 @@ class Coordinator:
                         self.desk.wait()
         except Terminated:
             self.desk.state = "stopped"
+            self.notebook.note("run-stopped")
         except BaseException as error:
             self.error = error
             self.desk.state = f"failed: {error.message if isinstance(error, AtollError) else error}"
+            event = "run-paused" if isinstance(error, PausedError) else "run-failed"
+            self.notebook.note(event, reason=str(error)[:500])
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self.ended.set)
@@ -280,7 +317,7 @@ class Coordinator:
             self._gather()
             assert self.elsewhere is not None
             nodes = Deployment(self.desk, self.blobs, self.office.least, self.office.plan.repeatable)
-            self.federation = self.build(self.elsewhere, nodes, [_Written(self)])
+            self.federation = self.build(self.elsewhere, nodes, [_Written(self), Told(self.notebook)])
             if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
                 self.federation.resume(folder)
             result = self.federation.fit(progress=False)
@@ -291,6 +328,7 @@ class Coordinator:
             if self.federation is not None and self.federation.folder is not None:
                 self.federation.folder.release()  # the next attempt takes it up
             return False
+        self.notebook.note("run-ended", rounds=self.federation.number)
         self.desk.state = "over"
         self.result = result
         return True

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from atoll.contract import Outcome
 from atoll.errors import Terminated
 from atoll.network.blobs import Blobs
 from atoll.network.journal import Journal
@@ -73,6 +74,8 @@ class Desk:
         self.changed = threading.Condition()
         self.told: Callable[[int], None] = lambda client: None
         """Called, from any thread, when there is something new for a client."""
+        self.note: Callable[..., object] = lambda event, **facts: None
+        """Writes down what happened to clients; raises RunError where that cannot be."""
         self.state = "waiting for nodes"
         """What the run is doing, in words."""
         self._open: dict[
@@ -152,6 +155,24 @@ class Desk:
                 self._open.get(each.client, {}).pop(each.key, None)
                 self._arrived.pop(each.key, None)
 
+    def opened(self, posted: Mapping[int, Posted]) -> float:
+        """Write down that clients are asked, before they are; when that was, by `time.perf_counter`."""
+        if posted:
+            task = next(iter(posted.values())).task
+            self.note("call-opened", task=task.id, program=task.program, asked=list(posted))
+        return time.perf_counter()
+
+    def closed(self, call: str, program: str, outcomes: Sequence[Outcome], since: float) -> None:
+        """Write down whose answers counted."""
+        counted = [each.client for each in outcomes if each.refused is None]
+        seconds = round(time.perf_counter() - since, 3)
+        self.note("call-closed", task=call, program=program, seconds=seconds, counted=counted)
+
+    def tasks(self) -> int:
+        """How many tasks are open."""
+        with self.changed:
+            return sum(len(found) for found in self._open.values())
+
     def wait(self, seconds: float | None = None) -> None:
         """Sleep until something has changed, or so long. To be called inside `with desk.changed`.
 
@@ -196,13 +217,30 @@ class Desk:
             return posted.task
         return msgspec.structs.replace(posted.task, seconds=max(0.0, posted.due - time.monotonic()))
 
-    def accept(self, posted: Posted, sha256: str | None, size: int, refused: str | None) -> None:
+    def accept(
+        self,
+        posted: Posted,
+        sha256: str | None,
+        size: int,
+        refused: str | None,
+        *,
+        came: str | None = None,
+        kind: str = "content",
+    ) -> None:
         """An answer is whole and was looked at: write that down. It counts from when this returns.
+
+        `came` is the hash of a body that is refused, `kind` a word for why.
 
         Raises RunError where it cannot be written down.
         """
         now = time.perf_counter()
         arrival = Arrival(sha256, size, refused, posted.taken or now, now)
+        facts = {"client": posted.client, "task": posted.task.id, "program": posted.task.program, "size": size,
+                 "sha256": sha256 or came, "seconds": round(arrival.ended - arrival.begun, 3)}  # fmt: skip
+        if refused is None:
+            self.note("answer-accepted", **facts)
+        else:
+            self.note("answer-refused", **facts, reason=refused[:500], kind=kind)
         self.journal.put(posted.key, arrival.to_fact())
         with self.changed:
             self._arrived[posted.key] = arrival
@@ -214,7 +252,8 @@ class Desk:
         posted.failures.append(f"{failure.kind}: {failure.reason}")
         if len(posted.failures) <= self.retry and failure.kind not in ("refused", "spent"):
             return True
-        self.accept(posted, None, 0, f"the node could not: {posted.failures[-1]}")
+        reason = f"the node could not: {posted.failures[-1]}"
+        self.accept(posted, None, 0, reason, kind=failure.kind)
         return False
 
     def _wake(self) -> None:

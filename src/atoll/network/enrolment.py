@@ -7,13 +7,15 @@ import ipaddress
 import logging
 import time
 from collections import OrderedDict
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from aiohttp import web
+from cryptography import x509
 
 from atoll.errors import CodecError
 from atoll.network.authority import Authority
-from atoll.network.certificates import IdentityError
+from atoll.network.certificates import IdentityError, read
 from atoll.network.invitation import MOST, Certified, Enrolling, Renewing, Trust
 from atoll.network.tls import identify, refusal
 from atoll.network.wire import Message, pack, unpack
@@ -23,6 +25,12 @@ __all__ = ["enrolment_routes"]
 T = TypeVar("T", bound=Message)
 
 _LOG = logging.getLogger(__name__)
+
+
+def _nothing(event: str, /, **facts: Any) -> None:
+    """Nothing is written down."""
+
+
 _TRIES, _AGAIN, _ADDRESSES = 10, 10.0, 4096
 
 
@@ -57,8 +65,12 @@ class Tries:
             self._spent.popitem(last=False)
 
 
-def enrolment_routes(authority: Authority) -> list[web.RouteDef]:
-    """`/v1/certificate` for who holds an invitation, `/v1/renew` for who has a certificate."""
+def enrolment_routes(authority: Authority, note: Callable[..., object] = _nothing) -> list[web.RouteDef]:
+    """`/v1/certificate` for who holds an invitation, `/v1/renew` for who has a certificate.
+
+    Args:
+        note: writes down an event and its facts, before a certificate leaves.
+    """
     tries = Tries()
     trust = pack(Trust(authority=authority.pem.decode()))
 
@@ -82,6 +94,7 @@ def enrolment_routes(authority: Authority) -> list[web.RouteDef]:
                 400 if error.problem == "request" else 403, error.problem, error.message, error.hint
             ) from None
         tries.give(address)
+        await asyncio.to_thread(note, "certificate-issued", **_facts(authority, made), address=address)
         return _certified(authority, made)
 
     async def renew(request: web.Request) -> web.Response:
@@ -95,6 +108,9 @@ def enrolment_routes(authority: Authority) -> list[web.RouteDef]:
             _LOG.warning("%s gets no other certificate: %s", caller.name, error.message)
             status = 403 if error.problem in ("unknown", "revoked", "expired") else 400
             raise refusal(status, error.problem, error.message, error.hint) from None
+        await asyncio.to_thread(
+            note, "certificate-renewed", **_facts(authority, made), address=_address(request)
+        )
         return _certified(authority, made)
 
     return [
@@ -104,14 +120,21 @@ def enrolment_routes(authority: Authority) -> list[web.RouteDef]:
     ]
 
 
+def _facts(authority: Authority, made: bytes) -> dict[str, str]:
+    """Whose certificate this is."""
+    known = read(x509.load_pem_x509_certificate(made), authority.certificate)
+    return {"name": known.name, "role": known.role, "serial": known.serial}
+
+
 def _certified(authority: Authority, made: bytes) -> web.Response:
     body = pack(Certified(certificate=made.decode(), authority=authority.pem.decode()))
     return web.Response(body=body, content_type="application/json")
 
 
 async def _message(request: web.Request, kind: type[T]) -> T:
-    """The message that a stranger sends; it may have been read before, by who keeps the time."""
-    if (request.content_length or 0) > MOST or len(body := await request.read()) > MOST:
+    """The message that a stranger sends, of which no more is read than such a message may have."""
+    body = await request.read()
+    if len(body) > MOST:
         raise refusal(400, "size", f"a request for a certificate has at most {MOST} bytes")
     try:
         return unpack(body, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,6 +25,7 @@ class _Wish(NamedTuple):
     drop: str | None
     put: Mapping[str, bytes]
     done: Future[None]
+    since: float
 
 
 class Journal:
@@ -49,6 +51,8 @@ class Journal:
         self._asked = threading.Condition()
         self._wishes: list[_Wish] = []
         self._over: str | None = None  # why nothing more is taken
+        self.commits, self.lag = 0, 0.0
+        """How many commits there were, and the seconds that the last one's first fact waited for it."""
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -98,7 +102,7 @@ class Journal:
         with self._asked:
             if self._over is not None:
                 raise self._refusal()
-            self._wishes.append(_Wish(drop, encoded, done))
+            self._wishes.append(_Wish(drop, encoded, done, time.monotonic()))
             self._asked.notify()
         return done
 
@@ -155,5 +159,6 @@ class Journal:
                     self._facts.pop(key, None)
                 else:
                     self._facts[key] = msgspec.json.decode(value)
+        self.commits, self.lag = self.commits + 1, time.monotonic() - batch[0].since
         for wish in batch:
             wish.done.set_result(None)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from atoll import __version__
-from atoll.errors import AtollError, CodecError, ConfigError, MissingExtraError, RunError
+from atoll.errors import AtollError, ConfigError, MissingExtraError, RunError
+from atoll.network.telling import Transfer, said
 from atoll.network.wire import (
     VERSIONS,
     Answered,
@@ -129,13 +130,15 @@ class Line:
                         hint="atoll doctor --network tells why",
                     ) from None
                 if not self._cut:
-                    self.tell(f"the coordinator cannot be reached ({_short(error)}); trying again")
+                    why = _short(error)
+                    text = f"the coordinator cannot be reached ({why}); trying again"
+                    self.tell(said("cut", text, reason=why))
                 self._cut = True
                 await asyncio.sleep(wait * (0.5 + random.random()))
                 wait = min(wait * 2, _MOST)
                 continue
             if self._cut:
-                self.tell("the coordinator is there again")
+                self.tell(said("reached", "the coordinator is there again"))
                 self._cut = False
             return found
 
@@ -206,11 +209,14 @@ class Line:
                     _refused(await response.content.read(1 << 21))
                 if response.status not in (200, 206):
                     raise RunError(f"the coordinator answered {response.status}")
+                begun = there if response.status == 206 else 0
+                progress = Transfer(self.tell, "received", blob.size, begun)
                 with part.open("ab" if response.status == 206 else "wb") as stream:
                     async for piece in response.content.iter_chunked(_PIECE):
                         if stream.tell() + len(piece) > blob.size:
                             raise RunError("more came than was announced")
                         stream.write(piece)
+                        progress.at(stream.tell())
         if _hash(part) != blob.sha256:
             part.unlink()
             raise RunError("what came has another hash than was announced")
@@ -235,10 +241,11 @@ class Line:
         place = f"/v1/task/{task}/answer"
         found = unpack((await self._asked("GET", place))[1], Answered) if ask else Answered(offset=0)
         offset = min(found.offset, size)
+        progress = Transfer(self.tell, "sent", size, offset)
         while not found.done:
             more = f"?offset={offset}&size={size}&sha256={sha256}"
-            status, said = await self._asked("PUT", place + more, data=_pieces(body, offset))
-            found = unpack(said, Answered)
+            status, told = await self._asked("PUT", place + more, data=_pieces(body, offset, progress))
+            found = unpack(told, Answered)
             if status == 409 and found.offset == offset:
                 raise RunError("the coordinator wants what it has")
             offset = found.offset
@@ -262,24 +269,17 @@ def _refused(body: bytes) -> None:
     raise Refused(found.message, hint=found.hint)
 
 
-async def _pieces(body: Path | bytes, offset: int) -> Any:
+async def _pieces(body: Path | bytes, offset: int, progress: Transfer) -> Any:
     with io.BytesIO(body) if isinstance(body, bytes) else body.open("rb") as stream:
         stream.seek(offset)
         while piece := stream.read(_PIECE):
             yield piece
+            progress.at(stream.tell())
 
 
 def _hash(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read(body: bytes, kind: type[M]) -> M | None:
-    """The message of this kind that a body is, or None."""
-    try:
-        return unpack(body, kind)
-    except CodecError:
-        return None
 
 
 def _short(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
 from atoll.network.masking import Masking, Signer, Trusts, told
 from atoll.network.shelf import Shelf
+from atoll.network.telling import said
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
 from atoll.network.worker import Begin, Declined, Do, Failed, Ready
 
@@ -100,13 +101,13 @@ class Node:
                 )
                 await line.announce(ready.form)
                 if joined.plan.repeatable and station.repeatable:
-                    station.tell(
-                        "noise and rounding follow from the run's seed: what leaves here is NOT private"
-                    )
-                station.tell(f"joined as {station.name}, client {joined.number}; waiting for work")
+                    text = "noise and rounding follow from the run's seed: what leaves here is NOT private"
+                    station.tell(said("repeatable", text))
+                text = f"joined as {station.name}, client {joined.number}; waiting for work"
+                station.tell(said("joined", text, node=station.name, number=joined.number, run=joined.run))
                 await self._work(line, joined, hand, ready.form)
             except Over:
-                station.tell("the run is over")
+                station.tell(said("over", "the run is over"))
                 await line.leave()
             except asyncio.CancelledError:
                 await asyncio.shield(line.leave())
@@ -190,7 +191,9 @@ class Node:
         if not path.is_file():
             failure = await self._done(line, plan, hand, task, path)
             if failure is not None:
-                self.station.tell(f"round {task.round}: {task.program} failed, {failure.reason}")
+                text = f"round {task.round}: {task.program} failed, {failure.reason}"
+                facts = {"task": task.id, "program": task.program, "kind": failure.kind}
+                self.station.tell(said("failed", text, round=task.round, **facts))
                 await line.failed(task.id, failure)
                 await asyncio.sleep(0.5)
                 return
@@ -198,20 +201,24 @@ class Node:
             found = await line.answer(task.id, path)
         except Refused as error:
             shelf.forget(task.id)
-            self.station.tell(f"round {task.round}: the answer was refused, {error.message}")
+            text = f"round {task.round}: the answer was refused, {error.message}"
+            self.station.tell(said("refused", text, round=task.round, task=task.id))
             await line.failed(task.id, Failure(kind="refused", reason=error.message))
             return
         except Stale:
             shelf.forget(task.id)
-            self.station.tell(f"round {task.round}: came too late with {task.program}")
+            text = f"round {task.round}: came too late with {task.program}"
+            self.station.tell(said("late", text, round=task.round, task=task.id))
             raise
         shelf.forget(task.id)
         if found.refused is not None:
-            self.station.tell(f"round {task.round}: the answer was refused, {found.refused}")
+            text = f"round {task.round}: the answer was refused, {found.refused}"
+            self.station.tell(said("refused", text, round=task.round, task=task.id))
         elif task.program == "train":
             self.rounds += 1
             shelf.over(task.round)
-            self.station.tell(f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)")
+            text = f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)"
+            self.station.tell(said("trained", text, round=task.round, task=task.id, bytes=found.offset))
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
         shelf.tidy(task.memory if task.program == "train" else None, wanted)
 

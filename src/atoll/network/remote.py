@@ -96,6 +96,7 @@ class Remote(Engine):
     ) -> tuple[Reducer, list[Outcome]]:
         """What came of tasks: the answers, reduced."""
         gathering, waiting = Gathering(job), list(job.clients)
+        since = self.desk.opened(posted)
         with self.desk.changed:
             self.desk.post(list(posted.values()))
         try:
@@ -103,7 +104,11 @@ class Remote(Engine):
         finally:
             self.desk.withdraw(list(posted.values()))
         assert used is not None
-        return gathering.result()
+        reducer, outcomes = gathering.result()
+        if posted:
+            task = next(iter(posted.values())).task
+            self.desk.closed(task.id, task.program, outcomes, since)
+        return reducer, outcomes
 
     def _summed(
         self, job: Job, posted: Mapping[int, Posted], memories: Memories
@@ -113,9 +118,12 @@ class Remote(Engine):
         What a client remembers counts if its update does.
         """
         later = Later()
+        since = time.perf_counter()
         _, told = self._answered(announced(job), posted, later)
         sums = Sums(self.desk, self.blobs, self.data.names)
         reducer, outcomes, counts = sums.reduced(job, posted, told)
+        if posted:
+            self.desk.closed(f"{next(iter(posted.values())).task.id}-sum", "secagg", outcomes, since)
         for client in counts:
             memories.put(client, later.kept[client])
         return reducer, outcomes

@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from atoll.network.wire import (
     pack,
     unpack,
 )
+from atoll.network.witness import NODE, Witness
 
 try:
     from aiohttp import web
@@ -77,6 +79,7 @@ class Routes:
     def __init__(self, coordinator: Coordinator, identify: Identify) -> None:
         self.coordinator, self.identify = coordinator, identify
         self.desk, self.blobs = coordinator.desk, coordinator.blobs
+        self.witness = Witness(coordinator.notebook)
         self._news: dict[int, asyncio.Event] = {}
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._loop = asyncio.get_running_loop()
@@ -86,6 +89,7 @@ class Routes:
     def application(self) -> web.Application:
         """All routes."""
         site = web.Application(middlewares=[self._guard], client_max_size=LIMIT)
+        self.witness.install(site)
         site.add_routes(
             [
                 web.get("/healthz", self.health),
@@ -145,7 +149,7 @@ class Routes:
 
     def _node(self, request: web.Request) -> tuple[str, int]:
         """The name and number of the node that calls, in its present session."""
-        caller = self._caller(request, "node")
+        caller = self.caller(request, "node")
         assert caller.name is not None
         number = self.coordinator.number(caller.name)
         if number is None:
@@ -163,10 +167,12 @@ class Routes:
         self.desk.seen(number)
         return caller.name, number
 
-    def _caller(self, request: web.Request, *roles: str) -> Caller:
+    def caller(self, request: web.Request, *roles: str) -> Caller:
+        """Who makes a request; refuses those of other roles."""
         caller = self.identify(request)
         if caller.name is None or caller.role is None:
             raise _refusal(401, "unknown", "there is no client certificate", "join with an invitation first")
+        request[NODE] = caller.name
         if caller.role not in roles:
             raise _refusal(403, "forbidden", f"this is not for the role {caller.role}")
         return caller
@@ -189,7 +195,7 @@ class Routes:
         )
 
     async def join(self, request: web.Request) -> web.Response:
-        caller = self._caller(request, "node")
+        caller = self.caller(request, "node")
         joining = unpack(await request.read(), Joining)
         if caller.name is None or not NAME.fullmatch(caller.name):
             raise _refusal(400, "name", f"{caller.name!r} is no name of a node")
@@ -202,8 +208,9 @@ class Routes:
         return web.Response(status=204)
 
     async def leave(self, request: web.Request) -> web.Response:
-        _, number = self._node(request)
+        name, number = self._node(request)
         self.desk.gone(number)
+        await asyncio.to_thread(self.coordinator.notebook.note, "left", node=name)
         return web.Response(status=204)
 
     # --- tasks ------------------------------------------------------------------------------------------------
@@ -340,7 +347,7 @@ class Routes:
         refused = posted.check(blob)
         if refused is not None:
             part.unlink()
-            self.desk.accept(posted, None, size, refused)
+            self.desk.accept(posted, None, size, refused, came=sha256)
             return refused
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -372,9 +379,10 @@ class Routes:
     # --- operations -------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        self._caller(request, "node", "operator", "auditor")
+        self.caller(request, "node", "operator", "auditor")
         now = time.monotonic()
-        return web.json_response(status(self.coordinator, now))
+        found = status(self.coordinator, now)
+        return web.json_response(found | {"uploads": [asdict(each) for each in self.witness.uploads()]})
 
 
 def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
@@ -399,7 +407,11 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
         "state": desk.state,
         "round": getattr(coordinator.federation, "number", 0),
         "rounds": coordinator.office.plan.rounds,
+        "paused": "paused" in desk.state,
         "nodes": nodes,
+        "answers": dict(coordinator.notebook.answers),
+        "refusals": dict(coordinator.notebook.refusals),
+        "epsilon": coordinator.notebook.epsilon,
     }
 
 

@@ -8,13 +8,15 @@ import errno
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from atoll.errors import ConfigError, MissingExtraError
 from atoll.network.coordinator import Build, Coordinator, Office
 from atoll.network.lines import Lines
+from atoll.network.operating import Operating
 from atoll.network.routes import Identify, Routes, plainly
 from atoll.network.wire import LOOPBACK, PORT
 
@@ -37,6 +39,10 @@ class Address:
     port: int = PORT
     context: ssl.SSLContext | None = None
     identify: Identify = plainly
+    names: Sequence[str] = ()
+    """By which nodes and people call it."""
+    client: Path | None = None
+    """Files of a client for browsers."""
 
     def check(self) -> None:
         """Raises ConfigError where plain text would leave the machine."""
@@ -74,6 +80,8 @@ async def serve(
             loop.add_signal_handler(sign, stopping.set)
     routes = Routes(coordinator, address.identify)
     site = routes.application()
+    operating = Operating(coordinator, routes, (address.host, *address.names), address.client)
+    operating.install(site)
     more(coordinator, routes, site)
     runner = web.AppRunner(
         site, handle_signals=False, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75
@@ -86,9 +94,12 @@ async def serve(
         coordinator.start()
         ready(f"{scheme}://{address.host}:{port}", coordinator)
         watching = [asyncio.create_task(each) for each in (_watch(coordinator, told), lines.watch())]
-        waits = [asyncio.create_task(each.wait()) for each in (coordinator.ended, stopping)]
+        waits = [
+            asyncio.create_task(each.wait()) for each in (coordinator.ended, stopping, operating.stopping)
+        ]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not coordinator.ended.is_set():
+            await operating.drain()
             await coordinator.stop()
         elif coordinator.result is not None:
             await _farewell(coordinator, routes)
@@ -122,6 +133,7 @@ async def _watch(coordinator: Coordinator, told: Callable[[str], object]) -> Non
         if (state := coordinator.desk.state) != before:
             told(state)
             before = state
+            await asyncio.to_thread(coordinator.notebook.state, state)
         await asyncio.sleep(0.2)
 
 

@@ -116,6 +116,7 @@ class Unhurried(Deployed):
     def _post(self, air: _Air, job: Job, clients: Sequence[int]) -> None:
         posted = self.engine.posted(replace(job, clients=list(clients)), self.memories, call=0)
         air.posted |= posted
+        self.desk.opened(posted)
         with self.desk.changed:
             self.desk.post(list(posted.values()))
 
@@ -183,6 +184,7 @@ class Unhurried(Deployed):
             air.told, replies = self.channel.learn(air.told, replies)
         with seeds.scoped(self.cohorts.seed, "settle train", number):
             air.state = stepped(self.method, self.population, air.state, replies, number)
+        self.desk.closed(str(number), "train", outcomes, since)
         everybody = {o.client: o for o in [*air.lost, *outcomes]}
         cohort = Cohort(sorted(everybody))
         found = columns(cohort, list(everybody.values()), since, self.method.plan().epochs)

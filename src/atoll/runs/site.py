@@ -26,7 +26,7 @@ try:
 except ImportError:
     raise MissingExtraError("aiohttp", "dash", "the live page") from None
 
-__all__ = ["ANY", "application", "web"]
+__all__ = ["ANY", "HEADERS", "Pages", "application", "web"]
 
 ANY = ("0.0.0.0", "::", "")
 """Addresses that mean all of this machine's."""
@@ -36,7 +36,7 @@ _PACE = 0.25  # seconds between looks at a log
 _SLOW = 2.0  # seconds between looks at a run's state
 _BEAT = 15.0  # seconds of silence, after which a comment is sent
 _KEPT = 8  # digests
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -48,7 +48,7 @@ _HEADERS = {
 
 def application(place: str | Path, host: str = "127.0.0.1") -> web.Application:
     """The server's routes.  Raises ConfigError where there is no such directory."""
-    pages = _Pages(Path(place), host)
+    pages = Pages(Path(place), host)
     site = web.Application(middlewares=[pages.guard])
     site.add_routes(
         [
@@ -66,17 +66,22 @@ def application(place: str | Path, host: str = "127.0.0.1") -> web.Application:
 # --- answers ------------------------------------------------------------------------------------------------
 
 
-class _Pages:
-    """Handles requests. Only what was found in the directory, or ships with the page, has a name here."""
+class Pages:
+    """Handles requests. Only what was found in the directory, or ships with the page, has a name here.
 
-    def __init__(self, place: Path, host: str) -> None:
+    Args:
+        hosts: names by which this machine may be called.
+    """
+
+    def __init__(self, place: Path, *hosts: str) -> None:
         if not place.is_dir():
             raise ConfigError(
                 f"there is no directory {place}", hint="atoll run makes runs; name where they are"
             )
         self.place = place
         self.only = RunFolder(place).name if (place / "events.jsonl").is_file() else None
-        self.hosts = None if host in ANY else {*_LOOP, host.lower()}
+        names = {f"[{host.lower()}]" if ":" in host else host.lower() for host in hosts}
+        self.hosts = None if {*hosts} & {*ANY} else {*_LOOP, *names}
         self.files = {path.relative_to(FILES).as_posix(): path for path in FILES.rglob("*") if path.is_file()}
         self.glances = Glances()
         self.histories: dict[str, _History] = {}
@@ -89,13 +94,13 @@ class _Pages:
         if (
             self.hosts is not None and name not in self.hosts
         ):  # a page elsewhere, by a name it made point here
-            raise web.HTTPForbidden(text="this page answers to its own address only", headers=_HEADERS)
+            raise web.HTTPForbidden(text="this page answers to its own address only", headers=HEADERS)
         if request.method not in ("GET", "HEAD"):
-            raise web.HTTPMethodNotAllowed(request.method, ["GET"], headers=_HEADERS)
+            raise web.HTTPMethodNotAllowed(request.method, ["GET"], headers=HEADERS)
         try:
             return await handler(request)  # type: ignore[no-any-return]
         except web.HTTPException as error:
-            error.headers.update(_HEADERS)
+            error.headers.update(HEADERS)
             raise
 
     def runs(self) -> dict[str, RunFolder]:
@@ -113,13 +118,13 @@ class _Pages:
         return found
 
     async def index(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(self.files["index.html"], headers=_HEADERS)
+        return web.FileResponse(self.files["index.html"], headers=HEADERS)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         path = self.files.get(request.match_info["file"])
         if path is None:
             raise web.HTTPNotFound(text="not found")
-        return web.FileResponse(path, headers=_HEADERS)
+        return web.FileResponse(path, headers=HEADERS)
 
     async def listed(self, request: web.Request) -> web.StreamResponse:
         return _json(await asyncio.to_thread(self._list))
@@ -151,7 +156,7 @@ class _Pages:
     async def events(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         folder = self.run(name)
-        headers = {**_HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        headers = {**HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         task = asyncio.current_task()
@@ -250,5 +255,5 @@ def _message(kind: str, content: bytes, place: int | None = None) -> bytes:
 
 def _json(value: Any) -> web.Response:
     return web.Response(
-        body=msgspec.json.encode(value), headers={**_HEADERS, "Content-Type": "application/json"}
+        body=msgspec.json.encode(value), headers={**HEADERS, "Content-Type": "application/json"}
     )
