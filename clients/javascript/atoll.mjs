@@ -216,10 +216,11 @@ export class Client {
     for (let tries = 0; ; tries++) {
       const signal = AbortSignal.any([this.ending.signal, AbortSignal.timeout(120000)]);
       const sent = this.send(this.url + path, { method, body, signal, headers: this.headers });
-      const [status, bytes] = await sent.then(async (r) => [r.status, await r.arrayBuffer()]).catch(() => [0]);
+      const heard = sent.then(async (found) => [found.status, await found.arrayBuffer()]);
+      const [status, bytes] = await heard.catch((error) => [0, error.cause ?? error]);
       this.ending.signal.throwIfAborted();
       if (!status || status === 408 || status === 429 || status >= 500) {
-        this.say(`waiting for the coordinator (${status || "no connection"})`);
+        this.say(`waiting for the coordinator (${status || bytes.message || bytes.code})`);
         await pause(Math.min(60, 2 ** tries / 2) * (0.5 + Math.random()));
         continue;
       }

@@ -8,7 +8,8 @@ export function read(text, plan) {
   const [header, ...rows] = lines.map((line) => line.split(",").map((field) => field.trim()));
   const columns = (features ?? header.filter((name) => name !== label && name)).map((name) => place(header, name));
   const target = place(header, label);
-  const names = Array.isArray(classes) ? classes.map(String) : Array.from({ length: Number(classes) }, (_, c) => `${c}`);
+  const counted = Array.from({ length: Number(classes) || 0 }, (_, at) => `${at}`);
+  const names = Array.isArray(classes) ? classes.map(String) : counted;
   if (names.length < 2) throw new Error("the plan must say which classes there are: classes = 3, or their labels");
   const samples = rows.map((row, at) => {
     const inputs = columns.map((column) => number(row[column], header[column], at));
@@ -21,7 +22,8 @@ export function read(text, plan) {
 
 /** Samples in the parts that the plan asks for: every so-manyth one is kept for a test, or for validation. */
 function divided(samples, { test, validation }) {
-  const shares = { test: test === "auto" ? 0.2 : test ?? 0, validation: validation < 1 ? validation : validation / samples.length };
+  const shares = { test: test === "auto" ? 0.2 : test ?? 0, validation };
+  if (validation >= 1) shares.validation /= samples.length; // so many, and no share
   const parts = { train: [], test: [], validation: [] }, due = { test: 0, validation: 0 };
   for (const sample of samples) {
     due.test += shares.test;
@@ -30,8 +32,10 @@ function divided(samples, { test, validation }) {
     if (part !== "train") due[part] -= 1;
     parts[part].push(sample);
   }
-  const split = (part) => (part.length ? { inputs: Float32Array.from(part.flatMap(({ inputs }) => inputs)), labels: part.map(({ label }) => label) } : null);
-  return { train: split(parts.train), test: split(parts.test), validation: split(parts.validation) };
+  const split = (part) => ({
+    inputs: Float32Array.from(part.flatMap(({ inputs }) => inputs)), labels: part.map(({ label }) => label),
+  });
+  return Object.fromEntries(Object.entries(parts).map(([name, part]) => [name, part.length ? split(part) : null]));
 }
 
 function place(header, name) {

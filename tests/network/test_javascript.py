@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -135,31 +134,41 @@ def test_it_leaves_when_it_is_asked_to(cluster: Cluster) -> None:
     assert not node["there"]
 
 
-PAGED = """
-import sys
-from atoll.cli import main
-from atoll.network.routes import Routes
+@needs_node
+def test_over_tls_with_a_certificate_of_its_own(cluster: Cluster) -> None:
+    """Who it is says its certificate (web), whatever it calls itself (ann)."""
 
-place, plain = sys.argv.pop(1), Routes.application
+    def ca(*words: str) -> str:
+        command = [sys.executable, "-m", "atoll.cli", "ca", *words]
+        return subprocess.run(command, cwd=cluster.place, capture_output=True, text=True, check=True).stdout
 
-def application(routes):
-    site = plain(routes)
-    site.router.add_static("/client/", place)
-    return site
-
-Routes.application = application
-main()
-"""
+    where, keys = f"127.0.0.1:{cluster.port}", cluster.place / "keys"
+    ca("init")
+    ca("server", "127.0.0.1")
+    settings = (cluster.place / "run.toml").read_text().replace('["ann", "web"]', '["web"]')
+    (cluster.place / "run.toml").write_text(settings.replace("clients = 2", "clients = 1"))
+    command = [sys.executable, "-m", "atoll.cli", "serve", "run.toml", "--port", str(cluster.port)]
+    with (cluster.place / "coordinator.log").open("ab") as log:
+        cluster.processes["coordinator"] = subprocess.Popen(
+            [*command, "--save", str(cluster.model)], stdout=log, stderr=log, cwd=cluster.place
+        )
+    cluster.until("listening", "coordinator")
+    token = ca("invite", "web").split()[0]
+    ca("enrol", where, "--invitation", token, "--keys", str(keys))
+    join = [str(NODE), str(HERE / "join.mjs"), f"https://{where}", "ann", str(cluster.place / "web.csv")]
+    alone = subprocess.run(join, capture_output=True, text=True, timeout=20)
+    assert alone.returncode == 2 and "usage" in alone.stderr
+    done = subprocess.run([*join, "--keys", str(keys)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "the run is over" in done.stdout, done.stdout + done.stderr
+    assert cluster.wait("coordinator") == 0, cluster.log("coordinator")
+    assert cluster.model.is_file()
 
 
 @needs_browser
 def test_from_a_browser_beside_python(cluster: Cluster) -> None:
-    command = [sys.executable, "-c", PAGED, str(HERE), "serve", str(cluster.place / "run.toml"), "--plain"]
-    command += ["--port", str(cluster.port), "--place", str(cluster.place / "coordinator")]
-    with (cluster.place / "coordinator.log").open("ab") as log:
-        cluster.processes["coordinator"] = subprocess.Popen(
-            [*command, "--save", str(cluster.model)], stdout=log, stderr=log, env={**os.environ, "CI": "1"}
-        )
+    with (cluster.place / "run.toml").open("a") as stream:  # its last table is [network]
+        stream.write(f"client = {json.dumps(str(HERE))}\n")
+    cluster.start("coordinator")
     cluster.until("listening", "coordinator")
     with browser() as page:
         page.driver.get(f"http://127.0.0.1:{cluster.port}/client/index.html")

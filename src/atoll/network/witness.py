@@ -16,7 +16,7 @@ from atoll.network.wire import Problem, pack, unpack
 
 __all__ = ["NODE", "Upload", "Witness"]
 
-NODE = "atoll.node"
+NODE: Any = getattr(web, "RequestKey", lambda name, kind: name)("atoll.node", str)
 """Of a request: the name of who calls, once it is known."""
 
 _TELLING = frozenset({400, 401, 403, 413, 422, 429, 507})
