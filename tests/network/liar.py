@@ -100,7 +100,9 @@ class Peer(Caller):
         self.number = joined.number
         if self._work is None:
             assert self.name is not None
-            self._work = _Work(Begin(joined.plan, self.source, joined.number, self.name, {}))
+            self._work = _Work(
+                Begin(joined.plan, self.source, joined.number, self.name, str(self.shelf.place))
+            )
         told = self.ask("POST", "/v1/data", pack(self.ready.form))
         assert told.status == 204, told
         return joined
@@ -146,7 +148,8 @@ class Peer(Caller):
         memory = None if task.memory is None else str(self.shelf.memory(task.memory))
         shared = str(self.fetched(task.shared))
         with _ONE:
-            self._work.do(Do(task, shared, own, memory, str(path), str(after)))
+            vector = str(self.shelf.vector(task.id, task.shared.sha256))
+            self._work.do(Do(task, shared, own, memory, str(path), str(after), vector))
         if task.program == "train":
             self.rounds.append(task.id)
         return path.read_bytes()

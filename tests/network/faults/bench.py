@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from atoll.codec import encode
-from atoll.data import FederatedData
 from tests.network.cluster import NAMES, Cluster, digits, simulation
 from tests.network.faults.child import Wound, run
 from tests.network.liar import Peer
@@ -113,16 +113,19 @@ class Bench(Cluster):
 
         import msgspec
 
-        path = self.place / "coordinator" / "journal.sqlite"
-        with contextlib.closing(sqlite3.connect(path)) as base:
+        copy = self.place / "looked-at"
+        copy.mkdir(exist_ok=True)
+        for name in ("journal.sqlite-wal", "journal.sqlite"):  # the coordinator's own are locked while it runs
+            shutil.copyfile(self.place / "coordinator" / name, copy / name)
+        with contextlib.closing(sqlite3.connect(copy / "journal.sqlite")) as base:
             return {k: msgspec.json.decode(v) for k, v in base.execute("SELECT key, value FROM facts")}
 
 
 class Twin:
     """The run in a simulation, round by round, beside the one on the wire."""
 
-    def __init__(self, bench: Bench, data: FederatedData | None = None) -> None:
-        self.federation = simulation(bench.place / "run.toml", data or bench.data)
+    def __init__(self, bench: Bench, names: Sequence[str] | None = None) -> None:
+        self.federation = simulation(bench.place / "run.toml", names or bench.names)
 
     def round(self) -> None:
         self.federation.round()
@@ -141,5 +144,5 @@ def bench(
     place: Path, names: Sequence[str] = NAMES[:2], network: Mapping[str, Any] | None = None, **settings: Any
 ) -> Iterator[Bench]:
     """A small federation whose processes end with it."""
-    with Bench(place, {**SETTINGS, **settings}, digits(len(names)), names, network) as made:
+    with Bench(place, {**SETTINGS, **settings}, digits(names), names, network) as made:
         yield made

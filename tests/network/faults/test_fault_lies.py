@@ -28,7 +28,7 @@ class Court:
     def __init__(self, made: Bench) -> None:
         self.made = made
         made.start("coordinator")
-        self.twin = Twin(made, made.data.choose([0, 1]))
+        self.twin = Twin(made, made.names[:2])
         self.ann, self.bob, self.liar = (made.peer(name) for name in made.names)
         for each in (self.ann, self.bob, self.liar):
             each.join()
