@@ -1,4 +1,4 @@
-"""What a coordinator tells: records that are owed, models by their hash, refusals without a flood, sentences and JSON."""
+"""What a coordinator tells: records that are owed, hashes of models, refusals without a flood, sentences and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
+from aiohttp.test_utils import TestClient, TestServer
 
 import atoll
 from atoll.codec import encode
@@ -60,9 +60,8 @@ def test_pauses_are_written_once(book: Notebook, tmp_path: Path) -> None:
 
 def test_models_are_named_by_their_hash(book: Notebook, tmp_path: Path) -> None:
     data = atoll.data.load("digits").partition("iid", clients=2, seed=0)
-    federation = atoll.Federation(
-        data, model="logistic", method="fedavg", rounds=2, runs=None, engine="loop", callbacks=[Told(book)]
-    )
+    model = atoll.models.build("logistic", (1, 8, 8), 10)
+    federation = atoll.Federation(model, data, "fedavg", rounds=2, engine="loop", callbacks=[Told(book)])
     federation.fit(progress=False)
     found = written(tmp_path)
     assert [event for event, _ in found] == ["run-begun", "round-committed", "round-committed"]
@@ -79,8 +78,12 @@ def test_refusals_are_counted_and_not_all_written(book: Notebook, tmp_path: Path
         return web.Response(status=403, body=body, content_type="application/json")
 
     async def ask(times: int) -> None:
-        for _ in range(times):
-            await witness.seen(make_mocked_request("GET", "/v1/task"), refused)
+        site = web.Application()
+        witness.install(site)
+        site.router.add_get("/v1/task", refused)
+        async with TestClient(TestServer(site)) as client:
+            for _ in range(times):
+                assert (await client.get("/v1/task")).status == 403
 
     asyncio.run(ask(50))
     assert book.refusals["revoked"] == 50
