@@ -98,7 +98,6 @@ def command(wish: Wish) -> None:
     def ready(url: str, coordinator: Coordinator) -> None:
         where = url.partition("//")[2]
         plain = " --plain" if address.context is None else ""
-        coordinator.notebook.listeners.append(teller.event)
         teller(said("listening", f"listening on {url}", url=url))
         line = f"  atoll join {where}{plain} --name NAME --data FILE"
         if address.context is not None:
@@ -110,6 +109,7 @@ def command(wish: Wish) -> None:
             teller(state)
 
     def more(coordinator: Coordinator, routes: Routes, site: web.Application) -> None:
+        coordinator.notebook.listeners.append(teller.event)
         if authority is not None:
             from atoll.network.enrolment import enrolment_routes
             from atoll.network.tls import gate
