@@ -94,7 +94,7 @@ class Cluster:
         process.send_signal(sign)
         return process.wait(30)
 
-    def wait(self, name: str = "coordinator", seconds: float = 120.0) -> int:
+    def wait(self, name: str = "coordinator", seconds: float = 240.0) -> int:
         """Its exit status, once it ends by itself."""
         try:
             return self.processes[name].wait(seconds)

@@ -90,7 +90,7 @@ class Bench(Cluster):
         )  # fmt: skip
         self.processes[name] = process
         if name == "coordinator":
-            for _ in self.ticks(30, "an answer of the coordinator"):
+            for _ in self.ticks(120, "an answer of the coordinator"):
                 assert process.poll() is None or wounds, self.log(name)
                 if process.poll() is not None or self.status():
                     break
@@ -115,7 +115,10 @@ class Bench(Cluster):
 
         copy = self.place / "looked-at"
         copy.mkdir(exist_ok=True)
-        for name in ("journal.sqlite-wal", "journal.sqlite"):  # the coordinator's own are locked while it runs
+        for name in (
+            "journal.sqlite-wal",
+            "journal.sqlite",
+        ):  # the coordinator's own are locked while it runs
             shutil.copyfile(self.place / "coordinator" / name, copy / name)
         with contextlib.closing(sqlite3.connect(copy / "journal.sqlite")) as base:
             return {k: msgspec.json.decode(v) for k, v in base.execute("SELECT key, value FROM facts")}
