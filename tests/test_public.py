@@ -112,7 +112,8 @@ PARAMETERS = {
     " eval_every eval_clients"
     " engine workers device runs checkpoint keep data label client features categorical classes missing"
     " scale ignore partition clients test validation public augment weights model loss metrics method log settings",
-    "Run": "method data partition engine rounds seconds target_round model folder source better tested names privacy",
+    "Run": "method data partition engine rounds seconds target_round model folder source better tested names"
+    " privacy reason",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock spent",
     "Evaluation": "overall clients personal newcomers each only confusion validation",
     "Task": "module loss metrics augment",

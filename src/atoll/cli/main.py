@@ -295,7 +295,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Describe this installation, for a bug report; or what is between it and a coordinator."""
+    """Describe this installation, or its way to a coordinator."""
     if network is not None:
         from atoll.cli.connection import examine
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from atoll.errors import ConfigError
@@ -38,7 +37,9 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
     identity: Keys = None,
 ) -> None:
-    """Show where a coordinator's run is: round, nodes, refusals, privacy.
+    """Show where a coordinator's run is.
+
+    Round, nodes, refusals, privacy.
 
     Exit code 0; 5 where the run is paused, 1 where the coordinator cannot be reached.
     """
@@ -48,6 +49,8 @@ def status(
     host, port = parted(address)
     found = asyncio.run(ask(host, port, "/v1/status", None if plain else identified(identity)))
     if json:
+        import msgspec
+
         print(msgspec.json.encode(found).decode())
     else:
         print("\n".join(line[:_WIDE].rstrip() for line in view(found)))
@@ -57,7 +60,10 @@ def status(
 
 
 def stop(address: Address, plain: Plain = False, identity: Keys = None) -> None:
-    """Have a coordinator end: uploads under way may finish; the same `atoll serve` goes on. For operators."""
+    """Have a coordinator end; for operators.
+
+    Uploads under way may finish, and the same `atoll serve` goes on.
+    """
     from atoll.cli.join import parted
     from atoll.network.asking import ask
 
