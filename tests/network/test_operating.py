@@ -96,6 +96,7 @@ class Seen:
             if self.auditor.get("/v1/status")["state"] == "stopping":
                 break
         self.late = Caller(self.cluster.port, "ann").ask("PUT", bob.place(task, b"x"), b"x")[0]
+        time.sleep(2.0)  # longer than requests get that are not waited for
         line.send(BAD[1000:])
         answer = line.getresponse()
         self.drained = answer.status, json.loads(answer.read())
