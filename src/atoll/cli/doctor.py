@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import re
@@ -105,4 +106,4 @@ def _gpus() -> str:
 
 
 def _available(engine: str) -> bool:
-    return engine != "processes" or "fork" in __import__("multiprocessing").get_all_start_methods()
+    return engine != "processes" or "fork" in multiprocessing.get_all_start_methods()
