@@ -331,7 +331,7 @@ def test_after_an_error_that_nobody_expected_puts_raise_and_nobody_waits(
     journal = Journal(tmp_path / "journal.sqlite")
     journal.put("round/1", 1)
 
-    def failing(changes: Any) -> None:
+    def failing(*_: Any, **__: Any) -> None:
         assert asked.wait(5)
         raise error
 

@@ -31,8 +31,8 @@ def ended(made: Bench, names: tuple[str, ...] = ("coordinator", "ann")) -> None:
     "moment",
     [
         pytest.param("before it fetches", marks=SLOW),
-        "while it trains",
-        pytest.param("before it sends", marks=SLOW),
+        pytest.param("while it trains", marks=SLOW),
+        "before it sends",
         pytest.param("after it has sent", marks=SLOW),
     ],
 )
