@@ -172,6 +172,11 @@ def address_of(given: dict[str, Any], authority: Authority | None) -> Address:
 
 def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
     """How the coordinator is set.  Raises ConfigError."""
+    if experiment.dp_sgd is not None:  # nodes would train without it
+        raise ConfigError(
+            f"dp_sgd = {experiment.dp_sgd!r} is for simulations: nodes do not train with it yet",
+            hint='leave it out; channel = "clip:0.5 | local:1.0" has each node add noise of its own',
+        )
     nodes = given.get("nodes")
     least = given.get("min_clients") or (len(nodes) if nodes else None) or experiment.clients
     if least is None:
