@@ -180,7 +180,7 @@ def simulation(file: Path, names: Sequence[str], **overrides: Any) -> atoll.Fede
         seed=known.seed, classes=known.classes,
     )  # fmt: skip
     experiment = Experiment.read(file, data="nodes.csv", runs=None, engine=engine, **overrides)
-    return experiment.federate(data)
+    return experiment.federate(experiment.divide(data))
 
 
 def write(path: Path, samples: Samples) -> None:

@@ -26,13 +26,13 @@ from atoll.network.notebook import Notebook
 from atoll.network.remote import Policy, Remote
 from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
+from atoll.network.suitable import check
 from atoll.network.sums import between
 from atoll.network.told import Told
 from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.rounds.paces import Synchronous, pace
-from atoll.schedule import check_differences
 from atoll.settings import Settings
 
 __all__ = ["CROWDED", "Coordinator", "Deployment", "Federated", "Office"]
@@ -99,13 +99,12 @@ class Deployment:
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
         channel = between(channel, secret=not self.repeatable)
-        for key in ("devices", "exclude", "adaptive"):
-            if getattr(settings, key) != getattr(Settings, key):
-                raise ConfigError(
-                    f"{key} = {getattr(settings, key)!r} is for simulations", hint="leave it out"
-                )
-        if settings.late != "drop":
-            raise ConfigError(f"late = {settings.late!r} is for simulations", hint="leave it out")
+        check(settings, parts[0])
+        if parts[3].membership.stated:
+            raise ConfigError(
+                "clients come and go here by virtual time, and nodes by their own",
+                hint='say rounds: joins = "1@20"',
+            )
         cohorts, engine = parts[3], parts[4]
         quorum = settings.quorum
         needed = (
@@ -113,20 +112,14 @@ class Deployment:
         )
         if needed > cohorts.size:
             raise ConfigError(f"quorum = {needed} replies, but a cohort has only {cohorts.size} clients")
-        if settings.deadline is not None and not isinstance(settings.deadline, int | float):
-            raise ConfigError(
-                f"deadline = {settings.deadline!r}, and nobody can know how long nodes will take",
-                hint="set seconds: deadline = 600",
-            )
         engine.policy = Policy(
             target=cohorts.size if settings.over_select > 1 else None,
             quorum=needed,
-            deadline=settings.deadline,
+            deadline=None if settings.deadline is None else float(settings.deadline),
         )
         self.desk.retry = settings.retry or self.desk.retry
         step = pace(settings.pace)
         if not isinstance(step, Synchronous):
-            check_differences(parts[0], settings.pace)
             return Unhurried(
                 *parts, desk=self.desk, least=self.least, pace=step,
                 concurrency=settings.concurrency or cohorts.size, channel=channel, rule=rule,

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from atoll.errors import ConfigError
 from atoll.network.wire import DataForm, Plan, Task
 
 __all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "receive", "send"]
@@ -131,6 +132,11 @@ class _Work:
             own.admit(name, key)
         torch.set_num_threads(begin.threads)
         plan, self.number = begin.plan, begin.number
+        if plan.dp_sgd is not None:
+            raise ConfigError(
+                f"the plan says dp_sgd = {plan.dp_sgd!r}, and nodes do not take private steps yet",
+                hint="talk to whoever runs the coordinator: noise in the channel (local) protects this node as a whole",
+            )
         self.data = Here.load(begin.source, begin.number, begin.name, plan)
         self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
         self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
@@ -150,6 +156,8 @@ class _Work:
         self.plan, device = plan, torch.device("cpu")
         self.padding = None if plan.engine == "loop" else Padding(self.task, self.data, device)
         self.client = (Client if plan.engine == "loop" else Sequential)(self.task, self.data, device)
+        self.judging = self.client if self.task is made[0] else Client(made[0], self.data, device)
+        """Judges the global model, which is of the first architecture."""
 
     def ready(self) -> Ready:
         from atoll.network.elsewhere import form_of
@@ -191,7 +199,8 @@ class _Work:
         order = Order(
             self.number, task.round, self.plan.seed, task.program, received, task.epochs, task.limit
         )
-        answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
+        client = self.judging if task.program.partition(" ")[0] == "evaluate" else self.client
+        answer, after = client.answer(order, job.program, memory, None, task.cohort)
         answer = answer._replace(reply=self.policy.told(answer.reply))
         if channel is not None and channel.hides:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
