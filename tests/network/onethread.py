@@ -127,7 +127,8 @@ class Node:
         self.number, self.place = joined.number, house.place / name
         self.shelf = Shelf(self.place / joined.run)
         source = str(house.place / f"{name}.npz")
-        self.work = _Work(Begin(joined.plan, source, joined.number, name, str(self.place)))
+        public = joined.plan.public and str(house.coordinator.blobs.path(joined.plan.public.sha256))
+        self.work = _Work(Begin(joined.plan, source, joined.number, name, str(self.place), public))
         house.coordinator.welcome(name, self.work.ready().form)
 
     def worked(self) -> bool:

@@ -21,8 +21,9 @@ from atoll.guarding import stated
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.routes import Routes
+from atoll.network.rows import arrays, packed
 from atoll.network.serving import Address, serve
-from atoll.network.suitable import check, check_model
+from atoll.network.suitable import check, check_model, check_public
 from atoll.network.sums import between, whole
 from atoll.network.telling import Teller, said
 from atoll.network.wire import NAME, PORT, DataForm, Field, Plan
@@ -56,6 +57,7 @@ _KINDS: dict[str, Any] = {
     "absent": Annotated[float, Meta(gt=0)],
     "place": str,
     "ca": str,
+    "public": Annotated[str, Meta(description="an .npz file with inputs x that all nodes get, to distil on")],
     "repeatable_noise": Annotated[
         bool, Meta(description="noise of nodes may follow from the seed: never private")
     ],
@@ -143,6 +145,7 @@ def prepared(wish: Wish, given: dict[str, Any]) -> Experiment:
     method = build_method(experiment.method, experiment.settings)
     check(experiment, method)
     check_model(experiment.model, method)
+    check_public(method, bool(given.get("public")))
     channel, _ = stated(experiment.channel)
     between(channel, secret=True)
     for key in ("partition", "client", "public"):
@@ -248,7 +251,8 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
         cohort=experiment.cohort,
         repeatable=given.get("repeatable_noise", False),
     )
-    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"])
+    public = packed(arrays(Path(given["public"]))) if given.get("public") else None
+    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"], public)
 
 
 def secured(wish: Wish, given: dict[str, Any]) -> Authority | None:

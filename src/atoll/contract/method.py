@@ -158,6 +158,11 @@ class Method(Program):
         kind = work.reduction or self.reduction
         return Each() if kind == "each" else Mean(self.rules)
 
+    @property
+    def distils(self) -> bool:
+        """Whether it learns from public inputs (`Population.public`), and cannot do without."""
+        return any("public" in program.reads for program in (self, *self.programs().values()))
+
     # ---- client half -----------------------------------------------------------------------------------------
 
     @property

@@ -26,11 +26,12 @@ from atoll.network.notebook import Notebook
 from atoll.network.remote import Policy, Remote
 from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
+from atoll.network.rows import unpacked
 from atoll.network.suitable import check
 from atoll.network.sums import between
 from atoll.network.told import Told
 from atoll.network.unhurried import Unhurried
-from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
+from atoll.network.wire import VERSIONS, Blob, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.rounds.paces import Synchronous, pace
 from atoll.settings import Settings
@@ -70,6 +71,7 @@ class Office:
         least: nodes without which no round begins.
         nodes: their names, in the order of clients; None: whoever is admitted, in the order of coming.
         absent: seconds of silence after which a node counts as absent.
+        public: inputs that all nodes get (`atoll.network.rows`).
     """
 
     place: Path
@@ -78,6 +80,7 @@ class Office:
     least: int
     nodes: Sequence[str] | None = None
     absent: float = 60.0
+    public: bytes | None = None
 
 
 class Deployment:
@@ -145,6 +148,11 @@ class Coordinator:
         self.journal = Journal(office.place / "journal.sqlite")
         self.blobs = Blobs(office.place / "bodies")
         self.desk = Desk(self.journal, self.blobs, absent=office.absent)
+        self.plan = office.plan
+        if office.public is not None:
+            public = Blob(sha256=self.blobs.put(office.public), size=len(office.public))
+            self.plan = msgspec.structs.replace(office.plan, public=public)
+            self.desk.lasting.add(public.sha256)
         self.run = self.journal.get("run/id") or secrets.token_hex(8)
         self.journal.put("run/id", self.run)
         self.notebook = Notebook(office.place, self.run)
@@ -197,7 +205,7 @@ class Coordinator:
         self.desk.seen(number)
         form = self.nodes()[name]["form"]
         return Joined(
-            protocol=spoken[-1], run=self.run, number=number, plan=self.office.plan, known=form is not None
+            protocol=spoken[-1], run=self.run, number=number, plan=self.plan, known=form is not None
         )
 
     def _place(self, name: str, taken: set[int]) -> int:
@@ -338,6 +346,10 @@ class Coordinator:
             self.elsewhere = Elsewhere(self.office.places, next(iter(forms.values())))
             for name, form in forms.items():
                 self.elsewhere.welcome(int(ready[name]["number"]), name, form)
+            if self.office.public is not None:
+                known = self.elsewhere.publish(unpacked(self.office.public))
+                assert isinstance(known, Elsewhere)
+                self.elsewhere = known
 
 
 class _Written(Callback):

@@ -21,6 +21,7 @@ from atoll.network.hand import Broken, Hand
 from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
 from atoll.network.masking import Masking, Signer, Trusts, told
+from atoll.network.rows import MOST
 from atoll.network.shelf import Shelf
 from atoll.network.telling import said
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
@@ -93,6 +94,7 @@ class Node:
         async with line:
             joined = await self._joined(line)
             self.shelf = Shelf(station.place / joined.run)
+            await self._published(line, joined)
             hand = self._hand(joined)
             try:
                 ready = await self._admitted(joined, hand)
@@ -132,11 +134,24 @@ class Node:
         except Refused as error:
             raise ConfigError(error.message, hint=error.hint) from None
 
+    async def _published(self, line: Line, joined: Joined) -> None:
+        """Get the public inputs, once.  Raises ConfigError for more than a node takes."""
+        public = joined.plan.public
+        if public is None:
+            return
+        if public.size > MOST:
+            raise ConfigError(f"public inputs of {public.size:,} bytes, and a node takes {MOST:,} at most")
+        path = self.shelf.public
+        if self.shelf.noted("published") != public.sha256:
+            path.unlink(missing_ok=True)
+            await line.fetch(public, path)
+            self.shelf.note("published", public.sha256)
+
     def _hand(self, joined: Joined) -> Hand:
         station = self.station
         begin = Begin(
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
-            place=str(station.place), policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
+            place=str(station.place), public=str(self.shelf.public) if joined.plan.public else None, policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
         )  # fmt: skip
         return Hand(begin, station.limit)
 

@@ -40,6 +40,11 @@ class Shelf:
         """Where the update of a task is kept that goes into a secure sum; `model` is the hash of what it began with."""
         return self.place / "vectors" / f"{task}-{model}"
 
+    @property
+    def public(self) -> Path:
+        """Where inputs are that everybody knows."""
+        return self.place / "public"
+
     def secret(self) -> bytes:
         """32 bytes from the operating system, the same for as long as this directory is there."""
         path = self.place / "secret"

@@ -10,7 +10,7 @@ from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
 
-__all__ = ["check", "check_model"]
+__all__ = ["check", "check_model", "check_public"]
 
 
 def check(settings: Settings, method: Method) -> None:
@@ -48,6 +48,21 @@ def check(settings: Settings, method: Method) -> None:
         )
     if not isinstance(pace(settings.pace), Synchronous):
         check_differences(method, settings.pace)
+
+
+def check_public(method: Method, there: bool) -> None:
+    """Raises ConfigError where a method distils and there are no public data, or the other way round."""
+    if method.distils and not there:
+        raise ConfigError(
+            f"{type(method).__name__} distils on public data, and there are none",
+            hint='write public = "public.npz" into [network]: inputs x like the nodes\', which all of them get',
+        )
+    if there and not method.distils:
+        able = ", ".join(name for name, kind in METHODS.items() if kind().distils)
+        raise ConfigError(
+            f"{type(method).__name__} has no use for public data, and all nodes would get them",
+            hint=f"leave public out of [network]; it is for {able}",
+        )
 
 
 def check_model(text: str, method: Method) -> None:

@@ -33,6 +33,8 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     name: str
     place: str
     """The node's directory: what it has spent of its privacy is written there."""
+    public: str | None = None
+    """The file of public inputs."""
     policy: str | None = None
     """A file that says what the node allows."""
     admitted: dict[str, str] = {}
@@ -126,6 +128,7 @@ class _Work:
         from atoll.network.approval import approval
         from atoll.network.here import Here
         from atoll.network.policy import Policy
+        from atoll.network.rows import unpacked
         from atoll.task import architecture
 
         for name, key in begin.admitted.items():
@@ -138,6 +141,10 @@ class _Work:
                 hint="talk to whoever runs the coordinator: noise in the channel (local) protects this node as a whole",
             )
         self.data = Here.load(begin.source, begin.number, begin.name, plan)
+        if begin.public is not None:
+            known = self.data.publish(unpacked(Path(begin.public).read_bytes()))
+            assert isinstance(known, Here)
+            self.data = known
         self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
         self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
         self.text = "" if self.refused else approval(plan, self.data, policy)
