@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from atoll.network.rows import unpacked
-from tests.network.cluster import Cluster
+from tests.network.cluster import Cluster, digits
 
 SMALL = {"model": "mlp:16", "rounds": 2, "seed": 3}
 
@@ -48,11 +48,15 @@ QUICK = {
 @pytest.mark.parametrize("method", ["feddf", "fedmd"])
 def test_public_data(method: str, tmp_path: Path) -> None:
     """Nodes get public inputs once, and keep them on their shelves."""
-    inputs = np.random.default_rng(1).random((40, 64), np.float32)
+    shape = digits()["ann"].inputs.shape[1:]
+    inputs = np.random.default_rng(1).random((40, *shape), np.float32)
     np.savez(tmp_path / "public.npz", x=inputs)
-    with Cluster(tmp_path, {**SMALL, "method": method}, network={"public": str(tmp_path / "public.npz")}) as made:
+    with Cluster(
+        tmp_path, {**SMALL, "method": method}, network={"public": str(tmp_path / "public.npz")}
+    ) as made:
         made.start_all()
-        assert made.wait(seconds=240) == 0, made.log("coordinator")
+        for name in ("coordinator", *made.names):
+            assert made.wait(name, 60) == 0, made.log(name)
     assert made.same()
     kept = list(tmp_path.glob("*/*/public"))
     assert len(kept) == len(made.names)

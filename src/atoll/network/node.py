@@ -151,7 +151,8 @@ class Node:
         station = self.station
         begin = Begin(
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
-            place=str(station.place), public=str(self.shelf.public) if joined.plan.public else None, policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
+            place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
+            policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
         )  # fmt: skip
         return Hand(begin, station.limit)
 

@@ -25,7 +25,9 @@ def arrays(path: Path) -> Tensor:
         raise DataError(f"{path} is no .npz file", hint="numpy.savez(path, x=inputs), without labels")
     found = arrays_of(path)
     if "x" not in found:
-        raise DataError(f"{path}: there is no array 'x' (it has: {', '.join(found)})", hint="store inputs as x")
+        raise DataError(
+            f"{path}: there is no array 'x' (it has: {', '.join(found)})", hint="store inputs as x"
+        )
     if not found["x"].ndim or not len(found["x"]):
         raise DataError(f"{path}: there are no rows in x", hint="one row for each sample")
     nothing = np.zeros(len(found["x"]), np.float32)
