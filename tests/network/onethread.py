@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from atoll.data.samples import Samples
 from atoll.errors import AtollError
 from atoll.federation import Federation
 from atoll.network.coordinator import Coordinator
+from atoll.network.node import Node as NetworkNode
+from atoll.network.node import Station
 from atoll.network.shelf import Shelf
 from atoll.network.wire import Failure, Joining, Plan, Task
 from atoll.network.worker import Begin, Declined, Do, _Work
@@ -59,6 +62,7 @@ class OneThread:
     ) -> None:
         self.place, self.before = place, before
         found = data or clients()
+        self.suffix = ".npz"  # of nodes' files
         self.names, self.nodes = list(found), dict[str, Node]()
         place.mkdir(parents=True, exist_ok=True)
         for name, samples in found.items():
@@ -124,10 +128,13 @@ class Node:
         joining = Joining(protocols=(1,), software="test", session=hashlib.md5(name.encode()).hexdigest())
         joined = house.coordinator.join(name, joining)
         self.plan: Plan = joined.plan
-        self.number, self.place = joined.number, house.place / name
+        self.joined, self.number, self.place = joined, joined.number, house.place / name
         self.shelf = Shelf(self.place / joined.run)
-        source = str(house.place / f"{name}.npz")
-        public = joined.plan.public and str(house.coordinator.blobs.path(joined.plan.public.sha256))
+        source = self.source = str(house.place / f"{name}{house.suffix}")
+        public = None
+        if joined.plan.public is not None:
+            shutil.copyfile(house.coordinator.blobs.path(joined.plan.public.sha256), self.shelf.public)
+            public = str(self.shelf.public)
         self.work = _Work(Begin(joined.plan, source, joined.number, name, str(self.place), public))
         house.coordinator.welcome(name, self.work.ready().form)
 
@@ -144,11 +151,14 @@ class Node:
     def _do(self, task: Task) -> None:
         posted, blobs = self.desk.open(self.number, task.id), self.house.coordinator.blobs
         assert posted is not None
+        for blob in (task.shared, task.own):
+            if blob is not None:
+                shutil.copyfile(blobs.path(blob.sha256), self.shelf.body(blob.sha256))
         memory = None if task.memory is None else str(self.shelf.memory(task.memory))
         path = self.shelf.answer(task.id)
         do = Do(
-            task, str(blobs.path(task.shared.sha256)),
-            None if task.own is None else str(blobs.path(task.own.sha256)),
+            task, str(self.shelf.body(task.shared.sha256)),
+            None if task.own is None else str(self.shelf.body(task.own.sha256)),
             memory, str(path), str(self.shelf.memory(task.id)), "", None if self.plan.repeatable else bytes(32),
         )  # fmt: skip
         try:
@@ -163,3 +173,10 @@ class Node:
         refused = posted.check(blob)
         self.desk.accept(posted, None if refused else blobs.put(blob), len(blob), refused)
         path.unlink()
+        if refused is None:
+            station = Station(url="", name=self.name, source=self.source, place=self.place)
+            node = NetworkNode(station)
+            node.shelf = self.shelf
+            node._keep(self.joined, task)
+        wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
+        self.shelf.tidy(task.memory if task.program == "train" else None, wanted)

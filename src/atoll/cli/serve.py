@@ -233,7 +233,14 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
     least = given.get("min_clients") or (len(nodes) if nodes else places)
     if places < least:
         raise ConfigError(f"min_clients = {least}, but there are only {places} places (clients)")
-    plan = Plan(
+    plan = plan_of(experiment, given)
+    public = packed(arrays(Path(given["public"]))) if given.get("public") else None
+    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"], public)
+
+
+def plan_of(experiment: Experiment, given: dict[str, Any]) -> Plan:
+    """What nodes are told."""
+    return Plan(
         method=experiment.method,
         hyper=dict(experiment.settings),
         model=experiment.model,
@@ -251,8 +258,6 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
         cohort=experiment.cohort,
         repeatable=given.get("repeatable_noise", False),
     )
-    public = packed(arrays(Path(given["public"]))) if given.get("public") else None
-    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"], public)
 
 
 def secured(wish: Wish, given: dict[str, Any]) -> Authority | None:

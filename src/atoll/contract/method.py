@@ -166,6 +166,11 @@ class Method(Program):
     # ---- client half -----------------------------------------------------------------------------------------
 
     @property
+    def beside(self) -> str:
+        """What clients predict by that is no model, such as samples of theirs; "" where their model is all."""
+        return ""
+
+    @property
     def personalised(self) -> bool:
         """Whether clients predict with a model of their own."""
         return type(self).personal is not Method.personal or "personal" in self.programs()

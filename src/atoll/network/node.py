@@ -22,7 +22,7 @@ from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
 from atoll.network.masking import Masking, Signer, Trusts, told
 from atoll.network.rows import MOST
-from atoll.network.shelf import Shelf
+from atoll.network.shelf import Kept, Shelf
 from atoll.network.telling import said
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
 from atoll.network.worker import Begin, Declined, Do, Failed, Ready
@@ -186,7 +186,7 @@ class Node:
                     continue
                 task = await line.task()
                 if task is not None:
-                    await self._task(line, joined.plan, hand, task)
+                    await self._task(line, joined, hand, task)
             except Stale:
                 continue
             except Unjoined:
@@ -197,7 +197,7 @@ class Node:
                     ) from None
                 await line.announce(form)
 
-    async def _task(self, line: Line, plan: Plan, hand: Hand, task: Task) -> None:
+    async def _task(self, line: Line, joined: Joined, hand: Hand, task: Task) -> None:
         """Do a task, unless its answer is there already, and answer it."""
         if task.kind == "secagg":
             await self._masked(line, task)
@@ -205,7 +205,7 @@ class Node:
         shelf = self.shelf
         path = shelf.answer(task.id)
         if not path.is_file():
-            failure = await self._done(line, plan, hand, task, path)
+            failure = await self._done(line, joined.plan, hand, task, path)
             if failure is not None:
                 text = f"round {task.round}: {task.program} failed, {failure.reason}"
                 facts = {"task": task.id, "program": task.program, "kind": failure.kind}
@@ -235,8 +235,18 @@ class Node:
             shelf.over(task.round)
             text = f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)"
             self.station.tell(said("trained", text, round=task.round, task=task.id, bytes=found.offset))
+        if found.refused is None:
+            self._keep(joined, task)
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
         shelf.tidy(task.memory if task.program == "train" else None, wanted)
+
+    def _keep(self, joined: Joined, task: Task) -> None:
+        """Keep what `atoll predict` needs of a task that was answered."""
+        kept = Kept(
+            task=task, plan=joined.plan, number=joined.number, name=self.station.name, source=self.station.source
+        )  # fmt: skip
+        if kept.rank >= 0:
+            self.shelf.keep(kept)
 
     async def _masked(self, line: Line, task: Task) -> None:
         """Take part in a stage of secure aggregation; all that is written down is what must not be done twice."""

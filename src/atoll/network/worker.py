@@ -219,6 +219,29 @@ class _Work:
         )  # who remembers nothing new keeps what it had
         return Done(time.monotonic() - begun)
 
+    def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
+        """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""
+        from atoll import seeds
+        from atoll.codec import OWN, decode
+        from atoll.contract import Channel, Job, Order, Work
+        from atoll.rounds.personal import model_of
+
+        received, *rest = (
+            decode(path.read_bytes(), limits=OWN) for path in (shared, own) if path is not None
+        )
+        for each in rest:
+            received = received.replace(**each)
+        held = None if memory is None else decode(memory.read_bytes(), limits=OWN) or None
+        channel = None if self.chain is None else Channel()
+        seed = self.plan.seed
+        job = Job(
+            self.method, Work(received, program=program), [self.number], task.round, seed, channel=channel
+        )
+        order = Order(self.number, task.round, seed, program, received, task.epochs, task.limit)
+        made = self.judging.task if program == "evaluate" else self.task
+        with seeds.scoped(seed, "personal", task.round):
+            return model_of(job, order, made, self.data, held, self.judging.device)
+
     def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting
         from atoll.contract import Channel
