@@ -33,6 +33,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "moon": {},
     "fedmd": {},
 }
+TOGETHER = ("pfedhn",)
+"""The server makes a cohort's models in one product, of other last bits than one client's alone."""
+
 QUICK = ("fedavg", "fedper", "fedavg-ft", "fedmd")
 
 
@@ -62,10 +65,11 @@ def test_a_node_has_the_model_that_the_simulation_has(name: str, tmp_path: Path)
         predictor, kept, _ = at_node(made.place / client, {})
         with torch.inference_mode():
             due = twin.personal(client)(rows())
-        assert torch.equal(predictor.outputs(rows()), due)
+        found = predictor.outputs(rows())
+        assert torch.allclose(found, due, rtol=0, atol=1e-6) if name in TOGETHER else torch.equal(found, due)
         assert kept.program == ("personal" if twin.method.personalised else "evaluate")
         differ.add(due.numpy().tobytes())
-    assert len(differ) == (len(made.names) if twin.method.personalised else 1)
+    assert (len(differ) > 1) == twin.method.personalised
 
 
 def test_behind_a_channel(tmp_path: Path) -> None:
