@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,19 +60,15 @@ class Deployed(Simulation):
         """The next round, whatever happens in it."""
         return super().advance(begun)
 
-    def members(self, number: int) -> Collection[int]:
-        """Clients that may take part in this round: neither newcomers nor gone, or not come yet."""
-        present = self.cohorts.membership.present(number)
-        return range(present) if isinstance(present, int) else set(present.tolist())
-
     def present(self, number: int) -> list[int]:
         """Clients of this round whose nodes are there now."""
-        may = self.members(number)
+        may = self._may(number)
         return [client for client in self.data.clients if client in may and self.desk.there(client)]
 
-    def needed(self, number: int) -> int:
-        """Nodes without which this round does not begin: never more than may take part in it."""
-        return min(self.least, len(self.members(number)))
+    def _may(self, number: int) -> set[int]:
+        """Who may take part in a round: not those who never do, or have not come yet."""
+        present = self.cohorts.membership.present(number)
+        return set(range(present)) if isinstance(present, int) else set(present.tolist())
 
     def enlist(self, number: int) -> tuple[Cohort, Record]:
         here = np.array(self._there(number), np.int64)
@@ -88,7 +84,7 @@ class Deployed(Simulation):
         key = f"round/{number}/there"
         if (known := self.desk.journal.get(key)) is not None:
             return list(known)
-        least = self.needed(number)
+        least = min(self.least, len(self._may(number)))
         with self.desk.changed:
             while True:
                 found = self.present(number)
