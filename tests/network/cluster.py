@@ -23,6 +23,8 @@ import atoll
 from atoll.data import from_clients
 from atoll.data.samples import Samples
 from atoll.experiment import Experiment
+from atoll.network.rows import arrays
+from atoll.schema import parse
 
 NAMES = ("ann", "bob", "cat", "dan")
 
@@ -180,7 +182,10 @@ def simulation(file: Path, names: Sequence[str], **overrides: Any) -> atoll.Fede
         seed=known.seed, classes=known.classes,
     )  # fmt: skip
     experiment = Experiment.read(file, data="nodes.csv", runs=None, engine=engine, **overrides)
-    return experiment.federate(data)
+    divided = experiment.divide(data)
+    if public := parse(file)["network"].get("public"):
+        divided = divided.publish(arrays(Path(public)))
+    return experiment.federate(divided)
 
 
 def write(path: Path, samples: Samples) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from tests.network.cluster import Cluster
+from atoll.network.rows import unpacked
+from tests.network.cluster import Cluster, digits
 
 SMALL = {"model": "mlp:16", "rounds": 2, "seed": 3}
 
@@ -39,6 +42,25 @@ QUICK = {
     "cohort": {"method": "fedavg", "cohort": 2, "rounds": 4},
     "newcomer": {"method": "fedora", "validation": 0.2, "newcomers": 1},
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["feddf", "fedmd"])
+def test_public_data(method: str, tmp_path: Path) -> None:
+    """Nodes get public inputs once, and keep them on their shelves."""
+    shape = digits()["ann"].inputs.shape[1:]
+    inputs = np.random.default_rng(1).random((40, *shape), np.float32)
+    np.savez(tmp_path / "public.npz", x=inputs)
+    with Cluster(
+        tmp_path, {**SMALL, "method": method}, network={"public": str(tmp_path / "public.npz")}
+    ) as made:
+        made.start_all()
+        for name in ("coordinator", *made.names):
+            assert made.wait(name, 60) == 0, made.log(name)
+    assert made.same()
+    kept = list(tmp_path.glob("*/*/public"))
+    assert len(kept) == len(made.names)
+    assert all(torch.equal(unpacked(each.read_bytes()), torch.from_numpy(inputs)) for each in kept)
 
 
 @pytest.mark.slow

@@ -170,6 +170,42 @@ def join(
     )
 
 
+@app.command()
+def predict(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows: .csv, .tsv, .parquet, or .npz with x.")],
+    place: Annotated[
+        str | None,
+        typer.Option("--place", metavar="DIR", help="At a node: its directory, for its own model."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="FILE.safetensors", help="Elsewhere: what `atoll serve --save` wrote."
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", metavar="RUN.toml", help="Elsewhere: the coordinator's file.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write there; else to the terminal.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a row, in the place of CSV.")] = False,
+    code: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--code", metavar="KEY=MODULE:NAME", help="At a node: code of its own that the run names."
+        ),
+    ] = None,
+) -> None:
+    """Predict with a model that came of a run between machines.
+
+    At a node with the client's own model, where the method has one; it never leaves the node.
+    """
+    from atoll.cli.predict import Wish, command
+
+    command(Wish(data, place, model, plan, out, json, code or []))
+
+
 @app.command(cls=WithSettings)
 def run(
     file: Annotated[

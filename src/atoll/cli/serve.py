@@ -12,16 +12,22 @@ import numpy as np
 from msgspec import Meta
 from rich.console import Console
 
+from atoll.assembly import budgeted, build_method
 from atoll.data.weights import weights_of
 from atoll.errors import ConfigError, suggest
 from atoll.experiment import Experiment
+from atoll.federation import Federation
+from atoll.guarding import stated
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.routes import Routes
+from atoll.network.rows import arrays, packed
 from atoll.network.serving import Address, serve
-from atoll.network.sums import whole
+from atoll.network.suitable import check, check_model, check_public
+from atoll.network.sums import between, whole
 from atoll.network.telling import Teller, said
-from atoll.network.wire import NAME, PORT, Plan
+from atoll.network.wire import NAME, PORT, DataForm, Field, Plan
+from atoll.rounds.membership import Membership
 from atoll.schema import convert, parse
 from atoll.settings import Count
 from atoll.show.progress import on_console
@@ -34,6 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Wish", "command"]
 
+_INSTEAD = {"public": 'write public = "public.npz" into [network]: inputs x, which all nodes get'}
+_UNKNOWN = DataForm(
+    inputs=(Field(name="", dtype="F32", shape=(1,)),), targets=Field(name="", dtype="F32", shape=()), classes=None,
+    train=0,
+)  # fmt: skip
+"""The form of data that nobody has yet."""
+
 _FILE_KEYS = ("label", "features", "categorical", "classes", "missing", "scale", "ignore")
 _KINDS: dict[str, Any] = {
     "host": Annotated[str, Meta(description="address to listen on")],
@@ -44,6 +57,7 @@ _KINDS: dict[str, Any] = {
     "absent": Annotated[float, Meta(gt=0)],
     "place": str,
     "ca": str,
+    "public": Annotated[str, Meta(description="an .npz file with inputs x that all nodes get, to distil on")],
     "repeatable_noise": Annotated[
         bool, Meta(description="noise of nodes may follow from the seed: never private")
     ],
@@ -73,21 +87,13 @@ def command(wish: Wish) -> None:
     console = Console(stderr=False, highlight=False)
     teller = Teller(wish.log_json)
     given = network(wish)
-    experiment = Experiment.read(
-        wish.file, wish.sets, data="nodes.csv", runs=str(Path(given["place"]) / "runs")
-    )
-    experiment = replace(experiment, channel=whole(experiment.channel))
+    experiment = prepared(wish, given)
     office = office_of(experiment, given)
     authority = secured(wish, given)
     address = address_of(given, authority)
 
     def build(data: Elsewhere, nodes: Deployment, callbacks: Sequence[Any]) -> Any:
-        if experiment.weights is not None:
-            if experiment.weights != ("equal",):
-                raise ConfigError("weights of single nodes are not known here", hint='set weights="equal"')
-            data.weights = np.asarray(weights_of(data.names, "equal"))
-        federation = experiment.federate(data, callbacks, nodes=nodes)
-        federation.keeper.labels |= {"data": "nodes", "partition": "by node"}
+        federation = federated(experiment, data, nodes, callbacks)
         if not wish.quiet and not wish.log_json:
             federation.keeper.session.log.append(on_console(console))
         return federation
@@ -126,6 +132,47 @@ def command(wish: Wish) -> None:
     if wish.save is not None:
         run.save(wish.save)
         teller(said("saved", f"model saved to {wish.save}", file=wish.save))
+
+
+def prepared(wish: Wish, given: dict[str, Any]) -> Experiment:
+    """The run that the file describes; what it says in [network] is `given`.
+
+    Raises ConfigError for what is not to be had between machines, as far as it is known before nodes are there.
+    """
+    place = str(Path(given["place"]) / "runs")
+    experiment = Experiment.read(wish.file, wish.sets, data="nodes.csv", runs=place)
+    experiment = replace(experiment, channel=whole(experiment.channel))
+    method = build_method(experiment.method, experiment.settings)
+    check(experiment, method)
+    check_model(experiment.model, method)
+    check_public(method, bool(given.get("public")))
+    channel, _ = stated(experiment.channel)
+    between(channel, secret=True)
+    for key in ("partition", "client", "public"):
+        if getattr(experiment, key) != getattr(Experiment, key):
+            raise ConfigError(
+                f"{key} = {getattr(experiment, key)!r} divides data, and nodes have theirs",
+                hint=_INSTEAD.get(key, f"leave {key} out"),
+            )
+    if experiment.weights not in (None, ("equal",)):
+        raise ConfigError("weights of single nodes are not known here", hint='set weights="equal"')
+    empty = Elsewhere(places_of(experiment, given), _UNKNOWN)
+    Membership(empty, experiment.seed, experiment.newcomers)
+    _, settled = budgeted(
+        channel, experiment, empty, experiment.choose
+    )  # nodes are told how much noise it takes
+    return replace(experiment, channel=settled.channel)
+
+
+def federated(
+    experiment: Experiment, data: Elsewhere, nodes: Deployment, callbacks: Sequence[Any]
+) -> Federation:
+    """The federation of nodes that are there."""
+    if experiment.weights is not None:
+        data.weights = np.asarray(weights_of(data.names, "equal"))
+    federation = experiment.federate(data, callbacks, nodes=nodes)
+    federation.keeper.labels |= {"data": "nodes", "partition": "by node"}
+    return federation
 
 
 def network(wish: Wish) -> dict[str, Any]:
@@ -170,23 +217,30 @@ def address_of(given: dict[str, Any], authority: Authority | None) -> Address:
     )
 
 
-def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
-    """How the coordinator is set.  Raises ConfigError."""
-    if experiment.dp_sgd is not None:  # nodes would train without it
-        raise ConfigError(
-            f"dp_sgd = {experiment.dp_sgd!r} is for simulations: nodes do not train with it yet",
-            hint='leave it out; channel = "clip:0.5 | local:1.0" has each node add noise of its own',
-        )
-    nodes = given.get("nodes")
-    least = given.get("min_clients") or (len(nodes) if nodes else None) or experiment.clients
-    if least is None:
+def places_of(experiment: Experiment, given: dict[str, Any]) -> int:
+    """How many clients there may be.  Raises ConfigError where nobody has said."""
+    found = experiment.clients or len(given.get("nodes") or ()) or given.get("min_clients")
+    if not found:
         raise ConfigError(
             "nobody has said how many nodes the run needs", hint="--min-clients 4, or [network] nodes"
         )
-    places = experiment.clients or (len(nodes) if nodes else least)
+    return int(found)
+
+
+def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
+    """How the coordinator is set.  Raises ConfigError."""
+    nodes, places = given.get("nodes"), places_of(experiment, given)
+    least = given.get("min_clients") or (len(nodes) if nodes else places)
     if places < least:
         raise ConfigError(f"min_clients = {least}, but there are only {places} places (clients)")
-    plan = Plan(
+    plan = plan_of(experiment, given)
+    public = packed(arrays(Path(given["public"]))) if given.get("public") else None
+    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"], public)
+
+
+def plan_of(experiment: Experiment, given: dict[str, Any]) -> Plan:
+    """What nodes are told."""
+    return Plan(
         method=experiment.method,
         hyper=dict(experiment.settings),
         model=experiment.model,
@@ -204,7 +258,6 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
         cohort=experiment.cohort,
         repeatable=given.get("repeatable_noise", False),
     )
-    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"])
 
 
 def secured(wish: Wish, given: dict[str, Any]) -> Authority | None:

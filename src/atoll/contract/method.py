@@ -158,7 +158,17 @@ class Method(Program):
         kind = work.reduction or self.reduction
         return Each() if kind == "each" else Mean(self.rules)
 
+    @property
+    def distils(self) -> bool:
+        """Whether it learns from public inputs (`Population.public`), and cannot do without."""
+        return any("public" in program.reads for program in (self, *self.programs().values()))
+
     # ---- client half -----------------------------------------------------------------------------------------
+
+    @property
+    def beside(self) -> str:
+        """What clients predict by that is no model, such as samples of theirs; "" where their model is all."""
+        return ""
 
     @property
     def personalised(self) -> bool:

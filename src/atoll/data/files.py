@@ -22,7 +22,7 @@ from .frames import from_frame
 from .table import Column, Table, once, single
 from .wishes import Categories, Classes, Names, Scale, read_classes
 
-__all__ = ["TABLES", "from_file", "read_table"]
+__all__ = ["TABLES", "arrays_of", "from_file", "read_table"]
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 _PACKED = (".gz", ".xz", ".bz2")
@@ -130,14 +130,21 @@ def _read_parquet(path: Path) -> Table:
     return Table(columns, str(path))
 
 
-def _from_npz(
-    path: Path, label: str | None, client: str | None, name: str, classes: Classes, ignore: int | None
-) -> Dataset:
+def arrays_of(path: Path) -> dict[str, Column]:
+    """The arrays of an .npz file.  Raises DataError for one that is absent, damaged or holds Python objects."""
+
     def read(where: Path) -> dict[str, Column]:
         with where.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {key: _plain(stored, key, where) for key in stored.files}
 
-    arrays = _open(read, path)
+    found: dict[str, Column] = _open(read, path)
+    return found
+
+
+def _from_npz(
+    path: Path, label: str | None, client: str | None, name: str, classes: Classes, ignore: int | None
+) -> Dataset:
+    arrays = arrays_of(path)
     target = label if label is not None else "y"
     for wanted in ("x", target):
         if wanted not in arrays:

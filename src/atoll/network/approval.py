@@ -65,6 +65,8 @@ def _leaves(
     yield f"The form of a sample, and how many there are: {counts}. That the node is there."
     size = _numbers(plan, here, method, tasks)
     yield f"For each round it is asked for: an update of the model {plan.model} by {plan.method}, {size:,} numbers."
+    if here.public is not None and "public" in method.reads:
+        yield f"What this node's model makes of {here.public.count:,} inputs that everybody knows."
     transforms = () if chain is None else chain.transforms
     for each in transforms:
         yield f"Through {each.text}: {_does(each)}."
@@ -128,9 +130,10 @@ def _numbers(plan: Plan, here: Here, method: Method, tasks: tuple[Task, ...]) ->
     """How many numbers an update has: those of the reply that the method expects, or of the model."""
     params, buffers = tasks[here.number % len(tasks)].initial()
     try:
-        known = Population(len(here), tasks, here.example().inputs[:1], None, plan.seed)
+        public = None if here.public is None else here.public.inputs
+        known = Population(len(here), tasks, here.example().inputs[:1], public, plan.seed)
         expected = method.expects(method.setup(tasks[0], known))
-    except AtollError:  # it takes more to set up than a node knows, such as public data
+    except AtollError:  # it takes more to set up than a node knows
         expected = None
     found = 0 if expected is None else sum(v.numel() for v in leaves(expected) if isinstance(v, Tensor))
     return found or params.size() + buffers.size()

@@ -26,13 +26,14 @@ from atoll.network.notebook import Notebook
 from atoll.network.remote import Policy, Remote
 from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
+from atoll.network.rows import unpacked
+from atoll.network.suitable import check
 from atoll.network.sums import between
 from atoll.network.told import Told
 from atoll.network.unhurried import Unhurried
-from atoll.network.wire import VERSIONS, DataForm, Joined, Joining, Plan
+from atoll.network.wire import VERSIONS, Blob, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.rounds.paces import Synchronous, pace
-from atoll.schedule import check_differences
 from atoll.settings import Settings
 
 __all__ = ["CROWDED", "Coordinator", "Deployment", "Federated", "Office"]
@@ -70,6 +71,7 @@ class Office:
         least: nodes without which no round begins.
         nodes: their names, in the order of clients; None: whoever is admitted, in the order of coming.
         absent: seconds of silence after which a node counts as absent.
+        public: inputs that all nodes get (`atoll.network.rows`).
     """
 
     place: Path
@@ -78,6 +80,7 @@ class Office:
     least: int
     nodes: Sequence[str] | None = None
     absent: float = 60.0
+    public: bytes | None = None
 
 
 class Deployment:
@@ -99,13 +102,12 @@ class Deployment:
     ) -> Deployed:
         """Rounds on the real clock.  Raises ConfigError for what is not to be had there."""
         channel = between(channel, secret=not self.repeatable)
-        for key in ("devices", "exclude", "adaptive"):
-            if getattr(settings, key) != getattr(Settings, key):
-                raise ConfigError(
-                    f"{key} = {getattr(settings, key)!r} is for simulations", hint="leave it out"
-                )
-        if settings.late != "drop":
-            raise ConfigError(f"late = {settings.late!r} is for simulations", hint="leave it out")
+        check(settings, parts[0])
+        if parts[3].membership.stated:
+            raise ConfigError(
+                "clients come and go here by virtual time, and nodes by their own",
+                hint='say rounds: joins = "1@20"',
+            )
         cohorts, engine = parts[3], parts[4]
         quorum = settings.quorum
         needed = (
@@ -113,20 +115,14 @@ class Deployment:
         )
         if needed > cohorts.size:
             raise ConfigError(f"quorum = {needed} replies, but a cohort has only {cohorts.size} clients")
-        if settings.deadline is not None and not isinstance(settings.deadline, int | float):
-            raise ConfigError(
-                f"deadline = {settings.deadline!r}, and nobody can know how long nodes will take",
-                hint="set seconds: deadline = 600",
-            )
         engine.policy = Policy(
             target=cohorts.size if settings.over_select > 1 else None,
             quorum=needed,
-            deadline=settings.deadline,
+            deadline=None if settings.deadline is None else float(settings.deadline),
         )
         self.desk.retry = settings.retry or self.desk.retry
         step = pace(settings.pace)
         if not isinstance(step, Synchronous):
-            check_differences(parts[0], settings.pace)
             return Unhurried(
                 *parts, desk=self.desk, least=self.least, pace=step,
                 concurrency=settings.concurrency or cohorts.size, channel=channel, rule=rule,
@@ -152,6 +148,11 @@ class Coordinator:
         self.journal = Journal(office.place / "journal.sqlite")
         self.blobs = Blobs(office.place / "bodies")
         self.desk = Desk(self.journal, self.blobs, absent=office.absent)
+        self.plan = office.plan
+        if office.public is not None:
+            public = Blob(sha256=self.blobs.put(office.public), size=len(office.public))
+            self.plan = msgspec.structs.replace(office.plan, public=public)
+            self.desk.lasting.add(public.sha256)
         self.run = self.journal.get("run/id") or secrets.token_hex(8)
         self.journal.put("run/id", self.run)
         self.notebook = Notebook(office.place, self.run)
@@ -204,7 +205,7 @@ class Coordinator:
         self.desk.seen(number)
         form = self.nodes()[name]["form"]
         return Joined(
-            protocol=spoken[-1], run=self.run, number=number, plan=self.office.plan, known=form is not None
+            protocol=spoken[-1], run=self.run, number=number, plan=self.plan, known=form is not None
         )
 
     def _place(self, name: str, taken: set[int]) -> int:
@@ -345,6 +346,10 @@ class Coordinator:
             self.elsewhere = Elsewhere(self.office.places, next(iter(forms.values())))
             for name, form in forms.items():
                 self.elsewhere.welcome(int(ready[name]["number"]), name, form)
+            if self.office.public is not None:
+                known = self.elsewhere.publish(unpacked(self.office.public))
+                assert isinstance(known, Elsewhere)
+                self.elsewhere = known
 
 
 class _Written(Callback):

@@ -78,6 +78,8 @@ class Desk:
         """Writes down what happened to clients; raises RunError where that cannot be."""
         self.state = "waiting for nodes"
         """What the run is doing, in words."""
+        self.lasting: set[str] = set()
+        """Bodies that stay as long as the run."""
         self._open: dict[
             int, dict[str, Posted]
         ] = {}  # by client and key, in the order in which they were asked
@@ -196,7 +198,8 @@ class Desk:
             if number < first:
                 self.journal.drop(f"round/{number}/")
         facts = self.journal.items("round/").values()
-        self.blobs.only({fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")})
+        named = {fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")}
+        self.blobs.only(named | self.lasting)
 
     def stop(self) -> None:
         """The rounds are to end where they are."""

@@ -21,7 +21,8 @@ from atoll.network.hand import Broken, Hand
 from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
 from atoll.network.masking import Masking, Signer, Trusts, told
-from atoll.network.shelf import Shelf
+from atoll.network.rows import MOST
+from atoll.network.shelf import Kept, Shelf
 from atoll.network.telling import said
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
 from atoll.network.worker import Begin, Declined, Do, Failed, Ready
@@ -93,6 +94,7 @@ class Node:
         async with line:
             joined = await self._joined(line)
             self.shelf = Shelf(station.place / joined.run)
+            await self._published(line, joined)
             hand = self._hand(joined)
             try:
                 ready = await self._admitted(joined, hand)
@@ -132,11 +134,25 @@ class Node:
         except Refused as error:
             raise ConfigError(error.message, hint=error.hint) from None
 
+    async def _published(self, line: Line, joined: Joined) -> None:
+        """Get the public inputs, once.  Raises ConfigError for more than a node takes."""
+        public = joined.plan.public
+        if public is None:
+            return
+        if public.size > MOST:
+            raise ConfigError(f"public inputs of {public.size:,} bytes, and a node takes {MOST:,} at most")
+        path = self.shelf.public
+        if self.shelf.noted("published") != public.sha256:
+            path.unlink(missing_ok=True)
+            await line.fetch(public, path)
+            self.shelf.note("published", public.sha256)
+
     def _hand(self, joined: Joined) -> Hand:
         station = self.station
         begin = Begin(
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
-            place=str(station.place), policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
+            place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
+            policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
         )  # fmt: skip
         return Hand(begin, station.limit)
 
@@ -170,7 +186,7 @@ class Node:
                     continue
                 task = await line.task()
                 if task is not None:
-                    await self._task(line, joined.plan, hand, task)
+                    await self._task(line, joined, hand, task)
             except Stale:
                 continue
             except Unjoined:
@@ -181,7 +197,7 @@ class Node:
                     ) from None
                 await line.announce(form)
 
-    async def _task(self, line: Line, plan: Plan, hand: Hand, task: Task) -> None:
+    async def _task(self, line: Line, joined: Joined, hand: Hand, task: Task) -> None:
         """Do a task, unless its answer is there already, and answer it."""
         if task.kind == "secagg":
             await self._masked(line, task)
@@ -189,7 +205,7 @@ class Node:
         shelf = self.shelf
         path = shelf.answer(task.id)
         if not path.is_file():
-            failure = await self._done(line, plan, hand, task, path)
+            failure = await self._done(line, joined.plan, hand, task, path)
             if failure is not None:
                 text = f"round {task.round}: {task.program} failed, {failure.reason}"
                 facts = {"task": task.id, "program": task.program, "kind": failure.kind}
@@ -219,8 +235,18 @@ class Node:
             shelf.over(task.round)
             text = f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)"
             self.station.tell(said("trained", text, round=task.round, task=task.id, bytes=found.offset))
+        if found.refused is None:
+            self._keep(joined, task)
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
         shelf.tidy(task.memory if task.program == "train" else None, wanted)
+
+    def _keep(self, joined: Joined, task: Task) -> None:
+        """Keep what `atoll predict` needs of a task that was answered."""
+        kept = Kept(
+            task=task, plan=joined.plan, number=joined.number, name=self.station.name, source=self.station.source
+        )  # fmt: skip
+        if kept.rank >= 0:
+            self.shelf.keep(kept)
 
     async def _masked(self, line: Line, task: Task) -> None:
         """Take part in a stage of secure aggregation; all that is written down is what must not be done twice."""

@@ -9,10 +9,40 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Shelf"]
+from atoll.contract.validation import ON_VALIDATION
+from atoll.errors import ConfigError
+from atoll.network.wire import Plan, Task
+
+__all__ = ["Kept", "Shelf"]
 
 _AHEAD = 8
 """Memories after tasks that came later than the one whose memory counts: of rounds that may still count."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client's model is made of: a task that was answered, and how the node was set then."""
+
+    task: Task
+    plan: Plan
+    number: int
+    name: str
+    source: str
+
+    @property
+    def program(self) -> str:
+        """The task's program, on whatever data."""
+        return self.task.program.removesuffix(ON_VALIDATION)
+
+    @property
+    def rank(self) -> int:
+        """How much better this is than what other programs leave; negative where no model can be made of it."""
+        known = ("train", "evaluate", "personal")
+        return known.index(self.program) if self.program in known else -1
+
+    @property
+    def memory(self) -> str | None:
+        """The task after which the memory was kept that belongs to it."""
+        return self.task.id if self.program == "train" else self.task.memory
 
 
 class Shelf:
@@ -40,6 +70,11 @@ class Shelf:
         """Where the update of a task is kept that goes into a secure sum; `model` is the hash of what it began with."""
         return self.place / "vectors" / f"{task}-{model}"
 
+    @property
+    def public(self) -> Path:
+        """Where inputs are that everybody knows."""
+        return self.place / "public"
+
     def secret(self) -> bytes:
         """32 bytes from the operating system, the same for as long as this directory is there."""
         path = self.place / "secret"
@@ -60,7 +95,9 @@ class Shelf:
 
     def tidy(self, counts: str | None, wanted: Iterable[str]) -> None:
         """Remove what is needed no more: bodies but the `wanted`, and memories long before the one that `counts`."""
-        keep = set(wanted)
+        keep, kept = set(wanted), self.kept()
+        if kept is not None:
+            keep |= {each.sha256 for each in (kept.task.shared, kept.task.own) if each is not None}
         for path in (self.place / "bodies").iterdir():
             if path.name.removesuffix(".part") not in keep:
                 path.unlink(missing_ok=True)
@@ -70,7 +107,29 @@ class Shelf:
         before = [path for path in known if _order(path.name) < _order(counts)]
         after = [path for path in known if _order(path.name) > _order(counts)]
         for path in (*before[:-2], *after[:-_AHEAD]):
-            path.unlink(missing_ok=True)
+            if kept is None or path.name != kept.memory:
+                path.unlink(missing_ok=True)
+
+    def keep(self, kept: Kept) -> None:
+        """Remember the task from whose bodies this client's model can be made: the last one that judged, if any did.
+
+        What trains is second to what judges: a model is judged after a round that counts.
+        """
+        known = self.kept()
+        if known is None or kept.rank >= known.rank:
+            self.note("kept", kept)
+
+    def kept(self) -> Kept | None:
+        """What was kept last.  Raises ConfigError where its file is damaged."""
+        path = self.place / "kept.json"
+        if not path.is_file():
+            return None
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Kept)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(
+                f"{path} is damaged ({error})", hint="remove it; it is written anew with the node's next task"
+            ) from None
 
     def forget(self, task: str) -> None:
         """An answer was taken, or is wanted no more."""

@@ -65,6 +65,7 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "test": 'share of its samples kept for tests; "auto" is a fifth; null is none',
         "rounds": "how many there will be",
         "cohort": "clients a round; null: everybody, or 10 of more than 20",
+        "public": "inputs that everybody knows, for methods that distil: a body with one tensor, x",
         "repeatable": "noise and rounding may be drawn from the seed, for a simulation to repeat them: never private",
     },
     "Field": {

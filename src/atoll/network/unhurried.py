@@ -105,7 +105,7 @@ class Unhurried(Deployed):
         with self.desk.changed:
             while True:
                 found = [client for client in self.present(number) if client not in busy]
-                enough = len(found) + len(busy) >= self.least or air.flights
+                enough = len(found) + len(busy) >= min(self.least, len(self._may(number))) or air.flights
                 if enough and (found or air.flights):
                     break
                 self.desk.state = f"round {number}: waiting for nodes, {len(found)} are there"

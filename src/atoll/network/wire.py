@@ -98,6 +98,8 @@ class Plan(Message, frozen=True):
     test: float | Literal["auto"] | None
     rounds: Count
     cohort: Count | float | None
+    public: Blob | None = None
+    """Inputs that everybody knows, for methods that distil: a record with the tensor x [n, ...]."""
     repeatable: bool = False
     """Whether nodes may draw noise and rounding from the seed, so that a simulation repeats the run: never private."""
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from atoll.errors import ConfigError
 from atoll.network.wire import DataForm, Plan, Task
 
 __all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "receive", "send"]
@@ -32,6 +33,8 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     name: str
     place: str
     """The node's directory: what it has spent of its privacy is written there."""
+    public: str | None = None
+    """The file of public inputs."""
     policy: str | None = None
     """A file that says what the node allows."""
     admitted: dict[str, str] = {}
@@ -125,13 +128,23 @@ class _Work:
         from atoll.network.approval import approval
         from atoll.network.here import Here
         from atoll.network.policy import Policy
+        from atoll.network.rows import unpacked
         from atoll.task import architecture
 
         for name, key in begin.admitted.items():
             own.admit(name, key)
         torch.set_num_threads(begin.threads)
         plan, self.number = begin.plan, begin.number
+        if plan.dp_sgd is not None:
+            raise ConfigError(
+                f"the plan says dp_sgd = {plan.dp_sgd!r}, and nodes do not take private steps yet",
+                hint="talk to whoever runs the coordinator: noise in the channel (local) protects this node as a whole",
+            )
         self.data = Here.load(begin.source, begin.number, begin.name, plan)
+        if begin.public is not None:
+            known = self.data.publish(unpacked(Path(begin.public).read_bytes()))
+            assert isinstance(known, Here)
+            self.data = known
         self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
         self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
         self.text = "" if self.refused else approval(plan, self.data, policy)
@@ -150,6 +163,8 @@ class _Work:
         self.plan, device = plan, torch.device("cpu")
         self.padding = None if plan.engine == "loop" else Padding(self.task, self.data, device)
         self.client = (Client if plan.engine == "loop" else Sequential)(self.task, self.data, device)
+        self.judging = self.client if self.task is made[0] else Client(made[0], self.data, device)
+        """Judges the global model, which is of the first architecture."""
 
     def ready(self) -> Ready:
         from atoll.network.elsewhere import form_of
@@ -191,7 +206,8 @@ class _Work:
         order = Order(
             self.number, task.round, self.plan.seed, task.program, received, task.epochs, task.limit
         )
-        answer, after = self.client.answer(order, job.program, memory, None, task.cohort)
+        client = self.judging if task.program.partition(" ")[0] == "evaluate" else self.client
+        answer, after = client.answer(order, job.program, memory, None, task.cohort)
         answer = answer._replace(reply=self.policy.told(answer.reply))
         if channel is not None and channel.hides:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
@@ -202,6 +218,29 @@ class _Work:
             Path(do.after), encode(after or memory or Record())
         )  # who remembers nothing new keeps what it had
         return Done(time.monotonic() - begun)
+
+    def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
+        """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""
+        from atoll import seeds
+        from atoll.codec import OWN, decode
+        from atoll.contract import Channel, Job, Order, Work
+        from atoll.rounds.personal import model_of
+
+        received, *rest = (
+            decode(path.read_bytes(), limits=OWN) for path in (shared, own) if path is not None
+        )
+        for each in rest:
+            received = received.replace(**each)
+        held = None if memory is None else decode(memory.read_bytes(), limits=OWN) or None
+        channel = None if self.chain is None else Channel()
+        seed = self.plan.seed
+        job = Job(
+            self.method, Work(received, program=program), [self.number], task.round, seed, channel=channel
+        )
+        order = Order(self.number, task.round, seed, program, received, task.epochs, task.limit)
+        made = self.judging.task if program == "evaluate" else self.task
+        with seeds.scoped(seed, "personal", task.round):
+            return model_of(job, order, made, self.data, held, self.judging.device)
 
     def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting

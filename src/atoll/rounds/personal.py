@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from atoll.contract import Channel, Job, Memories, Method, Work
+from atoll.contract import Channel, Job, Memories, Method, Order, Work
 from atoll.data import FederatedData
 from atoll.engines import stages
 from atoll.engines.client import Client
@@ -14,7 +14,7 @@ from atoll.machine import threads
 from atoll.task import Task
 from atoll.tensors import Record, to_device
 
-__all__ = ["personal_model"]
+__all__ = ["model_of", "personal_model"]
 
 
 def personal_model(
@@ -43,14 +43,24 @@ def personal_model(
         seed,
         channel=channel,
     )
-    memory = memories.get(client)
+    return model_of(job, job.order(client), task, data, memories.get(client), device)
+
+
+def model_of(
+    job: Job, order: Order, task: Task, data: FederatedData, memory: Record | None, device: torch.device
+) -> nn.Module:
+    """The same of an order of a job whose program judges: "personal", or "evaluate" for the global model it is sent.
+
+    `memory` is what is stored of the order's client, None before its first round.
+    """
+    method, channel = job.method, job.channel
     with threads(1):
-        local = Client(task, data, device).working(job.order(client), job.program, memory)
+        local = Client(task, data, device).working(order, job.program, memory)
     local = local if channel is None else local.inner
     if "params" in local:
         found = local.params, local.buffers
     else:
-        received = to_device(job.work.received(client), device)
+        received = to_device(order.received, device)
         held = stages.recall(job.program, task, received, memory)
         found = method.personal(received, held if channel is None else held.method)
     params, buffers = (part.map(lambda value: value.cpu()) for part in found)

@@ -68,6 +68,10 @@ class FedDF(FedAvg):
 
     # ---- server half -------------------------------------------------------------------------------------
 
+    @property
+    def distils(self) -> bool:
+        return True
+
     def setup(self, task: Task, population: Population) -> Record:
         tasks = population.tasks or (task,)
         if self.distill_steps:

@@ -92,6 +92,10 @@ class FedProto(Local):
 
     # ---- client half -------------------------------------------------------------------------------------
 
+    @property
+    def beside(self) -> str:
+        return "the nearest of all classes' prototypes" if self.predict == "prototype" else ""
+
     def programs(self) -> Mapping[str, Program]:
         return {"personal": Nearest(self)} if self.predict == "prototype" else {}
 

@@ -68,6 +68,10 @@ class KNNPer(FedAvg):
             widths(task, population.example, "KNNPer")
         return super().setup(task, population)
 
+    @property
+    def beside(self) -> str:
+        return f"the {self.k} nearest of the client's own samples, mixed with the global model"
+
     def programs(self) -> Mapping[str, Program]:
         return {"personal": Interpolated(self)}
 

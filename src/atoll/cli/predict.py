@@ -1,0 +1,114 @@
+"""`atoll predict`: what a model that came of a run between machines says of rows of a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atoll import own
+from atoll.cli.serve import plan_of
+from atoll.errors import ConfigError, DataError
+from atoll.experiment import Experiment
+from atoll.network.predicting import Prediction, at_node, inputs_of, saved
+from atoll.parts import shapes
+from atoll.runs.folder import writing
+
+__all__ = ["Wish", "command"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    data: str
+    place: str | None = None
+    model: str | None = None
+    plan: str | None = None
+    out: str | None = None
+    json: bool = False
+    code: list[str] = field(default_factory=list)
+
+
+def command(wish: Wish) -> None:
+    """Predict, and write it as CSV or JSON; which model it was goes to stderr."""
+    path = Path(wish.data)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", hint="a .csv, .tsv, .parquet or .npz file")
+    if (wish.place is None) == (wish.model is None) or (wish.model is None) != (wish.plan is None):
+        raise ConfigError(
+            "which model is to predict?",
+            hint="at a node --place DIR, that of `atoll join`; elsewhere --model FILE.safetensors --plan RUN.toml",
+        )
+    if wish.place is not None:
+        predictor, kept, example = at_node(Path(wish.place), _admitted(wish.code))
+        inputs = inputs_of(path, kept.plan)
+        if shapes(inputs) != shapes(example) or inputs.dtype != example.dtype:
+            raise DataError(
+                f"{path}: rows are {inputs.dtype} of shape {shapes(inputs)}, the run's {example.dtype} of"
+                f" {shapes(example)}",
+                hint="give rows with the columns, or the array, that the node has trained on",
+            )
+    else:
+        assert wish.model is not None and wish.plan is not None
+        for text in wish.code:
+            raise ConfigError(f"--code {text} is for nodes", hint="RUN.toml names the code that it needs")
+        plan = plan_of(Experiment.read(wish.plan, data="nodes.csv"), {})
+        inputs = inputs_of(path, plan)
+        predictor = saved(Path(wish.model), plan, inputs)
+    text = "".join((_json if wish.json else _csv)(list(predictor(inputs))))
+    print(predictor.about, file=sys.stderr)
+    if wish.out is None:
+        sys.stdout.write(text)
+        return
+    part = Path(f"{wish.out}.part")
+    with writing(Path(wish.out), "the predictions"):
+        part.write_text(text, "utf-8")
+        os.replace(part, wish.out)
+    print(f"{len(inputs):,} rows written to {wish.out}", file=sys.stderr)
+
+
+def _admitted(code: Iterable[str]) -> dict[str, str]:
+    """Code of this machine that is named: name -> key.  Raises ConfigError."""
+    found = {}
+    for text in code:
+        key, _, name = text.partition("=")
+        if key not in (*own.KEYS, "data") or not own.named(name):
+            raise ConfigError(
+                f"--code {text}", hint="such as --code model=nets:Small, a module of this machine"
+            )
+        found[name] = key
+    return found
+
+
+def _csv(found: list[Prediction]) -> Iterator[str]:
+    """A line for each row: its number (from 1), the class and the shares, or the number."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = list(found[0].shares) if found else []
+    writer.writerow(["row", "class", *(f"share {name}" for name in names)] if names else ["row", "value"])
+    for each in found:
+        numbers = [_plain(share) for share in each.shares.values()]
+        value = each.value if isinstance(each.value, str) else _plain(each.value)
+        writer.writerow([each.row, value, *numbers])
+    yield stream.getvalue()
+
+
+def _json(found: list[Prediction]) -> Iterator[str]:
+    """The same, an object a line."""
+    for each in found:
+        shares = {name: float(_plain(share)) for name, share in each.shares.items()}
+        said = (
+            {"class": each.value, "shares": shares} if shares else {"value": float(_plain(float(each.value)))}
+        )
+        yield json.dumps({"row": each.row, **said}, ensure_ascii=False) + "\n"
+
+
+def _plain(number: float) -> str:
+    """A number to the nine digits that tell any two of single precision apart."""
+    return f"{number:.9g}"

@@ -1,0 +1,76 @@
+"""What a run between machines can be, as far as it is known before the first node is there."""
+
+from __future__ import annotations
+
+from atoll import spec
+from atoll.contract import Method
+from atoll.errors import ConfigError
+from atoll.methods import METHODS
+from atoll.rounds.paces import Synchronous, pace
+from atoll.schedule import check_differences
+from atoll.settings import Settings
+
+__all__ = ["check", "check_model", "check_public"]
+
+
+def check(settings: Settings, method: Method) -> None:
+    """Raises ConfigError for what is not to be had between machines, saying why."""
+    for key, why in (
+        ("devices", "makes up how fast clients are, and nodes are as fast as they are"),
+        ("exclude", "leaves out devices that are made up to fail"),
+        ("adaptive", "fits work to devices that are simulated"),
+    ):
+        if getattr(settings, key) != getattr(Settings, key):
+            raise ConfigError(
+                f"{key} = {getattr(settings, key)!r} is for simulations: it {why}", hint="leave it out"
+            )
+    if settings.late != "drop":
+        raise ConfigError(
+            f"late = {settings.late!r} is for simulations: between machines what comes late is dropped",
+            hint="leave it out",
+        )
+    if settings.deadline is not None and not isinstance(settings.deadline, int | float):
+        raise ConfigError(
+            f"deadline = {settings.deadline!r}, and nobody can know how long nodes will take",
+            hint="set seconds: deadline = 600",
+        )
+    if settings.dp_sgd is not None:
+        raise ConfigError(
+            f"dp_sgd = {settings.dp_sgd!r}: nodes do not take private steps yet, and would train without",
+            hint='protect each node as a whole: channel = "clip:0.5 | local:1.0" adds noise before anything leaves it,'
+            ' "clip:0.5 | noise:1.0" in the sum',
+        )
+    if settings.leaves is not None and type(method).farewell is not Method.farewell:
+        raise ConfigError(
+            f"leaves = {settings.leaves!r}: {type(method).__name__} takes back what a client that leaves remembers,"
+            " and a node keeps that to itself",
+            hint="leave it out: a node may go at any time, and what it gave so far stays in the sum",
+        )
+    if not isinstance(pace(settings.pace), Synchronous):
+        check_differences(method, settings.pace)
+
+
+def check_public(method: Method, there: bool) -> None:
+    """Raises ConfigError where a method distils and there are no public data, or the other way round."""
+    if method.distils and not there:
+        raise ConfigError(
+            f"{type(method).__name__} distils on public data, and there are none",
+            hint='write public = "public.npz" into [network]: inputs x like the nodes\', which all of them get',
+        )
+    if there and not method.distils:
+        able = ", ".join(name for name, kind in METHODS.items() if kind().distils)
+        raise ConfigError(
+            f"{type(method).__name__} has no use for public data, and all nodes would get them",
+            hint=f"leave public out of [network]; it is for {able}",
+        )
+
+
+def check_model(text: str, method: Method) -> None:
+    """Raises ConfigError where several architectures are named, and the method has but one."""
+    count = len(spec.chain(text, "model", "+"))
+    if count > 1 and not method.mixed:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
+        raise ConfigError(
+            f"{type(method).__name__} gives all clients one architecture, and model = {text!r} names {count}",
+            hint=f"methods for different architectures: {able}",
+        )

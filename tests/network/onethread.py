@@ -1,0 +1,182 @@
+"""A coordinator and its nodes in one thread: all of both but the wire, for many settings in little time.
+
+Where the rounds would wait for answers, the nodes that have tasks do them. Secure sums need processes (`test_secagg`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from atoll.cli.serve import Wish, federated, network, office_of, prepared
+from atoll.data.samples import Samples
+from atoll.errors import AtollError
+from atoll.federation import Federation
+from atoll.network.coordinator import Coordinator
+from atoll.network.node import Node as NetworkNode
+from atoll.network.node import Station
+from atoll.network.shelf import Shelf
+from atoll.network.wire import Failure, Joining, Plan, Task
+from atoll.network.worker import Begin, Declined, Do, _Work
+from tests.network.cluster import simulation, write
+
+__all__ = ["OneThread", "clients"]
+
+NAMES = ("ann", "bob", "cat")
+
+
+def clients(names: Sequence[str] = NAMES, features: int = 6, classes: int = 3) -> dict[str, Samples]:
+    """Unequal clients with classes that can be learned, shifted from one to the next."""
+    rng = np.random.default_rng(7)
+    weights, found = rng.normal(size=(features, classes)), {}
+    for at, name in enumerate(names):
+        inputs = (rng.normal(size=(18 + 7 * at, features)) + 0.3 * at).astype(np.float32)
+        found[name] = Samples(torch.from_numpy(inputs), torch.from_numpy((inputs @ weights).argmax(1)))
+    return found
+
+
+class OneThread:
+    """A federation whose file has these settings.
+
+    Args:
+        place: its directory.
+        network: further keys of [network].
+        before: called before a node does a task, for tests that do something then.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Samples] | None = None,
+        network: Mapping[str, Any] | None = None,
+        before: Callable[[str, Task], object] = lambda name, task: None,
+    ) -> None:
+        self.place, self.before = place, before
+        found = data or clients()
+        self.suffix = ".npz"  # of nodes' files
+        self.names, self.nodes = list(found), dict[str, Node]()
+        place.mkdir(parents=True, exist_ok=True)
+        for name, samples in found.items():
+            write(place / f"{name}.npz", samples)
+        usual = {"classes": 3, "model": "mlp:8", "rounds": 2, "seed": 3, "engine": "loop"}
+        lines = [
+            f"{key} = {json.dumps(value)}"
+            for key, value in {**usual, **settings}.items()
+            if value is not None
+        ]
+        lines += ["[network]", f"nodes = {json.dumps(self.names)}"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in (network or {}).items()]
+        self.file = place / "run.toml"
+        self.file.write_text("\n".join(lines) + "\n")
+
+    def play(self) -> OneThread:
+        """Serve the file, join, and play to the end.  Raises what `atoll serve` would say."""
+        wish = Wish(str(self.file), [], plain=True, place=str(self.place / "coordinator"))
+        given = network(wish)
+        experiment = prepared(wish, given)
+        office = office_of(experiment, given)
+        self.coordinator = Coordinator(office, lambda *given: federated(experiment, *given))
+        self.coordinator.desk.wait = self._wait  # type: ignore[method-assign]
+        try:
+            for name in self.names:
+                self.nodes[name] = Node(self, name)
+            assert self.coordinator._played()
+        finally:
+            self.coordinator.close()
+        return self
+
+    def _wait(self, seconds: float | None = None) -> None:
+        worked = [self.nodes[name].worked() for name in self.names]
+        if not any(worked):
+            raise AssertionError(f"nobody has anything to do: {self.coordinator.desk.state}")
+
+    @property
+    def federation(self) -> Federation:
+        found = self.coordinator.federation
+        assert isinstance(found, Federation)
+        return found
+
+    def twin(self, **overrides: Any) -> Federation:
+        """The simulation of the same run, played."""
+        made = simulation(self.file, self.names, **overrides)
+        made.fit(progress=False)
+        return made
+
+    def same(self, **overrides: Any) -> bool:
+        """Whether the model is the simulation's, to the bit."""
+        files = [self.place / f"{each}.safetensors" for each in ("found", "due")]
+        self.federation.run().save(files[0])
+        self.twin(**overrides).run().save(files[1])
+        found, due = map(load_file, files)
+        return found.keys() == due.keys() and all(torch.equal(found[name], due[name]) for name in due)
+
+
+class Node:
+    """What a node does, without the line."""
+
+    def __init__(self, house: OneThread, name: str) -> None:
+        self.house, self.name, self.desk = house, name, house.coordinator.desk
+        joining = Joining(protocols=(1,), software="test", session=hashlib.md5(name.encode()).hexdigest())
+        joined = house.coordinator.join(name, joining)
+        self.plan: Plan = joined.plan
+        self.joined, self.number, self.place = joined, joined.number, house.place / name
+        self.shelf = Shelf(self.place / joined.run)
+        source = self.source = str(house.place / f"{name}{house.suffix}")
+        public = None
+        if joined.plan.public is not None:
+            shutil.copyfile(house.coordinator.blobs.path(joined.plan.public.sha256), self.shelf.public)
+            public = str(self.shelf.public)
+        self.work = _Work(Begin(joined.plan, source, joined.number, name, str(self.place), public))
+        house.coordinator.welcome(name, self.work.ready().form)
+
+    def worked(self) -> bool:
+        """Do all that is asked; whether there was anything."""
+        some = False
+        while (task := self.desk.task(self.number)) is not None:
+            self.house.before(self.name, task)
+            self._do(task)
+            self.desk.seen(self.number)
+            some = True
+        return some
+
+    def _do(self, task: Task) -> None:
+        posted, blobs = self.desk.open(self.number, task.id), self.house.coordinator.blobs
+        assert posted is not None
+        for blob in (task.shared, task.own):
+            if blob is not None:
+                shutil.copyfile(blobs.path(blob.sha256), self.shelf.body(blob.sha256))
+        memory = None if task.memory is None else str(self.shelf.memory(task.memory))
+        path = self.shelf.answer(task.id)
+        do = Do(
+            task, str(self.shelf.body(task.shared.sha256)),
+            None if task.own is None else str(self.shelf.body(task.own.sha256)),
+            memory, str(path), str(self.shelf.memory(task.id)), "", None if self.plan.repeatable else bytes(32),
+        )  # fmt: skip
+        try:
+            found = self.work.do(do)
+        except AtollError as error:
+            self.desk.fail(posted, Failure(kind="raised", reason=error.message))
+            return
+        if isinstance(found, Declined):
+            self.desk.fail(posted, Failure(kind="refused", reason=found.reason))
+            return
+        blob = path.read_bytes()
+        refused = posted.check(blob)
+        self.desk.accept(posted, None if refused else blobs.put(blob), len(blob), refused)
+        path.unlink()
+        if refused is None:
+            station = Station(url="", name=self.name, source=self.source, place=self.place)
+            node = NetworkNode(station)
+            node.shelf = self.shelf
+            node._keep(self.joined, task)
+        wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
+        self.shelf.tidy(task.memory if task.program == "train" else None, wanted)
