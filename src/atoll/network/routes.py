@@ -56,8 +56,8 @@ _HEARD = 2.0
 _ROOM = 1 << 30
 """Bytes of answers that may be on their way at a time."""
 
-_PIECE = 1 << 20
-
+_SEND = 1 << 18
+"""Bytes of a body that are read at a time when it is sent."""
 
 Identify = Callable[[web.Request], Caller]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -252,7 +252,7 @@ class Routes:
         path = self.blobs.path(request.match_info["sha256"])
         if not path.is_file():
             raise _refusal(404, "gone", "there is no such body any more")
-        return web.FileResponse(path, chunk_size=_PIECE)
+        return await _sent(request, path)
 
     def _open(self, request: web.Request, number: int) -> Posted | Answered:
         """The open task that a request names, or what became of it; refuses others'."""
@@ -415,8 +415,36 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
     }
 
 
-_KEPT = ("Allow", "Retry-After")
-_WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 503: "busy"}
+async def _sent(request: web.Request, path: Path) -> web.StreamResponse:
+    """A body, or the range of it that was asked for. (aiohttp's own way goes through a thread every 16 kB under TLS.)"""
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            start, stop, _ = request.http_range.indices(size)
+        except ValueError:
+            start, stop = size, size
+        partial = "Range" in request.headers
+        if partial and start >= stop:
+            headers = {"Content-Range": f"bytes */{size}"}
+            raise web.HTTPRequestRangeNotSatisfiable(headers=headers)
+        response = web.StreamResponse(status=206 if partial else 200)
+        response.content_type, response.content_length = "application/octet-stream", stop - start
+        response.headers["Accept-Ranges"] = "bytes"
+        if partial:
+            response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        await response.prepare(request)
+        if request.method != "HEAD":
+            stream.seek(start)
+            while start < stop:
+                piece = stream.read(min(_SEND, stop - start))
+                await response.write(piece)
+                start += len(piece)
+        await response.write_eof()
+    return response
+
+
+_KEPT = ("Allow", "Retry-After", "Content-Range")
+_WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 416: "range", 503: "busy"}
 
 
 def _upload(request: web.Request) -> tuple[int, int, str]:
