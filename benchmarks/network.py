@@ -1,4 +1,4 @@
-"""What a run between machines costs: a thousand clients, a model of 400 MB, uploads beside nginx, a round of four nodes.
+"""What a run between machines costs: a thousand clients, a model of 400 MB, uploads beside nginx, four nodes.
 
     python benchmarks/network.py [--only load,large,upload,round] [--clients 1000] [--write]
 
@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,10 @@ class Processes:
                 break
             time.sleep(0.05)
         if process.poll() != 0:
-            logs = [f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in self.place.glob("*.log")]
+            logs = [
+                f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}"
+                for log in self.place.glob("*.log")
+            ]
             raise SystemExit("\n".join(["a process failed", *logs]))
 
     def __enter__(self) -> Processes:
@@ -119,10 +123,15 @@ def answer(path: Path, *widths: int) -> int:
 
     sizes = (FEATURES, *widths, 10)
     update = {}
-    for at, (one, other) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        update[f"{2 * at + 1}.weight"], update[f"{2 * at + 1}.bias"] = torch.zeros(other, one), torch.zeros(other)
+    for at, (one, other) in enumerate(pairwise(sizes)):
+        update[f"{2 * at + 1}.weight"], update[f"{2 * at + 1}.bias"] = (
+            torch.zeros(other, one),
+            torch.zeros(other),
+        )
     metrics = Record(loss=torch.tensor(600.0), count=torch.tensor(600.0), steps=torch.tensor(60.0))
-    reply = Reply(Record(update=Tensors(update), buffers=Tensors(), counters=Tensors()), torch.tensor(600.0), metrics)
+    reply = Reply(
+        Record(update=Tensors(update), buffers=Tensors(), counters=Tensors()), torch.tensor(600.0), metrics
+    )
     path.write_bytes(encode(Answer(999, reply).to_record()))
     return sum(4 * each.numel() for each in update.values())
 
@@ -157,7 +166,10 @@ class Watch(threading.Thread):
         while not self._over.wait(self.every):
             with contextlib.suppress(OSError, KeyError, ValueError):
                 now = memory(self.pid)
-                self.anonymous, self.highest = max(self.anonymous, now["RssAnon"]), max(self.highest, now["VmHWM"])
+                self.anonymous, self.highest = (
+                    max(self.anonymous, now["RssAnon"]),
+                    max(self.highest, now["VmHWM"]),
+                )
                 lines = self.audit.read_bytes()[seen:] if self.audit.is_file() else b""
                 whole = lines.rpartition(b"\n")[0]
                 seen += len(whole)
@@ -237,7 +249,13 @@ def load(count: int, rounds: int = 20) -> dict[str, Any]:
         processes.until("coordinator", "listening")
         watch = Watch(coordinator.pid, place / "coordinator", 0.05)
         clients = processes.start(
-            "clients", sys.executable, str(HERE / "network_clients.py"), str(where), str(count), "answer", "0.1"
+            "clients",
+            sys.executable,
+            str(HERE / "network_clients.py"),
+            str(where),
+            str(count),
+            "answer",
+            "0.1",
         )
         processes.until("coordinator", "round", 300)
         prober = Prober(where)
@@ -253,7 +271,7 @@ def load(count: int, rounds: int = 20) -> dict[str, Any]:
     slope_resident = float(np.polyfit(at, [each["resident"] for each in late], 1)[0])
     times = np.diff([each["time"] for each in found])
     cpu = np.diff([each["cpu"] for each in watch.rounds])
-    asked = sorted(sum(prober.taken.values(), []))
+    asked = sorted(each for taken in prober.taken.values() for each in taken)
     result = {
         "clients": count, "rounds": len(found), "bytes": size, "sessions": sessions,
         "anonymous_mb": [round(each["anonymous"] / 1024, 1) for each in watch.rounds],
@@ -330,7 +348,7 @@ http {{
   scgi_temp_path {place}/nginx-4; client_body_buffer_size 1m;
   server {{
     listen 127.0.0.1:{port} ssl; ssl_protocols TLSv1.3;
-    ssl_certificate {place}/server.pem; ssl_certificate_key {place}/server.pem;
+    ssl_certificate {served}; ssl_certificate_key {served};
     ssl_client_certificate {place}/ca.pem; ssl_verify_client on;
     location / {{ root {place}/nginx-files; dav_methods PUT; }}
   }}
@@ -357,11 +375,16 @@ def upload(width: int = 4900, rounds: int = 7) -> dict[str, Any]:
         )  # fmt: skip
         processes.until("node", "ready")
         from atoll.network.authority import Authority
-        from atoll.network.tls import server_files
 
-        server_files(Authority(place / "ca"), place / "server.pem", place / "ca.pem")
-        (place / "nginx.conf").write_text(NGINX.format(place=place, port=other))
+        authority = Authority(place / "ca")
+        served = authority.server_certificate(["127.0.0.1"])
+        (place / "ca.pem").write_bytes(authority.pem)
+        (place / "nginx.conf").write_text(NGINX.format(place=place, port=other, served=served))
         processes.start("nginx", "nginx", "-c", str(place / "nginx.conf"))
+        while not (place / "nginx.pid").is_file():
+            time.sleep(0.05)
+        (place / "part").write_text(f"https://127.0.0.1:{other}/body")
+        (place / "part").rename(place / "other.txt")
         processes.ended(node, 600)
         found = json.loads(processes.log("node").splitlines()[-1])
         processes.ended(coordinator, 60)
@@ -410,7 +433,7 @@ def four(rounds: int = 40, test: bool = False) -> dict[str, Any]:
                 if line.startswith("{") and (record := json.loads(line))["event"] == "trained":
                     training.setdefault(record["facts"]["round"], []).append(record["facts"]["seconds"])
     slowest = {number: max(each) for number, each in training.items()}
-    periods = {b["round"]: b["time"] - a["time"] for a, b in zip(found, found[1:], strict=False)}
+    periods = {b["round"]: b["time"] - a["time"] for a, b in pairwise(found)}
     warm = [number for number in periods if number > 5]
     assert start is not None
     return {
@@ -427,7 +450,9 @@ def four(rounds: int = 40, test: bool = False) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="load,large,upload,round")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=20, help="of load")

@@ -219,8 +219,8 @@ class Node:
             self.rounds += 1
             shelf.over(task.round)
             text = f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)"
-            facts = {"task": task.id, "bytes": found.offset, "seconds": self._seconds}
-            self.station.tell(said("trained", text, round=task.round, **facts))
+            more: dict[str, Any] = {"bytes": found.offset, "seconds": self._seconds}
+            self.station.tell(said("trained", text, round=task.round, task=task.id, **more))
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
         shelf.tidy(task.memory if task.program == "train" else None, wanted)
 

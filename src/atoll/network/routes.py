@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, MissingExtraError, RunError
+from atoll.network.blobs import mapped
 from atoll.network.coordinator import CROWDED, SOFTWARE, Coordinator
 from atoll.network.desk import Posted, key_of
 from atoll.network.lines import Lines
@@ -56,6 +57,9 @@ _HEARD = 2.0
 _ROOM = 1 << 30
 """Bytes of answers that may be on their way at a time."""
 
+_WIDE = 1 << 26
+"""Bytes of an answer from which only one at a time is looked at."""
+
 _SEND = 1 << 18
 """Bytes of a body that are read at a time when it is sent."""
 
@@ -83,6 +87,7 @@ class Routes:
         self._news: dict[int, asyncio.Event] = {}
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._loop = asyncio.get_running_loop()
+        self._wide = asyncio.Lock()
         self.desk.told = self._told
         self.lines: Lines | None = None
 
@@ -327,7 +332,8 @@ class Routes:
                 self.desk.seen(number)
         if there < size:
             return _json(Answered(offset=there), status=202)
-        refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
+        async with self._wide if size > _WIDE else contextlib.nullcontext():
+            refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
         return _json(Answered(offset=size, done=True, refused=refused))
 
     async def _piece(self, request: web.Request) -> bytes:
@@ -340,7 +346,7 @@ class Routes:
 
     def _settle(self, part: Path, posted: Posted, size: int, sha256: str) -> str | None:
         """A whole answer: check it, keep it, write it down; why it is refused, or None."""
-        blob = part.read_bytes()
+        blob = mapped(part)
         if hashlib.sha256(blob).hexdigest() != sha256:
             part.unlink()
             raise _refusal(422, "hash", "the bytes have another hash than was announced", "send it again")
@@ -416,7 +422,10 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
 
 
 async def _sent(request: web.Request, path: Path) -> web.StreamResponse:
-    """A body, or the range of it that was asked for. (aiohttp's own way goes through a thread every 16 kB under TLS.)"""
+    """A body, or the range of it that was asked for.
+
+    Under TLS aiohttp's own way goes through a thread for every 16 kB.
+    """
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         try:
