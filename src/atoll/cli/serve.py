@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from atoll.network.authority import Authority
 
 __all__ = ["Wish", "command"]
+
+_SWITCH = 0.0005
+"""Seconds after which a thread lets others have the interpreter: requests must not wait long for answers' checks."""
 
 _FILE_KEYS = ("label", "features", "categorical", "classes", "missing", "scale", "ignore")
 _KINDS: dict[str, Any] = {
@@ -117,6 +121,7 @@ def command(wish: Wish) -> None:
             site.add_routes(enrolment_routes(authority, coordinator.notebook.write))
             site.middlewares.append(gate(authority))  # type: ignore[arg-type]
 
+    sys.setswitchinterval(_SWITCH)
     run = asyncio.run(serve(office, build, address, ready=ready, told=told, more=more))
     if run is None:
         teller(said("stopped", "stopped; the same command goes on from here"))

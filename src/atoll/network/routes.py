@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,9 @@ class Routes:
         self._news: dict[int, asyncio.Event] = {}
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._loop = asyncio.get_running_loop()
-        self._wide = asyncio.Lock()
+        self._wide, self._turn = asyncio.Lock(), asyncio.Lock()
+        self._looking = threading.Lock()
+        self._syncing = ThreadPoolExecutor(8, thread_name_prefix="sync")
         self.desk.told = self._told
         self.lines: Lines | None = None
 
@@ -244,6 +248,7 @@ class Routes:
                 raise _refusal(400, "wait", "wait is a number of seconds") from None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), wait)
+                await self._fair()  # all who wait are woken together
             self._node(request)  # it may have joined anew meanwhile
             task = self.desk.task(number)
         if self.coordinator.result is not None:
@@ -257,7 +262,12 @@ class Routes:
         path = self.blobs.path(request.match_info["sha256"])
         if not path.is_file():
             raise _refusal(404, "gone", "there is no such body any more")
-        return await _sent(request, path)
+        return await _sent(request, path, self._fair)
+
+    async def _fair(self) -> None:
+        """Wait for a turn: of those who come here one goes on at a time, and other requests in between."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     def _open(self, request: web.Request, number: int) -> Posted | Answered:
         """The open task that a request names, or what became of it; refuses others'."""
@@ -346,17 +356,20 @@ class Routes:
 
     def _settle(self, part: Path, posted: Posted, size: int, sha256: str) -> str | None:
         """A whole answer: check it, keep it, write it down; why it is refused, or None."""
-        blob = mapped(part)
-        if hashlib.sha256(blob).hexdigest() != sha256:
+        syncing = self._syncing.submit(_sync, part)  # the disk works while the processor does
+        with self._looking:  # one at a time: requests need the processor, too
+            blob = mapped(part)
+            right = hashlib.sha256(blob).hexdigest() == sha256
+            refused = posted.check(blob) if right else None
+            del blob
+        if not right:
             part.unlink()
             raise _refusal(422, "hash", "the bytes have another hash than was announced", "send it again")
-        refused = posted.check(blob)
         if refused is not None:
             part.unlink()
             self.desk.accept(posted, None, size, refused, came=sha256)
             return refused
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
+        syncing.result()
         self.blobs.keep(part, sha256)
         self.desk.accept(posted, sha256, size, None)
         return None
@@ -421,7 +434,9 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
     }
 
 
-async def _sent(request: web.Request, path: Path) -> web.StreamResponse:
+async def _sent(
+    request: web.Request, path: Path, turn: Callable[[], Awaitable[None]]
+) -> web.StreamResponse:
     """A body, or the range of it that was asked for.
 
     Under TLS aiohttp's own way goes through a thread for every 16 kB.
@@ -445,11 +460,20 @@ async def _sent(request: web.Request, path: Path) -> web.StreamResponse:
         if request.method != "HEAD":
             stream.seek(start)
             while start < stop:
+                await turn()
                 piece = stream.read(min(_SEND, stop - start))
                 await response.write(piece)
                 start += len(piece)
         await response.write_eof()
     return response
+
+
+def _sync(part: Path) -> None:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        part.open("rb") as stream,
+    ):  # gone where it was refused meanwhile
+        os.fsync(stream.fileno())
 
 
 _KEPT = ("Allow", "Retry-After", "Content-Range")
