@@ -446,6 +446,77 @@ def four(rounds: int = 40, test: bool = False) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# --- what comes of it ------------------------------------------------------------------------------------------------
+
+
+def three(values: list[float], digits: int = 0) -> str:
+    """Median, and from least to most."""
+    middle, least, most = (f"{each:,.{digits}f}" for each in values)
+    return f"{middle} ({least} to {most})"
+
+
+def rows(known: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What was measured, what it came to, what was wanted."""
+    if found := known.get("load"):
+        name = f"{found['clients']:,} clients, {found['rounds']} rounds, {found['bytes'] / 1e6:.1f} MB"
+        late = found["anonymous_mb"][4:]
+        yield name, f"{three(found['seconds'], 1)} s a round, {three(found['cpu'], 1)} s of the processor", ""
+        yield "sessions", f"{found['sessions']:,}", "a tenth anew in each round"
+        yield (
+            "anonymous memory from round 5",
+            f"{late[0]:.0f} to {late[-1]:.0f} MB, {found['slope_anonymous_mb']:+.2f} MB a round",
+            f"flat: {'yes' if found['flat'] else 'no'}",
+        )
+        yield (
+            f"control requests ({found['requests']:,})",
+            f"median {found['p50_ms']:.0f} ms, p99 {found['p99_ms']:.0f} ms, most {found['most_ms']:.0f} ms",
+            f"p99 under 250 ms: {'yes' if found['quick'] else 'no'}",
+        )
+    if found := known.get("large"):
+        yield (
+            f"a model of {found['bytes'] / 1e6:.0f} MB, 4 clients",
+            f"anonymous {found['anonymous_models']:.1f} models, resident {found['highest_models']:.1f} at most"
+            f" ({found['base_mb']:.0f} MB before the first client)",
+            f"under 3: {'yes' if found['highest_models'] < 3 else 'no'}",
+        )
+        yield "its round", f"{three(found['seconds'], 1)} s, {found['cpu']:.1f} s of the processor", ""
+    if found := known.get("upload"):
+        ours, theirs = three(found["node_mb_s"]), three(found["nginx_mb_s"])
+        yield (
+            f"uploads of {found['bytes'] / 1e6:.0f} MB over TLS",
+            f"{ours} MB/s, curl to nginx {theirs}: {three(found['ratio'], 2)}",
+            f"half: {'yes' if found['ratio'][0] >= 0.5 else 'no'}",
+        )
+    for name, found in known.get("round", {}).items():
+        if isinstance(found, dict):
+            yield (
+                f"four nodes, W1, {'with' if found['test'] else 'without'} test data ({name})",
+                f"{three(found['round_ms'])} ms a round, {three(found['beyond_ms'])} beyond the slowest training",
+                "" if found["test"] else f"60 ms: {'yes' if found['beyond_ms'][0] <= 60 else 'no'}",
+            )
+
+
+TEXT = """# What a run between machines costs
+
+`python benchmarks/network.py --write`, on {machine[cores]} cores shared with others (load before
+each part: {loads}). Medians, in brackets least and most. What each row means is in `docs/performance.md`,
+"Between machines".
+
+| | | wanted |
+|---|---|---|
+{table}
+"""
+
+
+def render(known: dict[str, Any]) -> str:
+    """All that is stored, as Markdown."""
+    loads = ", ".join(
+        f"{name} {each['load_before']:.1f}" for name, each in known.items() if "load_before" in each
+    )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows(known))
+    return TEXT.format(machine=known["machine"], loads=loads, table=table)
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -467,13 +538,14 @@ def main() -> None:
     }
     stored = RESULTS.with_suffix(".json")
     known = json.loads(stored.read_text()) if stored.is_file() else {}
-    for name in given.only.split(","):
+    for name in filter(None, given.only.split(",")):
         before = os.getloadavg()[0]
         known[name] = {**parts[name](), "load_before": before}
         print(name, json.dumps(known[name], indent=1), flush=True)
         if given.write:
             known["machine"] = {"cores": os.cpu_count(), "system": platform.platform()}
             stored.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+            RESULTS.with_suffix(".md").write_text(render(known), "utf-8")
 
 
 if __name__ == "__main__":

@@ -434,9 +434,7 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
     }
 
 
-async def _sent(
-    request: web.Request, path: Path, turn: Callable[[], Awaitable[None]]
-) -> web.StreamResponse:
+async def _sent(request: web.Request, path: Path, turn: Callable[[], Awaitable[None]]) -> web.StreamResponse:
     """A body, or the range of it that was asked for.
 
     Under TLS aiohttp's own way goes through a thread for every 16 kB.
