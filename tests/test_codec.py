@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atoll.codec import OWN, Form, Layout, Limits, decode, encode, outline
+from atoll.codec import OWN, Form, Layout, Limits, decode, encode, outline, pieces, viewed
 from atoll.engines.arena import Arena
 from atoll.errors import CodecError
 from atoll.tensors import RESERVED, Record, Tensors, fields_of
@@ -283,3 +283,20 @@ def test_nothing_is_made_of_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "empty", never)
     with pytest.raises(CodecError, match="round is an int, not a float"):
         decode(blob, Form.of(changed(round=1.0)))
+
+
+def test_a_view_of_a_buffer_is_the_record() -> None:
+    """Views are what copies are, and refused for the same reasons; in pieces a record is the same bytes."""
+    blob = encode(nested())
+    assert b"".join(pieces(nested())) == blob
+    buffer = bytearray(blob)
+    assert same(viewed(buffer, OWN), decode(blob, limits=OWN))
+    truth = Record(a=torch.ones(3), b=torch.tensor([True, False, True]))
+    damaged = bytearray(encode(truth))
+    found = viewed(damaged)
+    damaged[-1] = 2
+    assert found.b.view(torch.uint8)[2] == 2, "it was a copy"
+    with pytest.raises(CodecError, match="truth values"):
+        viewed(damaged)
+    with pytest.raises(CodecError, match="and there are"):
+        viewed(bytearray(blob[:-1]), OWN)

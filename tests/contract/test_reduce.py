@@ -135,3 +135,22 @@ def test_answers_in_any_order_are_summed_as_if_they_had_come_in_order(count: int
         whole.merge(part)
     found = whole.result()
     assert found is not None and torch.equal(found.mean["update"]["w"], results[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=9))
+def test_a_part_of_one_reply_is_added_tensor_by_tensor(drawn: list[int]) -> None:
+    """To the bit what a part makes that is merged, and the reply stays what it was."""
+    whole, one = Mean(RULES), Mean(RULES)
+    for client, seed in enumerate(drawn):
+        part = Mean(RULES)
+        part.add(client, reply(seed))
+        whole.merge(part)
+        given_, before = reply(seed), reply(seed)
+        one.merge_one(Mean(RULES), client, given_)
+        assert all(map(torch.equal, leaves(given_.values), leaves(before.values)))
+    due, found = whole.result(), one.result()
+    assert (
+        due is not None and found is not None and (due.clients, due.weight) == (found.clients, found.weight)
+    )
+    assert all(map(torch.equal, leaves(due.mean), leaves(found.mean)))

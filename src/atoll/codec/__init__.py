@@ -10,6 +10,8 @@ wrong is a `CodecError` that names the field.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from atoll.codec.form import Form
@@ -18,7 +20,7 @@ from atoll.codec.layout import Layout, array
 from atoll.errors import CodecError
 from atoll.tensors import Record
 
-__all__ = ["OWN", "Form", "Header", "Layout", "Limits", "decode", "encode", "outline"]
+__all__ = ["OWN", "Form", "Header", "Layout", "Limits", "decode", "encode", "outline", "pieces", "viewed"]
 
 
 def encode(record: Record) -> bytes:
@@ -28,13 +30,22 @@ def encode(record: Record) -> bytes:
     programs may refuse a file whose header is longer than 100 MB: some 400,000 tensors.) Raises CodecError for what a
     record cannot hold.
     """
+    return b"".join(pieces(record))
+
+
+def pieces(record: Record) -> list[Any]:
+    """What `encode` gives, as bytes and arrays one after the other: nothing of a contiguous tensor is copied."""
     header, tensors = outline(record)
     layout = Layout(header, OWN)
     head = layout.head()
     if len(head) > OWN.header:
         raise CodecError(f"the record has {len(header)} fields, too many for one file", hint="divide it")
     parts = [array(tensors[at].detach().cpu().contiguous()) for at in layout.order]
-    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
+    return [len(head).to_bytes(8, "little"), head, *(_octets(part) for part in parts if part.size)]
+
+
+def _octets(part: Any) -> memoryview:
+    return memoryview(part.reshape(-1)).cast("B")
 
 
 def decode(blob: bytes, form: Form | None = None, limits: Limits = Limits()) -> Record:  # noqa: B008 - frozen
@@ -42,6 +53,22 @@ def decode(blob: bytes, form: Form | None = None, limits: Limits = Limits()) -> 
 
     `form` is what the receiver expects; no tensor is made before it fits. Raises CodecError for any other bytes.
     """
+    layout, start = _laid_out(blob, form, limits)
+    return layout.copied(blob, start)
+
+
+def viewed(buffer: Any, limits: Limits = Limits()) -> Record:  # noqa: B008 - frozen
+    """The same, with tensors that are views of a writable buffer, aligned as they lie in it.
+
+    For what is looked at once, such as a file mapped into memory: nothing is copied. Raises CodecError as `decode`
+    does.
+    """
+    layout, start = _laid_out(buffer, None, limits)
+    return layout.view(memoryview(buffer)[start:], checked=True)
+
+
+def _laid_out(blob: Any, form: Form | None, limits: Limits) -> tuple[Layout, int]:
+    """Checked bytes: what is in them, and where the tensors begin."""
     if len(blob) > limits.nbytes:
         refuse(f"there are {len(blob)} bytes, and the limit is {limits.nbytes}")
     start = 8 + int.from_bytes(blob[:8], "little")
@@ -59,7 +86,7 @@ def decode(blob: bytes, form: Form | None = None, limits: Limits = Limits()) -> 
         for slot in layout.slots:
             slot.level[slot.name] = Form(slot.kind, tuple(slot.shape))
         form.check(layout.record)
-    return layout.copied(blob, start)
+    return layout, start
 
 
 class _Metadata(msgspec.Struct):

@@ -122,16 +122,18 @@ class Layout:
             made = torch.empty(slot.shape, dtype=DTYPES[slot.kind])
             if slot.nbytes:
                 source = np.ndarray(slot.shape, _STORED[slot.kind], blob, start + offset)
-                if slot.kind == "BOOL" and source.view(np.uint8).max() > 1:
-                    refuse(f"{slot} has truth values that are neither 0 nor 1")
+                if slot.kind == "BOOL":
+                    _check_truth(slot, source.view(np.uint8))
                 array(made)[...] = source
             slot.level[slot.name] = made
         return self.record
 
-    def view(self, buffer: Any) -> Record:
-        """The record with tensors that are views of a writable buffer."""
+    def view(self, buffer: Any, checked: bool = False) -> Record:
+        """The record with tensors that are views of a writable buffer; `checked` refuses what is no truth value."""
         self._reach(buffer)
         for slot, offset in zip(self.slots, self.offsets, strict=True):
+            if checked and slot.kind == "BOOL":
+                _check_truth(slot, np.ndarray(slot.shape, np.uint8, buffer, offset))
             slot.level[slot.name] = _window(buffer, slot, offset)
         return self.record
 
@@ -145,6 +147,11 @@ class Layout:
     def _reach(self, buffer: Any) -> None:
         if len(buffer) < self.size:
             refuse(f"the tensors take {self.size} bytes, and the buffer has {len(buffer)}")
+
+
+def _check_truth(slot: Slot, octets: Any) -> None:
+    if octets.size and octets.max() > 1:
+        refuse(f"{slot} has truth values that are neither 0 nor 1")
 
 
 def array(tensor: Tensor) -> Any:

@@ -90,6 +90,9 @@ class Gathering:
     def _add(self, run: int, client: int) -> None:
         reply = self._waiting.pop(client)
         if reply is not None:
+            if len(self._runs[run]) == 1 and run == self._merged:
+                self._total.merge_one(self.job.reducer(), client, reply)
+                return
             part = self._parts[run] = self._parts[run] or self.job.reducer()
             part.add(client, reply)
 

@@ -68,6 +68,11 @@ class Reducer(ABC):
     def merge(self, part: Self) -> None:
         """Take over the replies that another reducer of the same kind has taken; it is used no more."""
 
+    def merge_one(self, part: Self, client: int, reply: Reply) -> None:
+        """Take over a part, still empty, that is to take this one reply."""
+        part.add(client, reply)
+        self.merge(part)
+
     @abstractmethod
     def result(self) -> Replies | None:
         """The reduced replies, or None where nothing was accepted or all weights are zero."""
@@ -206,6 +211,27 @@ class Mean(Total):
     def merge(self, part: Self) -> None:
         self.narrow = self.narrow or part.narrow
         super().merge(part)
+
+    def merge_one(self, part: Self, client: int, reply: Reply) -> None:
+        """The same, one tensor after the other: the part is never there as a whole."""
+        if self.total is None or type(self) is not Mean:
+            super().merge_one(part, client, reply)
+            return
+        weight = float(reply.weight)
+        self.narrow = self.narrow or _narrow(reply.values)
+        self._count([client], weight)
+        found = {}
+        for name, held in self.total.items():
+            rule, value = self.rule(name), reply.values[name]
+            if rule == "max":
+                found[name] = map_leaves(lambda t, v: torch.maximum(t, _wide(v)), held, value)
+            elif rule == "sum":
+                found[name] = map_leaves(lambda t, v: t.add_(_wide(v)), held, value)
+            else:  # rounded before it is added, as in a part
+                found[name] = map_leaves(
+                    lambda t, v: t.add_(_wide(v) * weight), held, self._floats(name, value)
+                )
+        self.total = Record(found)
 
     def held(self) -> Record:
         held = super().held()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from atoll.errors import DataError
 from atoll.network.disk import beside, sync, trouble
 
-__all__ = ["Blobs"]
+__all__ = ["Blobs", "mapped"]
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -50,16 +52,21 @@ class Blobs:
             raise DataError(f"{name!r} is no name of a part", hint="letters, digits, -, _ and .")
         return self.place / f"{name}.part"
 
-    def put(self, blob: bytes, *, durable: bool = True) -> str:
-        """Keep these bytes; their hash. They outlast a power cut when this returns, unless they can be made again.
+    def put(self, *blob: Any, durable: bool = True) -> str:
+        """Keep these bytes, given whole or in pieces; their hash.
+
+        They outlast a power cut when this returns, unless they can be made again.
 
         Raises RunError where they cannot be written.
         """
-        sha256 = hashlib.sha256(blob).hexdigest()
+        total = hashlib.sha256()
+        for piece in blob:
+            total.update(piece)
+        sha256 = total.hexdigest()
         path = self.path(sha256)
         try:
             if not self._there(sha256, durable):
-                beside(path, blob, durable=durable).replace(path)
+                beside(path, *blob, durable=durable).replace(path)
                 if durable:
                     sync(self.place)
                 self._durable[sha256] = durable
@@ -97,6 +104,10 @@ class Blobs:
         except OSError:
             return False
 
+    def mapped(self, sha256: str) -> Any:
+        """A body's bytes in memory that its file stands behind; what is written there is nobody else's."""
+        return mapped(self.path(sha256))
+
     def only(self, wanted: Iterable[str]) -> None:
         """Remove all whole bodies but these, and what began to arrive more than a day ago."""
         stay, old = set(wanted), time.time() - _STALE
@@ -107,6 +118,12 @@ class Blobs:
             elif path.name not in stay:
                 self._durable.pop(path.name, None)
                 path.unlink(missing_ok=True)
+
+
+def mapped(path: Path) -> Any:
+    """A file's bytes, mapped: they are read when they are looked at, and take no memory that cannot be had back."""
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _changed(path: Path) -> float:

@@ -20,8 +20,8 @@ from atoll.network.wire import Failure, Task
 
 __all__ = ["Arrival", "Desk", "Posted", "key_of"]
 
-Check = Callable[[bytes], str | None]
-"""Looks at the bytes of an answer: why it cannot be used, or None."""
+Check = Callable[[Any], str | None]
+"""Looks at the bytes of an answer, in a writable buffer: why it cannot be used, or None."""
 
 
 def key_of(task_id: str, client: int) -> str:

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from atoll.errors import RunError
 
@@ -28,7 +29,7 @@ def sync(directory: Path) -> None:
         os.close(handle)
 
 
-def beside(path: Path, content: bytes, *, durable: bool = True) -> Path:
+def beside(path: Path, *content: Any, durable: bool = True) -> Path:
     """Write what `path` is to hold into a file of its own in the same directory, which a rename then puts in place.
 
     Nothing stays behind where it fails. Raises OSError.
@@ -36,7 +37,8 @@ def beside(path: Path, content: bytes, *, durable: bool = True) -> Path:
     part = path.with_name(f"own-{path.name}-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as stream:
-            stream.write(content)
+            for piece in content:
+                stream.write(piece)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

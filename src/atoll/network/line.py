@@ -41,7 +41,7 @@ except ImportError:
 
 __all__ = ["Line", "Over", "Refused", "Replaced", "Stale", "Unjoined"]
 
-_PIECE = 1 << 20
+_PIECE, _SEND = 1 << 20, 1 << 18
 _WAIT = 25
 _PATIENCE = 10  # seconds after which a line on which an answer is due counts as dead
 _FIRST, _MOST = 0.2, 30.0  # seconds between attempts
@@ -244,7 +244,10 @@ class Line:
         progress = Transfer(self.tell, "sent", size, offset)
         while not found.done:
             more = f"?offset={offset}&size={size}&sha256={sha256}"
-            status, told = await self._asked("PUT", place + more, data=_pieces(body, offset, progress))
+            status, told = await self._asked(
+                "PUT", place + more, data=_pieces(body, offset, progress),
+                headers={"Content-Length": str(size - offset)},
+            )  # fmt: skip
             found = unpack(told, Answered)
             if status == 409 and found.offset == offset:
                 raise RunError("the coordinator wants what it has")
@@ -272,7 +275,7 @@ def _refused(body: bytes) -> None:
 async def _pieces(body: Path | bytes, offset: int, progress: Transfer) -> Any:
     with io.BytesIO(body) if isinstance(body, bytes) else body.open("rb") as stream:
         stream.seek(offset)
-        while piece := stream.read(_PIECE):
+        while piece := stream.read(_SEND):
             yield piece
             progress.at(stream.tell())
 

@@ -25,7 +25,7 @@ from atoll.network.rows import MOST
 from atoll.network.shelf import Kept, Shelf
 from atoll.network.telling import said
 from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
-from atoll.network.worker import Begin, Declined, Do, Failed, Ready
+from atoll.network.worker import Begin, Declined, Do, Done, Failed, Ready
 
 __all__ = ["Node", "Station"]
 
@@ -83,6 +83,7 @@ class Node:
         self.rounds = 0
         self._lock: Any = None
         self._windows: tuple[Window, ...] = ()
+        self._seconds: float | None = None  # that the task took which was done last
 
     async def run(self) -> None:
         """Join, work, leave."""
@@ -234,7 +235,8 @@ class Node:
             self.rounds += 1
             shelf.over(task.round)
             text = f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)"
-            self.station.tell(said("trained", text, round=task.round, task=task.id, bytes=found.offset))
+            more: dict[str, Any] = {"bytes": found.offset, "seconds": self._seconds}
+            self.station.tell(said("trained", text, round=task.round, task=task.id, **more))
         if found.refused is None:
             self._keep(joined, task)
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
@@ -301,6 +303,8 @@ class Node:
             return Failure(kind=error.kind, reason=error.message)  # type: ignore[arg-type]
         except RunError as error:
             return Failure(kind="raised", reason=error.message)
+        if isinstance(found, Done):
+            self._seconds = found.seconds
         if isinstance(found, Declined):
             return Failure(kind="refused", reason=found.reason)
         return Failure(kind="raised", reason=found.message) if isinstance(found, Failed) else None

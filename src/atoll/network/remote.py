@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from atoll.codec import Limits, decode, encode
-from atoll.contract import Answer, Gathering, Job, Memories, Outcome, Reducer, Reply
+from atoll.codec import Limits, decode, pieces, viewed
+from atoll.contract import Answer, Gathering, Job, Mean, Memories, Outcome, Reducer, Reply
 from atoll.contract.gather import outcome
 from atoll.contract.screen import screen
 from atoll.data import FederatedData
@@ -86,6 +85,11 @@ class Remote(Engine):
         self._round, self._call = round, first
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
+        if not job.clients and not hidden(job):  # a call of the round like any other, with nothing to send
+            if job.round != self._round:
+                self.restart(job.round)
+            self._call += 1
+            return Gathering(job).result()
         posted = self.posted(job, memories)
         if hidden(job):
             return self._summed(job, posted, memories)
@@ -135,16 +139,16 @@ class Remote(Engine):
 
         `call` is the number of a call that clients are asked one after the other; None: the next of the round.
         """
-        shared = encode(job.work.shared)
+        blob = self._kept(job.work.shared)
         if call is None:
             if job.round != self._round:
                 self.restart(job.round)
             number, self._call = self._call, self._call + 1
-            attempt = self._attempt(f"round/{job.round}/{number}", shared, job)
+            attempt = self._attempt(f"round/{job.round}/{number}", blob, job)
         else:
             number, attempt = call, 0
         place = f"round/{job.round}/{number}"
-        task_id, blob = f"{job.round}-{number}-{attempt}", self._kept(shared)
+        task_id = f"{job.round}-{number}-{attempt}"
         setting = None
         if (chain := chain_of(job.channel)) is not None and chain.setting is not None:
             setting = asdict(chain.setting)
@@ -158,7 +162,7 @@ class Remote(Engine):
             own = job.work.own.get(client)
             task = Task(
                 id=task_id, round=job.round, program=job.work.program, shared=blob,
-                own=None if own is None else self._kept(encode(own)),
+                own=None if own is None else self._kept(own),
                 memory=None if memory is None else memory.task,
                 epochs=order.epochs, limit=order.limit, setting=setting, cohort=job.cohort,
                 most=self._most(job, client),
@@ -167,9 +171,9 @@ class Remote(Engine):
             found[client] = Posted(client, task, key, _Check(job, client, task.most), due)
         return found
 
-    def _attempt(self, place: str, shared: bytes, job: Job) -> int:
+    def _attempt(self, place: str, shared: Blob, job: Job) -> int:
         """Which attempt at this call it is: a new one where it asks for something else than what was written down."""
-        what = hashlib.sha256(shared).hexdigest() + f" {job.work.program} {sorted(job.clients)}"
+        what = f"{shared.sha256} {job.work.program} {sorted(job.clients)}"
         known = self.desk.journal.get(f"{place}/what")
         if known is not None and known["what"] == what:
             return int(known["attempt"])
@@ -179,8 +183,10 @@ class Remote(Engine):
         self.desk.journal.put(f"{place}/what", {"what": what, "attempt": attempt})
         return attempt
 
-    def _kept(self, blob: bytes) -> Blob:
-        return Blob(sha256=self.blobs.put(blob), size=len(blob))
+    def _kept(self, order: Record) -> Blob:
+        """An order as a body. No sync: after a power cut it is made again."""
+        found = pieces(order)
+        return Blob(sha256=self.blobs.put(*found, durable=False), size=sum(map(len, found)))
 
     @staticmethod
     def _most(job: Job, client: int) -> int:
@@ -266,7 +272,7 @@ class Remote(Engine):
                 posted.client, 0.0, {}, arrival.size, arrival.refused, arrival.begun, arrival.ended
             )
             return None, refused
-        answer = answer_of(self.blobs.path(arrival.sha256).read_bytes(), posted.client, posted.task.most)
+        answer = answer_of(self.blobs.mapped(arrival.sha256), posted.client, posted.task.most)
         found = outcome(answer, job, arrival.begun, arrival.ended)
         return (None if found.refused else answer), found
 
@@ -279,8 +285,9 @@ class Remote(Engine):
                 client, arrival.refused or "nothing came", arrival.begun, arrival.ended, arrival.size
             )
             return
-        blob = self.blobs.path(arrival.sha256).read_bytes()
-        answer = answer_of(blob, client, posted.task.most)
+        blob = self.blobs.mapped(arrival.sha256)
+        copied = type(job.reducer()) is not Mean  # a mean looks at each number once, wherever it lies
+        answer = answer_of(blob, client, posted.task.most, copied=copied)
         found = gathering.deliver(answer, arrival.begun, arrival.ended)
         if not found.refused:
             memories.put(client, Record(task=posted.task.id))
@@ -295,9 +302,9 @@ class _Check:
     def __init__(self, job: Job, client: int, most: int) -> None:
         self.job, self.client, self.most = job, client, most
 
-    def __call__(self, blob: bytes) -> str | None:
+    def __call__(self, blob: Any) -> str | None:
         try:
-            answer = answer_of(blob, self.client, self.most)
+            answer = answer_of(blob, self.client, self.most, copied=False)
         except CodecError as error:
             return error.message
         form = announced(self.job).form(self.client)
@@ -321,13 +328,19 @@ def _implausible(reply: Reply) -> str | None:
     if float(reply.weight) > _HEAVIEST:
         return f"its weight is {float(reply.weight):g}"
     for name, value in named_tensors(reply.values):
-        if value.is_floating_point() and value.numel() and (most := float(value.abs().amax())) > _LARGEST:
+        if value.is_floating_point() and value.numel() and (most := _farthest(value)) > _LARGEST:
             return f"{name} has the number {most:g}"
     for name, value in reply.metrics.items():
         numbers = value.double().flatten().tolist() if isinstance(value, Tensor) else [float(value)]
         if not all(math.isfinite(each) for each in numbers):
             return f"its {name} is not finite"
     return None
+
+
+def _farthest(value: Tensor) -> float:
+    """The largest absolute number."""
+    low, high = value.aminmax()
+    return max(-float(low), float(high))
 
 
 def _otherwise(values: Record, form: Record) -> str | None:
@@ -341,9 +354,12 @@ def _otherwise(values: Record, form: Record) -> str | None:
     return None
 
 
-def answer_of(blob: bytes, client: int, most: int) -> Answer:
-    """The answer that these bytes are.  Raises CodecError where they are none of this client's."""
-    found = decode(blob, limits=Limits(nbytes=most))
+def answer_of(blob: Any, client: int, most: int, copied: bool = True) -> Answer:
+    """The answer that these bytes are; its tensors are their own, or views of a writable buffer.
+
+    Raises CodecError where they are none of this client's.
+    """
+    found = (decode if copied else viewed)(blob, limits=Limits(nbytes=most))
     reply = found.get("reply")
     fine = (
         found.keys() == {"client", "reply"}

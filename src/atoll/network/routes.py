@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, MissingExtraError, RunError
+from atoll.network.blobs import mapped
 from atoll.network.coordinator import CROWDED, SOFTWARE, Coordinator
 from atoll.network.desk import Posted, key_of
 from atoll.network.lines import Lines
@@ -56,8 +57,11 @@ _HEARD = 2.0
 _ROOM = 1 << 30
 """Bytes of answers that may be on their way at a time."""
 
-_PIECE = 1 << 20
+_WIDE = 1 << 26
+"""Bytes of an answer from which only one at a time is looked at."""
 
+_SEND = 1 << 18
+"""Bytes of a body that are read at a time when it is sent."""
 
 Identify = Callable[[web.Request], Caller]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -83,6 +87,7 @@ class Routes:
         self._news: dict[int, asyncio.Event] = {}
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._loop = asyncio.get_running_loop()
+        self._wide = asyncio.Lock()
         self.desk.told = self._told
         self.lines: Lines | None = None
 
@@ -252,7 +257,7 @@ class Routes:
         path = self.blobs.path(request.match_info["sha256"])
         if not path.is_file():
             raise _refusal(404, "gone", "there is no such body any more")
-        return web.FileResponse(path, chunk_size=_PIECE)
+        return await _sent(request, path)
 
     def _open(self, request: web.Request, number: int) -> Posted | Answered:
         """The open task that a request names, or what became of it; refuses others'."""
@@ -327,7 +332,8 @@ class Routes:
                 self.desk.seen(number)
         if there < size:
             return _json(Answered(offset=there), status=202)
-        refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
+        async with self._wide if size > _WIDE else contextlib.nullcontext():
+            refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
         return _json(Answered(offset=size, done=True, refused=refused))
 
     async def _piece(self, request: web.Request) -> bytes:
@@ -340,11 +346,12 @@ class Routes:
 
     def _settle(self, part: Path, posted: Posted, size: int, sha256: str) -> str | None:
         """A whole answer: check it, keep it, write it down; why it is refused, or None."""
-        blob = part.read_bytes()
+        blob = mapped(part)
         if hashlib.sha256(blob).hexdigest() != sha256:
             part.unlink()
             raise _refusal(422, "hash", "the bytes have another hash than was announced", "send it again")
         refused = posted.check(blob)
+        del blob
         if refused is not None:
             part.unlink()
             self.desk.accept(posted, None, size, refused, came=sha256)
@@ -415,8 +422,39 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
     }
 
 
-_KEPT = ("Allow", "Retry-After")
-_WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 503: "busy"}
+async def _sent(request: web.Request, path: Path) -> web.StreamResponse:
+    """A body, or the range of it that was asked for.
+
+    Under TLS aiohttp's own way goes through a thread for every 16 kB.
+    """
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            start, stop, _ = request.http_range.indices(size)
+        except ValueError:
+            start, stop = size, size
+        partial = "Range" in request.headers
+        if partial and start >= stop:
+            headers = {"Content-Range": f"bytes */{size}"}
+            raise web.HTTPRequestRangeNotSatisfiable(headers=headers)
+        response = web.StreamResponse(status=206 if partial else 200)
+        response.content_type, response.content_length = "application/octet-stream", stop - start
+        response.headers["Accept-Ranges"] = "bytes"
+        if partial:
+            response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        await response.prepare(request)
+        if request.method != "HEAD":
+            stream.seek(start)
+            while start < stop:
+                piece = stream.read(min(_SEND, stop - start))
+                await response.write(piece)
+                start += len(piece)
+        await response.write_eof()
+    return response
+
+
+_KEPT = ("Allow", "Retry-After", "Content-Range")
+_WORDS = {404: "unknown", 405: "method", 411: "length", 413: "size", 416: "range", 503: "busy"}
 
 
 def _upload(request: web.Request) -> tuple[int, int, str]:

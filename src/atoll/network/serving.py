@@ -27,6 +27,9 @@ except ImportError:
 
 __all__ = ["Address", "serve"]
 
+_READ = 1 << 18
+"""Bytes of a body that a connection takes before it is told to wait; TLS gives as many at a time."""
+
 _LINGER = 10.0
 """Seconds at most for which nodes are told that the run is over."""
 
@@ -84,8 +87,9 @@ async def serve(
     operating.install(site)
     more(coordinator, routes, site)
     runner = web.AppRunner(
-        site, handle_signals=False, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75
-    )
+        site, handle_signals=False, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75,
+        read_bufsize=_READ,
+    )  # fmt: skip
     await runner.setup()
     try:
         routes.lines = lines = Lines(runner.server)

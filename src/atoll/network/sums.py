@@ -277,9 +277,9 @@ class _Sound:
     def __init__(self, kind: type[FromClient], sid: bytes) -> None:
         self.kind, self.sid = kind, sid
 
-    def __call__(self, blob: bytes) -> str | None:
+    def __call__(self, blob: Any) -> str | None:
         try:
-            message = from_client(blob)
+            message = from_client(bytes(blob))
         except CodecError as error:
             return error.message
         if type(message) is not self.kind or message.sid != self.sid:

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from atoll.callbacks import Callback
-from atoll.codec import encode
+from atoll.codec import pieces
 from atoll.network.notebook import Notebook
 
 __all__ = ["Told"]
@@ -30,8 +30,10 @@ class Told(Callback):
         book.phases["round"].add(record.seconds)
         if record.spent is not None:
             book.epsilon = _number(record.spent.epsilon)
-        model = hashlib.sha256(encode(federation.state)).hexdigest()
-        book.note("round-committed", round=record.number, model=model, loss=_number(record.loss),
+        model = hashlib.sha256()
+        for piece in pieces(federation.state):
+            model.update(piece)
+        book.note("round-committed", round=record.number, model=model.hexdigest(), loss=_number(record.loss),
                   seconds=round(record.seconds, 3))  # fmt: skip
 
 

@@ -73,6 +73,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     """The answer is written, and what is remembered after it."""
 
     seconds: float
+    """For which the client worked; reading and writing come on top."""
 
 
 class Declined(msgspec.Struct, tag=True, frozen=True):
@@ -186,7 +187,7 @@ class _Work:
         from atoll.engines.sequential import Sequential
         from atoll.tensors import Record
 
-        begun, task = time.monotonic(), do.task
+        task = do.task
         problem = self.policy.check_task(task, self.plan, datetime.now())
         if problem is None and self.allowance is not None:
             problem = self.allowance.refuses(task)
@@ -207,7 +208,9 @@ class _Work:
             self.number, task.round, self.plan.seed, task.program, received, task.epochs, task.limit
         )
         client = self.judging if task.program.partition(" ")[0] == "evaluate" else self.client
+        begun = time.monotonic()
         answer, after = client.answer(order, job.program, memory, None, task.cohort)
+        seconds = time.monotonic() - begun
         answer = answer._replace(reply=self.policy.told(answer.reply))
         if channel is not None and channel.hides:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
@@ -217,7 +220,7 @@ class _Work:
         _write(
             Path(do.after), encode(after or memory or Record())
         )  # who remembers nothing new keeps what it had
-        return Done(time.monotonic() - begun)
+        return Done(seconds)
 
     def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
         """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll import spec
-from atoll.codec import OWN, decode, encode
+from atoll.codec import OWN, decode, pieces
 from atoll.errors import ConfigError
 from atoll.runs.folder import writing
 from atoll.runs.snapshot import Store
@@ -72,8 +72,8 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            files = {f"{name}{_RECORD}": encode(record) for name, record in records.items()}
-            table = {name: _write(part / name, blob) for name, blob in files.items()}
+            files = {f"{name}{_RECORD}": record for name, record in records.items()}
+            table = {name: _write(part / name, *pieces(record)) for name, record in files.items()}
             where = {} if store is None else _write_memories(place, part, round, store, table)
             head = {"format": FORMAT, "round": round, "facts": dict(facts), "files": table, "memories": where}
             _write(part / "checkpoint.json", json.dumps(head).encode())
@@ -160,7 +160,7 @@ def _write_memories(
     for number, clients in enumerate(_batches(fresh, store), start=1):
         name = f"memories-{round:05d}-{number}.safetensors"
         record = Record({str(client): store.get(client) for client in clients})
-        table[name] = [*_write(part / name, encode(record)), len(clients)]
+        table[name] = [*_write(part / name, *pieces(record)), len(clients)]
         live[name] = clients
     return live
 
@@ -244,13 +244,16 @@ def _score(path: Path) -> float | None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _write(file: Path, content: bytes) -> list[int]:
+def _write(file: Path, *content: Any) -> list[int]:
     """Write a file through to the disk; its length and CRC-32."""
+    length = crc = 0
     with open(file, "wb") as handle:
-        handle.write(content)
+        for piece in content:
+            handle.write(piece)
+            length, crc = length + len(piece), zlib.crc32(piece, crc)
         handle.flush()
         os.fsync(handle.fileno())
-    return [len(content), zlib.crc32(content)]
+    return [length, crc]
 
 
 def _link(source: Path, target: Path) -> None:
