@@ -170,7 +170,7 @@ class Node:
             self.desk.fail(posted, Failure(kind="refused", reason=found.reason))
             return
         blob = path.read_bytes()
-        refused = posted.check(blob)
+        refused = posted.check(bytearray(blob))
         self.desk.accept(posted, None if refused else blobs.put(blob), len(blob), refused)
         path.unlink()
         if refused is None:
