@@ -24,10 +24,11 @@ from atoll.codec import encode
 from atoll.contract import Answer, Reply
 from atoll.dpsgd.records import DPSGD, Records
 from atoll.errors import ConfigError
-from atoll.network.masking import Masking, Signer, certified, told
+from atoll.network.masking import Masking, certified, told
 from atoll.network.node import Node, Station
 from atoll.network.remote import _Check
 from atoll.network.shelf import Shelf
+from atoll.network.signing import Signer
 from atoll.network.sums import between, chain_of, hidden, whole
 from atoll.network.wire import Blob, Failure, Member, Plan, Registry, Task
 from atoll.network.wire import pack as packed_message

@@ -143,8 +143,9 @@ def test_examples_are_messages(api: dict[str, Any]) -> None:
 
 def test_the_page_names_every_problem_and_path(api: dict[str, Any]) -> None:
     page = (DOCS / "wire.md").read_text("utf-8")
-    source = Path(wire.__file__).with_name("routes.py").read_text("utf-8")
-    problems = {*re.findall(r'_(?:refusal|problem)\(\s*\d+,\s*"(\w+)"', source)}
+    files = ("routes.py", "uploads.py", "enrolment.py", "tls.py")
+    source = "".join(Path(wire.__file__).with_name(name).read_text("utf-8") for name in files)
+    problems = {*re.findall(r'(?:refusal|problem)\(\s*\d+,\s*"(\w+)"', source)}
     assert len(problems) > 8
     for problem in problems:
         assert f"`{problem}`" in page, problem

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atoll.durable import beside, sync
 from atoll.errors import RunError
 from atoll.network.chain import (
     FORMAT,
@@ -27,7 +28,7 @@ from atoll.network.chain import (
     verified,
     verify,
 )
-from atoll.network.disk import Hold, beside, sync, trouble
+from atoll.network.disk import Hold, trouble
 
 __all__ = ["NAME", "AuditLog", "Head", "Verdict", "head", "verify"]
 

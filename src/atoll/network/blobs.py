@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from atoll.durable import beside, sync
 from atoll.errors import DataError
-from atoll.network.disk import beside, sync, trouble
+from atoll.network.disk import trouble
 
 __all__ = ["Blobs", "mapped"]
 

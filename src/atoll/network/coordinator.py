@@ -23,7 +23,7 @@ from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
 from atoll.network.journal import Journal
 from atoll.network.notebook import Notebook
-from atoll.network.remote import Policy, Remote
+from atoll.network.remote import Remote, Waiting
 from atoll.network.room import crowded
 from atoll.network.rounds import Deployed
 from atoll.network.rows import unpacked
@@ -115,7 +115,7 @@ class Deployment:
         )
         if needed > cohorts.size:
             raise ConfigError(f"quorum = {needed} replies, but a cohort has only {cohorts.size} clients")
-        engine.policy = Policy(
+        engine.policy = Waiting(
             target=cohorts.size if settings.over_select > 1 else None,
             quorum=needed,
             deadline=None if settings.deadline is None else float(settings.deadline),

@@ -4,9 +4,10 @@ the other; between them the journal, so that nothing that was accepted is ever l
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,8 @@ class Desk:
         ] = {}  # by client and key, in the order in which they were asked
         self._arrived: dict[str, Arrival] = {}
         self._seen: dict[int, float] = {}
+        self._settling: set[str] = set()
+        self._tidying = threading.Lock()
         self._stopping = False
 
     # --- signs of life ----------------------------------------------------------------------------------------
@@ -192,14 +195,26 @@ class Desk:
         Orders of earlier rounds may still be under way.
         """
         with self.changed:
-            open = [each.task.round for found in self._open.values() for each in found.values()]
-        first = min([first, *open])
+            open = [each.task for found in self._open.values() for each in found.values()]
+        first = min([first, *(task.round for task in open)])
         for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
             if number < first:
                 self.journal.drop(f"round/{number}/")
         facts = self.journal.items("round/").values()
         named = {fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")}
-        self.blobs.only(named | self.lasting)
+        sent = {body.sha256 for task in open for body in (task.shared, task.own) if body is not None}
+        with self._tidying:
+            self.blobs.only(named | sent | self.lasting | self._settling)
+
+    @contextlib.contextmanager
+    def settling(self, sha256: str) -> Iterator[None]:
+        """Inside, a body that nothing names yet is not taken for one that nothing names any more."""
+        with self._tidying:
+            self._settling.add(sha256)
+        try:
+            yield
+        finally:
+            self._settling.discard(sha256)
 
     def stop(self) -> None:
         """The rounds are to end where they are."""

@@ -1,12 +1,10 @@
-"""What must last on a disk, and belong to one process."""
+"""A file that belongs to one process, and what is said where there is no room."""
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 from pathlib import Path
-from typing import Any
 
 from atoll.errors import RunError
 
@@ -15,37 +13,9 @@ try:
 except ImportError:  # pragma: no cover - not on this system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Hold", "beside", "full", "sync", "trouble"]
+__all__ = ["Hold", "full", "trouble"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def sync(directory: Path) -> None:
-    """Make what was created, renamed or removed in a directory last through a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def beside(path: Path, *content: Any, durable: bool = True) -> Path:
-    """Write what `path` is to hold into a file of its own in the same directory, which a rename then puts in place.
-
-    Nothing stays behind where it fails. Raises OSError.
-    """
-    part = path.with_name(f"own-{path.name}-{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as stream:
-            for piece in content:
-                stream.write(piece)
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return part
 
 
 def full(error: OSError) -> bool:

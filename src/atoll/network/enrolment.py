@@ -17,7 +17,8 @@ from atoll.errors import CodecError
 from atoll.network.authority import Authority
 from atoll.network.certificates import IdentityError, read
 from atoll.network.invitation import MOST, Certified, Enrolling, Renewing, Trust
-from atoll.network.tls import identify, refusal
+from atoll.network.responses import refusal
+from atoll.network.tls import identify
 from atoll.network.wire import Message, pack, unpack
 
 __all__ = ["enrolment_routes"]

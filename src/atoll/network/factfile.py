@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Struct
 
+from atoll.durable import beside, sync
 from atoll.errors import RunError
-from atoll.network.disk import Hold, beside, sync, trouble
+from atoll.network.disk import Hold, trouble
 from atoll.network.wal import Tail
 
 __all__ = ["FactFile", "FailedError"]

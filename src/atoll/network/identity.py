@@ -20,6 +20,7 @@ from atoll.network.certificates import IdentityError, Known, now
 from atoll.network.invitation import Certified, Enrolling, Invitation, Renewing, to_sign
 from atoll.network.keyfiles import keep, locked, private
 from atoll.network.preflight import preflight
+from atoll.network.signing import FILE, Signer
 from atoll.network.tls import client_context, exchange, fingerprint, trusting_context
 from atoll.network.wire import Message, Problem, pack, unpack
 
@@ -27,13 +28,7 @@ try:
     import aiohttp
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        load_pem_private_key,
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding
 except ImportError:
     raise MissingExtraError("aiohttp and cryptography", "network", "a node") from None
 
@@ -49,9 +44,7 @@ class Identity:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.pem, self.ca = place / "identity.pem", place / "ca.pem"
-        self._ed25519, self._pending, self._taken = (
-            place / "ed25519.pem", place / "pending.pem", place / "invitation",
-        )  # fmt: skip
+        self._pending, self._taken = place / "pending.pem", place / "invitation"
         self.known: Known | None = None
         """What its certificate says; None before it has one."""
         if self.pem.exists():
@@ -118,7 +111,7 @@ class Identity:
         enrolling = Enrolling(
             token=str(invitation),
             csr=asked.public_bytes(Encoding.PEM).decode(),
-            ed25519=signing.public_key().public_bytes_raw().hex(),
+            ed25519=signing.public.hex(),
             proof=signing.sign(to_sign(der)).hex(),
         )
         certified = await self._ask(host, port, "/v1/certificate", trusting_context(self.ca), enrolling)
@@ -169,31 +162,17 @@ class Identity:
         except ValueError:
             raise _damaged(self.pem) from None
         known = certificates.read(certificate, authority)
-        ours = self._signing().public_key().public_bytes_raw()
+        ours = self._signing().public
         if certificate.public_key() != key.public_key() or not secrets.compare_digest(known.ed25519, ours):
             raise IdentityError("unknown", "the certificate is for other keys than those in " + str(self.place),
                                 hint="ask the operator for an invitation, and use another directory")  # fmt: skip
         return known
 
-    def _signing(self, make: bool = False) -> Ed25519PrivateKey:
-        if make and not self._ed25519.exists():
-            new = Ed25519PrivateKey.generate()
-            keep(
-                self._ed25519,
-                new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-                secret=True,
-            )
+    def _signing(self, make: bool = False) -> Signer:
         try:
-            pem = private(self._ed25519)
+            return Signer(self.place, make=make)
         except FileNotFoundError:
-            raise _damaged(self._ed25519) from None
-        try:
-            key = load_pem_private_key(pem, None)
-        except (ValueError, TypeError):
-            raise _damaged(self._ed25519) from None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise _damaged(self._ed25519)
-        return key
+            raise _damaged(self.place / FILE) from None
 
     def _next(self) -> ec.EllipticCurvePrivateKey:
         """The key to ask for a certificate with: on the disk before it is asked, for the answer may be lost."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from atoll.durable import sync
 from atoll.errors import RunError
 
 __all__ = ["MarksOnDisk"]
@@ -56,8 +57,4 @@ class MarksOnDisk:
             stream.flush()
             os.fsync(stream.fileno())
         if new:
-            directory = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync(self.path.parent)

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
 from atoll.channel.secagg import Floors, RefusedError, SpentError, from_server, lottery, pack
 from atoll.channel.secagg.messages import Invitation
-from atoll.errors import AtollError, CodecError, ConfigError, MissingExtraError
+from atoll.errors import AtollError, CodecError, MissingExtraError
 from atoll.network.marks import MarksOnDisk
 from atoll.network.shelf import Shelf
+from atoll.network.signing import Signer
 from atoll.network.wire import Failure, Member, Registry, Task, unpack
 
 try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        load_pem_private_key,
-    )
 
     from atoll.channel.secagg.client import Client
 except ImportError:
     raise MissingExtraError("cryptography", "network", "a node") from None
 
-__all__ = ["Masking", "Signer", "Trusts", "certified", "told"]
+__all__ = ["Masking", "Trusts", "certified", "told"]
 
 Trusts = Callable[[Member], bytes]
 """The key (32 bytes) under which a node's signatures count here.  Raises RefusedError where it is not to be trusted."""
@@ -65,34 +57,6 @@ def certified(authority: bytes) -> Trusts:
         return bytes.fromhex(member.ed25519)
 
     return trusts
-
-
-class Signer:
-    """The node's Ed25519 key, in its directory; made there where there is none.
-
-    Raises ConfigError where the file holds no such key.
-    """
-
-    def __init__(self, place: Path) -> None:
-        path = place / "ed25519.pem"
-        if not path.is_file():
-            new = Ed25519PrivateKey.generate()
-            part = place / "ed25519.part"
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-                stream.write(new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-        try:
-            key = load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError):
-            key = None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ConfigError(
-                f"{path} holds no Ed25519 key", hint="restore it from a copy, or join under another name"
-            )
-        self.sign: Callable[[bytes], bytes] = key.sign
-        self.public = key.public_key().public_bytes_raw()
 
 
 class Masking:

@@ -20,11 +20,11 @@ from atoll.errors import AtollError, ConfigError, RunError
 from atoll.network.hand import Broken, Hand
 from atoll.network.hours import Window, opens, windows
 from atoll.network.line import Line, Over, Refused, Stale, Unjoined
-from atoll.network.masking import Masking, Signer, Trusts, told
-from atoll.network.rows import MOST
+from atoll.network.masking import Masking, Trusts, told
 from atoll.network.shelf import Kept, Shelf
+from atoll.network.signing import Signer
 from atoll.network.telling import said
-from atoll.network.wire import DataForm, Failure, Joined, Plan, Task, pack
+from atoll.network.wire import PUBLIC, DataForm, Failure, Joined, Plan, Task, pack
 from atoll.network.worker import Begin, Declined, Do, Done, Failed, Ready
 
 __all__ = ["Node", "Station"]
@@ -140,8 +140,8 @@ class Node:
         public = joined.plan.public
         if public is None:
             return
-        if public.size > MOST:
-            raise ConfigError(f"public inputs of {public.size:,} bytes, and a node takes {MOST:,} at most")
+        if public.size > PUBLIC:
+            raise ConfigError(f"public inputs of {public.size:,} bytes, and a node takes {PUBLIC:,} at most")
         path = self.shelf.public
         if self.shelf.noted("published") != public.sha256:
             path.unlink(missing_ok=True)

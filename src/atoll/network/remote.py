@@ -23,7 +23,7 @@ from atoll.network.sums import Later, Sums, announced, chain_of, hidden
 from atoll.network.wire import Blob, Task
 from atoll.tensors import Record, named_tensors, nbytes
 
-__all__ = ["Policy", "Remote", "answer_of"]
+__all__ = ["Remote", "Waiting", "answer_of"]
 
 _ROOM = 1 << 20
 """Bytes that an answer may have beside its tensors."""
@@ -33,7 +33,7 @@ _UNFORMED = 1 << 28
 
 
 @dataclass(frozen=True)
-class Policy:
+class Waiting:
     """How long a round waits for its replies.
 
     Args:
@@ -68,7 +68,7 @@ class Remote(Engine):
         desk: Desk,
         blobs: Blobs,
         written: bool = False,
-        policy: Policy = Policy(),
+        policy: Waiting = Waiting(),
     ) -> None:
         super().__init__(tasks[0], data, device)
         self.desk, self.blobs, self.written, self.policy = desk, blobs, written, policy
@@ -248,7 +248,7 @@ class Remote(Engine):
             return None
         sound = sorted((k for k, found in came.items() if found.refused is None), key=lambda k: came[k].ended)
         training = job.work.program == "train"
-        policy = self.policy if training else Policy(quorum=0)
+        policy = self.policy if training else Waiting(quorum=0)
         missing = [client for client in posted if client not in came]
         self.desk.state = f"round {job.round}: {len(came)} of {len(posted)} answers ({job.work.program})"
         if policy.target is not None and len(sound) >= policy.target:

@@ -11,12 +11,10 @@ from atoll.codec import Limits, decode, encode
 from atoll.data import from_arrays
 from atoll.data.files import arrays_of
 from atoll.errors import CodecError, ConfigError, DataError
+from atoll.network.wire import PUBLIC
 from atoll.tensors import Record
 
-__all__ = ["MOST", "arrays", "packed", "unpacked"]
-
-MOST = 1 << 30
-"""Bytes that public inputs may have."""
+__all__ = ["arrays", "packed", "unpacked"]
 
 
 def arrays(path: Path) -> Tensor:
@@ -39,9 +37,9 @@ def arrays(path: Path) -> Tensor:
 def packed(inputs: Tensor) -> bytes:
     """Public inputs as a body.  Raises ConfigError for more than nodes take."""
     blob = encode(Record(x=inputs))
-    if len(blob) > MOST:
+    if len(blob) > PUBLIC:
         raise ConfigError(
-            f"public inputs of {len(blob):,} bytes, and every node gets them: {MOST:,} at most",
+            f"public inputs of {len(blob):,} bytes, and every node gets them: {PUBLIC:,} at most",
             hint="take fewer of them",
         )
     return blob
@@ -49,7 +47,7 @@ def packed(inputs: Tensor) -> bytes:
 
 def unpacked(blob: bytes) -> Tensor:
     """The inverse.  Raises CodecError for anything else."""
-    found = decode(blob, limits=Limits(nbytes=MOST))
+    found = decode(blob, limits=Limits(nbytes=PUBLIC))
     if found.keys() != {"x"} or not isinstance(found.x, Tensor) or not found.x.ndim:
         raise CodecError("these bytes are no public inputs", hint="a record of one tensor, x [n, ...]")
     return found.x

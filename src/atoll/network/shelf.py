@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from atoll.contract.validation import ON_VALIDATION
+from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.network.wire import Plan, Task
 
@@ -31,7 +30,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def program(self) -> str:
         """The task's program, on whatever data."""
-        return self.task.program.removesuffix(ON_VALIDATION)
+        return self.task.program.partition(" ")[0]
 
     @property
     def rank(self) -> int:
@@ -79,12 +78,7 @@ class Shelf:
         """32 bytes from the operating system, the same for as long as this directory is there."""
         path = self.place / "secret"
         if not path.is_file():
-            part = self.place / "secret.part"
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-                stream.write(secrets.token_bytes(32))
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
+            replaced(path, secrets.token_bytes(32), secret=True)
         return path.read_bytes()
 
     def over(self, round: int) -> None:
@@ -141,9 +135,7 @@ class Shelf:
 
     def note(self, name: str, value: object) -> None:
         """Keep a small fact."""
-        part = self.place / f"{name}.part"
-        part.write_bytes(msgspec.json.encode(value))
-        part.replace(self.place / f"{name}.json")
+        replaced(self.place / f"{name}.json", msgspec.json.encode(value))
 
     def noted(self, name: str) -> object:
         """A small fact, None where there is none."""

@@ -17,7 +17,8 @@ from atoll.errors import CodecError, MissingExtraError
 from atoll.network.authority import Authority
 from atoll.network.certificates import IdentityError, fingerprint_of, to_pem
 from atoll.network.invitation import MOST, Trust
-from atoll.network.wire import Problem, pack, unpack
+from atoll.network.responses import refusal
+from atoll.network.wire import unpack
 
 try:
     import aiohttp
@@ -174,12 +175,3 @@ def gate(authority: Authority) -> Callable[[web.Request, Handler], Awaitable[web
         return await handler(request)
 
     return gated
-
-
-def refusal(status: int, problem: str, message: str, hint: str | None = None) -> web.HTTPException:
-    """An answer to raise, with its reason as a `Problem`."""
-    kinds: dict[int, type[web.HTTPException]] = {
-        400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 429: web.HTTPTooManyRequests,
-    }  # fmt: skip
-    text = pack(Problem(problem=problem, message=message[:4000], hint=hint)).decode()
-    return kinds[status](text=text, content_type="application/json")

@@ -15,8 +15,9 @@ from msgspec import Meta
 from atoll.errors import CodecError
 
 __all__ = [
-    "LIMIT", "LOOPBACK", "NAME", "PORT", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm", "Failure",
-    "Field", "Hello", "Joined", "Joining", "Member", "Plan", "Problem", "Registry", "Task", "Verdict", "pack", "unpack",
+    "LIMIT", "LOOPBACK", "NAME", "PORT", "PUBLIC", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm",
+    "Failure", "Field", "Hello", "Joined", "Joining", "Member", "Plan", "Problem", "Registry", "Task", "Verdict",
+    "pack", "unpack",
 ]  # fmt: skip
 
 VERSIONS = (1,)
@@ -24,6 +25,9 @@ VERSIONS = (1,)
 
 PORT = 8471
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+PUBLIC = 1 << 30
+"""Bytes that public inputs may have."""
 
 LIMIT = 1 << 20
 """Bytes of a message; a plan may name many columns."""

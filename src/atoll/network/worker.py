@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.network.wire import DataForm, Plan, Task
 
@@ -216,10 +217,9 @@ class _Work:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
         if self.allowance is not None:
             self.allowance.charge(task, private=do.noise is not None)
-        _write(Path(do.answer), encode(answer.to_record()))
-        _write(
-            Path(do.after), encode(after or memory or Record())
-        )  # who remembers nothing new keeps what it had
+        kept = encode(after or memory or Record())  # who remembers nothing new keeps what it had
+        replaced(Path(do.after), kept)  # first: an answer that is there is sent, whatever happened after it
+        replaced(Path(do.answer), encode(answer.to_record()))
         return Done(seconds)
 
     def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
@@ -264,7 +264,7 @@ def _withheld(reply: Any, path: Path) -> Any:
     from atoll.tensors import Record
 
     if float(reply.weight) > 0:
-        _write(path, packed(reply.values).astype("<i4", casting="equiv").tobytes())
+        replaced(path, packed(reply.values).astype("<i4", casting="equiv").tobytes())
     return reply._replace(values=Record())
 
 
@@ -278,16 +278,6 @@ class _One:
         return self.memory
 
     def put(self, client: int, memory: Any) -> None: ...
-
-
-def _write(path: Path, blob: bytes) -> None:
-    """Write a file that appears as a whole, and is on the disk."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as stream:
-        stream.write(blob)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
 
 
 def _with(parent: int) -> None:

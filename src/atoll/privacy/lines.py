@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from atoll.durable import beside, sync
 from atoll.errors import BudgetError
 
 try:
@@ -122,18 +122,10 @@ def _make(path: Path, first: bytes) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    made = beside(path, _line("", first)[0])
     try:
-        with beside.open("xb") as file:
-            file.write(_line("", first)[0])
-            file.flush()
-            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(beside, path)
+            os.link(made, path)
     finally:
-        beside.unlink(missing_ok=True)
-    place = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
+        made.unlink(missing_ok=True)
+    sync(path.parent)

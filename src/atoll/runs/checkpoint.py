@@ -21,6 +21,7 @@ from typing import Any
 
 from atoll import spec
 from atoll.codec import OWN, decode, pieces
+from atoll.durable import sync
 from atoll.errors import ConfigError
 from atoll.runs.folder import writing
 from atoll.runs.snapshot import Store
@@ -78,7 +79,7 @@ def save(
             head = {"format": FORMAT, "round": round, "facts": dict(facts), "files": table, "memories": where}
             _write(part / "checkpoint.json", json.dumps(head).encode())
             os.rename(part, final)
-            _sync(place)
+            sync(place)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
@@ -262,12 +263,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sync(directory: Path) -> None:
-    """Make a rename in a directory last through a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
