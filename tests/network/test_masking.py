@@ -290,5 +290,5 @@ def test_an_answer_with_an_update_in_it_is_refused_where_updates_are_hidden() ->
         (fitted("clip:1"), Record(), "it has no 'update'"),
     ):  # fmt: skip
         answer = Answer(1, Reply(held, torch.tensor(1.0), Record()))
-        found = _Check(job(text), 1, 1 << 20)(encode(answer.to_record()))
+        found = _Check(job(text), 1, 1 << 20)(bytearray(encode(answer.to_record())))
         assert (found is None) if says is None else (says in str(found))
