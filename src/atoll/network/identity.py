@@ -20,7 +20,7 @@ from atoll.network.certificates import IdentityError, Known, now
 from atoll.network.invitation import Certified, Enrolling, Invitation, Renewing, to_sign
 from atoll.network.keyfiles import keep, locked, private
 from atoll.network.preflight import preflight
-from atoll.network.signing import FILE, Signer
+from atoll.network.signing import FILE, NoKeyError, Signer
 from atoll.network.tls import client_context, exchange, fingerprint, trusting_context
 from atoll.network.wire import Message, Problem, pack, unpack
 
@@ -171,7 +171,7 @@ class Identity:
     def _signing(self, make: bool = False) -> Signer:
         try:
             return Signer(self.place, make=make)
-        except FileNotFoundError:
+        except (FileNotFoundError, NoKeyError):
             raise _damaged(self.place / FILE) from None
 
     def _next(self) -> ec.EllipticCurvePrivateKey:

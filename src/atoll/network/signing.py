@@ -19,15 +19,20 @@ try:
 except ImportError:
     raise MissingExtraError("cryptography", "network", "a node") from None
 
-__all__ = ["FILE", "Signer"]
+__all__ = ["FILE", "NoKeyError", "Signer"]
 
 FILE = "ed25519.pem"
+
+
+class NoKeyError(ConfigError):
+    """A file that holds no such key."""
 
 
 class Signer:
     """The key in a directory; with `make` it is made there where there is none.
 
-    Raises ConfigError where the file holds no such key, or others may read it, FileNotFoundError where it is not there.
+    Raises NoKeyError for a file without such a key, ConfigError where others may read it, FileNotFoundError where it is
+    not there.
     """
 
     def __init__(self, place: Path, *, make: bool = True) -> None:
@@ -40,7 +45,7 @@ class Signer:
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
-            raise ConfigError(
+            raise NoKeyError(
                 f"{path} holds no Ed25519 key", hint="restore it from a copy, or join under another name"
             )
         self.sign: Callable[[bytes], bytes] = key.sign
