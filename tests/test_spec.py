@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "channels": channels,
     "norms": norms,
     "joins": joining,
-    "keep": lambda text: (Keep.parse(text).best, Keep.parse(text).every),
+    "keep": lambda text: astuple(Keep.parse(text)),
     "reader": reader,
     "schedule": lambda text: tuple(schedule_factor(text, round) for round in ROUNDS),
     "rates": lambda text: HeteroFL(rates=text).levels,
@@ -128,14 +129,15 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("joins", "0.25@3", {3: 3}),
     ("joins", "0.01@3", {3: 1}),
     ("joins", "2.0@1_0", {10: 2}),
-    ("keep", "last", (False, 0)),
-    ("keep", "best", (True, 0)),
-    ("keep", "all", (False, 1)),
-    ("keep", "last, best ,every:50", (True, 50)),
-    ("keep", "every:1", (False, 1)),
-    ("keep", "every:3,every:2", (False, 2)),
-    ("keep", "all,every:5", (False, 5)),
-    ("keep", "every:5,all", (False, 1)),
+    ("keep", "last", (False, 0, 1)),
+    ("keep", "last:2, best", (True, 0, 2)),
+    ("keep", "best", (True, 0, 1)),
+    ("keep", "all", (False, 1, 1)),
+    ("keep", "last, best ,every:50", (True, 50, 1)),
+    ("keep", "every:1", (False, 1, 1)),
+    ("keep", "every:3,every:2", (False, 2, 1)),
+    ("keep", "all,every:5", (False, 5, 1)),
+    ("keep", "every:5,all", (False, 1, 1)),
     ("reader", "csv", "csv"),
     ("reader", "tensorboard", ("tensorboard", None)),
     ("reader", "tensorboard:there/a,b + c=d:e", ("tensorboard", "there/a,b + c=d:e")),

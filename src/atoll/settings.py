@@ -157,7 +157,8 @@ class Settings:
     runs: Place = None
     checkpoint: Annotated[Whole, Meta(description="rounds between checkpoints; 0 only at the end")] = 10
     keep: Annotated[
-        str, Meta(description='checkpoints that stay: "last", "best", "every:50", "all", with commas')
+        str,
+        Meta(description='checkpoints that stay: "last", "last:2", "best", "every:50", "all", with commas'),
     ] = "last, best"
 
     @property

@@ -65,6 +65,10 @@ _KINDS: dict[str, Any] = {
 }
 
 
+_KEEP = "last:2, best"
+"""Checkpoints that stay unless somebody says otherwise: should the newest be damaged, there is the one before."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """What the command line asks for; None is what the file says, or the default."""
@@ -161,7 +165,8 @@ def prepared(wish: Wish, given: dict[str, Any]) -> Experiment:
     _, settled = budgeted(
         channel, experiment, empty, experiment.choose
     )  # nodes are told how much noise it takes
-    return replace(experiment, channel=settled.channel)
+    kept = _KEEP if experiment.keep == Experiment.keep else experiment.keep
+    return replace(experiment, channel=settled.channel, keep=kept)
 
 
 def federated(

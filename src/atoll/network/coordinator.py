@@ -115,7 +115,7 @@ class Deployment:
         )
         if needed > cohorts.size:
             raise ConfigError(f"quorum = {needed} replies, but a cohort has only {cohorts.size} clients")
-        engine.policy = Waiting(
+        engine.waiting = Waiting(
             target=cohorts.size if settings.over_select > 1 else None,
             quorum=needed,
             deadline=None if settings.deadline is None else float(settings.deadline),

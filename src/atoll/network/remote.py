@@ -52,7 +52,7 @@ class Remote(Engine):
 
     Args:
         written: whether nodes run steps as they are written, or captured ones.
-        policy: how long training waits; whatever else is asked waits for all who are there.
+        waiting: how long training waits; whatever else is asked waits for all who are there.
 
     What this engine remembers of a client is where the node keeps its memory: the task after which it did.
     """
@@ -68,10 +68,10 @@ class Remote(Engine):
         desk: Desk,
         blobs: Blobs,
         written: bool = False,
-        policy: Waiting = Waiting(),
+        waiting: Waiting = Waiting(),
     ) -> None:
         super().__init__(tasks[0], data, device)
-        self.desk, self.blobs, self.written, self.policy = desk, blobs, written, policy
+        self.desk, self.blobs, self.written, self.waiting = desk, blobs, written, waiting
         self._round, self._call = 0, 0
 
     def describe(self) -> str:
@@ -154,8 +154,8 @@ class Remote(Engine):
             setting = asdict(chain.setting)
         training = job.work.program == "train"
         due = None
-        if training and self.policy.deadline is not None:
-            due = time.monotonic() + self.policy.deadline
+        if training and self.waiting.deadline is not None:
+            due = time.monotonic() + self.waiting.deadline
         found = {}
         for client in job.clients:
             order, memory = job.order(client), memories.get(client)
@@ -248,20 +248,20 @@ class Remote(Engine):
             return None
         sound = sorted((k for k, found in came.items() if found.refused is None), key=lambda k: came[k].ended)
         training = job.work.program == "train"
-        policy = self.policy if training else Waiting(quorum=0)
+        waiting = self.waiting if training else Waiting(quorum=0)
         missing = [client for client in posted if client not in came]
         self.desk.state = f"round {job.round}: {len(came)} of {len(posted)} answers ({job.work.program})"
-        if policy.target is not None and len(sound) >= policy.target:
-            first = {*sound[: policy.target]}
+        if waiting.target is not None and len(sound) >= waiting.target:
+            first = {*sound[: waiting.target]}
             return [k for k in posted if k in first or (k in came and came[k].refused is not None)]
         due = next(iter(posted.values())).due
         late = due is not None and time.monotonic() >= due
         absent = not any(self.desk.there(client) for client in missing)
-        if (late or absent) and len(sound) >= policy.quorum:
+        if (late or absent) and len(sound) >= waiting.quorum:
             return [client for client in posted if client in came]
         if late or absent:
             self.desk.state = (
-                f"round {job.round}: paused, {len(sound)} of {policy.quorum} replies; waiting for nodes"
+                f"round {job.round}: paused, {len(sound)} of {waiting.quorum} replies; waiting for nodes"
             )
         return None
 

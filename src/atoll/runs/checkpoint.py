@@ -185,32 +185,39 @@ def _batches(clients: Sequence[int], store: Store) -> Iterator[list[int]]:
 # --- keeping --------------------------------------------------------------------------------------------------------
 
 
-_WAYS = {"last": (), "best": (), "all": (), "every": (spec.whole("rounds", at_least=1),)}
+_WAYS = {
+    "last": (spec.whole("count", at_least=1, optional=True),),
+    "best": (),
+    "all": (),
+    "every": (spec.whole("rounds", at_least=1),),
+}
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay: the `last`, the `best` of those written, and `every` so many rounds (0: none)."""
+    """Which checkpoints stay: the `last` so many, the `best` of those written, and `every` so many rounds (0: none)."""
 
     best: bool
     every: int
+    last: int = 1
 
     @staticmethod
     def parse(text: str) -> Keep:
-        """Read "last", "best", "every:50" and lists of them; "all" keeps each. The last always stays.  Raises
+        """Read "last", "last:2", "best", "every:50" and lists of them; "all" keeps each. The last always stays.  Raises
         ConfigError."""
-        best, every = False, 0
+        best, every, last = False, 0, 1
         for call in spec.chain(text, "keep", ","):
             given = call.read(_WAYS)
             best = best or call.name == "best"
             every = 1 if call.name == "all" else given.get("rounds", every)
-        return Keep(best, every)
+            last = given.get("count") or last
+        return Keep(best, every, last)
 
 
 def prune(folder: Path, keep: Keep) -> None:
     """Delete the checkpoints that the policy does not keep. One that cannot be deleted stays."""
     found = list_checkpoints(folder)
-    stay = {round for round, _ in found[-1:]}
+    stay = {round for round, _ in found[-keep.last :]}
     if keep.every:
         stay |= {round for round, _ in found if round and round % keep.every == 0}
     if keep.best:
