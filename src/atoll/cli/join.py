@@ -116,12 +116,12 @@ def station_of(
         raise ConfigError(f"--name {wish.name}, but the certificate is of {name}", hint="leave --name out")
     admitted = {}
     for text in wish.code:
-        key, _, name = text.partition("=")
-        if key not in own.KEYS or not own.named(name):
+        key, _, code = text.partition("=")
+        if key not in own.KEYS or not own.named(code):
             raise ConfigError(
                 f"--code {text}", hint="such as --code model=nets:Small, a module of this machine"
             )
-        admitted[name] = key
+        admitted[code] = key
     if own.named(wish.data):
         admitted[wish.data] = "data"
     if wish.plain and host not in LOOPBACK:

@@ -92,7 +92,10 @@ class Line:
             headers["Atoll-Name"] = self.name
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
         self._http = aiohttp.ClientSession(
-            headers=headers, timeout=limits, connector=aiohttp.TCPConnector(ssl=self.context or True)
+            headers=headers,
+            timeout=limits,
+            connector=aiohttp.TCPConnector(ssl=self.context or True),
+            auto_decompress=False,  # what comes is as long as it says
         )
         return self
 
@@ -105,7 +108,7 @@ class Line:
     async def _asked(self, method: str, path: str, **more: Any) -> tuple[int, bytes]:
         """(status, body) of an answer that the coordinator gave.  Raises what is for good."""
         assert self._http is not None
-        async with self._http.request(method, self.url + path, **more) as response:
+        async with self._http.request(method, self.url + path, allow_redirects=False, **more) as response:
             body = await response.content.read(1 << 21)
             status = response.status
         if status < 300 or status == 410:
@@ -202,7 +205,8 @@ class Line:
             there = 0
         headers = {"Range": f"bytes={there}-"} if there else {}
         if there < blob.size or not blob.size:
-            async with self._http.get(f"{self.url}/v1/blob/{blob.sha256}", headers=headers) as response:
+            place = f"{self.url}/v1/blob/{blob.sha256}"
+            async with self._http.get(place, headers=headers, allow_redirects=False) as response:
                 if response.status == 404:
                     raise Stale("the task is wanted no more")
                 if response.status == 409:

@@ -40,7 +40,7 @@ def refusal(status: int, word: str, message: str, hint: str | None = None) -> we
     kinds: dict[int, type[web.HTTPException]] = {
         400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
         408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 422: web.HTTPUnprocessableEntity,
-        413: _TooLarge, 429: web.HTTPTooManyRequests,
+        413: _TooLarge, 415: web.HTTPUnsupportedMediaType, 429: web.HTTPTooManyRequests,
     }  # fmt: skip
     text = pack(Problem(problem=word, message=message[:4000], hint=hint)).decode()
     return kinds[status](text=text, content_type="application/json")

@@ -106,6 +106,8 @@ class Routes:
 
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            if "Content-Encoding" in request.headers:
+                raise refusal(415, "encoding", "bodies come as they are, not compressed")
             if request.method == "POST":
                 try:
                     async with asyncio.timeout(SILENT):

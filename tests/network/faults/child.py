@@ -21,6 +21,13 @@ import atoll.cli.serve
 import atoll.federation  # noqa: F401 - imported before the fork
 from atoll.cli.main import main
 
+_NOW = time.time
+
+
+def shifted(seconds: float) -> float:
+    """What a clock says that goes wrong by so much."""
+    return _NOW() + seconds
+
 
 @dataclass(frozen=True)
 class Wound:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import random
 import time
@@ -334,6 +335,21 @@ def test_oversized(court: Court) -> None:
     ) + b"Atoll-Session: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % court.liar.session.encode()  # fmt: skip
     said = court.liar.raw(chunked + b"2000\r\n" + bytes(0x2000) + b"\r\n", timeout=1.5)
     assert said == b"" or b" 413 " in said.split(b"\r\n")[0]
+    assert process.rss - before < 12 << 20
+    court.close(task, refused=False)
+
+
+def test_compressed(court: Court) -> None:
+    """R11. A small body that says it is compressed, and would be a large one.
+
+    Nothing is unpacked: it is refused with 415, and the coordinator's memory stays where it is.
+    """
+    task, process = court.task(), court.made.processes["coordinator"]
+    before, bomb = process.rss, gzip.compress(bytes(64 << 20))
+    packed = {"Content-Encoding": "gzip"}
+    assert court.liar.ask("POST", "/v1/data", bomb, packed).status == 415
+    place = f"/v1/task/{task.id}/answer?offset=0&size={len(bomb)}&sha256={hashlib.sha256(bomb).hexdigest()}"
+    assert court.liar.ask("PUT", place, bomb, packed).status == 415
     assert process.rss - before < 12 << 20
     court.close(task, refused=False)
 

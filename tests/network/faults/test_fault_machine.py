@@ -11,11 +11,14 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.network.faults.bench import Bench, Wound, bench
+from tests.network.faults.child import shifted
 from tests.network.faults.test_fault_restart import over, peers
 from tests.network.liar import Peer
 
@@ -153,6 +156,28 @@ def test_torn_journal(tmp_path: Path) -> None:
             assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("hours", [-1.0, 1.0])
+def test_clocks(tmp_path: Path, hours: float) -> None:
+    """R24. The coordinator's clock is an hour off, a node's an hour the other way; then the coordinator's steps back.
+
+    Nothing goes by it: waits are durations. The model is the simulation's.
+    """
+
+    def clock(off: float) -> dict[str, Any]:
+        return {"time:time": partial(shifted, 3600 * off)}
+
+    with bench(tmp_path, network={"absent": 30}) as made:
+        wound = Wound("atoll.network.desk:Desk.accept", call=3, after=True)
+        made.start("coordinator", values=clock(hours), wounds=[wound])
+        made.start("ann", values=clock(-hours))
+        found, threads = peers(made, "bob")
+        assert made.dead() == -signal.SIGKILL
+        made.start("coordinator", values=clock(hours - 1))
+        over(made, found, threads)
+        assert made.wait("ann") == 0
+
+
 CODE = '''
 import os
 import time
@@ -189,8 +214,10 @@ class Net(nn.Sequential):
 '''
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["raise", "hang", "exit", "memory", "segv"])
+@pytest.mark.parametrize(
+    "kind",
+    ["raise", *(pytest.param(each, marks=pytest.mark.slow) for each in ("hang", "exit", "memory", "segv"))],
+)
 def test_user_code(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """R27. A node's own model raises, hangs, ends the process, fills the memory, or is killed by a signal.
 

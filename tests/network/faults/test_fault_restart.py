@@ -29,6 +29,7 @@ def over(made: Bench, found: list[Peer], threads: list[threading.Thread], rounds
 
 
 _MOMENTS = {
+    "an answer is whole, and has no name yet": Wound("atoll.network.blobs:Blobs.keep", call=5),
     "an answer is checked, not yet in the journal": Wound("atoll.network.desk:Desk.accept", call=3),
     "an answer is in the journal, not yet acknowledged": Wound(
         "atoll.network.desk:Desk.accept", call=3, after=True
@@ -43,7 +44,11 @@ _MOMENTS = {
     "the round is played and does not count": Wound("atoll.runs.session:save", call=3),
     "the tasks are posted": Wound("atoll.network.desk:Desk.post", call=2, after=True),
 }
-_QUICK = ("an answer is in the journal, not yet acknowledged", "the checkpoint is half written")
+_QUICK = (
+    "an answer is whole, and has no name yet",
+    "an answer is in the journal, not yet acknowledged",
+    "the checkpoint is half written",
+)
 
 
 @pytest.mark.parametrize(
