@@ -254,11 +254,10 @@ def architectures(
     example, tasks = data.example(), []
     for each in models:
         with seeds.scoped(seed):
-            module = each if isinstance(each, nn.Module) else each()
-            module = ready(module, example.inputs[:1])
-            task = Task(
-                module, loss or ("cross_entropy" if data.classes else "mse"), metrics, data.augmentation
-            )
+            task = Task(  # nothing here holds the module beside it: it may be large
+                ready(each if isinstance(each, nn.Module) else each(), example.inputs[:1]),
+                loss or ("cross_entropy" if data.classes else "mse"), metrics, data.augmentation,
+            )  # fmt: skip
             with threads(1):  # one sample
                 task.check(example.inputs[:1], example.targets[:1], data.classes)
         tasks.append(task)

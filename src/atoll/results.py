@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from atoll.measures import Better, called
@@ -136,7 +139,12 @@ class Run:
         }
         part = Path(f"{path}.part")
         with writing(Path(path), "the model"):
-            part.write_bytes(save(tensors, {"atoll": json.dumps(about)}))
+            try:
+                save_file(tensors, part, {"atoll": json.dumps(about)})
+            except SafetensorError as error:  # in its words stands what the system said
+                said = re.search(r"os error (\d+)", str(error))
+                code = int(said[1]) if said else errno.EIO
+                raise OSError(code, os.strerror(code)) from error
             os.replace(part, path)
 
     def report(self, path: str | Path | None = None) -> Path:

@@ -143,12 +143,16 @@ class Task:
 
     def initial(self) -> tuple[Tensors, Tensors]:
         """The module's own (params, buffers), copied."""
+        params, buffers = self._own()
+        return params.map(torch.clone), buffers.map(torch.clone)
+
+    def _own(self) -> tuple[Tensors, Tensors]:
+        """The same to look at: what the module itself holds."""
         params = dict(self.module.named_parameters())
-        buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
-        trainable = Tensors({name: params[name].detach().clone() for name in self._trainable})
+        trainable = Tensors({name: params[name].detach() for name in self._trainable})
         if not trainable:
             raise ConfigError("the model has no trainable parameter", hint="is requires_grad off everywhere?")
-        return trainable, Tensors(buffers)
+        return trainable, Tensors({name: each.detach() for name, each in self.module.named_buffers()})
 
     def hold(self, device: torch.device) -> None:
         """Keep frozen parameters on this device, too, for work that is done there."""
@@ -261,7 +265,7 @@ class Task:
 
         Before that, `used` is empty, and layers come in the order in which they are defined.
         """
-        params, buffers = self.initial()
+        params, buffers = self._own()
         counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
         shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
         with Used({**self.frozen, **params, **buffers}) as seen:
@@ -271,7 +275,7 @@ class Task:
 
     def check(self, inputs: Inputs, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
-        params, buffers = self.initial()
+        params, buffers = self._own()
         try:
             given = self.follow(inputs)
         except Exception as error:

@@ -81,6 +81,7 @@ class Release(Mean):
         if not self.secret:
             return None if self.few else super().result()
         total = self._nothing() if self.total is None or self.few else self.total
+        self.total = None
         return Replies(sorted(self.clients), float(self.setting.cohort), self.finish(total))
 
     @property

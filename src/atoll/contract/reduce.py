@@ -75,7 +75,7 @@ class Reducer(ABC):
 
     @abstractmethod
     def result(self) -> Replies | None:
-        """The reduced replies, or None where nothing was accepted or all weights are zero."""
+        """The reduced replies, or None where nothing was accepted or all weights are zero; to be called once."""
 
     @abstractmethod
     def held(self) -> Record:
@@ -105,7 +105,7 @@ class Total(Reducer):
         """Two contributions together; may write into `total`."""
 
     def finish(self, total: Record) -> Record:
-        """What the server is given."""
+        """What the server is given; may write into `total`."""
         return total
 
     def add(self, client: int, reply: Reply) -> None:
@@ -124,7 +124,8 @@ class Total(Reducer):
         if not self.clients or self.weight <= 0.0:
             return None
         assert self.total is not None
-        return Replies(sorted(self.clients), self.weight, self.finish(self.total))
+        total, self.total = self.total, None
+        return Replies(sorted(self.clients), self.weight, self.finish(total))
 
     def held(self) -> Record:
         return Record(
@@ -244,7 +245,7 @@ class Mean(Total):
     def finish(self, total: Record) -> Record:
         found = Record(
             {
-                name: map_leaves(lambda t: t / self.weight, value) if self.rule(name) == "mean" else value
+                name: map_leaves(lambda t: t.div_(self.weight), value) if self.rule(name) == "mean" else value
                 for name, value in total.items()
             }
         )

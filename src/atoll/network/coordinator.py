@@ -158,7 +158,8 @@ class Coordinator:
         self.notebook = Notebook(office.place, self.run)
         self.desk.note = self._note
         self.sessions: dict[int, str] = {}
-        self.names = {int(fact["number"]): name for name, fact in self.nodes().items()}
+        self._nodes = {key.partition("/")[2]: fact for key, fact in self.journal.items("node/").items()}
+        self.names = {int(fact["number"]): name for name, fact in self._nodes.items()}
         self.federation: Federated | None = None
         self.elsewhere: Elsewhere | None = None
         self.result: Any = None
@@ -171,12 +172,17 @@ class Coordinator:
 
     def number(self, name: str) -> int | None:
         """A node's place among the clients, None where it has none."""
-        fact = self.journal.get(f"node/{name}")
+        fact = self._nodes.get(name)
         return None if fact is None else int(fact["number"])
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """What is known of each node, by name."""
-        return {key.partition("/")[2]: fact for key, fact in self.journal.items("node/").items()}
+        return dict(self._nodes)
+
+    def _know(self, name: str, fact: dict[str, Any]) -> None:
+        """Write down what is known of a node."""
+        self.journal.put(f"node/{name}", fact)
+        self._nodes[name] = self.journal.get(f"node/{name}")  # as it will be after a restart
 
     def join(self, name: str, joining: Joining) -> Joined:
         """Take a node in, or welcome it back.  Raises ConfigError where it cannot be."""
@@ -188,22 +194,21 @@ class Coordinator:
                 hint="install the same release of atoll on both sides",
             )
         with self._lock:
-            known = self.nodes()
-            returns = name in known
-            if returns:
-                number = int(known[name]["number"])
+            known = self._nodes.get(name)
+            if known is not None:
+                number = int(known["number"])
             else:
-                number = self._place(name, {int(fact["number"]) for fact in known.values()})
-                self.journal.put(f"node/{name}", {"number": number, "form": None})
+                number = self._place(name, {int(fact["number"]) for fact in self._nodes.values()})
+                self._know(name, {"number": number, "form": None})
             self.names[number] = name
-            event = "returned" if returns else "joined"
+            event = "joined" if known is None else "returned"
             self.notebook.write(event, node=name, number=number, software=joining.software)
             self.sessions[number] = joining.session
             if joining.ed25519 is not None:
                 key = {"ed25519": joining.ed25519, "certificate": joining.certificate}
                 self.journal.put(f"key/{name}", key)
         self.desk.seen(number)
-        form = self.nodes()[name]["form"]
+        form = self._nodes[name]["form"]
         return Joined(
             protocol=spoken[-1], run=self.run, number=number, plan=self.plan, known=form is not None
         )
@@ -227,9 +232,10 @@ class Coordinator:
     def welcome(self, name: str, form: DataForm) -> None:
         """A node says what data it has.  Raises DataError where these do not fit the others', or have changed."""
         with self._lock:
-            fact = self.nodes()[name]
-            others = [each["form"] for key, each in self.nodes().items() if each["form"] and key != name]
-            due = msgspec.convert(others[0], DataForm, strict=False) if others else form
+            fact = self._nodes[name]
+            others = (each["form"] for key, each in self._nodes.items() if each["form"] and key != name)
+            first = next(others, None)
+            due = msgspec.convert(first, DataForm, strict=False) if first else form
             problem = alike(due, form)
             if problem is None and form.train == 0:
                 problem = "it has no training samples"
@@ -247,7 +253,7 @@ class Coordinator:
             if known is None:
                 counts = {"train": form.train, "validation": form.validation, "test": form.test}
                 self.notebook.write("announced", node=name, **counts, classes=form.classes)
-            self.journal.put(f"node/{name}", {**fact, "form": msgspec.to_builtins(form)})
+            self._know(name, {**fact, "form": msgspec.to_builtins(form)})
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))

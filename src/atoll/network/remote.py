@@ -243,20 +243,22 @@ class Remote(Engine):
 
         All arrived is no ending of its own: then nobody is waited for.
         """
-        came = {client: found for client, each in posted.items() if (found := self.desk.arrived(each.key))}
-        if len(came) == len(posted):
+        missing = [client for client, each in posted.items() if self.desk.arrived(each.key) is None]
+        if not missing:
             return None
-        sound = sorted((k for k, found in came.items() if found.refused is None), key=lambda k: came[k].ended)
         training = job.work.program == "train"
         waiting = self.waiting if training else Waiting(quorum=0)
-        missing = [client for client in posted if client not in came]
-        self.desk.state = f"round {job.round}: {len(came)} of {len(posted)} answers ({job.work.program})"
+        many, due = len(posted) - len(missing), next(iter(posted.values())).due
+        self.desk.state = f"round {job.round}: {many} of {len(posted)} answers ({job.work.program})"
+        late = due is not None and time.monotonic() >= due
+        absent = not any(self.desk.there(client) for client in missing)
+        if not (late or absent or (waiting.target is not None and many >= waiting.target)):
+            return None
+        came = {client: found for client, each in posted.items() if (found := self.desk.arrived(each.key))}
+        sound = sorted((k for k, found in came.items() if found.refused is None), key=lambda k: came[k].ended)
         if waiting.target is not None and len(sound) >= waiting.target:
             first = {*sound[: waiting.target]}
             return [k for k in posted if k in first or (k in came and came[k].refused is not None)]
-        due = next(iter(posted.values())).due
-        late = due is not None and time.monotonic() >= due
-        absent = not any(self.desk.there(client) for client in missing)
         if (late or absent) and len(sound) >= waiting.quorum:
             return [client for client in posted if client in came]
         if late or absent:

@@ -53,9 +53,9 @@ def compact(events: Iterable[Event], share: int = 1) -> list[Event]:
     - `cohort` and `dropped` are packed (see `atoll.runs.packed.pack`), `refused` is a list of [reason, packed clients];
     - `clients` is there for the last 60 rounds or fewer (about 20,000 entries); the rounds before have `quantiles`,
       {column: [p10, median, p90]}; `partial` counts those whose `work` is below 1;
-    - `clock` has `late` and `failed` packed, and `stale`, how many replies were of which staleness, where some were
-      above 0; the columns of the virtual clock (`began`, `download`, `compute`, `upload`, `done`, `staleness`) are
-      there for the last 12 of the rounds with `clients`;
+    - `clock` has `late`, `failed`, `came` and `left` packed, and `stale`, how many replies were of which staleness,
+      where some were above 0; the columns of the virtual clock (`began`, `download`, `compute`, `upload`, `done`,
+      `staleness`) are there for the last 12 of the rounds with `clients`;
     - a spread has mean, p10, median, p90, min and max; `each` holds the first measure alone, and is there for the
       first, the last and about 12 to 24 evenly spaced evaluations, fewer where more than 4,000 clients are judged;
     - `confusion` is there for the last three evaluations.
@@ -85,7 +85,7 @@ def _clock(event: Event) -> dict[str, Any]:
     clock = event["clock"]
     found = {name: short(clock.get(name)) for name in ("spent", "wasted", "energy", "staleness", "used")}
     found |= dict(zip(("began", "ended"), _moments([clock["began"], clock["ended"]], clock), strict=True))
-    found |= {name: pack(clock[name]) for name in ("late", "failed") if clock.get(name)}
+    found |= {name: pack(clock[name]) for name in ("late", "failed", "came", "left") if clock.get(name)}
     stale = Counter(int(order.staleness) for order in orders(event) if order.used)
     if any(stale):
         found["stale"] = sorted(stale.items())

@@ -157,8 +157,9 @@
     const KINDS = [["used", "used", "--s-clients"], ["wasted", "wasted", "--warn"]];
     const drawn = stacked(section, KINDS, { text: duration, whole: false, left: 58 });
     const fillTable = tableOf(section, (run) => ({
-      head: ["Round", "Virtual time", "Client time", "Wasted", "Energy", "Late", "Broken off", "Staleness"],
-      rows: run.rounds.slice().reverse().map(({ round, clock }) => [String(round), duration(clock.ended), duration(clock.spent), duration(clock.wasted), joules(clock.energy), count(clock.late.size), count(clock.failed.size), clock.staleness.toFixed(2)]),
+      head: ["Round", "Virtual time", "Client time", "Wasted", "Energy", "Late", "Broken off", "Came", "Left", "Staleness"],
+      rows: run.rounds.slice().reverse().map(({ round, clock }) => [String(round), duration(clock.ended), duration(clock.spent), duration(clock.wasted), joules(clock.energy),
+        ...["late", "failed", "came", "left"].map((name) => count(clock[name].size)), clock.staleness.toFixed(2)]),
     }));
 
     /** How many clients can be at work at a time, as the run is set. */
@@ -171,6 +172,7 @@
       const sum = (value) => run.rounds.reduce((total, r) => total + value(r.clock), 0);
       const [spent, wasted] = [sum((c) => c.spent), sum((c) => c.wasted)];
       const [late, failed] = [sum((c) => c.late.size), sum((c) => c.failed.size)];
+      const [came, left] = [sum((c) => c.came.size), sum((c) => c.left.size)];
       const whole = sum((c) => c.ended - c.began) * places(run);
       Base.figures($("dl", section), [
         ["Client time", duration(spent), "of all clients together"],
@@ -179,6 +181,7 @@
         ["Energy", joules(sum((c) => c.energy))],
         ["Late", count(late)],
         ["Broken off", count(failed)],
+        ...(came + left ? [["Came and left", `${count(came)}, ${count(left)}`, `${plural(run.away.size, "client")} away after the last round`]] : []),
       ]);
       drawn(run.rounds.map(({ round, clock }) => ({ round, used: Math.max(0, clock.spent - clock.wasted), wasted: clock.wasted })),
         `Clients’ time: ${duration(spent)}, of which ${duration(wasted)} were wasted; ${plural(late, "reply", "replies")} late, ${count(failed)} broken off.`);

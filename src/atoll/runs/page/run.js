@@ -73,6 +73,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
       this.evaluations = [];
       this.problems = new Map();
       this.refusals = new Map();
+      this.away = new Set(); // who left by the clock, and has not come back
       this.affinity = null;
       this.confusion = null; // of the last evaluation: its round, and counts by label and predicted class
       this.engine = null;
@@ -125,6 +126,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
       for (const [client, first] of Object.entries(joins || {})) if (round < first) this.state[client] = ABSENT;
       for (const [client, first] of Object.entries(leaves || {})) if (round >= first) this.state[client] = ABSENT;
       for (const client of newcomers || []) this.state[client] = NEWCOMER;
+      for (const client of this.away) this.state[client] = ABSENT;
     }
 
     on_begin(event) {
@@ -167,10 +169,14 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
         allSeconds: (before ? before.allSeconds : 0) + (event.seconds || 0),
         dropped: event.dropped ? new Clients(event.dropped) : null, refused: [], partial: event.partial || 0,
         quantiles: event.quantiles || {}, columns: null, evaluation: null,
-        clock: event.clock ? { ...event.clock, late: new Clients(event.clock.late), failed: new Clients(event.clock.failed) } : null,
+        clock: event.clock ? { ...event.clock, ...Object.fromEntries(["late", "failed", "came", "left"].map((name) => [name, new Clients(event.clock[name])])) } : null,
         spent: event.spent || null,
         allEnergy: (before ? before.allEnergy : 0) + (event.clock ? event.clock.energy : 0),
       };
+      if (round.clock) {
+        round.clock.came.each((client) => this.away.delete(client));
+        round.clock.left.each((client) => this.away.add(client));
+      }
       this.state.fill(IDLE);
       this._absent(event.round);
       cohort.each((client) => {
