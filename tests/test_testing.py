@@ -521,11 +521,12 @@ def test_the_worked_example_is_a_method_that_is_right_and_keeps_the_papers_formu
             update=Tensors(w=update), square=update.dot(update), buffers=Tensors(), counters=Tensors()
         )
         reducer.add(client, Reply(values, torch.tensor(weight), Record()))
-    new = kind(eps=0.5).update(state, reducer.result())
+    replies = reducer.result()
+    new = kind(eps=0.5).update(state, replies)
     eta = (0.25 * 9 + 0.75 * 5) / (2 * (1.5**2 + 0.5))  # of the mean update (0, 1.5)
     torch.testing.assert_close(new.params["w"], torch.tensor([1.0, 1.0 + 1.5 * eta]))
     torch.testing.assert_close(kind().model(new)[0]["w"], torch.tensor([1.0, 1.0 + 0.75 * eta]))
-    large = kind(eps=1e9).update(state, reducer.result())
+    large = kind(eps=1e9).update(state, replies)
     torch.testing.assert_close(large.params["w"], torch.tensor([1.0, 2.5]))  # never less than FedAvg's step
 
 
