@@ -48,6 +48,11 @@ class Wish:
 def command(wish: Wish) -> None:
     """Take part until the run is over."""
     host, port = parted(wish.address)
+    if not own.named(wish.data) and not Path(wish.data).exists():  # nobody needs to be there to tell
+        raise ConfigError(
+            f"--data {wish.data}: there is no such file",
+            hint="a CSV, Parquet or NPZ file, or module:function",
+        )
     asyncio.run(_run(wish, host, port))
 
 

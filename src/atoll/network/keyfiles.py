@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from atoll.durable import beside, sync
 from atoll.errors import ConfigError
 
 try:
@@ -24,32 +24,20 @@ _THREADS = threading.Lock()
 
 
 def keep(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Replace a file as a whole; it is on the disk when this returns. A secret one is its owner's alone (0600)."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    """Replace a file as a whole; it is on the disk when this returns. A secret one is its owner's alone (0600).
+
+    Who looks at the time of the file sees that it is another.
+    """
+    part = beside(path, content, secret=secret)
     try:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
-        with open(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            with contextlib.suppress(OSError):  # who looks at the time of a file must see that it is another
-                last = path.stat().st_mtime_ns
-                os.utime(part, ns=(time.time_ns(), max(time.time_ns(), last + 1)))
-            os.fsync(stream.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            last = path.stat().st_mtime_ns
+            os.utime(part, ns=(time.time_ns(), max(time.time_ns(), last + 1)))
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    if os.name == "nt":
-        return  # directories cannot be opened there
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path.parent)
 
 
 def private(path: Path) -> bytes:
