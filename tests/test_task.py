@@ -315,3 +315,23 @@ def test_narrow_images(layer: nn.Module, width: int) -> None:
     torch.testing.assert_close(loss, value.float())
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(got[name], parameter.grad.float())  # type: ignore[union-attr]
+
+
+def test_checks_leave_the_initial_model_as_it_is() -> None:
+    """Also where a forward writes into what it is called with."""
+
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen += 1
+            self.weight.data.mul_(0.5)
+            return super().forward(x)
+
+    module = Counting()
+    task = Task(module)
+    task.check(torch.randn(1, 3), torch.tensor([1]), 2)
+    params, buffers = task.initial()
+    assert torch.equal(params["weight"], module.weight) and float(buffers["seen"]) == 0

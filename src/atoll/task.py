@@ -143,16 +143,12 @@ class Task:
 
     def initial(self) -> tuple[Tensors, Tensors]:
         """The module's own (params, buffers), copied."""
-        params, buffers = self._own()
-        return params.map(torch.clone), buffers.map(torch.clone)
-
-    def _own(self) -> tuple[Tensors, Tensors]:
-        """The same to look at: what the module itself holds."""
         params = dict(self.module.named_parameters())
-        trainable = Tensors({name: params[name].detach() for name in self._trainable})
+        buffers = {name: b.detach().clone() for name, b in self.module.named_buffers()}
+        trainable = Tensors({name: params[name].detach().clone() for name in self._trainable})
         if not trainable:
             raise ConfigError("the model has no trainable parameter", hint="is requires_grad off everywhere?")
-        return trainable, Tensors({name: each.detach() for name, each in self.module.named_buffers()})
+        return trainable, Tensors(buffers)
 
     def hold(self, device: torch.device) -> None:
         """Keep frozen parameters on this device, too, for work that is done there."""
@@ -265,7 +261,7 @@ class Task:
 
         Before that, `used` is empty, and layers come in the order in which they are defined.
         """
-        params, buffers = self._own()
+        params, buffers = self.initial()
         counts = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
         shared = {name for name, p in self.module.named_parameters() if counts[id(p)] > 1}
         with Used({**self.frozen, **params, **buffers}) as seen:
@@ -275,7 +271,7 @@ class Task:
 
     def check(self, inputs: Inputs, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
-        params, buffers = self._own()
+        self.initial()  # refuses a model that nothing is trained of
         try:
             given = self.follow(inputs)
         except Exception as error:
@@ -306,7 +302,7 @@ class Task:
             )
         with torch.no_grad():
             self._check_measures(given, targets)
-            self._check_rows(params, buffers, inputs, targets)
+            self._check_rows(*self.initial(), inputs, targets)
 
     def _check_measures(self, given: Any, targets: Tensor) -> None:
         """Refuse a loss or a metric that cannot take such outputs and targets, whatever it raises."""
