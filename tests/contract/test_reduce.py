@@ -105,6 +105,15 @@ def test_nothing_or_no_weight_is_no_result(reducer: Reducer) -> None:
     assert reducer.result() is None
 
 
+def test_a_sum_is_divided_where_it_lies_and_only_once() -> None:
+    reducer = Mean(RULES)
+    for client in (1, 2):
+        reducer.add(client, reply(client))
+    assert reducer.result() is not None
+    with pytest.raises(AssertionError):
+        reducer.result()
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 200), st.randoms(use_true_random=False))
 def test_answers_in_any_order_are_summed_as_if_they_had_come_in_order(count: int, random: object) -> None:

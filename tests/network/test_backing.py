@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,20 @@ def test_run_with_states_in_files(tmp_path: Path) -> None:
         assert made.dead() == -signal.SIGKILL
         made.start("coordinator", values=values)
         over(made, found, threads)
+
+
+def test_a_round_holds_a_sum_and_a_new_state(tmp_path: Path) -> None:
+    """In memory that no file stands behind: not the old state, the task's module, nor an answer."""
+    wide, most = 3500, 0
+    with bench(tmp_path, model=f"mlp:{wide},{wide}", lr=0.01) as made:
+        process = made.start("coordinator", environment={"MALLOC_TRIM_THRESHOLD_": "1"})
+        base = process.status("RssAnon")
+        _, threads = peers(made)
+        while process.poll() is None:
+            with contextlib.suppress(OSError, IndexError):
+                most = max(most, process.status("RssAnon"))
+            time.sleep(0.005)
+        for thread in threads:
+            thread.join(30)
+        assert made.same()
+    assert (most - base) * 1024 < 2.6 * 4 * wide * (64 + wide + 10)

@@ -19,13 +19,17 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+MOVING = {"devices": "lognormal:1.5", "joins": "4@2s", "leaves": "6@5s"}
+"""A further one, "moving", whose clients come and go."""
+
+
 @cache
 def played(kind: str) -> Run:
     """A run of one of the kinds, on digits."""
     data = atoll.data.load("digits").partition(atoll.data.Dirichlet(clients=20, alpha=0.3), seed=0)
     federation = atoll.Federation(
         atoll.models.mlp(64, 10), data, atoll.FedAvg(lr=0.1), rounds=15, cohort=8, engine="loop", seed=0,
-        target="accuracy:0.999", **KINDS[kind],
+        target="accuracy:0.999", **(MOVING if kind == "moving" else KINDS[kind]),
     )  # fmt: skip
     return federation.fit(progress=False)
 

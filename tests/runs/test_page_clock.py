@@ -109,6 +109,22 @@ def test_curves_run_over_what_one_chooses(page: Page, tmp_path: Path) -> None:
     assert page.errors() == []
 
 
+def test_who_came_and_left_is_shown(page: Page, tmp_path: Path) -> None:
+    opened(page, "moving", tmp_path)
+    came, left = (
+        [k for each in rounds("moving") for k in each["clock"].get(what, ())] for what in ("came", "left")
+    )
+    assert len(came) == 4 and len(left) == 6
+    away = len({*left} - {*came})
+    assert f"Came and left4, 6{away} clients away" in page.text("#utilisation .figures")
+    page.js("document.querySelector('#utilisation details.data summary').click()")
+    cells = "(row) => [...row.cells].map((cell) => cell.textContent)"
+    rows = f"return [...document.querySelectorAll('#utilisation tbody tr')].map({cells})"
+    page.until(lambda: page.js(rows))
+    assert [sum(int(row[at]) for row in page.js(rows)) for at in (7, 8)] == [4, 6]
+    assert page.errors() == []
+
+
 def test_a_run_without_a_clock_has_none_of_it(page: Page, tmp_path: Path) -> None:
     opened(page, "plain", tmp_path)
     for panel in PANELS:

@@ -88,7 +88,7 @@ async def serve(
     more(coordinator, routes, site)
     runner = web.AppRunner(
         site, handle_signals=False, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75,
-        read_bufsize=_READ, auto_decompress=False,
+        read_bufsize=_READ,
     )  # fmt: skip
     await runner.setup()
     try:

@@ -62,6 +62,16 @@ class Forked:
         with open(f"/proc/{self.pid}/statm") as stream:
             return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def peak(self) -> int:
+        """The most that it ever had in use."""
+        return 1024 * self.status("VmHWM")
+
+    def status(self, name: str) -> int:
+        """A number of the system's about it, such as "RssAnon", in kilobytes."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(text.split(f"{name}:")[1].split()[0])
+
 
 class Bench(Cluster):
     """See `Cluster`. `wounds`, `values` and `limits` of `start` are those of `atoll`'s process (see `child.run`)."""

@@ -8,6 +8,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -345,13 +346,29 @@ def test_compressed(court: Court) -> None:
     Nothing is unpacked: it is refused with 415, and the coordinator's memory stays where it is.
     """
     task, process = court.task(), court.made.processes["coordinator"]
-    before, bomb = process.rss, gzip.compress(bytes(64 << 20))
+    before, bomb = process.peak, gzip.compress(bytes(256 << 20))
     packed = {"Content-Encoding": "gzip"}
     assert court.liar.ask("POST", "/v1/data", bomb, packed).status == 415
     place = f"/v1/task/{task.id}/answer?offset=0&size={len(bomb)}&sha256={hashlib.sha256(bomb).hexdigest()}"
     assert court.liar.ask("PUT", place, bomb, packed).status == 415
-    assert process.rss - before < 12 << 20
+    assert process.peak - before < 12 << 20
     court.close(task, refused=False)
+
+
+def test_unmasked(tmp_path: Path) -> None:
+    """R12. Under secure aggregation a node sends its update as it is, and not under masks.
+
+    It is refused before anybody looks at it: a coordinator takes nothing that was not to leave the node.
+    """
+    with bench(tmp_path, names=("ann", "bob", "cat"), channel="secagg") as made:
+        made.start("coordinator")
+        ann, *_ = found = [made.peer(name) for name in made.names]
+        for each in found:
+            each.join()
+        task = ann.wanted()
+        update = Record(update=Tensors(w=torch.zeros(3)))
+        reply = ann.send(task, edited(ann.honest(task), lambda reply: reply.replace(sent=update)))
+        assert "not to leave the node but under masks" in reply.json["refused"], reply
 
 
 def test_versions(court: Court) -> None:

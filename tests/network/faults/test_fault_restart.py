@@ -6,8 +6,10 @@ import signal
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from atoll.network.wire import VERSIONS, Joining, pack
 from tests.network.faults.bench import Bench, Wound, bench
 from tests.network.liar import Peer
 
@@ -161,6 +163,42 @@ def test_stored_unheard(tmp_path: Path) -> None:
         again = ann.send(task, blob)
         assert again.status == 200 and again.json["done"] and again.json["refused"] is None
         ann.shelf.forget(task.id)
+        over(made, found, [each.begin() for each in found])
+
+
+def test_slow_disk(tmp_path: Path) -> None:
+    """R1. The coordinator's disk takes a third of a second for every commit.
+
+    An answer is acknowledged once it is in the journal's file, and not before.
+    """
+    slow = Wound("atoll.network.factfile:FactFile.commit", "sleep:0.3", call=1, last=1000)
+    with bench(tmp_path) as made:
+        made.start("coordinator", wounds=[slow])
+        ann, bob = made.peer("ann"), made.peer("bob")
+        ann.join()
+        bob.join()
+        task = ann.wanted()
+        assert ann.send(task, ann.honest(task)).json["done"]
+        assert f"round/1/0/{ann.number}" in made.facts()
+
+
+def test_other_data(tmp_path: Path) -> None:
+    """R17. The coordinator is killed, and a node comes back with other data than those that it had joined with.
+
+    What it had said is in the journal: it is refused with both numbers, and is taken again with its own data.
+    """
+    with bench(tmp_path) as made:
+        made.start("coordinator")
+        ann, _ = found = [made.peer(name) for name in made.names]
+        for each in found:
+            each.join()
+        made.kill("coordinator")
+        made.start("coordinator")
+        coming = Joining(protocols=VERSIONS, software="peer", session=ann.session)
+        assert ann.ask("POST", "/v1/join", pack(coming)).json["known"]
+        more = msgspec.structs.replace(ann.form, train=ann.form.train + 1)
+        told = ann.ask("POST", "/v1/data", pack(more))
+        assert told.status == 400 and f"{ann.form.train + 1} now" in told.json["message"], told
         over(made, found, [each.begin() for each in found])
 
 
