@@ -1,17 +1,19 @@
-"""Settings that were put where none are read, and names that the shell completes."""
+"""What stands on a command line: settings that were put where none are read, code that is named, names to complete."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
+from atoll import own
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["WithSettings", "check_file", "runs"]
+__all__ = ["WithSettings", "check_file", "code", "runs"]
 
 _SETTING = re.compile(r"[a-z]\w*=")
 
@@ -66,6 +68,19 @@ def check_file(file: str | None) -> None:
     """Raise ConfigError where a setting stands in the place of a file of settings."""
     if file is not None and _SETTING.match(file) and not Path(file).exists():
         raise ConfigError(f"there is no file {file}", hint=f"settings follow --set: --set {file}")
+
+
+def code(texts: Iterable[str], *further: str) -> dict[str, str]:
+    """What `--code KEY=MODULE:NAME` names: name -> key, one of those for code or a further one.  Raises ConfigError."""
+    found = {}
+    for text in texts:
+        key, _, name = text.partition("=")
+        if key not in (*own.KEYS, *further) or not own.named(name):
+            raise ConfigError(
+                f"--code {text}", hint="such as --code model=nets:Small, a module of this machine"
+            )
+        found[name] = key
+    return found
 
 
 def runs(incomplete: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from atoll import own
+from atoll.cli.given import code
 from atoll.errors import ConfigError
 from atoll.network.node import Node, Station
 from atoll.network.telling import Teller, said
@@ -119,14 +120,7 @@ def station_of(
         )
     if wish.name not in (None, name):
         raise ConfigError(f"--name {wish.name}, but the certificate is of {name}", hint="leave --name out")
-    admitted = {}
-    for text in wish.code:
-        key, _, code = text.partition("=")
-        if key not in own.KEYS or not own.named(code):
-            raise ConfigError(
-                f"--code {text}", hint="such as --code model=nets:Small, a module of this machine"
-            )
-        admitted[code] = key
+    admitted = code(wish.code)
     if own.named(wish.data):
         admitted[wish.data] = "data"
     if wish.plain and host not in LOOPBACK:

@@ -7,11 +7,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atoll import own
+from atoll.cli.given import code
 from atoll.cli.serve import plan_of
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
@@ -46,7 +46,7 @@ def command(wish: Wish) -> None:
             hint="at a node --place DIR, that of `atoll join`; elsewhere --model FILE.safetensors --plan RUN.toml",
         )
     if wish.place is not None:
-        predictor, kept, example = at_node(Path(wish.place), _admitted(wish.code))
+        predictor, kept, example = at_node(Path(wish.place), code(wish.code, "data"))
         inputs = inputs_of(path, kept.plan)
         if shapes(inputs) != shapes(example) or inputs.dtype != example.dtype:
             raise DataError(
@@ -71,19 +71,6 @@ def command(wish: Wish) -> None:
         part.write_text(text, "utf-8")
         os.replace(part, wish.out)
     print(f"{len(inputs):,} rows written to {wish.out}", file=sys.stderr)
-
-
-def _admitted(code: Iterable[str]) -> dict[str, str]:
-    """Code of this machine that is named: name -> key.  Raises ConfigError."""
-    found = {}
-    for text in code:
-        key, _, name = text.partition("=")
-        if key not in (*own.KEYS, "data") or not own.named(name):
-            raise ConfigError(
-                f"--code {text}", hint="such as --code model=nets:Small, a module of this machine"
-            )
-        found[name] = key
-    return found
 
 
 def _csv(found: list[Prediction]) -> Iterator[str]:
