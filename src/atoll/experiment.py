@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from msgspec import Meta
 
-from atoll import data as sources
 from atoll import methods, own, spec
 from atoll.assembly import Nodes, networks
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
-from atoll.data.federate import read_folder
-from atoll.data.wishes import read_classes, read_names
-from atoll.errors import AtollError, ConfigError, DataError, suggest
+from atoll.data.wishes import read_names
+from atoll.errors import AtollError, ConfigError, suggest
 from atoll.federation import Federation
+from atoll.origin import SUFFIXES, Names, Origin
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.settings import AFTER_PAUSE, FREE, paused
@@ -32,9 +30,6 @@ __all__ = ["Experiment", "for_method", "prepare", "run", "run_settings"]
 
 T = TypeVar("T")
 Tell = Callable[[str], object]
-_FILES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
-_OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale", "ignore")
-_Names = str | tuple[str, ...] | None
 
 
 def _nobody(text: str) -> None:
@@ -42,7 +37,7 @@ def _nobody(text: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(Settings):
+class Experiment(Origin, Settings):
     """A run in words and numbers: what `atoll run` reads, and what repeats it.
 
     `settings` holds the method's hyper-parameters, all of them; in a file and on the command line they stand
@@ -51,42 +46,6 @@ class Experiment(Settings):
     Raises ConfigError where a value is out of range.
     """
 
-    data: Annotated[
-        str,
-        Meta(
-            description="a dataset's name (`atoll data list`), a csv, npz or parquet file, or a folder: a file for each"
-            " client, train.csv and test.csv, or LEAF's json"
-        ),
-    ] = "digits"
-    label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
-    client: Annotated[str | None, Meta(description="of a data file: the column that names the client")] = None
-    features: Annotated[
-        _Names, Meta(description="of a data file: the columns to learn from; by default all others")
-    ] = None
-    categorical: Annotated[
-        _Names,
-        Meta(
-            description='of a data file: columns to encode one-hot, "sex, smoker:no|yes"; text: all columns of text'
-        ),
-    ] = None
-    classes: Annotated[
-        int | str | tuple[int | str, ...] | None,
-        Meta(description="of a data file: how many classes, or their labels in order; regression"),
-    ] = None
-    missing: Annotated[
-        Literal["drop", "zero", "mark"] | None,
-        Meta(description="of a data file: gaps drop their rows, become 0 (after scaling), or 0 and a mark"),
-    ] = None
-    scale: Annotated[
-        _Names,
-        Meta(
-            description='of a data file: "age:50:15, weight:100" is (age - 50) / 15 and weight / 100; federated: mean'
-            " and deviation, by sums over the clients"
-        ),
-    ] = None
-    ignore: Annotated[
-        int | None, Meta(description="of a data file: the label, a number, of targets that do not count")
-    ] = None
     partition: Annotated[
         str,
         Meta(
@@ -114,7 +73,7 @@ class Experiment(Settings):
         ),
     ] = None
     weights: Annotated[
-        _Names,
+        Names,
         Meta(
             description='what clients count for in averages: "equal", "site a:2, site b:0.5" (the others 1), or a'
             " number each; by default as the method says, most often their samples"
@@ -161,16 +120,9 @@ class Experiment(Settings):
         if self.loss is not None and self.loss not in LOSSES and not own.named(self.loss):
             known = f"known: {', '.join(LOSSES)}, or a function of your own, module:function"
             raise ConfigError(f"unknown loss {self.loss!r}", hint=known)
-        for key in _OF_FILES:
-            if getattr(self, key) is not None and not self.from_file:
-                raise ConfigError(
-                    f"{key} is for data files, and data = {self.data!r} is a name", hint=f"leave {key} out"
-                )
-        for key in ("features", "categorical", "scale", "weights"):
-            if (given := getattr(self, key)) is not None:
-                object.__setattr__(self, key, tuple(read_names(given, key)))
-        classes = read_classes(self.classes)
-        object.__setattr__(self, "classes", tuple(classes) if isinstance(classes, list) else classes)
+        self.check_data()
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(read_names(self.weights, "weights")))
 
     # --- the three doors ------------------------------------------------------------------------------------
 
@@ -189,7 +141,7 @@ class Experiment(Settings):
         Raises ConfigError for a file that is not TOML, an unknown key, or a value of the wrong type or out of
         range, and says where it stands.
         """
-        if file is not None and _FILES & {suffix.lower() for suffix in Path(file).suffixes}:
+        if file is not None and SUFFIXES & {suffix.lower() for suffix in Path(file).suffixes}:
             raise ConfigError(
                 f"{file} is data, and no file of settings",
                 hint=f"atoll run --set data={file} --set label=COLUMN",
@@ -225,29 +177,8 @@ class Experiment(Settings):
 
     # --- what it describes ----------------------------------------------------------------------------------
 
-    @property
-    def from_file(self) -> bool:
-        """Whether `data` is a file or a folder; names of the catalogue are neither."""
-        suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
-        if _FILES & suffixes or os.sep in self.data:
-            return True
-        return Path(self.data).is_dir() and self.data not in {each.name for each in sources.catalogue()}
-
-    def load(self) -> Dataset | FederatedData:
-        """The data: in one place, to be divided, or clients that are there already (a folder of them).
-
-        Raises ConfigError for an unknown name, DataError where it cannot be read.
-        """
-        if not self.from_file:
-            return sources.load(self.data)
-        given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
-        if Path(self.data).is_dir():
-            return read_folder(
-                Path(self.data), test=self.test, validation=self.validation, seed=self.seed, **given
-            )
-        if not Path(self.data).is_file():
-            raise DataError(f"there is no file {self.data}", hint="paths start where atoll is started")
-        return sources.from_file(self.data, **given)
+    def of_clients(self) -> dict[str, Any]:
+        return {"test": self.test, "validation": self.validation, "seed": self.seed}
 
     def divide(self, dataset: Dataset | FederatedData) -> FederatedData:
         """The data divided among clients, where it is not, and what is wished for it."""
