@@ -1,0 +1,105 @@
+"""Where data come from, in words: a name of the catalogue, or files and what their columns mean."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from atoll import data as sources
+from atoll.data import Dataset, FederatedData
+from atoll.data.federate import read_folder
+from atoll.data.wishes import read_classes, read_names
+from atoll.errors import ConfigError, DataError
+
+__all__ = ["SUFFIXES", "Names", "Origin"]
+
+SUFFIXES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
+"""Of files of data."""
+
+_OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale", "ignore")
+Names = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where data come from. What each field takes is in its annotation."""
+
+    data: Annotated[
+        str,
+        Meta(
+            description="a dataset's name (`atoll data list`), a csv, npz or parquet file, or a folder: a file for each"
+            " client, train.csv and test.csv, or LEAF's json"
+        ),
+    ] = "digits"
+    label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
+    client: Annotated[str | None, Meta(description="of a data file: the column that names the client")] = None
+    features: Annotated[
+        Names, Meta(description="of a data file: the columns to learn from; by default all others")
+    ] = None
+    categorical: Annotated[
+        Names,
+        Meta(
+            description='of a data file: columns to encode one-hot, "sex, smoker:no|yes"; text: all columns of text'
+        ),
+    ] = None
+    classes: Annotated[
+        int | str | tuple[int | str, ...] | None,
+        Meta(description="of a data file: how many classes, or their labels in order; regression"),
+    ] = None
+    missing: Annotated[
+        Literal["drop", "zero", "mark"] | None,
+        Meta(description="of a data file: gaps drop their rows, become 0 (after scaling), or 0 and a mark"),
+    ] = None
+    scale: Annotated[
+        Names,
+        Meta(
+            description='of a data file: "age:50:15, weight:100" is (age - 50) / 15 and weight / 100; federated: mean'
+            " and deviation, by sums over the clients"
+        ),
+    ] = None
+    ignore: Annotated[
+        int | None, Meta(description="of a data file: the label, a number, of targets that do not count")
+    ] = None
+
+    def check_data(self) -> None:
+        """Read the texts of the fields.  Raises ConfigError where one is for files and the data are not one."""
+        for key in _OF_FILES:
+            if getattr(self, key) is not None and not self.from_file:
+                raise ConfigError(
+                    f"{key} is for data files, and data = {self.data!r} is a name", hint=f"leave {key} out"
+                )
+        for key in ("features", "categorical", "scale"):
+            if (given := getattr(self, key)) is not None:
+                object.__setattr__(self, key, tuple(read_names(given, key)))
+        classes = read_classes(self.classes)
+        object.__setattr__(self, "classes", tuple(classes) if isinstance(classes, list) else classes)
+
+    @property
+    def from_file(self) -> bool:
+        """Whether `data` is a file or a folder; names of the catalogue are neither."""
+        suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
+        if SUFFIXES & suffixes or os.sep in self.data:
+            return True
+        return Path(self.data).is_dir() and self.data not in {each.name for each in sources.catalogue()}
+
+    def of_clients(self) -> dict[str, Any]:
+        """How a folder of clients is read, beside its columns: `test`, `validation`, `seed`."""
+        return {}
+
+    def load(self) -> Dataset | FederatedData:
+        """The data: in one place, to be divided, or clients that are there already (a folder of them).
+
+        Raises ConfigError for an unknown name, DataError where it cannot be read.
+        """
+        if not self.from_file:
+            return sources.load(self.data)
+        given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
+        if Path(self.data).is_dir():
+            return read_folder(Path(self.data), **self.of_clients(), **given)
+        if not Path(self.data).is_file():
+            raise DataError(f"there is no file {self.data}", hint="paths start where atoll is started")
+        return sources.from_file(self.data, **given)
