@@ -86,6 +86,8 @@ NAMES = [
     "Spread",
     "Task",
     "Tensors",
+    "Trained",
+    "Training",
     "Work",
     "__version__",
     "channel",
@@ -95,6 +97,7 @@ NAMES = [
     "models",
     "run",
     "sweep",
+    "train",
 ]
 
 PARAMETERS = {

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atoll.callbacks import Callback
     from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
+    from atoll.distributed import Trained, Training, train
     from atoll.errors import (
         AtollError,
         ConfigError,
@@ -75,6 +76,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "data": ("FederatedData",),
+    "distributed": ("Trained", "Training", "train"),
     "errors": (
         "AtollError",
         "ConfigError",
@@ -232,6 +234,8 @@ __all__ = [
     "Spread",
     "Task",
     "Tensors",
+    "Trained",
+    "Training",
     "Work",
     "__version__",
     "channel",
@@ -241,6 +245,7 @@ __all__ = [
     "models",
     "run",
     "sweep",
+    "train",
 ]
 
 

@@ -17,7 +17,7 @@ from atoll import spec
 from atoll.rooms import blank
 from atoll.tensors import Record, Tensors
 
-__all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "Yogi", "clip_by_norm", "schedule_factor"]
+__all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "Yogi", "clip_by_norm", "optimizer", "schedule_factor"]
 
 Rate = float | Tensor
 
@@ -62,6 +62,21 @@ class SGD(Optimizer):
             state = state.replace(velocity=velocity)
             gradient = gradient + velocity * self.momentum if self.nesterov else velocity
         return params - gradient * lr, state
+
+    def at_once(
+        self, gradient: Tensors, state: Record, params: Tensors, lr: float, *, own: bool = False
+    ) -> tuple[Tensors, Record]:
+        if not own:
+            return self.update(gradient, state, params, lr)
+        for name, value in params.items():  # the operations of `update`, in place: the same bits
+            step = gradient[name]
+            if self.weight_decay:
+                step = step + value * self.weight_decay
+            if self.momentum:
+                velocity = state.velocity[name].mul_(self.momentum).add_(step)
+                step = step + velocity * self.momentum if self.nesterov else velocity
+            value.sub_(step * lr)
+        return params, state
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,39 @@ class Adagrad(Adam):
 
     def second_moment(self, second: Tensors, gradient: Tensors) -> Tensors:
         return second + gradient.map(torch.square)
+
+
+_MOMENTUM = spec.number("momentum", optional=True, at_least=0, below=1)
+_DECAY = spec.number("weight_decay", optional=True, at_least=0, below=math.inf)
+_NAMED: dict[str, tuple[spec.Parameter, ...]] = {
+    "sgd": (_MOMENTUM, _DECAY),
+    "nesterov": (_MOMENTUM, _DECAY),
+    "adam": (_DECAY,),
+    "adamw": (_DECAY,),
+    "yogi": (),
+    "adagrad": (),
+}
+
+
+def optimizer(text: str) -> Optimizer:
+    """The optimiser that a text names: "sgd", "sgd:0.9", "nesterov:0.9,1e-4", "adamw:0.01" ...
+
+    Raises ConfigError for anything else.
+    """
+    call = spec.parse(text, "optimizer")
+    given = {key: value for key, value in call.read(_NAMED).items() if value is not None}
+    match call.name:
+        case "nesterov":
+            return SGD(**{"momentum": 0.9, **given}, nesterov=True)
+        case "adam":
+            return Adam(**given)
+        case "adamw":
+            return Adam(**{"weight_decay": 0.01, **given}, decoupled=True)
+        case "yogi":
+            return Yogi()
+        case "adagrad":
+            return Adagrad()
+    return SGD(**given)
 
 
 def clip_by_norm(gradient: Tensors, limit: float) -> Tensors:

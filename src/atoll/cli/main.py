@@ -263,6 +263,58 @@ def run(
 
 
 @app.command(cls=WithSettings)
+def train(
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE.toml", help="Settings, as KEY = VALUE lines.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. Repeatable."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; by default one a core, or a GPU.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Events as JSON lines on stdout; text goes to stderr.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")] = False,
+    save: Annotated[
+        str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with a run: its folder, its name, or last.",
+            autocompletion=runs_named,
+        ),
+    ] = None,
+    runs: Annotated[
+        str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option("--max-restarts", min=0, help="Start again so often after a worker has died."),
+    ] = None,
+) -> None:
+    """Train one model by several workers: data parallel, model parallel, parameter server ...
+
+    The keys to set are in docs/distributed.md. Under torchrun (`torchrun --nproc-per-node 2 -m atoll train`) this
+    is one of the workers.
+    """
+    check_file(file)
+    notice = Notice(quiet)
+    notice.say("loading PyTorch")
+    try:
+        from atoll.cli.train import Wish, command
+
+        command(Wish(file, sets or [], workers, resume, runs, save, restarts, json, quiet), notice)
+    finally:
+        notice.clear()
+
+
+@app.command(cls=WithSettings)
 def init(
     file: Annotated[str, typer.Argument(metavar="FILE.toml", help="What to write.")] = "experiment.toml",
     sets: Annotated[

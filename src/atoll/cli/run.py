@@ -31,7 +31,7 @@ from atoll.runs.readers import Reader
 from atoll.show.progress import on_console
 from atoll.show.summary import result_view
 
-__all__ = ["Wish", "command"]
+__all__ = ["Wish", "check_place", "command", "terminable"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def command(wish: Wish, notice: Notice) -> None:
     console = _console(to_stderr=wish.json)
     federation: Federation | None = None
     try:
-        with _terminable(), contextlib.ExitStack() as open_things:
-            _check_place(wish.save)
+        with terminable(), contextlib.ExitStack() as open_things:
+            check_place(wish.save)
             federation = build(wish, notice)
             notice.clear()
             if not wish.quiet:
@@ -165,7 +165,7 @@ def _console(*, to_stderr: bool) -> Console:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Inside, SIGTERM is an exception, so that the run is put away in order."""
 
     def stop(*_: Any) -> None:
@@ -182,7 +182,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_place(save: str | None) -> None:
+def check_place(save: str | None) -> None:
     """A place that cannot be written to is worth knowing before the run."""
     if save is None:
         return

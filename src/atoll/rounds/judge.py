@@ -25,17 +25,16 @@ from atoll.machine import cores, threads
 from atoll.metrics import counted
 from atoll.parts import pieces
 from atoll.rounds.evaluation import Evaluation, Spread
+from atoll.rounds.judging import ROWS, Measures, figures, measures, totals
 from atoll.rounds.membership import Membership
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
 
 __all__ = ["Judge"]
 
-Measures = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 Sums = Mapping[int, tuple[int, Mapping[str, Any]]]
 """Client -> (samples, the totals of the loss and the metrics over them)."""
 
-_ROWS = 2048
 _WORTH_THREADS = 1 << 26  # multiplications in a batch from which more threads pay
 
 
@@ -115,7 +114,7 @@ class Judge:
     ) -> Evaluation:
         there = [client for client in self.clients if self.membership.there(client, round, time)]
         params, buffers = method.model(state)
-        with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
+        with threads(cores() if params.size() * ROWS > _WORTH_THREADS else 1):
             test = self.data.test_set
             measured = (
                 {} if test is None else self.measures(params, buffers, self.engine.resident.within(test))
@@ -193,42 +192,17 @@ class Judge:
 
     def measures(self, params: Tensors, buffers: Tensors, samples: Samples) -> Measures:
         """Per-sample measures of a model, name -> [n], or rows (see `Metric.taken`)."""
-        params = params.map(lambda t: t.to(self.device))
-        buffers = buffers.map(lambda t: t.to(self.device))
-        parts: dict[str, list[Any]] = {}
-        with torch.inference_mode():
-            for start in range(0, samples.count, _ROWS):
-                inputs = samples.inputs[start : start + _ROWS].to(self.device)
-                targets = samples.targets[start : start + _ROWS].to(self.device)
-                for name, values in self.task.measure(params, buffers, inputs, targets).items():
-                    parts.setdefault(name, []).append(values.double())
-            if not parts:
-                return {}
-            joined = {name: torch.cat(values) for name, values in parts.items()}
-            means = [name for name, values in joined.items() if values.ndim == 1]
-            copied = torch.stack([joined[name] for name in means]).cpu().numpy()  # one copy back
-            rows = {name: joined[name].cpu().numpy() for name in joined if name not in means}
-        return {**dict(zip(means, copied, strict=True)), **rows}
+        return measures(self.task, self.device, params, buffers, samples)
 
     # --- figures ----------------------------------------------------------------------------------------------
 
     def _totals(self, measured: Measures) -> dict[str, Any]:
         """The totals of per-sample measures, as clients answer them."""
-        found: dict[str, Any] = {"loss": float(measured["loss"].sum())}
-        for name, metric in self.task.metrics.items():
-            found |= metric.total(name, measured[name])
-        if (confusion := self.task.confusion) is not None:
-            found[confusion.name] = confusion.total(measured[confusion.name])
-        return found
+        return totals(self.task, measured)
 
     def _figures(self, sums: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, float]:
         """The loss and the metrics of sets of samples taken together; NaN where a metric is not defined."""
-        totals, count = [each for _, each in sums], sum(n for n, _ in sums)
-        loss = sum(each["loss"] for each in totals) / count
-        return {
-            "loss": loss,
-            **{name: metric.value(totals, name) for name, metric in self.task.metrics.items()},
-        }
+        return figures(self.task, sums)
 
     def _confusion(self, **sums: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[list[int]]]:
         """Which classes are taken for which, where that is asked: of each sort, all sets of samples together."""
@@ -276,7 +250,7 @@ class Judge:
             return None  # it is right about several classes
         params, buffers = (part.map(lambda t: t.to(self.device)) for part in (params, buffers))
         with torch.inference_mode():
-            for part in pieces(test.inputs, _ROWS):
+            for part in pieces(test.inputs, ROWS):
                 outputs = self.task.predict(params, buffers, part.to(self.device))[0]
                 if (
                     outputs.ndim == 2
@@ -323,7 +297,7 @@ class Judge:
         params, buffers = method.model(state)
         if self.data.pool("validation") is None:
             return self._spreads(self.asked(method, params, buffers, there, round, ON_VALIDATION))[0]
-        with threads(cores() if params.size() * _ROWS > _WORTH_THREADS else 1):
+        with threads(cores() if params.size() * ROWS > _WORTH_THREADS else 1):
             return self._spreads(self.pooled(params, buffers, there, {}, "validation"))[0]
 
     # --- newcomers --------------------------------------------------------------------------------------------

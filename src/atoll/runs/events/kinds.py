@@ -253,8 +253,22 @@ class Spent(Struct, kw_only=True):
     samples_delta: Annotated[Maybe[Number], says("likewise")] = UNSET
 
 
+class Work(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What several workers that train one model did between two reports (`atoll train`)."""
+
+    steps: Annotated[int, says("of the optimiser, since the run began")]
+    samples: Annotated[int, says("that all workers read")]
+    bytes: Annotated[float, says("that a worker sent, the most of all of them")]
+    waiting: Annotated[float, says("seconds in which a worker waited for others or sent, likewise")]
+    memory: Annotated[float, says("bytes of a worker at its peak, likewise")]
+    staleness: Annotated[
+        Maybe[Number],
+        says("steps that others took between a worker's reading of the model and its own, mean"),
+    ] = UNSET
+
+
 class Round(Written, kw_only=True):
-    """A round was played and counts."""
+    """A round was played and counts; where workers train one model, a report of so many steps."""
 
     round: Annotated[int, says("its number")]
     cohort: Annotated[Maybe[Sequence[int]], says("who took part, ascending")] = UNSET
@@ -268,6 +282,7 @@ class Round(Written, kw_only=True):
     evaluation: Annotated[Maybe[Evaluation | None], says("null in a round that was not evaluated")] = UNSET
     clock: Annotated[Maybe[Clock], says("what it was on the virtual clock, where there is one")] = UNSET
     spent: Annotated[Maybe[Spent], says("privacy, where updates are blurred")] = UNSET
+    work: Annotated[Maybe[Work], says("where workers train one model")] = UNSET
 
 
 class Affinity(Written, kw_only=True):
@@ -366,6 +381,16 @@ class Result(Written, kw_only=True):
         Maybe[float],
         says("steps of the server since clients were sent their model, mean over replies, likewise"),
     ] = UNSET
+    workers: Annotated[Maybe[int], says("that trained one model")] = UNSET
+    steps: Annotated[Maybe[int], says("of the optimiser, likewise")] = UNSET
+    steps_per_second: Annotated[Maybe[float], says("likewise, without evaluations and the first report")] = (
+        UNSET
+    )
+    bytes: Annotated[Maybe[float], says("that a worker sent, the most of all of them")] = UNSET
+    waiting: Annotated[Maybe[float], says("share of the time in which a worker waited or sent, likewise")] = (
+        UNSET
+    )
+    memory: Annotated[Maybe[float], says("bytes of a worker at its peak, likewise")] = UNSET
     clients: Annotated[Maybe[Spread | None], says("the main measure of the models clients would use")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("the last one, without `each`")] = UNSET
 

@@ -1,0 +1,170 @@
+"""What each worker does: steps, reports, evaluations; and the first one writes the run down."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from atoll import seeds
+from atoll.data import Samples
+from atoll.distributed.keeping import Keeper, Report
+from atoll.distributed.learner import Context, Learner
+from atoll.distributed.links import Links
+from atoll.distributed.reading import Reading
+from atoll.distributed.settings import Training
+from atoll.distributed.strategy import Strategy
+from atoll.errors import DivergedError
+from atoll.machine import threads
+from atoll.optimizers import optimizer
+from atoll.task import Task
+from atoll.tensors import Record
+
+__all__ = ["Job", "joined", "play"]
+
+
+@dataclass
+class Job:
+    """A training, ready to be played: its settings, and what they stand for.
+
+    `reading` says who reads what when, by the number of the copy of the model; `steps` how many steps there are, and
+    `every` how many between two reports.
+    """
+
+    training: Training
+    strategy: Strategy
+    task: Task
+    data: Samples
+    test: Samples | None
+    reading: Reading
+    workers: int
+    device: torch.device
+    steps: int
+    every: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reports(self) -> int:
+        """How many there are in all."""
+        return -(-self.steps // self.every)
+
+
+@contextmanager
+def joined(
+    rank: int, workers: int, device: torch.device, timeout: float, place: Path | None
+) -> Iterator[None]:
+    """Inside, this process is one of a group; of those that torchrun has started where `place` is None."""
+    store = None if place is None else dist.FileStore(str(place), workers)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    given: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": workers}
+    hook = sys.excepthook
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **given)
+    sys.excepthook = hook  # torch's writes "[rank0]" before every line of every traceback from now on
+    try:
+        yield
+    finally:
+        if sys.exc_info()[0] is None or workers == 1:  # those that wait for a dead one would wait here
+            dist.destroy_process_group()
+
+
+def _beside(strategy: Strategy, workers: int, rank: int, links: Links) -> Links:
+    """The workers that hold other copies of what this one holds; all call it."""
+    degree = strategy.degree
+    if degree == 1:
+        return links
+    groups = [dist.new_group(list(range(at, workers, degree))) for at in range(degree)]
+    return Links(groups[rank % degree])
+
+
+def play(job: Job, rank: int, keeper: Keeper | None) -> None:
+    """All steps of a worker. `keeper` is the first worker's, who writes down what comes of it."""
+    training = job.training
+    with threads(training.threads or max(1, torch.get_num_threads() // job.workers)):
+        links = Links()
+        context = Context(
+            job.task,
+            job.data,
+            job.device,
+            optimizer(training.optimizer),
+            links,
+            _beside(job.strategy, job.workers, rank, links),
+            training.seed,
+            training.clip,
+            training.accumulate,
+            None if training.precision == "float32" else torch.bfloat16,
+        )
+        learner = job.strategy.learner(context)
+        start = links.told(None if keeper is None else Record(at=keeper.number)).at
+        whole = learner.whole() if not start else None if keeper is None else keeper.state()
+        whole = links.told(whole)  # everybody begins with the first worker's model
+        learner.take(whole)
+        try:
+            if keeper is None:
+                _steps(job, learner, context, rank, start, None)
+            else:
+                with keeper.written(whole):
+                    _steps(job, learner, context, rank, start, keeper)
+                    keeper.end()
+        finally:
+            learner.close()
+
+
+def _steps(
+    job: Job, learner: Learner, context: Context, rank: int, start: int, keeper: Keeper | None
+) -> None:
+    links, training = context.links, job.training
+    replica = rank // job.strategy.degree
+    for report in range(start + 1, job.reports + 1):
+        began, before = time.perf_counter(), _spent(context)
+        first, last = (report - 1) * job.every, min(report * job.every, job.steps)
+        loss, samples = torch.zeros((), dtype=torch.float64), 0
+        for step in range(first, last):
+            share = job.reading.share(step, replica)
+            _draw(job, step, replica)
+            loss += learner.step(step, share, training.lr * training.factor(step)).double().cpu()
+            samples += share.count
+        seconds = time.perf_counter() - began
+        spent = {name: value - before[name] for name, value in _spent(context).items()}
+        figures = _pooled(context, {**spent, **learner.figures()}, float(loss) / (last - first))
+        whole = learner.whole()
+        if keeper is not None:
+            assert whole is not None
+            keeper.commit(Report(report, last, samples, figures.pop("loss"), seconds, figures), whole)
+        told = links.told(None if keeper is None else Record(lost=int(keeper.lost)))
+        if told.lost:
+            raise DivergedError(
+                f"the loss is not finite after step {last}", hint="take a lower lr, or clip=1.0"
+            )
+
+
+def _draw(job: Job, step: int, replica: int) -> None:
+    """What a step draws (dropout) follows from its address: a run that goes on draws the same."""
+    seed = seeds.address(job.training.seed, "train.draws", step, replica)
+    torch.default_generator.manual_seed(seed)
+    if job.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _spent(context: Context) -> dict[str, float]:
+    """Bytes that this worker has sent, and seconds that it has waited for others."""
+    every = [context.links] if context.beside is context.links else [context.links, context.beside]
+    return {"bytes": sum(each.nbytes for each in every), "waiting": sum(each.seconds for each in every)}
+
+
+def _pooled(context: Context, figures: dict[str, float], loss: float) -> dict[str, float]:
+    """The workers' figures together: the loss is summed, of all else the largest counts."""
+    figures["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    total = torch.tensor([loss], dtype=torch.float64, device=context.device)
+    most = torch.tensor(list(figures.values()), dtype=torch.float64, device=context.device)
+    dist.all_reduce(total)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return {"loss": float(total), **dict(zip(figures, most.tolist(), strict=True))}

@@ -1,0 +1,22 @@
+"""The ways in which several workers train one model, one short file each."""
+
+from __future__ import annotations
+
+from atoll import spec
+from atoll.distributed.strategies.ddp import DDP
+from atoll.distributed.strategies.fsdp import FSDP
+from atoll.distributed.strategies.ring import Ring
+from atoll.distributed.strategies.zero import Zero1
+from atoll.distributed.strategy import Strategy
+
+__all__ = ["STRATEGIES", "parse"]
+
+STRATEGIES: dict[str, type[Strategy]] = {each.name: each for each in (DDP, Ring, Zero1, FSDP)}
+"""By name."""
+
+
+def parse(text: str) -> Strategy:
+    """The strategy that a text names, such as "ddp" or "diloco:50".  Raises ConfigError."""
+    call = spec.parse(text, "strategy")
+    given = call.read({name: kind.takes for name, kind in STRATEGIES.items()})
+    return STRATEGIES[call.name](**given)

@@ -1,0 +1,59 @@
+"""What a strategy is: how several workers train one model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from atoll import spec
+from atoll.distributed.learner import Context, Learner
+from atoll.errors import ConfigError
+from atoll.task import Task
+
+__all__ = ["Strategy"]
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """How several workers train one model; a frozen dataclass whose fields are its settings.
+
+    `takes` are the arguments of its text ("diloco:50"). `elastic` says whether a run may go on with another number of
+    workers. Where `local`, a worker steps by itself along the mean gradient of its own samples, and a step is one of
+    each worker. `degree` workers hold one model together: so many fewer parts has each batch.
+    """
+
+    name: ClassVar[str]
+    says: ClassVar[str]
+    """What it is, in a line."""
+    takes: ClassVar[tuple[spec.Parameter, ...]] = ()
+    elastic: ClassVar[bool] = True
+    local: ClassVar[bool] = False
+
+    @property
+    def degree(self) -> int:
+        """Workers that hold one model together."""
+        return 1
+
+    @property
+    def text(self) -> str:
+        """How it is written."""
+        return self.name
+
+    def check(self, workers: int, task: Task, batch: int) -> None:
+        """Raise ConfigError where so many workers cannot train this so."""
+        if workers % self.degree:
+            raise ConfigError(
+                f"strategy = {self.text!r} needs {self.degree} workers for each copy of the model,"
+                f" and there are {workers}",
+                hint=f"take a multiple of {self.degree} workers",
+            )
+        if batch < workers // self.degree:
+            raise ConfigError(
+                f"a batch of {batch} samples cannot be divided among {workers // self.degree} workers",
+                hint="take a larger batch: it counts the samples of all workers together",
+            )
+
+    @abstractmethod
+    def learner(self, context: Context) -> Learner:
+        """A worker's part."""
