@@ -68,6 +68,8 @@ class Divided(Reading):
 class Fixed(Reading):
     """Every worker has samples of its own, and reads them in a new order every epoch of its own.
 
+    It is the order of a federation's client of that number with one local epoch a round.
+
     Args:
         rows: of each worker.
         batch: samples in a step, over all workers, divided by `weights`; at least one of each worker.
@@ -87,7 +89,9 @@ class Fixed(Reading):
         epoch, at = divmod(step, self.lengths[worker])
         known = self._orders.get(worker)
         if known is None or known[0] != epoch:
-            order = seeds.rng(self.seed, "train.order", epoch, worker + 1).permutation(self.rows[worker])
+            order = self.rows[worker][
+                seeds.rng(self.seed, "order", epoch + 1, worker).permutation(len(self.rows[worker]))
+            ]
             known = self._orders[worker] = epoch, order
         start = at * self.sizes[worker]
         return Share(known[1][start : start + self.sizes[worker]], sum(counts))

@@ -36,6 +36,11 @@ class Strategy(ABC):
         return 1
 
     @property
+    def grain(self) -> int:
+        """A run has a multiple of so many steps, and so has what lies between two reports."""
+        return 1
+
+    @property
     def text(self) -> str:
         """How it is written."""
         return self.name

@@ -136,11 +136,22 @@ def prepare(training: Training, model: Any = None, data: Any = None) -> Job:
     workers = _workers(training, device)
     strategy.check(workers, task, training.batch)
     reading = _reading(training, dataset, samples, workers // strategy.degree)
-    steps = training.steps or max(1, round(training.epochs * reading.steps))
+    steps, every = _lengths(training, reading, strategy)
+    return Job(training, strategy, task, samples, test, reading, workers, device, steps, every, labels)
+
+
+def _lengths(training: Training, reading: Reading, strategy: Strategy) -> tuple[int, int]:
+    """The steps of the run, and those between two reports."""
+    grain = strategy.grain
+    if training.steps is not None and training.steps % grain:
+        raise ConfigError(
+            f"steps = {training.steps} is no multiple of {grain}, and strategy = {strategy.text!r} meets every {grain}",
+            hint=f"set steps={-(-training.steps // grain) * grain}",
+        )
+    wanted = training.steps or max(1, round(training.epochs * reading.steps))
+    steps = -(-wanted // grain) * grain
     every = training.every or max(1, -(-steps // 20))
-    return Job(
-        training, strategy, task, samples, test, reading, workers, device, steps, min(every, steps), labels
-    )
+    return steps, min(-(-every // grain) * grain, steps)
 
 
 def _dataset(data: Any) -> Dataset:

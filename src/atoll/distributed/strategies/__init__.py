@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atoll import spec
 from atoll.distributed.strategies.ddp import DDP
+from atoll.distributed.strategies.diloco import DiLoCo, LocalSGD
 from atoll.distributed.strategies.fsdp import FSDP
 from atoll.distributed.strategies.ring import Ring
 from atoll.distributed.strategies.zero import Zero1
@@ -11,7 +12,9 @@ from atoll.distributed.strategy import Strategy
 
 __all__ = ["STRATEGIES", "parse"]
 
-STRATEGIES: dict[str, type[Strategy]] = {each.name: each for each in (DDP, Ring, Zero1, FSDP)}
+STRATEGIES: dict[str, type[Strategy]] = {
+    each.name: each for each in (DDP, Ring, Zero1, FSDP, LocalSGD, DiLoCo)
+}
 """By name."""
 
 
