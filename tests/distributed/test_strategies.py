@@ -43,7 +43,7 @@ def alone(**settings: object) -> Trained:
     return trained("ddp", 1, **settings)
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("strategy", SAME)
 def test_is_one_process_on_the_union_batch(strategy: str, workers: int) -> None:
     run = trained(strategy, workers)
