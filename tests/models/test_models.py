@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError
-from atoll.models import MODELS, build, cnn, conv1d, lenet, logistic, lstm, mlp, two_nn, vgg
+from atoll.models import MODELS, build, cnn, conv1d, gpt, lenet, logistic, lstm, mlp, two_nn, vgg
 from atoll.task import Task
 from atoll.tensors import Tensors
 
@@ -128,14 +128,21 @@ def test_names_that_mean_nothing_are_clear_errors(text: str, shape: tuple[int, .
         build(text, shape, 10)
 
 
-SHAPES = {"cnn": (1, 12, 12), "lenet": (1, 16, 16), "vgg": (1, 8, 8), "conv1d": (3, 16), "lstm": (6,)}
+SHAPES = {
+    "cnn": (1, 12, 12),
+    "lenet": (1, 16, 16),
+    "vgg": (1, 8, 8),
+    "conv1d": (3, 16),
+    "lstm": (6,),
+    "gpt": (6,),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_can_be_a_task(name: str) -> None:
     shape, classes = SHAPES.get(name, (12,)), 5
     task = Task(build(name, shape, classes))
-    if name == "lstm":
+    if name in ("lstm", "gpt"):
         inputs, targets = torch.randint(classes, (3, *shape)), torch.randint(classes, (3, *shape))
     else:
         inputs, targets = torch.randn(3, *shape), torch.randint(classes, (3,))
@@ -156,3 +163,18 @@ def test_batchnorm_between_the_layers(text: str, layers: int) -> None:
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
     with pytest.raises(ConfigError, match="BatchNorm cannot be put into CharacterLSTM"):
         build("lstm-bn", (80,), 65)
+
+
+def test_gpt_predicts_a_token_at_each_position_from_those_before() -> None:
+    module = gpt(11, context=6, layers=2, width=16, heads=2).eval()
+    tokens = torch.randint(0, 11, (3, 6))
+    other = tokens.clone()
+    other[:, 4:] = (other[:, 4:] + 1) % 11
+    logits, changed = module(tokens), module(other)
+    assert logits.shape == (3, 6, 11)
+    assert torch.allclose(logits[:, :4], changed[:, :4], atol=1e-6)
+    assert not torch.allclose(logits[:, 4:], changed[:, 4:], atol=1e-3)
+    assert module(tokens[:, :3]).shape == (3, 3, 11)
+    assert 0.85e6 < sum(p.numel() for p in gpt().parameters()) < 0.9e6
+    with pytest.raises(ConfigError, match="divided among 3 heads"):
+        build("gpt:2,16,3", (6,), 11)

@@ -179,11 +179,14 @@ class Dataset:
                 hint="a share below 1, or a number that leaves something to the clients",
             )
         order = rng(seed, "data.public").permutation(self.train.count)
-        kept = np.sort(order[count:])
+        return self.only(np.sort(order[count:])), self.train.take(order[:count]).inputs
+
+    def only(self, rows: IntArray) -> Dataset:
+        """The data with no other training rows than these."""
         rest = copy.copy(self)
-        rest.train = self.train.take(kept)
-        rest.columns = {key: value[kept] for key, value in self.columns.items()}
-        return rest, self.train.take(order[:count]).inputs
+        rest.train = self.train.take(rows)
+        rest.columns = {key: value[rows] for key, value in self.columns.items()}
+        return rest
 
     def _tests(
         self,

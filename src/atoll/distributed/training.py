@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from atoll import own, seeds
+from atoll import own, seeds, spec
 from atoll.assembly import device_named, networks
 from atoll.data import Dataset, FederatedData, Samples
 from atoll.distributed.crew import Crew
@@ -106,7 +106,8 @@ def prepare(training: Training, model: Any = None, data: Any = None) -> Job:
     strategy, device = parse(training.strategy), device_named(training.device)
     dataset = _dataset(training.load() if data is None else data)
     seed = training.seed
-    samples, test = _divided(dataset, training.test, seed)
+    dataset, test = _divided(dataset, training.test, seed)
+    samples = dataset.train
     labels = {
         "data": training.data if data is None else dataset.name,
         "model": training.model if model is None else type(model).__name__,
@@ -135,7 +136,7 @@ def prepare(training: Training, model: Any = None, data: Any = None) -> Job:
             task.check(some.inputs[:1], some.targets[:1], dataset.classes)
     workers = _workers(training, device)
     strategy.check(workers, task, training.batch)
-    reading = _reading(training, dataset, samples, workers // strategy.degree)
+    reading = _reading(training, dataset, workers // strategy.degree)
     steps, every = _lengths(training, reading, strategy)
     return Job(training, strategy, task, samples, test, reading, workers, device, steps, every, labels)
 
@@ -171,16 +172,16 @@ def _dataset(data: Any) -> Dataset:
     )
 
 
-def _divided(dataset: Dataset, test: Any, seed: int) -> tuple[Samples, Samples | None]:
-    """Samples to learn from, and to judge on."""
+def _divided(dataset: Dataset, test: Any, seed: int) -> tuple[Dataset, Samples | None]:
+    """The data with the samples to learn from, and those to judge on."""
     if test is None or (test == "auto" and dataset.test is not None):
-        return dataset.train, None if test is None else dataset.test
+        return dataset, None if test is None else dataset.test
     count = dataset.train.count
     held = max(1, round(count * (0.2 if test == "auto" else test)))
     if held >= count:
         raise ConfigError(f"{dataset.name} has {count} samples, too few to keep a test", hint="test=none")
     order = seeds.rng(seed, "train.test").permutation(count)
-    return dataset.train.take(np.sort(order[held:])), dataset.train.take(np.sort(order[:held]))
+    return dataset.only(np.sort(order[held:])), dataset.train.take(np.sort(order[:held]))
 
 
 def _workers(training: Training, device: torch.device) -> int:
@@ -200,16 +201,13 @@ def _workers(training: Training, device: torch.device) -> int:
     return workers
 
 
-def _reading(training: Training, dataset: Dataset, samples: Samples, replicas: int) -> Reading:
+def _reading(training: Training, dataset: Dataset, replicas: int) -> Reading:
     weights = training.weights(replicas)
     if training.shards == "shared":
-        return Divided(samples.count, training.batch, weights, training.seed)
-    if samples is not dataset.train:
-        raise ConfigError(
-            f"shards = {training.shards!r} divides the training samples of {dataset.name}, of which a test was kept",
-            hint="set test=none, or take data with a test set of their own",
-        )
-    divided = dataset.partition(training.shards, clients=replicas, seed=training.seed, test=None)
+        return Divided(dataset.train.count, training.batch, weights, training.seed)
+    by_itself = spec.parse(training.shards, "shards").name in ("natural", "by")
+    clients = None if by_itself else replicas
+    divided = dataset.partition(training.shards, clients=clients, seed=training.seed, test=None)
     if len(divided) < replicas:
         raise ConfigError(
             f"shards = {training.shards!r} makes {len(divided)} parts, and {replicas} workers need one each",

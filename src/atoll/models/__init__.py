@@ -15,14 +15,17 @@ from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
 from atoll.models.normalised import with_batchnorm
 from atoll.models.recurrent import CharacterLSTM, lstm
+from atoll.models.transformer import GPT, gpt
 
 __all__ = [
+    "GPT",
     "MODELS",
     "CharacterLSTM",
     "build",
     "cnn",
     "conv1d",
     "describe",
+    "gpt",
     "lenet",
     "logistic",
     "lstm",
@@ -53,12 +56,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg": vgg,
     "conv1d": conv1d,
     "lstm": lambda shape, classes: lstm(classes),
+    "gpt": lambda shape, classes, **given: gpt(classes, shape[0], **given),
 }
 """Models by the name they have in a configuration file: functions of (shape of a sample, classes, settings if any)."""
 
 _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
     "mlp": (spec.many(spec.whole("widths", at_least=1, optional=True)),),
     "vgg": (spec.whole("width", at_least=1, optional=True),),
+    "gpt": tuple(spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads")),
 }
 
 
@@ -72,6 +77,7 @@ _LINES = {
     "vgg": "convolutions of 3 x 3; WIDTH channels in the first, which all others are multiples of",
     "conv1d": "convolutions over time, for [channels, time]",
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
+    "gpt": "next characters: a transformer of LAYERS blocks (4), WIDTH (128) and HEADS (4), for whole-number tokens",
 }
 
 
@@ -85,7 +91,8 @@ def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Modul
 
     "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], else "mlp". "mlp:128,64"
     names the hidden widths, "vgg:8" the channels of the first layer, which all others are multiples of. "mlp-bn:64",
-    "lenet-bn" and so on have BatchNorm between the layers. "lstm" reads integer tokens; its vocabulary is `classes`.
+    "lenet-bn" and so on have BatchNorm between the layers. "lstm" and "gpt" read integer tokens;
+    their vocabulary is `classes`.
     "package.module:Name" is a module of the user's own, or makes one without arguments (see `atoll.own`).
     Raises ConfigError for anything else.
     """
