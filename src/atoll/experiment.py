@@ -399,6 +399,8 @@ def _located(action: Callable[[], T], where: str) -> T:
 
 def _unknown(key: str, where: str, method: str, known: Sequence[str]) -> ConfigError:
     message = f"unknown key {key!r} {where}".rstrip()
+    if key == "strategy":
+        return ConfigError(message, hint="how several workers train one model is a matter of `atoll train`")
     owners: dict[str, list[str]] = {}
     for name, kind in methods.METHODS.items():
         for setting in methods.fields(kind):

@@ -114,6 +114,7 @@ class Keeper:
                 metrics=job.task.better,
                 device=str(job.device),
                 engine=f"{job.workers} worker{'s' if job.workers > 1 else ''}",
+                workers=job.workers,
                 config=config,
                 changed=[key for key, value in config.items() if value != getattr(usual, key)],
             ),

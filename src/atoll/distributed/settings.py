@@ -173,7 +173,9 @@ class Training(Origin):
         kinds = cls.kinds()
         for key, (value, where) in given.items():
             if key not in kinds:
-                raise ConfigError(f"unknown key {key!r} {where}".rstrip(), hint=suggest(key, kinds))
+                federated = key in ("method", "rounds", "cohort", "clients", "partition")
+                hint = "a federation is a matter of `atoll run`" if federated else suggest(key, kinds)
+                raise ConfigError(f"unknown key {key!r} {where}".rstrip(), hint=hint)
             given[key] = (convert(key, value, where, kinds[key]), where)
         return cls(**{key: value for key, (value, _) in given.items()})
 

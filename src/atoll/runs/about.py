@@ -45,7 +45,9 @@ def settings_file(start: kinds.Start, repeatable: bool) -> bytes:
         repeatable: whether the settings alone repeat it; else it is marked as made in Python.
     """
     origin: dict[str, Any] = {"command": start.command, "commit": start.commit, **start.versions}
-    return config_text(start.run, start.config, origin | ({} if repeatable else {"custom": True})).encode()
+    verb = "run" if start.workers is UNSET else "train"
+    about = origin | ({} if repeatable else {"custom": True})
+    return config_text(start.run, start.config, about, verb).encode()
 
 
 def partition(

@@ -49,9 +49,9 @@ def commit() -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def config_text(name: str, config: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def config_text(name: str, config: Mapping[str, Any], about: Mapping[str, Any], verb: str = "run") -> str:
     """config.toml: every setting, then where the run came from in the table [about], which reading it passes over."""
-    lines = [f"# {name}: `atoll run` with this file repeats the run, --resume continues it"]
+    lines = [f"# {name}: `atoll {verb}` with this file repeats the run, --resume continues it"]
     lines += [toml_line(key, value) for key, value in config.items()]
     lines += ["", "[about]", f'started = "{time.strftime("%Y-%m-%dT%H:%M:%S%z")}"']
     lines += [f"{key} = {toml_value(value)}" for key, value in about.items() if value is not None]

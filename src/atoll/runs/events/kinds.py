@@ -86,6 +86,9 @@ class Start(Written, kw_only=True):
     target: Annotated[Maybe[str | None], says("where the run may stop, such as accuracy:0.97")] = UNSET
     device: Annotated[Maybe[str], says("where it computes")] = UNSET
     engine: Annotated[Maybe[str], says("the engine asked for")] = UNSET
+    workers: Annotated[Maybe[int], says("that train one model (`atoll train`); a round is then a report")] = (
+        UNSET
+    )
     config: Annotated[Mapping[str, Any], says("all settings")]
     changed: Annotated[Maybe[Sequence[str]], says("those that are not their defaults")] = UNSET
     versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}

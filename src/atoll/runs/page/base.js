@@ -64,6 +64,7 @@ const Base = (() => {
   }
 
   /** A path as a shell takes it. */
+  const verbOf = (start) => (start.workers ? "train" : "run"); // the command that plays such a run
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replace(/'/g, `'"'"'`)}'`);
 
   // --- numbers as text ------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ const Base = (() => {
   }
 
   return {
-    $, h, setText, segments, figures, copyable, quoted, known, number, count, percent, score, tickScore, gain, bytes, joules, duration, clock, plural,
+    $, h, setText, segments, figures, copyable, quoted, verbOf, known, number, count, percent, score, tickScore, gain, bytes, joules, duration, clock, plural,
     quantiles, gini, ticks, color, contrast, inkOn, groupColor, forgetColors, isDark, ramp, shade, rampKey, tip,
   };
 })();

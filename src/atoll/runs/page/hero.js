@@ -80,12 +80,13 @@ const Hero = (() => {
     if (run.status === "cut off") notes.push(h("p", null, "The process ended without a word: it was killed, or the machine went down."));
     if (run.start.run && ["failed", "stopped", "cut off"].includes(run.status)) {
       const path = Base.quoted(run.folder);
+      const verb = Base.verbOf(run.start);
       if (run.ending && run.ending.kind === "DivergedError") {
         const { lr } = run.start.config || {};
         const change = known(lr) ? ` --set lr=${Number((lr / 10).toPrecision(3))}` : "";
-        notes.push(h("p", null, change ? "Going on would diverge again. Start anew, for example with " : "Going on would diverge again: change that, and start anew with ", copyable(`atoll run ${path}/config.toml${change}`)));
+        notes.push(h("p", null, change ? "Going on would diverge again. Start anew, for example with " : "Going on would diverge again: change that, and start anew with ", copyable(`atoll ${verb} ${path}/config.toml${change}`)));
       } else {
-        notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll run --resume ${path}`))
+        notes.push(run.checkpoint ? h("p", null, `Go on from round ${run.checkpoint.round} with `, copyable(`atoll ${verb} --resume ${path}`))
           : h("p", null, "It was over before the first checkpoint: there is nothing to resume."));
       }
     }

@@ -2,7 +2,7 @@
 // What went wrong, and how to play the run again.
 
 (() => {
-  const { $, h, copyable, quoted, count, plural, clock } = Base;
+  const { $, h, copyable, quoted, verbOf, count, plural, clock } = Base;
   const { panel } = Panels;
   const SHOWN = 60; // clients of a problem that are named
 
@@ -62,8 +62,9 @@
       const now = [run.name, run.status, run.resumed, run.engine && run.engine.text, run.checkpoint && run.checkpoint.round].join();
       if (now === shape) return;
       shape = now;
-      const commands = start.run ? [["Play it again", `atoll run ${quoted(run.folder)}/config.toml`]] : []; // else nothing was kept
-      if (start.run && run.checkpoint && run.resumable) commands.unshift(["Go on where it ended", `atoll run --resume ${quoted(run.folder)}`]);
+      const verb = verbOf(start);
+      const commands = start.run ? [["Play it again", `atoll ${verb} ${quoted(run.folder)}/config.toml`]] : []; // else nothing was kept
+      if (start.run && run.checkpoint && run.resumable) commands.unshift(["Go on where it ended", `atoll ${verb} --resume ${quoted(run.folder)}`]);
       if (start.command) commands.push(["It was started with", start.command]);
       $(".commands", section).replaceChildren(...commands.map(([label, text]) => h("div", null, h("h3", null, label), copyable(text))));
       const facts = [["run", run.name], ["started", clock(start.time)], ["model", start.model], ["parameters", start.parameters === undefined ? undefined : count(start.parameters)],
