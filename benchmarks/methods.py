@@ -35,8 +35,9 @@ import atoll
 from atoll.contract import Method
 from atoll.methods import METHODS
 
-PASSES = {"fedrep": {"head_epochs": 1}, "pfedme": {"inner_steps": 5}}
-"""Settings that are not the defaults: one pass over the head and one over the body for FedRep."""
+PASSES = {"fedrep": {"head_epochs": 1}, "pfedme": {"inner_steps": 5}, "fedala": {"first_passes": 1}}
+"""Settings that are not the defaults: one pass over the head and one over the body for FedRep, and one for FedALA's
+mixture in every round, for which a client makes ten in its second, once."""
 
 
 ACQUAINTED = 30
@@ -60,7 +61,7 @@ ASKS = {
     "apfl": "2 models trained; their mixture made anew each step",
     "pfedme": "5 gradients and 6 passes over the parameters a step",
     "per-fedavg": "2 gradients a step, of half a batch each; the parameters between them made anew",
-    "fedala": "weights of the mixture learnt before training",
+    "fedala": "a pass for the weights of the mixture, on four fifths of each batch; ten once a client, left out",
     "fedphp": "features of a second model a step",
     "fedrep": "an epoch on the head, one on the body",
     "fedproto": "features; class means after training",

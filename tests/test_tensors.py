@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from atoll import seeds
 from atoll.rounds.memories import MemoryStore
-from atoll.tensors import Record, Tensors, leaves, map_leaves
+from atoll.tensors import Record, Tensors, leaves, map_leaves, to_device
 
 
 def pair() -> tuple[Tensors, Tensors]:
@@ -114,6 +115,27 @@ def test_streams_have_addresses() -> None:
 def test_addresses_of_many_clients_are_those_of_each(seed: int) -> None:
     clients = [0, 1, 5, 1 << 20, 5]
     assert seeds.addresses(seed, "step", 3, clients) == [seeds.address(seed, "step", 3, c) for c in clients]
+
+
+def test_a_stream_is_philox_with_its_address_as_key_and_counter() -> None:
+    """What NumPy gives for that key, however the generator is made; a copy goes on where it stands."""
+    found = seeds.rng(7, "order", 3, 12)
+    key, counter = np.array([7, seeds._word("order")], np.uint64), np.array([0, 0, 12, 3], np.uint64)
+    assert (
+        found.random(9) == np.random.Generator(np.random.Philox(key=key, counter=counter)).random(9)
+    ).all()
+    assert (copy.deepcopy(found).random(5) == found.random(5)).all()
+
+
+def test_tensors_that_are_there_are_not_moved() -> None:
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    tree = Record(params=Tensors(w=torch.ones(2)), lr=torch.tensor(0.1), rounds=3)
+    whole = Record(params=tree.params, lr=tree.lr)
+    assert to_device(whole, cpu) is whole
+    moved = to_device(whole, meta)
+    assert moved.params["w"].device == meta and moved.lr.device == meta and whole.lr.device == cpu
+    assert to_device(Record(a=tree.lr, b=moved.lr), meta).a.device == meta
+    assert to_device(tree, cpu).rounds == 3
 
 
 def test_tensor_streams_look_uniform_and_normal() -> None:

@@ -205,7 +205,9 @@ class Keeper:
         if self._told is None:
             self._tell_engine(record.number)
         self.session.commit(
-            facts.round_event(record, self.simulation.judge.clients if record.evaluation is not None else []),
+            lambda: facts.round_event(
+                record, self.simulation.judge.clients if record.evaluation is not None else []
+            ),
             self._snapshot(),
             last=record.number == self.settings.rounds or self.over is not None,
             beside=lambda: facts.affinity(self.method, played),

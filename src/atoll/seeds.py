@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -44,9 +46,19 @@ def _word(purpose: str) -> int:
 
 def rng(seed: int, purpose: str, round: int = 0, client: int = 0) -> np.random.Generator:
     """The NumPy generator at an address. Philox is counter-based: streams never overlap, none depends on another."""
-    key = np.array([seed & _MASK64, _word(purpose)], dtype=np.uint64)
+    key = _Key(np.array([seed & _MASK64, _word(purpose)], dtype=np.uint64))
     counter = np.array([0, 0, client & _MASK64, round & _MASK64], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # NumPy takes any ISeedSequence
+
+
+class _Key(ISeedSequence):
+    """A key of Philox as it is; given as `key`, NumPy asks the operating system for a seed besides, and drops it."""
+
+    def __init__(self, key: NDArray[np.uint64]) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
+        return self.key
 
 
 def address(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
@@ -54,7 +66,11 @@ def address(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
 
     The first of `rng` below 2^63.
     """
-    return addresses(seed, purpose, round, (client,))[0]
+    bits, start = _stream(seed & _MASK64, purpose, threading.get_ident())
+    counter = start["state"]["counter"]
+    counter[2], counter[3] = client & _MASK64, round & _MASK64
+    bits.state = start
+    return int(bits.random_raw()) >> 1
 
 
 def addresses(seed: int, purpose: str, round: int, clients: Sequence[int]) -> list[int]:

@@ -149,7 +149,7 @@ class Record(Mapping[str, Any]):
         return self._fields.items()
 
     def __getattr__(self, name: str) -> Any:
-        if name in Record.__slots__:  # not made yet
+        if name == "_fields":  # not made yet
             raise AttributeError(name)
         try:
             return self._fields[name]
@@ -244,10 +244,21 @@ def _level(kind: type[Tensors] | type[Record], fields: dict[str, Any]) -> Tensor
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
-    """The same structure with its tensors on `device`."""
+    """The same structure with its tensors on `device`; itself where all of them are there."""
+    if _all_there(tree, device):
+        return tree
     return map_leaves(
         lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) and leaf.device != device else leaf, tree
     )
+
+
+def _all_there(tree: Any, device: torch.device) -> bool:
+    """Whether a structure of records and tensors has all of them on `device`."""
+    if isinstance(tree, Tensor):
+        return tree.device == device
+    if type(tree) not in _LEVELS:
+        return False
+    return False not in [_all_there(part, device) for part in tree.values()]
 
 
 def nbytes(tree: Any) -> int:

@@ -156,7 +156,7 @@ def test_a_part_of_one_reply_is_added_tensor_by_tensor(drawn: list[int]) -> None
         part.add(client, reply(seed))
         whole.merge(part)
         given_, before = reply(seed), reply(seed)
-        one.merge_one(Mean(RULES), client, given_)
+        one.merge_one(lambda: Mean(RULES), client, given_)
         assert all(map(torch.equal, leaves(given_.values), leaves(before.values)))
     due, found = whole.result(), one.result()
     assert (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,11 @@ class Counter:
                 self.number += 1
                 self.total = self.total + int(seeds.rng(self.seed, "counter", self.number).integers(1000))
                 judged = kinds.Evaluation(overall={"loss": 1000 / (1 + int(self.total))})
-                done = kinds.Round(round=self.number, seconds=self.pause, evaluation=judged)
-                self.session.commit(done, self.snapshot(), last=self.number == self.rounds)
+                self.session.commit(
+                    partial(kinds.Round, round=self.number, seconds=self.pause, evaluation=judged),
+                    self.snapshot(),
+                    last=self.number == self.rounds,
+                )
             facts: dict[str, Any] = {"rounds": self.number, "seconds": self.session.seconds}
             self.session.end(kinds.Result(reason="rounds", method="counter", **facts))
         return self
@@ -139,7 +143,9 @@ def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
                     own: Mapping[str, Any] = {"loss": {**spread, "pooled": 1.0, "clients": 2}}
                     judged = kinds.Evaluation(overall={"loss": -float(number)}, personal=own)
                     self.session.commit(
-                        kinds.Round(round=number, seconds=0.0, evaluation=judged), self.snapshot(), last=True
+                        partial(kinds.Round, round=number, seconds=0.0, evaluation=judged),
+                        self.snapshot(),
+                        last=True,
                     )
             return self
 
@@ -165,7 +171,7 @@ def test_the_last_state_that_was_evaluated_is_kept_beside_the_state(tmp_path: Pa
         with session.written(Counter(None).opening, at(numbers[0] - 1), **plan):
             for number in numbers:
                 judged = kinds.Evaluation(overall={"loss": 1.0}) if number in (2, 8) else None
-                session.commit(kinds.Round(round=number, seconds=0.0, evaluation=judged), at(number))
+                session.commit(partial(kinds.Round, round=number, seconds=0.0, evaluation=judged), at(number))
 
     def resumed() -> tuple[Session, Mapping[str, Record]]:
         session = Session(tmp_path, checkpoint=4)
@@ -260,3 +266,24 @@ def test_the_live_page_shows_it_too(page: Page, tmp_path: Path) -> None:
         page.open(f"{live.url}#run={name}")
         page.until(lambda: page.text("#run-round") == "round 12 of 12")
         assert page.errors() == []
+
+
+def test_a_round_that_nobody_hears_of_is_not_put_into_words(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def event(number: int) -> kinds.Round:
+        asked.append(number)
+        return kinds.Round(round=number, seconds=0.0)
+
+    def play(session: Session, number: int) -> None:
+        counter = Counter(None)
+        with session.written(counter.opening, counter.snapshot(), name="counter", rounds=3, identity={}):
+            counter.number = number
+            session.commit(partial(event, number), counter.snapshot())
+            assert session.number == number
+
+    play(Session(None), 1)
+    assert asked == []
+    play(Session(None, log=[Hears()]), 2)
+    play(Session(tmp_path), 3)
+    assert asked == [2, 3]

@@ -54,11 +54,9 @@ class Devices:
         said: dict[str, Floats] = {}
         for part in self._parts:
             said |= part.values(self.seed, clients)
+        one = np.ones(len(clients))
         return Profiles(
-            **{
-                name: said[name] if name in said else np.full(len(clients), median)
-                for name, median in MEDIANS.items()
-            }
+            **{name: said[name] if name in said else one * median for name, median in MEDIANS.items()}
         )
 
     def available(self, clients: Ints, time: float) -> NDArray[np.bool_]:

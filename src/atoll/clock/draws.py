@@ -47,8 +47,8 @@ def uniform(stream: int, clients: Ints, nth: int | Ints = 0) -> Floats:
 
 def normal(stream: int, clients: Ints, nth: int = 0) -> Floats:
     """Standard normal numbers (Box and Muller), one for each client."""
-    radius = np.sqrt(-2.0 * np.log(uniform(stream, clients, 2 * nth)))
-    return radius * np.cos(2.0 * np.pi * uniform(stream, clients, 2 * nth + 1))
+    radius, angle = uniform(stream, clients, np.array([[2 * nth], [2 * nth + 1]]))
+    return np.asarray(np.sqrt(-2.0 * np.log(radius)) * np.cos(2.0 * np.pi * angle))
 
 
 def exponential(stream: int, clients: Ints, nth: int | Ints = 0) -> Floats:

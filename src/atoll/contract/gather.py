@@ -91,7 +91,7 @@ class Gathering:
         reply = self._waiting.pop(client)
         if reply is not None:
             if len(self._runs[run]) == 1 and run == self._merged:
-                self._total.merge_one(self.job.reducer(), client, reply)
+                self._total.merge_one(self.job.reducer, client, reply)
                 return
             part = self._parts[run] = self._parts[run] or self.job.reducer()
             part.add(client, reply)

@@ -8,7 +8,7 @@ can cross a process boundary or be stored. A method says which reducer it needs 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -68,8 +68,9 @@ class Reducer(ABC):
     def merge(self, part: Self) -> None:
         """Take over the replies that another reducer of the same kind has taken; it is used no more."""
 
-    def merge_one(self, part: Self, client: int, reply: Reply) -> None:
-        """Take over a part, still empty, that is to take this one reply."""
+    def merge_one(self, empty: Callable[[], Self], client: int, reply: Reply) -> None:
+        """Take over a part that has taken this one reply; `empty` makes one."""
+        part = empty()
         part.add(client, reply)
         self.merge(part)
 
@@ -213,10 +214,10 @@ class Mean(Total):
         self.narrow = self.narrow or part.narrow
         super().merge(part)
 
-    def merge_one(self, part: Self, client: int, reply: Reply) -> None:
+    def merge_one(self, empty: Callable[[], Self], client: int, reply: Reply) -> None:
         """The same, one tensor after the other: the part is never there as a whole."""
         if self.total is None or type(self) is not Mean:
-            super().merge_one(part, client, reply)
+            super().merge_one(empty, client, reply)
             return
         weight = float(reply.weight)
         self.narrow = self.narrow or _narrow(reply.values)
@@ -253,8 +254,8 @@ class Mean(Total):
 
     @staticmethod
     def _floats(name: str, value: object) -> object:
-        whole = [path for path, leaf in named_tensors(value, name) if not leaf.is_floating_point()]
-        if whole:
+        if not all(leaf.is_floating_point() for leaf in leaves(value)):
+            whole = [path for path, leaf in named_tensors(value, name) if not leaf.is_floating_point()]
             raise RunError(
                 f"replies cannot be averaged: {', '.join(whole[:3])} holds whole numbers",
                 hint=f'declare what becomes of the field, such as rules = {{"{name}": "max"}} in the method',

@@ -161,7 +161,7 @@ class Keeper:
             work=kinds.Work(steps=report.steps, samples=report.samples, **given),
         )
         self.reports.append(event)
-        self.session.commit(event, self._snapshot(whole), last=report.steps == self.job.steps)
+        self.session.commit(lambda: event, self._snapshot(whole), last=report.steps == self.job.steps)
 
     def _judged(self, whole: Record) -> dict[str, float]:
         job = self.job

@@ -30,11 +30,11 @@ def probe(change: Tensors, cohort: int, stacked: bool = False) -> Tensor:
     parts = []
     chosen = _coordinates(sizes, min(COORDINATES, max(64, _MOST // max(1, cohort))))
     for value, (where, scale) in zip(change.values(), chosen, strict=True):
-        flat = value.detach().flatten(skip) if value.ndim > skip else value.detach().unsqueeze(-1)
+        flat = value.flatten(skip) if value.ndim > skip else value.unsqueeze(-1)
         if where is not None:
             flat = flat.index_select(skip, where.to(value.device)) * scale
-        parts.append(flat.float())
-    return torch.cat(parts, skip).cpu()
+        parts.append(flat)
+    return torch.cat(parts, skip).detach().float().cpu()
 
 
 @lru_cache(maxsize=64)
@@ -68,5 +68,5 @@ def likeness(probes: Sequence[Tensor]) -> Tensor:
 
 def _directions(each: Tensor) -> tuple[Tensor, Tensor]:
     """Norms [K] of the rows [K, s], and the rows divided by them."""
-    norms = each.norm(dim=1)
+    norms = torch.linalg.vector_norm(each, dim=1)
     return norms, each / norms.clamp(min=1e-300).unsqueeze(1)

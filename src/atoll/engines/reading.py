@@ -166,9 +166,5 @@ def client_data(data: FederatedData, order: Order, program: Program, device: tor
 
 def of_stage(data: ClientData, keys: Tensor) -> ClientData:
     """The same data with the random streams of another stage."""
-    splits = {
-        name: part._replace(key=keys)
-        for name in ("train", "validation", "test", "public")
-        if (part := getattr(data, name)) is not None
-    }
-    return data._replace(key=keys, **splits)
+    count, _, *splits = data
+    return ClientData(count, keys, *(None if part is None else part._replace(key=keys) for part in splits))

@@ -46,7 +46,7 @@ class Progress:
             began=self.began,
             flights=to_records([*self.landed, *self.flights]),
             landed=len(self.landed),
-            failing=torch.tensor(rows, dtype=torch.int64).reshape(-1, 3),
+            failing=torch.tensor(rows, dtype=torch.int64) if rows else torch.empty(0, 3, dtype=torch.int64),
         )
 
     @staticmethod

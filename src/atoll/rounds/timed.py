@@ -156,15 +156,15 @@ class Timed(Attended):
         """The orders of a job that goes out at this moment, in the order in which they land."""
         whole, broken = spans.total, spans.broken
         length = np.minimum(whole, broken)
-        energy = spans.energy(length)
+        columns = (
+            start + length, broken < whole, spans.download, spans.compute, spans.upload, spans.latency,
+            spans.energy(length),
+        )  # fmt: skip
+        rows = zip(job.clients, *(column.tolist() for column in columns), strict=True)
         flights = [
-            Flight(
-                client, job.round, start, start + float(length[at]), bool(broken[at] < whole[at]),
-                float(spans.download[at]), float(spans.compute[at]), float(spans.upload[at]),
-                float(spans.latency[at]), float(energy[at]), job,
-            )
-            for at, client in enumerate(job.clients)
-        ]  # fmt: skip
+            Flight(client, job.round, start, due, fails, download, compute, upload, latency, energy, job)
+            for client, due, fails, download, compute, upload, latency, energy in rows
+        ]
         for nth in range(1, self.schedule.retry + 1):
             flights = [self._again(f, nth) if f.broken else f for f in flights]
         return sorted(flights, key=lambda f: f.order)

@@ -61,6 +61,11 @@ class Recorder:
         if self._bus is not None:
             self._bus.send(plain(event))
 
+    @property
+    def heard(self) -> bool:
+        """Whether rounds are written to a file or told to a reader."""
+        return self._file is not None or self._bus is not None
+
     def recall(self) -> None:
         """Tell the readers again how the run began, so that they know what goes on."""
         known = self.folder.log().events if self.folder is not None else self.kept

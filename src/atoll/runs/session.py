@@ -238,7 +238,7 @@ class Session:
 
     def commit(
         self,
-        event: kinds.Round,
+        event: Callable[[], kinds.Round],
         snapshot: Snapshot,
         *,
         last: bool = False,
@@ -249,18 +249,21 @@ class Session:
         Whoever has a `store`, or changes things of its own with the round, does both inside `undisturbed`.
 
         Args:
-            event: what happened.
+            event: what happened; asked where somebody is told of it.
             snapshot: the run after it.
             beside: further events, made only where a checkpoint follows.
 
         Raises RunError where something cannot be written.
         """
         self.number, self._last = snapshot.number, None
-        if event.evaluation:
-            self.sound = snapshot.records["state"]
-        self.emit(event)
-        self._last, self._round = snapshot, event
-        if last or (self.checkpoint and event.round % self.checkpoint == 0):
+        self._round = None
+        if self._recorder.heard:
+            self._round = event()
+            if self._round.evaluation:
+                self.sound = snapshot.records["state"]
+            self.emit(self._round)
+        self._last = snapshot
+        if last or (self.checkpoint and snapshot.number % self.checkpoint == 0):
             for each in beside():
                 self.emit(each)
             self.save()

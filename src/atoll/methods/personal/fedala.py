@@ -218,5 +218,5 @@ def between(theirs: Tensors, gap: Tensors, weights: Tensors) -> Tensors:
 def sampled(batch: Batch, share: float) -> Batch:
     """A random part of a batch, of at least one sample."""
     draws = torch.where(batch.mask > 0, seeds.uniform(batch.key, (len(batch.mask),)), 2.0)
-    chosen = draws <= draws.min().clamp(min=share)
+    chosen = draws <= draws.amin().clamp(min=share)
     return batch._replace(mask=batch.mask * chosen)
