@@ -58,6 +58,26 @@ def test_figures_that_are_known(event: Gaussian, delta: float, rdp: str, pld: st
     assert (found.epsilon, found.accountant, found.adjacency) == (found.pld, "PLD", "add-remove")
 
 
+@pytest.mark.parametrize(
+    ("q", "steps", "z", "delta", "rdp", "prv"),
+    [
+        (64 / 60_000, 938, 1.1, 1e-5, 0.53164, 0.12924),
+        (64 / 60_000, 9_380, 1.1, 1e-5, 0.65307, 0.41932),
+        (0.001, 1_500, 0.616, 1e-6, 3.00201, 2.00440),
+        (0.01, 1_000, 1.0, 1e-6, 2.43669, 2.12664),
+        (0.05, 2_000, 1.5, 1e-5, 8.89905, 8.23368),
+        (0.2, 500, 4.0, 1e-7, 6.67991, 6.29235),
+    ],
+)
+def test_steps_on_samples_cost_what_opacus_says(
+    q: float, steps: int, z: float, delta: float, rdp: float, prv: float
+) -> None:
+    """Figures of Opacus 1.6.0 (benchmarks/dpsgd.py); its PRV accountant was asked for a bound within 0.002."""
+    found = epsilon([rounds(z, q, steps)], delta)
+    assert found.rdp == pytest.approx(rdp, rel=2e-4)
+    assert found.pld == pytest.approx(prv - 0.002, abs=5e-4)
+
+
 def test_the_noise_of_a_benchmark_is_found() -> None:
     """A cohort of 1000 of a million, 1500 rounds, (2, 1e-6): 0.616."""
     z = noise(2.0, 1e-6, rounds(1, 0.001, 1), rounds=1500)

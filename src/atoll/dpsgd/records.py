@@ -45,7 +45,17 @@ from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
-__all__ = ["DPSGD", "PrivateSteps", "PrivateTask", "Records", "Sealed", "from_stream", "opened", "sealed"]
+__all__ = [
+    "DPSGD",
+    "PrivateSteps",
+    "PrivateTask",
+    "Records",
+    "Sealed",
+    "from_stream",
+    "noise_key",
+    "opened",
+    "sealed",
+]
 
 Noise = Callable[[Tensor, Tensors], Tensors]
 """What makes standard normal numbers like some tensors, from a key. A client that is deployed must take them from its
@@ -55,6 +65,11 @@ INSTEAD = "use a method that sees data through Task.gradient only, such as fedav
 """What to do where a method does not fit."""
 
 _NOISE = 0x6E6F6973
+
+
+def noise_key(key: Tensor, call: int) -> Tensor:
+    """The stream of the noise on the gradient that a step with this stream asks for as its `call`-th, from 1."""
+    return seeds.fold(seeds.fold(key, _NOISE), call)
 
 
 def from_stream(key: Tensor, like: Tensors) -> Tensors:
@@ -147,7 +162,7 @@ class PrivateTask(Task):
         inside.calls += 1
         total = self.clipped_sum(params, buffers, inside.batch)
         if self.rule.noise:
-            key = seeds.fold(seeds.fold(inside.batch.key, _NOISE), inside.calls)
+            key = noise_key(inside.batch.key, inside.calls)
             total = total + self.noise(key, params) * (self.rule.noise * self.rule.clip)
         return total / inside.expected, torch.zeros_like(inside.expected), buffers
 
