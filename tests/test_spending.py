@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from atoll import facts, privacy
 from atoll.callbacks import Callback
 from atoll.errors import BudgetError, ConfigError
 from atoll.federation import Federation
-from atoll.privacy import Fixed, Gaussian, Ledger, Poisson, epsilon
+from atoll.privacy import Everyone, Fixed, Gaussian, Ledger, Poisson, epsilon
 from atoll.rounds.history import Round
 from atoll.rounds.spent import Spent
 from atoll.runs.events import encode
@@ -353,3 +354,25 @@ def test_samples_are_accounted_for_apart() -> None:
     n = min(federation().data.size(k) for k in range(40))
     exact = epsilon([Gaussian(noise=1.5, sampling=Poisson(8 / n), count=2 * -(-n // 8))], 1e-4)
     assert found["epsilon"] == pytest.approx(exact.epsilon)
+
+
+def test_a_round_costs_what_it_costs_the_client_that_it_hides_least() -> None:
+    """A sample of 33, in two batches of 32, is told more of than one of 32, in one batch of them all."""
+    rng = np.random.default_rng(0)
+    clients = {}
+    for n in (5, 32, 33, 90):
+        rows = rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, n)
+        clients[f"c{n}"] = {"train": rows, "test": rows}
+    data = atoll.data.from_clients(clients, classes=3, validation=0.0)
+    run = Federation(
+        lambda: atoll.models.mlp(4, 3), data, "fedavg", rounds=2, batch_size=32, dp_sgd="1.0,2.0", delta=1e-3,
+        device="cpu", engine="loop", eval_every=0,
+    )  # fmt: skip
+    each = []
+    for n in (5, 32, 33, 90):
+        size = min(n, 32)
+        sampling = Poisson(size / n) if n > size else Everyone()
+        event = Gaussian(noise=2.0, sampling=sampling, count=2 * -(-n // size))
+        each.append(epsilon([event], 1e-3).epsilon)
+    assert run.fit(progress=False).to_dict()["epsilon"] == pytest.approx(max(each)) == pytest.approx(each[2])
+    assert max(each) > 1.3 * each[1]

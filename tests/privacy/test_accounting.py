@@ -25,10 +25,12 @@ from atoll.privacy import (
     Poisson,
     Skellam,
     check_delta,
+    costliest,
     curves,
     epsilon,
     factorised,
     noise,
+    noise_for_all,
 )  # fmt: skip
 from atoll.privacy.events import tally, with_noise
 
@@ -104,6 +106,47 @@ def test_noise_is_the_inverse(event: Event, count: int, target: float) -> None:
         return epsilon([with_noise(event, at)] * count, 1e-5, step=1e-3).epsilon
 
     assert said(z * 1.0005) <= target < said(z * 0.995)
+
+
+def of_client(samples: int, batch: int, z: float) -> Gaussian:
+    """A round at a client that reads its samples once, in Poisson batches."""
+    size = min(samples, batch)
+    q, steps = size / samples, -(-samples // size)
+    return Gaussian(noise=z, sampling=Poisson(q) if q < 1 else Everyone(), count=steps)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "z", "delta", "rounds", "worst"),
+    [
+        ((5, 32, 33, 64, 65, 320), 1.1, 1e-4, 3, 33),  # two steps, at nearly the rate of one
+        ((5, 32, 40, 64), 1.1, 1e-4, 1, 40),
+        ((32, 64), 1.1, 1e-4, 1, 64),  # little noise: a sample is seen twice with a chance above delta
+        ((32, 64), 1.1, 1e-4, 30, 32),  # then how many times evens out, and chance counts
+        ((200, 300, 320), 2.0, 1e-4, 3, 200),
+    ],
+)
+def test_the_event_that_costs_most(
+    sizes: tuple[int, ...], z: float, delta: float, rounds: int, worst: int
+) -> None:
+    events = {of_client(n, 32, z): n for n in sorted(sizes, reverse=True)}
+    found = costliest(events, delta, rounds)
+    assert events[found] == worst
+
+    def cost(event: Gaussian) -> float:
+        return epsilon([msgspec.structs.replace(event, count=event.count * rounds)], delta, step=1e-3).epsilon
+
+    assert cost(found) >= max(map(cost, events)) - 1e-3
+
+
+def test_noise_that_is_enough_for_all() -> None:
+    clients = (20, 32, 33, 65, 320)
+    z = noise_for_all(4.0, 1e-4, [of_client(n, 32, 1 / math.sqrt(2)) for n in clients], rounds=3)
+    said = []
+    for n in clients:  # two gradients a step are as one of less noise
+        event = of_client(n, 32, z / math.sqrt(2))
+        said.append(epsilon([msgspec.structs.replace(event, count=3 * event.count)], 1e-4, step=1e-3).epsilon)
+    assert 3.99 < max(said) <= 4.0
+    assert max(said) == said[2]
 
 
 def test_what_cannot_be_is_an_error() -> None:
