@@ -167,6 +167,41 @@ def test_found_noise_stays_when_a_run_goes_on(tmp_path: Path) -> None:
     assert 3.9 < again.fit(progress=False).to_dict()["epsilon"] <= 4.0
 
 
+@pytest.mark.parametrize(("method", "calls"), [("fedavg", 1), ("ditto", 2)])
+def test_noise_in_steps_is_found_for_a_budget_that_all_rounds_keep(
+    method: str, calls: int, tmp_path: Path
+) -> None:
+    data = federation().data
+    run = Federation(
+        lambda: atoll.models.mlp(64, 10), data, method, dp_sgd="0.5,auto", epsilon=4.0, delta=1e-4, cohort=40,
+        batch_size=8, rounds=2, runs=str(tmp_path), seed=1, device="cpu", engine="loop", eval_every=0,
+    )  # fmt: skip
+    clip, noise = map(float, str(run.settings.dp_sgd).split(","))
+    assert clip == 0.5
+    cost = 0.0
+    for n in {data.size(k) for k in range(40)}:
+        event = Gaussian(noise=noise / calls**0.5, sampling=Poisson(8 / n), count=2 * -(-n // 8))
+        cost = max(cost, epsilon([event], 1e-4).epsilon)
+    assert 3.99 < cost <= 4.0
+    assert all(task.rule.noise == noise for task in run.tasks)  # type: ignore[attr-defined]
+    assert run.keeper.opening()[0].config["dp_sgd"] == run.settings.dp_sgd
+    found = run.fit(progress=False).to_dict()
+    assert (found["rounds"], found["epsilon"]) == (2, pytest.approx(cost, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "there is none"),
+        ({"epsilon": 4.0, "channel": "clip:0.5 | noise:1.0"}, "about clients"),
+        ({"epsilon": 4.0, "delta": 0.5}, "delta"),
+    ],
+)
+def test_noise_in_steps_that_cannot_be_found_is_an_error(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        federation(**{"channel": None, "dp_sgd": "0.5,auto", "delta": None, **settings})
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -51,6 +51,7 @@ def mechanism(rule: DPSGD, method: Method, samples: int, calls: int = 1) -> Mech
         calls: gradients that a step takes of the same batch (see `check_method`): together they are as one of noise
             z / sqrt(calls).
     """
+    assert rule.noise is not None, "noise is found before it is accounted for"
     plan = method.plan()
     size = min(plan.batch_size or samples, samples)
     if not samples:
