@@ -20,6 +20,7 @@ import atoll
 from atoll import facts, privacy
 from atoll.callbacks import Callback
 from atoll.errors import BudgetError, ConfigError
+from atoll.experiment import Experiment
 from atoll.federation import Federation
 from atoll.privacy import Everyone, Fixed, Gaussian, Ledger, Poisson, epsilon
 from atoll.rounds.history import Round
@@ -187,6 +188,19 @@ def test_noise_in_steps_is_found_for_a_budget_that_all_rounds_keep(
     assert run.keeper.opening()[0].config["dp_sgd"] == run.settings.dp_sgd
     found = run.fit(progress=False).to_dict()
     assert (found["rounds"], found["epsilon"]) == (2, pytest.approx(cost, abs=1e-3))
+
+
+@pytest.mark.parametrize(("key", "asked"), [("channel", "clip:0.5 | noise:seed=3"), ("dp_sgd", "0.5,auto")])
+def test_found_noise_stands_in_the_folder_of_a_command(key: str, asked: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"data": "digits", "clients": 10, "rounds": 2, "device": "cpu", "engine": "loop"}
+    asking = Experiment(**given, epsilon=4.0, runs=str(tmp_path), **{key: asked})  # type: ignore[arg-type]
+    run = asking.build()
+    run.fit(progress=False)
+    assert run.folder is not None
+    again = Experiment.of_run(run.folder)
+    assert getattr(again, key) == getattr(run.settings, key) != asked
+    assert run.events()[0]["config"][key] == getattr(again, key)
+    assert getattr(Experiment.of_run(run.folder, rounds=4), key) == getattr(run.settings, key)
 
 
 @pytest.mark.parametrize(
