@@ -1,6 +1,6 @@
 """Steps that hide single samples (`dp_sgd`), beside Opacus: the same data, model, batches, clipping and noise.
 
-    python benchmarks/dpsgd.py [--what steps,accuracy,accountants] [--epochs 1] [--seeds 0,1,2] [--write]
+    python benchmarks/dpsgd.py [--what steps,accuracy,accountants] [--epochs 1] [--seeds 30] [--write]
 
 Needs `opacus` and MNIST (ATOLL_DATA). Batches are Poisson with 64 on average, C = 1 and z = 1.1 on both sides, plain
 SGD with lr 0.1 from the same initial model.
@@ -10,8 +10,10 @@ client has all 60,000 pictures; Opacus with its two ways to get norms ("hooks" h
 goes backwards twice). "Apart" is how far what both descend along lies apart for one batch, without noise, beside its
 norm.
 accuracy: on the test set after training on 19,200 pictures. These are 300 batches an epoch; with 60,000, Opacus rounds
-its expected batch down to 63, and its steps are 1.6 % longer. Each draws batches and noise of its own.
-accountants: epsilon of the same mechanism by each; Opacus' PRV is a bound that adds 0.01.
+its expected batch down to 63, and its steps are 1.6 % longer. Each side draws batches and noise of its own, from
+the initial model that a seed gives to both: differences are of pairs. "Together" is how far models lie apart, beside
+the way they went, after all these steps where Opacus is handed our batches and our noise.
+accountants: epsilon of the same mechanism by each; Opacus' PRV is asked for a bound that adds 0.002.
 `--write` keeps tables in results/dpsgd.{json,md}; what was not asked for stays as it was.
 """
 
@@ -30,26 +32,32 @@ from typing import Any
 import torch
 from opacus import PrivacyEngine
 from opacus.accountants import PRVAccountant, RDPAccountant
+from opacus.optimizers import optimizer as drawing
 from torch import Tensor, nn
 
 import atoll
+from atoll import seeds
 from atoll.dpsgd.fits import mechanism, private_task
-from atoll.dpsgd.records import DPSGD, sealed
+from atoll.dpsgd.records import DPSGD, from_stream, noise_key, sealed
 from atoll.engines.loop import Loop
+from atoll.engines.reading import reading
 from atoll.engines.sequential import Sequential
 from atoll.privacy import Gaussian, Poisson, epsilon
 from atoll.task import Batch, Task
+from atoll.tensors import Tensors
 
-BATCH, LR, CLIP, NOISE, DELTA = 64, 0.1, 1.0, 1.1, 1e-5
+BATCH, LR, CLIP, NOISE = 64, 0.1, 1.0, 1.1
 FEW = 19_200  # samples of the part about accuracy
 ASKED = (
-    (64 / 60_000, 938, 1.1),
-    (64 / 60_000, 9_380, 1.1),
-    (0.01, 1_000, 1.0),
-    (0.05, 2_000, 1.5),
-    (0.2, 500, 4.0),
+    (64 / 60_000, 938, 1.1, 1e-5),
+    (64 / 60_000, 9_380, 1.1, 1e-5),
+    (0.001, 1_500, 0.616, 1e-6),
+    (0.01, 1_000, 1.0, 1e-6),
+    (0.05, 2_000, 1.5, 1e-5),
+    (0.2, 500, 4.0, 1e-7),
 )
-"""(rate, steps, noise) of which accountants tell the epsilon."""
+"""(rate, steps, noise, delta) of which accountants tell the epsilon."""
+OFF = 0.002  # what PRV adds
 ROUNDS, STEPS = 5, 60  # of processor time
 RESULTS = Path(__file__).parent / "results"
 
@@ -107,6 +115,9 @@ class Theirs:
         if batch is None:
             self.batches = iter(self.loader)
             batch = next(self.batches)
+        self.advance(batch)
+
+    def advance(self, batch: Any) -> None:
         self.optimizer.zero_grad()
         self.loss(self.model(batch[0]), batch[1]).backward()
         self.optimizer.step()
@@ -134,6 +145,36 @@ def apart(module: nn.Module, data: Any) -> float:
     with torch.no_grad():
         found = task.gradient(*task.initial(), batch)[0]
     return float((found.flat() - theirs).norm() / theirs.norm())
+
+
+def together(make: Callable[[], nn.Module], data: Any, steps: int, seed: int = 0) -> float:
+    """How far apart both sides' models are, beside the way they went, after steps with one side's batches and noise."""
+    module = started(make, seed)
+    run = ours(module, data, seed, steps, 1, dp_sgd=f"{CLIP},{NOISE}")
+    first = run.method.model(run.state)[0]
+    plan = run.method.plan()._replace(poisson=True)
+    read = reading(plan, data.size(0), seeds.rng(seed, "order", 1, 0))
+    keys = seeds.fold(torch.tensor(seeds.addresses(seed, "step", 1, [0])), torch.arange(steps))
+    run.round()
+    other, train = Theirs(module, data, "hooks"), data.samples(0)
+    queue: list[Tensor] = []
+    theirs = drawing._generate_noise
+    drawing._generate_noise = lambda std, **kw: queue.pop(0) * std
+    try:
+        for index, mask, key in zip(read.index, read.mask, keys, strict=True):
+            noise = from_stream(noise_key(key, 1), first)
+            queue.extend(noise[name] for name, _ in module.named_parameters())
+            rows = torch.from_numpy(index[mask > 0])
+            other.advance((train.inputs[rows], train.targets[rows]))
+    finally:
+        drawing._generate_noise = theirs
+    found = Tensors(
+        {
+            name: p.detach()
+            for (name, _), p in zip(module.named_parameters(), other.optimizer.params, strict=True)
+        }
+    )
+    return float((run.method.model(run.state)[0] - found).norm() / (found - first).norm())
 
 
 def clocked(work: Callable[[], Any], steps: int) -> float:
@@ -165,12 +206,12 @@ def timed(make: Callable[[], nn.Module], data: Any) -> dict[str, float]:
 
 
 def trained(
-    make: Callable[[], nn.Module], data: Any, test: tuple[Tensor, Tensor], epochs: int, seeds: list[int]
+    make: Callable[[], nn.Module], data: Any, test: tuple[Tensor, Tensor], epochs: int, count: int
 ) -> dict[str, list[float]]:
     """Accuracies, by side and seed."""
     reached: dict[str, list[float]] = {"atoll": [], "opacus": []}
     dp = f"{CLIP},{NOISE}"
-    for seed in seeds:
+    for seed in range(count):
         module = started(make, seed)
         run = ours(module, data, seed, None, epochs, dp_sgd=dp)
         for _ in range(epochs):
@@ -186,16 +227,19 @@ def trained(
 def epsilons() -> list[dict[str, Any]]:
     """What accountants say of the same mechanism; the first is that of an epoch here."""
     q, steps, z = mechanism(DPSGD(CLIP, NOISE), atoll.FedAvg(batch_size=BATCH, epochs=1), 60_000)
-    assert (q, steps, z) == ASKED[0]
+    assert (q, steps, z) == ASKED[0][:3]
     found = []
-    for q, steps, z in ASKED:
-        ours = epsilon([Gaussian(noise=z, sampling=Poisson(q), count=steps)], DELTA)
-        each: dict[str, Any] = {"rate": q, "steps": steps, "noise": z, "rdp": ours.rdp, "pld": ours.pld}
-        for name, kind in (("opacus rdp", RDPAccountant), ("opacus prv", PRVAccountant)):
-            accountant = kind()
-            accountant.history = [(z, q, steps)]
-            each[name] = accountant.get_epsilon(DELTA)
-        found.append(each)
+    for q, steps, z, delta in ASKED:
+        ours = epsilon([Gaussian(noise=z, sampling=Poisson(q), count=steps)], delta)
+        prv, rdp = PRVAccountant(), RDPAccountant()
+        prv.history = rdp.history = [(z, q, steps)]
+        found.append(
+            {
+                **{"rate": q, "steps": steps, "noise": z, "delta": delta, "rdp": ours.rdp, "pld": ours.pld},
+                "opacus prv": prv.get_epsilon(delta, eps_error=OFF),
+                "opacus rdp": rdp.get_epsilon(delta),
+            }
+        )
     return found
 
 
@@ -214,32 +258,36 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"| {name} | {ms} | {each['apart']:.0e} |")
         lines.append("")
     if "accuracy" in found:
-        about = found["accuracy"]
         lines += [
-            f"Accuracy in % after {about['epochs']} epoch(s) on {FEW:,} pictures, and its standard error over "
-            f"{len(about['seeds'])} seeds:",
+            f"Accuracy in % after epochs of {FEW:,} pictures: mean and deviation over seeds, and the difference of",
+            "pairs with its standard error:",
             "",
-            "| model | atoll | opacus |",
-            "|---|---|---|",
+            "| model | epochs | seeds | atoll | opacus | atoll - opacus | worst pair | best pair | together |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
-        for name, sides in about["models"].items():
-            cells = []
-            for values in sides.values():
-                error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-                each = ", ".join(f"{100 * value:.1f}" for value in values)
-                cells.append(f"{100 * statistics.fmean(values):.1f} ± {100 * error:.1f} ({each})")
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        for name, each in found["accuracy"].items():
+            pairs = [100 * (a - b) for a, b in zip(each["atoll"], each["opacus"], strict=True)]
+            sides = [
+                f"{100 * statistics.fmean(each[side]):.2f} (± {100 * statistics.stdev(each[side]):.2f})"
+                for side in ("atoll", "opacus")
+            ]
+            mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / len(pairs) ** 0.5
+            lines.append(
+                f"| {name} | {each['epochs']} | {len(pairs)} | {' | '.join(sides)} | {mean:+.2f} ± {error:.2f} "
+                f"| {min(pairs):+.1f} | {max(pairs):+.1f} | {each['together']:.0e} |"
+            )
         lines.append("")
     if "accountants" in found:
         lines += [
-            f"Epsilon at delta = {DELTA} of so many steps with Poisson batches (PRV adds 0.01 to what it finds):",
+            f"Epsilon of so many steps with Poisson batches (PRV adds {OFF:g} to what it finds):",
             "",
-            "| rate | steps | z | atoll, PLD | opacus, PRV | atoll, RDP | opacus, RDP |",
-            "|---|---|---|---|---|---|---|",
+            "| rate | steps | z | delta | atoll, PLD | opacus, PRV | atoll, RDP | opacus, RDP |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for each in found["accountants"]:
             said = " | ".join(f"{each[name]:.4f}" for name in ("pld", "opacus prv", "rdp", "opacus rdp"))
-            lines.append(f"| {each['rate']:.4g} | {each['steps']:,} | {each['noise']:g} | {said} |")
+            what = f"{each['rate']:.4g} | {each['steps']:,} | {each['noise']:g} | {each['delta']:g}"
+            lines.append(f"| {what} | {said} |")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -247,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--what", default="steps,accuracy,accountants")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=int, default=30, help="how many, two or more")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -263,15 +311,19 @@ def main() -> None:
     what, models = given.what.split(","), {name: MODELS[name] for name in given.models.split(",")}
     if "steps" in what:
         found["steps"] = {
-            name: {"cpu_ms": timed(make, data), "apart": apart(started(make, 0), fewer(data))}
+            name: {"cpu_ms": timed(make, data), "apart": apart(started(make, 0), data)}
             for name, make in models.items()
         }
     if "accuracy" in what:
-        seeds = [int(each) for each in given.seeds.split(",")]
-        reached = {
-            name: trained(make, fewer(data), test, given.epochs, seeds) for name, make in models.items()
-        }
-        found["accuracy"] = {"epochs": given.epochs, "seeds": seeds, "models": reached}
+        few = fewer(data, test)
+        steps = given.epochs * FEW // BATCH
+        for name, make in models.items():
+            reached = trained(make, few, test, given.epochs, given.seeds)
+            found.setdefault("accuracy", {})[name] = {
+                "epochs": given.epochs,
+                **reached,
+                "together": together(make, few, steps),
+            }
     if "accountants" in what:
         found["accountants"] = epsilons()
     print(table(found))
@@ -280,11 +332,13 @@ def main() -> None:
         (RESULTS / "dpsgd.md").write_text(table(found))
 
 
-def fewer(data: Any) -> Any:
-    """One client with some of the samples, drawn once."""
+def fewer(data: Any, test: tuple[Tensor, Tensor]) -> Any:
+    """One client with some of the samples, drawn once, none of which are kept for tests."""
     all_, drawn = data.samples(0), torch.randperm(60_000, generator=torch.Generator().manual_seed(5))[:FEW]
-    few = atoll.data.from_arrays(all_.inputs[drawn], all_.targets[drawn])
-    return few.partition(atoll.data.IID(1), seed=0)
+    few = atoll.data.from_arrays(all_.inputs[drawn], all_.targets[drawn], test=test)
+    made = few.partition(atoll.data.IID(1), seed=0)
+    assert made.size(0) == FEW
+    return made
 
 
 if __name__ == "__main__":

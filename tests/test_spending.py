@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -19,8 +20,9 @@ import atoll
 from atoll import facts, privacy
 from atoll.callbacks import Callback
 from atoll.errors import BudgetError, ConfigError
+from atoll.experiment import Experiment
 from atoll.federation import Federation
-from atoll.privacy import Fixed, Gaussian, Ledger, Poisson, epsilon
+from atoll.privacy import Everyone, Fixed, Gaussian, Ledger, Poisson, epsilon
 from atoll.rounds.history import Round
 from atoll.rounds.spent import Spent
 from atoll.runs.events import encode
@@ -164,6 +166,54 @@ def test_found_noise_stays_when_a_run_goes_on(tmp_path: Path) -> None:
     again.resume(run.folder.path)
     assert again.settings.channel == run.settings.channel
     assert 3.9 < again.fit(progress=False).to_dict()["epsilon"] <= 4.0
+
+
+@pytest.mark.parametrize(("method", "calls"), [("fedavg", 1), ("ditto", 2)])
+def test_noise_in_steps_is_found_for_a_budget_that_all_rounds_keep(
+    method: str, calls: int, tmp_path: Path
+) -> None:
+    data = federation().data
+    run = Federation(
+        lambda: atoll.models.mlp(64, 10), data, method, dp_sgd="0.5,auto", epsilon=4.0, delta=1e-4, cohort=40,
+        batch_size=8, rounds=2, runs=str(tmp_path), seed=1, device="cpu", engine="loop", eval_every=0,
+    )  # fmt: skip
+    clip, noise = map(float, str(run.settings.dp_sgd).split(","))
+    assert clip == 0.5
+    cost = 0.0
+    for n in {data.size(k) for k in range(40)}:
+        event = Gaussian(noise=noise / calls**0.5, sampling=Poisson(8 / n), count=2 * -(-n // 8))
+        cost = max(cost, epsilon([event], 1e-4).epsilon)
+    assert 3.99 < cost <= 4.0
+    assert all(task.rule.noise == noise for task in run.tasks)  # type: ignore[attr-defined]
+    assert run.keeper.opening()[0].config["dp_sgd"] == run.settings.dp_sgd
+    found = run.fit(progress=False).to_dict()
+    assert (found["rounds"], found["epsilon"]) == (2, pytest.approx(cost, abs=1e-3))
+
+
+@pytest.mark.parametrize(("key", "asked"), [("channel", "clip:0.5 | noise:seed=3"), ("dp_sgd", "0.5,auto")])
+def test_found_noise_stands_in_the_folder_of_a_command(key: str, asked: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"data": "digits", "clients": 10, "rounds": 2, "device": "cpu", "engine": "loop"}
+    asking = Experiment(**given, epsilon=4.0, runs=str(tmp_path), **{key: asked})  # type: ignore[arg-type]
+    run = asking.build()
+    run.fit(progress=False)
+    assert run.folder is not None
+    again = Experiment.of_run(run.folder)
+    assert getattr(again, key) == getattr(run.settings, key) != asked
+    assert run.events()[0]["config"][key] == getattr(again, key)
+    assert getattr(Experiment.of_run(run.folder, rounds=4), key) == getattr(run.settings, key)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "there is none"),
+        ({"epsilon": 4.0, "channel": "clip:0.5 | noise:1.0"}, "about clients"),
+        ({"epsilon": 4.0, "delta": 0.5}, "delta"),
+    ],
+)
+def test_noise_in_steps_that_cannot_be_found_is_an_error(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        federation(**{"channel": None, "dp_sgd": "0.5,auto", "delta": None, **settings})
 
 
 @pytest.mark.parametrize(
@@ -353,3 +403,25 @@ def test_samples_are_accounted_for_apart() -> None:
     n = min(federation().data.size(k) for k in range(40))
     exact = epsilon([Gaussian(noise=1.5, sampling=Poisson(8 / n), count=2 * -(-n // 8))], 1e-4)
     assert found["epsilon"] == pytest.approx(exact.epsilon)
+
+
+def test_a_round_costs_what_it_costs_the_client_that_it_hides_least() -> None:
+    """A sample of 33, in two batches of 32, is told more of than one of 32, in one batch of them all."""
+    rng = np.random.default_rng(0)
+    clients = {}
+    for n in (5, 32, 33, 90):
+        rows = rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, n)
+        clients[f"c{n}"] = {"train": rows, "test": rows}
+    data = atoll.data.from_clients(clients, classes=3, validation=0.0)
+    run = Federation(
+        lambda: atoll.models.mlp(4, 3), data, "fedavg", rounds=2, batch_size=32, dp_sgd="1.0,2.0", delta=1e-3,
+        device="cpu", engine="loop", eval_every=0,
+    )  # fmt: skip
+    each = []
+    for n in (5, 32, 33, 90):
+        size = min(n, 32)
+        sampling = Poisson(size / n) if n > size else Everyone()
+        event = Gaussian(noise=2.0, sampling=sampling, count=2 * -(-n // size))
+        each.append(epsilon([event], 1e-3).epsilon)
+    assert run.fit(progress=False).to_dict()["epsilon"] == pytest.approx(max(each)) == pytest.approx(each[2])
+    assert max(each) > 1.3 * each[1]

@@ -17,11 +17,11 @@ from atoll.channel import Chain
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import LOSSY, check_method, examples, private_task
-from atoll.dpsgd.records import DPSGD, Records
+from atoll.dpsgd.records import DPSGD, PrivateTask, Records
 from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
-from atoll.guarding import calibrated, fitted, sampled
+from atoll.guarding import calibrated, enough, fitted, sampled
 from atoll.machine import threads
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
@@ -42,6 +42,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Nodes",
+    "as_found",
     "assemble",
     "budgeted",
     "build_method",
@@ -93,11 +94,21 @@ def assemble(
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(model, data, method, seed, loss, metrics)
     rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
-    if rule is not None:
-        tasks = private(tasks, rule, data, settings)
+    hidden = () if rule is None else private(tasks, rule, data, settings)
+    tasks = hidden or tasks
     for task in tasks:
         task.hold(device)
     check_splits(method, data)
+    public = None if data.public is None else data.public.inputs.to(device)
+    quick = as_written if settings.engine == "loop" else Quick()
+    population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)
+    with seeds.scoped(seed, "setup"):
+        state = method.on_device(method.setup(tasks[0], population), device)
+        if rule is not None:
+            calls = check_method(method, tasks[0], state, data)
+            rule = enough(rule, channel, settings, method, data, calls)
+            for each in hidden:
+                each.rule = rule
     if nodes is None:
         engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
     else:
@@ -119,13 +130,6 @@ def assemble(
         sampled(settings, channel, choice(given.get("choose", settings.choose))),
         settings.stragglers,
     )
-    public = None if data.public is None else data.public.inputs.to(device)
-    quick = as_written if settings.engine == "loop" else Quick()
-    population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)
-    with seeds.scoped(seed, "setup"):
-        state = method.on_device(method.setup(tasks[0], population), device)
-        if rule is not None:
-            calls = check_method(method, tasks[0], state, data)
     channel = fitted(channel, settings, method, data, size, method.expects(state))
     if rule is not None:
         channel = Records(channel or Channel(), rule, calls)
@@ -160,6 +164,15 @@ def budgeted(
     return found, replace(settings, channel=found.text)
 
 
+def as_found(settings: Settings, made: Simulation) -> Settings:
+    """Settings that say the noise which `dp_sgd` left to a budget."""
+    if settings.dp_sgd is None or DPSGD.parse(settings.dp_sgd).noise is not None:
+        return settings
+    assert isinstance(made.channel, Records)
+    assert made.channel.rule is not None
+    return replace(settings, dp_sgd=made.channel.rule.text)
+
+
 def _check_comparable(settings: Settings, made: Simulation) -> None:
     """Updates are compared where a method says which of its fields they are, and there are two of them or more."""
     what, name = (
@@ -176,7 +189,9 @@ def _check_comparable(settings: Settings, made: Simulation) -> None:
         )
 
 
-def private(tasks: Sequence[Task], rule: DPSGD, data: FederatedData, settings: Settings) -> tuple[Task, ...]:
+def private(
+    tasks: Sequence[Task], rule: DPSGD, data: FederatedData, settings: Settings
+) -> tuple[PrivateTask, ...]:
     """The tasks with private gradients.  Raises ConfigError where a model, or a setting, would show single samples."""
     for key, lossy in LOSSY.items():
         named = {each.strip().partition(":")[0] for each in str(getattr(settings, key) or "").split("+")}

@@ -18,6 +18,7 @@ from atoll.data import Dataset, FederatedData
 from atoll.data.wishes import read_names
 from atoll.errors import AtollError, ConfigError, suggest
 from atoll.federation import Federation
+from atoll.guarding import stated
 from atoll.origin import SUFFIXES, Names, Origin
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place
@@ -261,7 +262,9 @@ class Experiment(Origin, Settings):
             **conduct,
             **self.settings,
         )
-        federation.keeper.config = self.to_dict()
+        asked = {"channel": stated(self.channel)[1], "dp_sgd": self.dp_sgd}
+        found = {key: value for key in asked if (value := getattr(federation.settings, key)) != asked[key]}
+        federation.keeper.config = {**self.to_dict(), **found}  # with the noise that a budget asked for
         federation.keeper.usual = {each.name: each.default for each in dataclasses.fields(self)}
         partition = divided.partition if self.partition == "auto" else self.partition
         federation.keeper.labels |= {

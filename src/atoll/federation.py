@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.assembly import Metrics, Model, Nodes, assemble, budgeted, build_method, changed
+from atoll.assembly import Metrics, Model, Nodes, as_found, assemble, budgeted, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.channel import Transform
 from atoll.contract import Channel, Method
@@ -82,6 +82,7 @@ class Federation:
         )
         parts = model, self.data, self.method, self.settings, loss, metrics, way
         self.simulation = assemble(*parts, given=settings, nodes=nodes)
+        self.settings = as_found(self.settings, self.simulation)
         self.tasks, self.judge = self.simulation.tasks, self.simulation.judge
         self.membership, self.cohort = self.simulation.cohorts.membership, self.simulation.cohorts.size
         self.task, self.rounds, self.seed = self.tasks[0], self.settings.rounds, self.settings.seed

@@ -13,6 +13,8 @@ from atoll import privacy, spec
 from atoll.channel import Chain, Setting, channel
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
+from atoll.dpsgd.fits import of_samples
+from atoll.dpsgd.records import DPSGD
 from atoll.errors import ConfigError
 from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
 from atoll.rounds.chances import chances
@@ -20,7 +22,7 @@ from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
 from atoll.settings import Settings
 from atoll.tensors import Record
 
-__all__ = ["calibrated", "fitted", "sampled", "stated", "turns"]
+__all__ = ["calibrated", "enough", "fitted", "sampled", "stated", "turns"]
 
 
 def stated(given: Any) -> tuple[Channel | None, str | None]:
@@ -86,6 +88,38 @@ def calibrated(
     found = privacy.noise(settings.epsilon, delta, event, rounds=settings.rounds)
     enough = replace(noise, multiplier=math.ceil(found * 10_000) / 10_000)
     return Chain([enough if each is noise else each for each in chain.transforms])
+
+
+def enough(
+    rule: DPSGD, channel: Channel | None, settings: Settings, method: Method, data: FederatedData, calls: int
+) -> DPSGD:
+    """The rule, where its noise is left open with the least, to four digits, that keeps all rounds within `epsilon`.
+
+    Whoever is drawn: the client whose samples are hidden least may be in all rounds. Raises ConfigError without a
+    budget, or where it is one of clients.
+    """
+    if rule.noise is not None:
+        return rule
+    what = f"dp_sgd = {settings.dp_sgd!r} finds noise for a budget"
+    if settings.epsilon is None:
+        raise ConfigError(
+            f"{what}, and there is none",
+            hint='set epsilon=4, or write how much noise: dp_sgd = "1.0,1.1"',
+        )
+    blurs = (
+        [each for each in channel.transforms if each.place == "blur"] if isinstance(channel, Chain) else []
+    )
+    if blurs:
+        raise ConfigError(
+            f"{what}, and with {blurs[0].text} in the channel epsilon = {settings.epsilon:g} is about clients",
+            hint='write how much noise hides samples: dp_sgd = "1.0,1.1"',
+        )
+    sizes = [data.size(client) for client in range(len(data))]
+    delta = usual_delta(sum(sizes)) if settings.delta is None else settings.delta
+    check_delta(delta, sum(sizes))
+    events = of_samples(replace(rule, noise=1.0), method, sizes, calls)
+    found = privacy.noise_for_all(settings.epsilon, delta, events, settings.rounds) if events else 0.0
+    return replace(rule, noise=math.ceil(found * 10_000) / 10_000)
 
 
 def fitted(

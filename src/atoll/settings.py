@@ -65,7 +65,7 @@ class Settings:
     dp_sgd: Annotated[
         str | None,
         Meta(
-            description='clients\' steps hide single samples: "1.0,1.1", clip norm of a sample and noise multiplier'
+            description='clients\' steps hide single samples: "1.0,1.1", clip norm of a sample and noise, or "1.0,auto"'
         ),
     ] = None
     stragglers: Annotated[

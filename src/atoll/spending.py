@@ -11,20 +11,19 @@ from typing import NamedTuple
 from atoll.channel import Chain, Local, Skellam
 from atoll.channel.masked import SecAgg
 from atoll.contract import Outcome
-from atoll.dpsgd.fits import mechanism
+from atoll.dpsgd.fits import of_samples
 from atoll.dpsgd.records import Records
 from atoll.errors import BudgetError, ConfigError
 from atoll.privacy import (
     Correlated,
     Event,
-    Everyone,
     Gaussian,
     Laplace,
     Ledger,
     Level,
-    Poisson,
     Sampling,
     Terms,
+    costliest,
     epsilon,
     usual_delta,
 )
@@ -76,8 +75,8 @@ class Spending:
     """The ledgers of a run that is blurred; without noise there is nothing to it.
 
     A channel's noise hides clients, level "user". Where there is only `dp_sgd`, it hides samples, level "record", and a
-    round is accounted for as the smallest client of its cohort is, whose samples are asked most often. With both there
-    are two ledgers and two promises; a budget is about clients then, and samples are counted beside them.
+    round is accounted for as that client of its cohort is whose samples would be hidden least if it were in all rounds.
+    With both there are two ledgers and two promises; a budget is about clients then, and samples are counted beside.
 
     Raises ConfigError for a budget that nothing spends, or a delta that promises nothing.
     """
@@ -145,15 +144,15 @@ class Spending:
         return None
 
     def _of_records(self, clients: Sequence[int]) -> _Cost | None:
-        """What hides samples in a round of these clients: that of the smallest of them."""
+        """What hides samples in a round of these clients: what hides those least whom it hides least."""
         assert self.records is not None
         assert self.records.rule is not None
-        sizes = [size for client in clients if (size := self.simulation.data.size(client))]
-        if not sizes:
+        sizes = {size for client in clients if (size := self.simulation.data.size(client))}
+        events = of_samples(self.records.rule, self.simulation.method, sizes, self.records.calls)
+        if not events:
             return None
-        found = mechanism(self.records.rule, self.simulation.method, min(sizes), self.records.calls)
-        sampling: Sampling = Poisson(found.rate) if found.rate < 1 else Everyone()
-        return _Cost(Gaussian(noise=found.noise, sampling=sampling, count=found.steps), False)
+        delta = self.delta if self._beside is None else self._beside.terms.delta
+        return _Cost(costliest(events, delta, self.settings.rounds), False)
 
     def _sampling(self, present: int) -> Sampling:
         return chances(self.simulation.cohorts.choice, self.simulation.cohorts.size, present)

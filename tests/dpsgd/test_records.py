@@ -414,6 +414,8 @@ class Branches(Twice):
         ({"dp_sgd": "1,-0.1"}, "noise = '-0.1'", "write CLIP,NOISE"),
         ({"dp_sgd": "1"}, "is not CLIP,NOISE", "1.0,1.1"),
         ({"dp_sgd": "inf,1"}, "none that hides", "1.0,1.1"),
+        ({"dp_sgd": "inf,auto"}, "none that hides", "1.0,1.1"),
+        ({"dp_sgd": "1,automatic"}, 'number at least 0 and below inf, or "auto"', "write CLIP,NOISE"),
         ({"dp_sgd": "nan,1"}, "clip = 'nan'", "write CLIP,NOISE"),
         ({"batch_size": 0}, "batch_size", "at least 1"),
         ({"choose": "oort"}, "training losses", "another rule"),

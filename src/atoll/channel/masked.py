@@ -153,7 +153,7 @@ class SecAgg(Transform):
         start = seeds.uniform(key, ()) if draws is None else torch.tensor(draws.uniform(1)[0]).float().frac()
         places = count(0, 1 << 20)
         values = map_leaves(
-            lambda v: self._whole(v, start, draws or key, next(places)) * shares, update.values
+            lambda v: self._whole(v, start, draws or key, next(places)).mul_(shares), update.values
         )
         report = {name: value.to(torch.int32) * there for name, value in update.report.items()}
         found = Record(**report, cut=(far > self.range).to(torch.int32) * there, weight=shares)
@@ -166,10 +166,10 @@ class SecAgg(Transform):
         What is added before rounding is a uniform number of the client's, moved on by an irrational step from one
         place to the next (Weyl): every single place is rounded without bias, for a third of what a hash costs.
         """
-        places = torch.arange(value.numel(), dtype=torch.float64, device=value.device)
-        dither = ((places + first) * _STEP).frac().float().reshape(value.shape)
-        up = torch.add((dither + start).frac(), value.float(), alpha=1 / self.step) + self.range / self.step
-        whole = up.clamp(0, self.top).to(torch.int32)
+        places = torch.arange(first, first + value.numel(), dtype=torch.float64, device=value.device)
+        dither = places.mul_(_STEP).frac_().float().reshape(value.shape)
+        up = torch.add((dither + start).frac_(), value.float(), alpha=1 / self.step)
+        whole = up.add_(self.range / self.step).clamp(0, self.top).to(torch.int32)
         if self.deviation:
             whole = whole + self._share(value, chance, first >> 20) + self.margin
         return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,11 @@ from atoll.dpsgd.records import DPSGD, INSTEAD, PrivateSteps, PrivateTask, opene
 from atoll.draws import Drawn
 from atoll.errors import AtollError, ConfigError
 from atoll.parts import Inputs, each_part, joined
+from atoll.privacy import Everyone, Gaussian, Poisson
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, to_device
 
-__all__ = ["LOSSY", "Mechanism", "check_method", "examples", "mechanism", "private_task"]
+__all__ = ["LOSSY", "Mechanism", "check_method", "examples", "mechanism", "of_samples", "private_task"]
 
 _ROWS = 3
 
@@ -30,7 +32,8 @@ class Mechanism(NamedTuple):
     """What a client's round is to an accountant: so many steps of a subsampled Gaussian mechanism, Poisson batches.
 
     Adjacent data sets differ in one record of one client, added or removed. Clients hold different records: a run's
-    epsilon is the largest of the clients' (parallel composition), each over the rounds in which it took part.
+    epsilon is the largest of the clients' (parallel composition), each over the rounds in which it took part. Which is
+    the largest does not follow from how many samples they have: of 33, in batches of 32, a sample is in nearly both.
     """
 
     rate: float
@@ -48,12 +51,23 @@ def mechanism(rule: DPSGD, method: Method, samples: int, calls: int = 1) -> Mech
         calls: gradients that a step takes of the same batch (see `check_method`): together they are as one of noise
             z / sqrt(calls).
     """
+    assert rule.noise is not None, "noise is found before it is accounted for"
     plan = method.plan()
     size = min(plan.batch_size or samples, samples)
     if not samples:
         return Mechanism(0.0, 0, rule.noise)
     steps = plan.epochs * -(-samples // size) if plan.steps is None else plan.steps
     return Mechanism(size / samples, steps, rule.noise / max(calls, 1) ** 0.5)
+
+
+def of_samples(rule: DPSGD, method: Method, sizes: Iterable[int], calls: int = 1) -> frozenset[Gaussian]:
+    """What a round is, as events, to samples of clients that have so many (`mechanism`)."""
+    each = {mechanism(rule, method, size, calls) for size in sizes if size}
+    return frozenset(
+        Gaussian(noise=z, sampling=Poisson(rate) if rate < 1 else Everyone(), count=steps)
+        for rate, steps, z in each
+        if steps
+    )
 
 
 # --- models ---------------------------------------------------------------------------------------------------------

@@ -45,7 +45,17 @@ from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
-__all__ = ["DPSGD", "PrivateSteps", "PrivateTask", "Records", "Sealed", "from_stream", "opened", "sealed"]
+__all__ = [
+    "DPSGD",
+    "PrivateSteps",
+    "PrivateTask",
+    "Records",
+    "Sealed",
+    "from_stream",
+    "noise_key",
+    "opened",
+    "sealed",
+]
 
 Noise = Callable[[Tensor, Tensors], Tensors]
 """What makes standard normal numbers like some tensors, from a key. A client that is deployed must take them from its
@@ -55,6 +65,16 @@ INSTEAD = "use a method that sees data through Task.gradient only, such as fedav
 """What to do where a method does not fit."""
 
 _NOISE = 0x6E6F6973
+
+_NUMBER = spec.number("noise", at_least=0, below=float("inf"))
+_NOISES = spec.Parameter(
+    "noise", f'{_NUMBER.wants}, or "auto"', lambda text: None if text == "auto" else _NUMBER.convert(text)
+)
+
+
+def noise_key(key: Tensor, call: int) -> Tensor:
+    """The stream of the noise on the gradient that a step with this stream asks for as its `call`-th, from 1."""
+    return seeds.fold(seeds.fold(key, _NOISE), call)
 
 
 def from_stream(key: Tensor, like: Tensors) -> Tensors:
@@ -69,20 +89,23 @@ class DPSGD:
 
     Args:
         clip: C, the norm above which a sample's gradient is scaled down.
-        noise: z, the standard deviation of the noise in units of C.
+        noise: z, the standard deviation of the noise in units of C; None: the least that keeps all rounds within the
+            run's `epsilon`, which a federation finds.
     """
 
     clip: float
-    noise: float
+    noise: float | None
+
+    @property
+    def text(self) -> str:
+        """How it is written."""
+        return f"{self.clip:g},{'auto' if self.noise is None else repr(self.noise)}"
 
     @staticmethod
     def parse(text: str) -> DPSGD:
-        """From "C,z".  Raises ConfigError."""
-        clip, noise = spec.pair(
-            text, "dp_sgd =", ",", spec.number("clip", above=0), spec.number("noise", at_least=0, below=float("inf")),
-            "1.0,1.1",
-        )  # fmt: skip
-        if clip == float("inf") and noise:
+        """From "C,z", or "C,auto".  Raises ConfigError."""
+        clip, noise = spec.pair(text, "dp_sgd =", ",", spec.number("clip", above=0), _NOISES, "1.0,1.1")
+        if clip == float("inf") and noise != 0:
             raise ConfigError(
                 f"dp_sgd = {text!r}: noise goes by the clip norm, and without one there is none that hides a sample",
                 hint='give a clip norm: dp_sgd = "1.0,1.1"; "inf,0" clips nothing and hides nothing',
@@ -147,7 +170,7 @@ class PrivateTask(Task):
         inside.calls += 1
         total = self.clipped_sum(params, buffers, inside.batch)
         if self.rule.noise:
-            key = seeds.fold(seeds.fold(inside.batch.key, _NOISE), inside.calls)
+            key = noise_key(inside.batch.key, inside.calls)
             total = total + self.noise(key, params) * (self.rule.noise * self.rule.clip)
         return total / inside.expected, torch.zeros_like(inside.expected), buffers
 

@@ -72,7 +72,7 @@ def _leaves(
         yield f"Through {each.text}: {_does(each)}."
     rule = None if plan.dp_sgd is None else DPSGD.parse(plan.dp_sgd)
     if rule is not None:
-        how = f"gradients are shortened to {rule.clip:g}, sample by sample, with noise of {rule.noise:g}"
+        how = f"gradients are shortened to {rule.clip:g}, sample by sample, with noise of {rule.noise or 0:g}"
         yield f"Trained with dp_sgd: {how} in each step."
     elif not transforms:
         yield "It goes as it is: the coordinator sees it, and may learn about single samples from it."

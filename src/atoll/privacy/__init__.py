@@ -6,6 +6,7 @@ Nothing here imports torch; the noise itself is in `atoll.privacy.mechanisms`.
 from __future__ import annotations
 
 from .accounting import Epsilon, check_delta, epsilon, noise, step_for, usual_delta
+from .costliest import costliest, noise_for_all
 from .events import (
     Adjacency,
     Correlated,
@@ -23,6 +24,6 @@ from .ledger import Charge, Ledger, Level, Terms, parallel
 
 __all__ = [
     "Adjacency", "Charge", "Correlated", "DiscreteGaussian", "Epsilon", "Event", "Everyone", "Fixed", "Gaussian",
-    "Laplace", "Ledger", "Level", "Poisson", "Sampling", "Skellam", "Terms", "check_delta", "epsilon", "noise",
-    "parallel", "step_for", "usual_delta",
+    "Laplace", "Ledger", "Level", "Poisson", "Sampling", "Skellam", "Terms", "check_delta", "costliest", "epsilon",
+    "noise", "noise_for_all", "parallel", "step_for", "usual_delta",
 ]  # fmt: skip
