@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from atoll import spec
@@ -17,32 +18,41 @@ from atoll.compress.topk import TopK
 from atoll.compress.whole import Whole
 from atoll.spec import Call, Parameter, number, whole
 
-__all__ = ["CODECS", "parse", "read"]
+__all__ = ["CODECS", "codecs", "parse", "read"]
 
 _UNBIASED = Parameter("unbiased", '"unbiased"', {"unbiased": True}.__getitem__, True)
 
-_MADE: Mapping[str, tuple[Callable[..., Codec], tuple[Parameter, ...]]] = {
-    "bf16": (lambda: Half("bf16"), ()),
-    "fp16": (lambda: Half("fp16"), ()),
-    "int8": (lambda: Whole(8), ()),
-    "int4": (lambda: Whole(4), ()),
-    "topk": (TopK, (number("share"),)),
-    "randk": (RandK, (number("share"),)),
-    "sign": (Sign, ()),
-    "qsgd": (QSGD, (whole("levels"),)),
-    "drive": (lambda **more: Eden(1, **more), (_UNBIASED,)),
-    "eden": (Eden, (whole("bits"), _UNBIASED)),
-    "powersgd": (PowerSGD, (whole("rank"),)),
+_MADE: Mapping[str, tuple[type[Codec], Mapping[str, Any], tuple[Parameter, ...]]] = {
+    "bf16": (Half, {"kind": "bf16"}, ()),
+    "fp16": (Half, {"kind": "fp16"}, ()),
+    "int8": (Whole, {"bits": 8}, ()),
+    "int4": (Whole, {"bits": 4}, ()),
+    "topk": (TopK, {}, (number("share"),)),
+    "randk": (RandK, {}, (number("share"),)),
+    "sign": (Sign, {}, ()),
+    "qsgd": (QSGD, {}, (whole("levels"),)),
+    "drive": (Eden, {"bits": 1}, (_UNBIASED,)),
+    "eden": (Eden, {}, (whole("bits"), _UNBIASED)),
+    "powersgd": (PowerSGD, {}, (whole("rank"),)),
 }
 
-CODECS: Mapping[str, tuple[Parameter, ...]] = {name: parameters for name, (_, parameters) in _MADE.items()}
+CODECS: Mapping[str, tuple[Parameter, ...]] = {name: parameters for name, (_, _, parameters) in _MADE.items()}
 """The codecs by name, and what may follow it."""
+
+
+def codecs() -> list[tuple[str, str]]:
+    """How each codec is written, and the first line of what its class says of itself."""
+    return [
+        (spec.usage(name, parameters), (inspect.getdoc(kind) or "").split("\n")[0])
+        for name, (kind, _, parameters) in _MADE.items()
+    ]
 
 
 def read(call: Call) -> Codec:
     """The codec of a text that was taken apart.  Raises ConfigError."""
-    found: dict[str, Any] = call.read(CODECS)
-    return _MADE[call.name][0](**found)
+    found = call.read(CODECS)
+    kind, fixed, _ = _MADE[call.name]
+    return kind(**fixed, **found)
 
 
 def parse(text: str) -> Codec:
