@@ -316,6 +316,16 @@ def test_bytes_of_a_run() -> None:
     assert up("topk:0.01") == 5 * (12 * 6 + 4)
 
 
+def test_uploads_take_less_time_on_the_clock() -> None:
+    """A device's seconds follow from the bytes that travel."""
+    took = []
+    for text in (None, "int8"):
+        made = federation(text, rounds=1, devices="equal")
+        made.fit(progress=False)
+        took.append(sum(made.history[0].clients["upload"]))
+    assert took[0] / took[1] == pytest.approx(4 * 1210 / 1214)
+
+
 def test_what_is_asked_beside_training_is_not_packed() -> None:
     """Programs that the channel leaves alone send what they send, and so their bytes are told."""
     given, chain = values(), channel("int8")

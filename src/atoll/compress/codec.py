@@ -21,7 +21,7 @@ class Codec(ABC):
 
     `encode` gives what travels, a record of tensors whose dtypes and shapes follow from the shape of the value alone
     (`form`), and `decode` makes a float32 tensor of it. `through` is decode(encode(value)) to the bit, written for
-    `vmap`: no branch on a number, no shape that depends on one.
+    `vmap` (no branch on a number, no shape that depends on one), and quicker where it packs nothing.
 
     `unbiased`: the mean of what comes back, over keys, is what went in. `contracts`: what comes back is nearer to it
     than nothing, |x - through(x)|^2 <= (1 - d) |x|^2 with some d > 0 for every x, as error feedback needs it.

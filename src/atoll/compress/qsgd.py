@@ -60,16 +60,23 @@ class QSGD(Codec):
         }
 
     def encode(self, value: Tensor, key: Tensor) -> Record:
-        size, rows = value.numel(), grouped(value, _GROUP)
-        norms = rows.square().sum(1).sqrt()
-        lengths = rows.abs() * (self.levels / torch.where(norms == 0, 1.0, norms))[:, None]
-        drawn = seeds.uniform(key, rows.shape)
-        whole = torch.floor(lengths + drawn).clamp(max=self.levels) * torch.sign(rows)
-        numbers = packing.packed(whole.reshape(-1)[:size].to(torch.int16) + self.levels, self.bits)
-        return Record(numbers=numbers, norms=norms)
+        whole, norms = self._drawn(value, key)
+        numbers = whole.reshape(-1)[: value.numel()].to(torch.int16) + self.levels
+        return Record(numbers=packing.packed(numbers, self.bits), norms=norms)
 
     def decode(self, sent: Record, shape: Sequence[int]) -> Tensor:
         size = size_of(shape)
         whole = packing.unpacked(sent.numbers, size, self.bits) - self.levels
-        rows = grouped(whole, _GROUP) * (sent.norms / self.levels)[:, None]
-        return ungrouped(rows, shape)
+        return ungrouped(grouped(whole, _GROUP) * (sent.norms / self.levels)[:, None], shape)
+
+    def through(self, value: Tensor, key: Tensor) -> Tensor:
+        whole, norms = self._drawn(value, key)
+        return ungrouped(whole * (norms / self.levels)[:, None], value.shape)
+
+    def _drawn(self, value: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels with their signs in float32 [groups, 512], and norms [groups]."""
+        rows = grouped(value, _GROUP)
+        norms = rows.square().sum(1).sqrt()
+        lengths = rows.abs() * (self.levels / torch.where(norms == 0, 1.0, norms))[:, None]
+        drawn = torch.floor(lengths + seeds.uniform(key, rows.shape)).clamp(max=self.levels)
+        return drawn * torch.sign(rows), norms

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -39,18 +40,25 @@ CENTROIDS: Mapping[int, tuple[float, ...]] = {
 
 
 def hadamard(rows: Tensor) -> Tensor:
-    """Rows [n, size], size a power of two, times the orthogonal Hadamard matrix: its own inverse.
+    """Rows [n, size], size a power of two up to 4096, times the orthogonal Hadamard matrix: its own inverse.
 
-    By sums and differences, in the same order for one row and for many.
+    The matrix is the Kronecker product of two that have no more than 64 rows.
     """
     count, size = rows.shape
-    half = 1
-    while half < size:
-        pairs = rows.reshape(count, -1, 2, half)
-        first, second = pairs[:, :, 0], pairs[:, :, 1]
-        rows = torch.stack([first + second, first - second], 2)
-        half *= 2
-    return rows.reshape(count, size) / math.sqrt(size)
+    low = min(size, 64)
+    high = size // low
+    turned = rows.reshape(count * high, low) @ _matrix(low).to(rows.device)
+    if high > 1:
+        turned = _matrix(high).to(rows.device) @ turned.reshape(count, high, low)
+    return turned.reshape(count, size)
+
+
+@lru_cache(maxsize=8)
+def _matrix(size: int) -> Tensor:
+    found = torch.ones(1, 1)
+    while len(found) < size:
+        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
+    return found / math.sqrt(size)
 
 
 @dataclass(frozen=True)
@@ -96,47 +104,49 @@ class Eden(Codec):
         }
 
     def encode(self, value: Tensor, key: Tensor) -> Record:
-        flat, numbers, scales = value.reshape(-1).float(), [], []
-        for at, rows in enumerate(_cut(flat)):
-            turned = hadamard(rows * _signs(key, at, rows.shape))
-            norms = turned.square().sum(1, keepdim=True)
-            size = rows.shape[1]
-            index = self._nearest(turned * torch.rsqrt(torch.where(norms == 0, 1.0, norms) / size))
-            near = self._centroids(index)
-            along = (turned * near).sum(1)
-            if self.unbiased:
-                scales.append(norms[:, 0] / torch.where(along == 0, 1.0, along))
-            else:
-                scales.append(along / near.square().sum(1))
-            numbers.append(index.reshape(-1))
-        return Record(
-            numbers=packing.packed(torch.cat(numbers), self.bits), scales=torch.cat(scales), key=key
-        )
+        found = [self._nearest(rows * signs) for rows, signs in _cut(value, key)]
+        numbers = torch.cat([index.reshape(-1) for index, _, _ in found])
+        scales = torch.cat([scale for _, _, scale in found])
+        return Record(numbers=packing.packed(numbers, self.bits), scales=scales, key=key)
 
     def decode(self, sent: Record, shape: Sequence[int]) -> Tensor:
         size = size_of(shape)
         blocks = _blocks(size)
         index = packing.unpacked(sent.numbers, sum(rows * length for rows, length in blocks), self.bits)
+        levels = torch.tensor(CENTROIDS[self.bits], device=index.device)
+        near = levels[index >> 1] * (1.0 - 2.0 * (index & 1))
         found, start, first = [], 0, 0
         for at, (rows, length) in enumerate(blocks):
-            near = self._centroids(index[start : start + rows * length].reshape(rows, length))
-            turned = near * sent.scales[first : first + rows, None]
-            found.append((hadamard(turned) * _signs(sent.key, at, (rows, length))).reshape(-1))
+            part = near[start : start + rows * length].reshape(rows, length)
+            turned = hadamard(part * sent.scales[first : first + rows, None])
+            found.append((turned * _signs(sent.key, at, rows, length)).reshape(-1))
             start, first = start + rows * length, first + rows
         return torch.cat(found)[:size].reshape(tuple(shape))
 
-    def _nearest(self, normal: Tensor) -> Tensor:
-        """Which centroid: its sign in the lowest bit, how far out it is above it; int64."""
-        levels = CENTROIDS[self.bits]
-        far = normal.abs()
-        index = torch.zeros_like(normal, dtype=torch.int64)
-        for low, high in pairwise(levels):
-            index = index + (far > (low + high) / 2)
-        return 2 * index + (normal < 0)
+    def through(self, value: Tensor, key: Tensor) -> Tensor:
+        found = []
+        for rows, signs in _cut(value, key):
+            _, near, scales = self._nearest(rows * signs)
+            found.append((hadamard(near * scales[:, None]) * signs).reshape(-1))
+        return torch.cat(found)[: value.numel()].reshape(value.shape)
 
-    def _centroids(self, index: Tensor) -> Tensor:
-        levels = torch.tensor(CENTROIDS[self.bits], device=index.device)
-        return levels[index >> 1] * (1.0 - 2.0 * (index & 1))
+    def _nearest(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows to be turned: which centroids (uint8, the sign in the lowest bit), they themselves, the scales."""
+        turned, levels = hadamard(rows), CENTROIDS[self.bits]
+        norms = turned.square().sum(1)
+        unit = torch.sqrt(torch.where(norms == 0, 1.0, norms) / rows.shape[1])[:, None]
+        far, below = turned.abs(), turned < 0
+        near, index = torch.full_like(turned, levels[0]), torch.zeros_like(turned, dtype=torch.uint8)
+        for low, high in pairwise(levels):
+            beyond = far > unit * ((low + high) / 2)
+            near, index = torch.where(beyond, high, near), index + beyond
+        near = torch.where(below, -near, near)
+        along = (turned * near).sum(1)
+        if self.unbiased:
+            scales = norms / torch.where(along == 0, 1.0, along)
+        else:
+            scales = along / near.square().sum(1)
+        return 2 * index + below, near, scales
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:
@@ -146,15 +156,21 @@ def _blocks(size: int) -> list[tuple[int, int]]:
     return [*found, (1, 1 << (rest - 1).bit_length())] if rest else found
 
 
-def _cut(flat: Tensor) -> list[Tensor]:
-    parts, start = [], 0
-    for rows, length in _blocks(flat.numel()):
+def _cut(value: Tensor, key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The blocks of a value, in rows of one length, and the signs of the numbers in them."""
+    flat, start = value.reshape(-1).float(), 0
+    for at, (rows, length) in enumerate(_blocks(flat.numel())):
         part = flat[start : start + rows * length]
-        parts.append(pad(part, (0, rows * length - part.numel())).reshape(rows, length))
+        yield (
+            pad(part, (0, rows * length - part.numel())).reshape(rows, length),
+            _signs(key, at, rows, length),
+        )
         start += rows * length
-    return parts
 
 
-def _signs(key: Tensor, at: int, shape: Sequence[int]) -> Tensor:
-    """Random signs for a part."""
-    return torch.where(seeds.uniform(seeds.fold(key, at), shape) < 0.5, -1.0, 1.0)
+def _signs(key: Tensor, at: int, rows: int, length: int) -> Tensor:
+    """Random signs for a part, sixteen of each number that is drawn."""
+    words = -(-rows * length // 16)
+    drawn = (seeds.uniform(seeds.fold(key, at), (words,)) * (1 << 16)).to(torch.int32)
+    bits = (drawn[:, None] >> torch.arange(16, dtype=torch.int32, device=key.device)) & 1
+    return (1.0 - 2.0 * bits.float()).reshape(-1)[: rows * length].reshape(rows, length)

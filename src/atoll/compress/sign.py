@@ -35,14 +35,22 @@ class Sign(Codec):
         }
 
     def encode(self, value: Tensor, key: Tensor) -> Record:
-        size, rows = value.numel(), grouped(value, _GROUP)
-        held = torch.full((len(rows),), float(_GROUP), device=value.device)
-        held[-1:] -= -size % _GROUP
-        signs = packing.packed((rows >= 0).reshape(-1)[:size], 1)
-        return Record(signs=signs, scales=rows.abs().sum(1) / held)
+        rows = grouped(value, _GROUP)
+        signs = packing.packed((rows >= 0).reshape(-1)[: value.numel()], 1)
+        return Record(signs=signs, scales=self._scales(rows, value.numel()))
 
     def decode(self, sent: Record, shape: Sequence[int]) -> Tensor:
         size = size_of(shape)
         signs = 2.0 * packing.unpacked(sent.signs, size, 1) - 1
-        rows = grouped(signs, _GROUP) * sent.scales[:, None]
-        return ungrouped(rows, shape)
+        return ungrouped(grouped(signs, _GROUP) * sent.scales[:, None], shape)
+
+    def through(self, value: Tensor, key: Tensor) -> Tensor:
+        rows = grouped(value, _GROUP)
+        scales = self._scales(rows, value.numel())[:, None]
+        return ungrouped(torch.where(rows >= 0, scales, -scales), value.shape)
+
+    def _scales(self, rows: Tensor, size: int) -> Tensor:
+        """Means of absolute numbers, of those that are there."""
+        held = torch.full((len(rows),), float(_GROUP), device=rows.device)
+        held[-1:] -= -size % _GROUP
+        return rows.abs().sum(1) / held

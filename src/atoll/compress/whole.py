@@ -46,10 +46,8 @@ class Whole(Codec):
         }
 
     def encode(self, value: Tensor, key: Tensor) -> Record:
-        rows = grouped(value, _GROUP)
-        scales = rows.abs().amax(1) / self.top
-        steps = torch.where(scales == 0, 1.0, scales)[:, None]
-        whole = torch.round(rows / steps).clamp(-self.top, self.top).reshape(-1)[: value.numel()]
+        whole, scales = self._rounded(value)
+        whole = whole.reshape(-1)[: value.numel()]
         if self.bits == 4:
             return Record(numbers=packing.packed(whole.to(torch.int8) + 8, 4), scales=scales)
         return Record(numbers=whole.to(torch.int8), scales=scales)
@@ -58,5 +56,15 @@ class Whole(Codec):
         size, numbers = size_of(shape), sent.numbers
         if self.bits == 4:
             numbers = packing.unpacked(numbers, size, 4) - 8
-        rows = grouped(numbers, _GROUP) * sent.scales[:, None]
-        return ungrouped(rows, shape)
+        return ungrouped(grouped(numbers, _GROUP) * sent.scales[:, None], shape)
+
+    def through(self, value: Tensor, key: Tensor) -> Tensor:
+        whole, scales = self._rounded(value)
+        return ungrouped(whole * scales[:, None], value.shape)
+
+    def _rounded(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole numbers in float32 [groups, 2048], and what one is in each group [groups]."""
+        rows = grouped(value, _GROUP)
+        scales = rows.abs().amax(1) / self.top
+        steps = torch.where(scales == 0, 1.0, scales)[:, None]
+        return torch.round(rows / steps).clamp(-self.top, self.top), scales
