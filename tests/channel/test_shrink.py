@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,21 @@ def test_feedback_is_for_differences() -> None:
     with pytest.raises(ConfigError, match="sends no differences that add up"):
         federation("topk:0.1 + feedback", "fedamp")
     federation("topk:0.1", "fedamp")
+
+
+def test_feedback_is_for_updates_of_one_form() -> None:
+    """HeteroFL's narrow clients send less than its wide ones."""
+    made = federation("topk:0.1 + feedback", "heterofl")
+    with pytest.raises(ConfigError, match="differ in form") as error:
+        made.fit(progress=False)
+    assert "topk:0.1" in str(error.value.hint)
+
+
+def test_a_chain_is_settled_at_a_node_by_what_came_as_json() -> None:
+    setting = Setting(cohort=5, shapes=shapes_of(values()))
+    again = Setting(**json.loads(json.dumps(asdict(setting))))
+    assert again == setting
+    assert hash(channel("topk:0.1 + feedback").settled(again)) is not None  # type: ignore[attr-defined]
 
 
 # --- what it acts on ------------------------------------------------------------------------------------------------

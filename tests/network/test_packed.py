@@ -64,9 +64,10 @@ def test_it_is_the_simulation_to_the_bit(method: str, text: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_between_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["clip:0.5 | int8", "int8 + feedback"])
+def test_between_processes(text: str, tmp_path: Path) -> None:
     """Four nodes, their answers a quarter as long, and the model that of the simulation."""
-    settings = {"model": "mlp:64", "rounds": 2, "seed": 3, "channel": "clip:0.5 | int8"}
+    settings = {"model": "mlp:64", "rounds": 2, "seed": 3, "channel": text}
     with Cluster(tmp_path, settings) as cluster:
         cluster.start_all()
         assert cluster.wait() == 0, cluster.log("coordinator")

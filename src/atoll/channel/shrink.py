@@ -114,7 +114,7 @@ class Shrink(Transform):
         for at, unit in enumerate(units):
             value = unit.joined(named)
             if self.feedback:
-                value = value + own[str(at)]
+                value = value + self._left(own, at, unit)
             stream = seeds.fold(key, at)
             if self.packs:
                 parts.append(self.codec.encode(value, stream))
@@ -135,6 +135,16 @@ class Shrink(Transform):
         if self.packs:
             return update._replace(values=_travelling(named, units, parts, factor)), own
         return update._replace(values=_filled(update.values, named, units, backs)), own
+
+    def _left(self, own: Record, at: int, unit: _Unit) -> Tensor:
+        """What was lost of this part until now."""
+        if str(at) not in own or own[str(at)].shape != unit.shape:
+            raise ConfigError(
+                f"channel {self.text!r}: clients' updates differ in form, and what is remembered of them has one",
+                hint=f"leave the feedback out: {self.codec.text}",
+            )
+        left: Tensor = own[str(at)]
+        return left
 
     def _factor(
         self, named: Mapping[str, Tensor], units: Sequence[_Unit], backs: Sequence[Tensor], told: Record
