@@ -75,7 +75,7 @@ class Settings:
     channel: Annotated[
         str | None,
         Meta(
-            description='what happens to updates on their way: "clip:0.5", "clip:0.5 | noise:1.0", "secagg" ...'
+            description='what happens to updates on their way: "clip:0.5", "clip:0.5 | noise:1.0", "int8", "secagg" ...'
         ),
     ] = None
     epsilon: Annotated[

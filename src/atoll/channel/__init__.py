@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from atoll.channel.masked import SecAgg
     from atoll.channel.noise import Noise
     from atoll.channel.parse import channel, transforms
+    from atoll.channel.shrink import Shrink
     from atoll.channel.skellam import Skellam
     from atoll.channel.transform import Setting, Transform, Update
 
@@ -27,6 +28,7 @@ __all__ = [
     "Noise",
     "SecAgg",
     "Setting",
+    "Shrink",
     "Skellam",
     "Transform",
     "Update",
@@ -36,8 +38,8 @@ __all__ = [
 
 _WHERE = {
     "HE": "he", "Chain": "chain", "Clip": "clip", "Local": "local", "Noise": "noise", "SecAgg": "masked",
-    "Setting": "transform", "Skellam": "skellam", "Transform": "transform", "Update": "transform", "channel": "parse",
-    "transforms": "parse",
+    "Setting": "transform", "Shrink": "shrink", "Skellam": "skellam", "Transform": "transform", "Update": "transform",
+    "channel": "parse", "transforms": "parse",
 }  # fmt: skip
 
 

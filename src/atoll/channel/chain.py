@@ -10,6 +10,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.channel.masked import SecAgg
 from atoll.channel.noise import Noise
+from atoll.channel.shrink import Shapes, Shrink, shapes_of
 from atoll.channel.sums import Release, Together
 from atoll.channel.transform import Place, Setting, Transform, Update
 from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply
@@ -19,14 +20,17 @@ from atoll.tensors import Record, leaves
 
 __all__ = ["Chain", "Sending"]
 
-_ORDER: tuple[Place, ...] = ("bound", "blur", "hide")
+_ORDER: tuple[Place, ...] = ("bound", "blur", "shrink", "hide")
 
 _WHY = {
     (
         "blur",
         "bound",
     ): "what is shortened after noise is added is no longer bounded by what the noise was made for",
+    ("shrink", "bound"): "what is packed cannot be shortened any more",
+    ("shrink", "blur"): "what is packed is what travels, and noise comes before it",
     ("hide", "bound"): "hidden numbers cannot be shortened",
+    ("hide", "shrink"): "hidden numbers look like any others, and cannot be told in fewer bytes",
     ("hide", "blur"): "noise is added to what is then hidden, not to what is hidden already",
 }
 
@@ -97,6 +101,29 @@ class Chain(Channel):
         found = (each for each in self.transforms if isinstance(each, SecAgg) and each.how == "protocol")
         return next(found, None)
 
+    @property
+    def shrink(self) -> Shrink | None:
+        """What packs updates, if there is any; nothing stands behind it."""
+        last = self.transforms[-1]
+        return last if isinstance(last, Shrink) else None
+
+    def packing(self) -> Chain:
+        """The chain at a client on a machine of its own, whose replies are what travels (see `opened`)."""
+        if self.shrink is None:
+            return self
+        return Chain([*self.transforms[:-1], self.shrink.packing()], self.setting)
+
+    def opened(self, values: Record, job: Job, client: int) -> Record:
+        """The values of a reply to a job, of what a client sent that was `packing`.  Raises CodecError."""
+        if self.shrink is None:
+            return values
+        sent = Record({name: part for name, part in values.items() if name != "channel"})
+        found = self.shrink.opened(sent, job.form(client))
+        change = job.method.change
+        if change is not None and change.since is not None and found.get(change.field):
+            found = change.put(found[change.field], found, job.work.received(client), Record())
+        return found.replace(channel=values["channel"]) if "channel" in values else found
+
     def drawing(self, source: Source) -> Chain:
         """The chain at a client on a machine of its own, whose draws come from this source and not from the run's seed.
 
@@ -111,6 +138,8 @@ class Chain(Channel):
         """
         size = sum(v.numel() for v in leaves(expected) if isinstance(v, Tensor))
         setting = replace(setting, equal=setting.equal or self.equal, size=size)
+        if self.shrink is not None and self.shrink.feedback:
+            setting = replace(setting, shapes=self._remembered(method, expected))
         chain = self.settled(setting)
         if self.hides or self.noise is not None:
             chain.check(method, expected)
@@ -122,6 +151,16 @@ class Chain(Channel):
         for each in self.transforms:
             made = (*made, each.fitted(made, setting))
         return Chain(made, setting)
+
+    def _remembered(self, method: Method, expected: Record) -> tuple[Shapes, ...]:
+        """The shapes of what clients remember of errors, the same in all rounds.  Raises ConfigError."""
+        if not expected or method.change is None or method.change.since is not None:
+            raise ConfigError(
+                f"channel {self.text!r}: {type(method).__name__} sends no differences that add up from round to round,"
+                " and what was lost of one is no part of another",
+                hint=f"leave the feedback out: {self.text.replace(' + feedback', '')}",
+            )
+        return shapes_of(expected)
 
     def check(self, method: Method, expected: Record) -> None:
         """Whether a method can do with the sum over clients."""
@@ -217,14 +256,13 @@ class Sending(Around):
             values = values.replace(**{change.field: moved})
         update, kept = Update(values, reply.weight, Record(), reply.metrics), {}
         for at, each in enumerate(self.transforms):
-            name = str(at)
-            update, after = each.send(
-                update, told.get(name, Record()), own.get(name, Record()), seeds.fold(key, 1000 + at)
-            )
+            name, news = str(at), told.get(str(at if each.hears is None else each.hears), Record())
+            update, after = each.send(update, news, own.get(name, Record()), seeds.fold(key, 1000 + at))
             if after:
                 kept[name] = after
         values = update.values
-        if moved is not None:
+        last = self.transforms[-1]
+        if moved is not None and not (isinstance(last, Shrink) and last.packs):
             assert change is not None
             values = change.put(values[change.field], values, received, memory)
         if update.report:
@@ -241,6 +279,17 @@ def _check(each: Transform, before: tuple[Transform, ...]) -> None:
             raise ConfigError(
                 f"channel: {each.name} stands behind {other.name}, but {_WHY[other.place, each.place]}",
                 hint=f"write {each.text} | {other.text}",
+            )
+        if each.place == other.place == "shrink":
+            raise ConfigError(
+                f"channel: {each.text} stands behind {other.text}, and updates are packed once",
+                hint="leave one of the two out",
+            )
+        if each.place == "hide" and other.place == "shrink":
+            raise ConfigError(
+                f"channel: {each.name} stands behind {other.text}, but what is hidden is added up before it is opened,"
+                " and packed updates have no whole numbers of a common step",
+                hint=f"leave {other.text} out; masks are as long as the numbers under them",
             )
     for name in each.needs:
         if name not in (other.name for other in before):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -68,7 +69,7 @@ class Clip(Transform):
     # --- client half ------------------------------------------------------------------------------------------
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
-        norm = self._norm(update.values).to(update.weight.device)
+        norm = self.length(leaves(update.values)).to(update.weight.device)
         bound = self.bound(told).to(norm.device)
         factor = (bound / norm).clamp(max=1)
         inside = (norm <= bound).to(norm.dtype)
@@ -83,8 +84,9 @@ class Clip(Transform):
             metrics=update.metrics.replace(clipped=1 - inside),
         ), own
 
-    def _norm(self, values: Record) -> Tensor:
-        parts = [v.float() for v in leaves(values) if v.is_floating_point()]
+    def length(self, values: Sequence[Tensor]) -> Tensor:
+        """What is bounded, a scalar: the norm of tensors joined, of those in floating point."""
+        parts = [v.float() for v in values if v.is_floating_point()]
         if self.order == 1:
             return torch.as_tensor(sum(v.abs().sum() for v in parts))
         return torch.as_tensor(sum(v.square().sum() for v in parts)).sqrt()

@@ -64,6 +64,10 @@ class Local(Transform):
             )
         return replace(self, at=at, bound=bound)
 
+    @property
+    def hears(self) -> int | None:
+        return self.at
+
     # --- client half ------------------------------------------------------------------------------------------
 
     def drawing(self, source: Source) -> Local:

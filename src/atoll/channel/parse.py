@@ -12,11 +12,13 @@ from atoll.channel.he import HE
 from atoll.channel.local import Local
 from atoll.channel.masked import SecAgg
 from atoll.channel.noise import Noise
+from atoll.channel.shrink import Shrink
 from atoll.channel.skellam import Skellam
 from atoll.channel.transform import Transform
+from atoll.compress.parse import CODECS, codecs, read
 from atoll.contract import Channel
 from atoll.errors import ConfigError
-from atoll.spec import Parameter, number, whole
+from atoll.spec import Call, Parameter, number, whole
 
 __all__ = ["channel", "transforms"]
 
@@ -63,10 +65,11 @@ _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
 
 def transforms() -> list[tuple[str, str]]:
     """How each transform is written, and the first line of what its class says of itself."""
-    return [
+    found = [
         (spec.usage(name, parameters), (inspect.getdoc(kind) or "").split("\n")[0])
         for name, (kind, parameters) in _KNOWN.items()
     ]
+    return found + codecs()
 
 
 def channel(given: str | Sequence[Transform] | Channel) -> Channel:
@@ -80,12 +83,30 @@ def channel(given: str | Sequence[Transform] | Channel) -> Channel:
     if isinstance(given, Transform):
         return Chain([given])
     if isinstance(given, str):
-        heads = {name: parameters for name, (_, parameters) in _KNOWN.items()}
-        made = [(call.name, call.read(heads)) for call in spec.chain(given, "channel", "|")]
-        return Chain([_KNOWN[name][0](**arguments) for name, arguments in made])
+        return Chain([_made(part.strip(), given) for part in given.split("|")])
     if isinstance(given, Sequence):
         return Chain([*given])
     raise ConfigError(
         f"channel is a {type(given).__name__}",
         hint='give a text such as "clip:0.5 | noise:1.0", or a list of transforms',
     )
+
+
+def _made(part: str, text: str) -> Transform:
+    """One transform of a channel that is written as `text`."""
+    inner, plus, more = (each.strip() for each in part.rpartition("+"))
+    wrapped = bool(plus) and more[:1].isalpha()  # "1e+3" is a number
+    name, colon, given = (inner if wrapped else part).partition(":")
+    call = Call(name.strip(), given if colon else None, "channel", text)
+    heads = {**{name: parameters for name, (_, parameters) in _KNOWN.items()}, **CODECS}
+    arguments = call.read(heads)
+    if wrapped and more != "feedback":
+        raise spec.unknown("channel", more, ["feedback"], text)
+    if call.name in CODECS:
+        return Shrink(read(call), feedback=wrapped)
+    if wrapped:
+        raise ConfigError(
+            f"channel {text!r}: {call.name} loses nothing that feedback could make good",
+            hint=f"it goes with a codec: {', '.join(CODECS)}",
+        )
+    return _KNOWN[call.name][0](**arguments)

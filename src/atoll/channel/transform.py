@@ -19,8 +19,8 @@ __all__ = ["Place", "Setting", "Transform", "Update", "Vector"]
 
 Vector = NDArray[Any]
 
-Place = Literal["bound", "blur", "hide"]
-"""Where in a chain a transform stands: what bounds updates, what blurs them, what hides them; in this order."""
+Place = Literal["bound", "blur", "shrink", "hide"]
+"""Where in a chain a transform stands: what bounds updates, blurs them, packs them, hides them; in this order."""
 
 
 class Update(NamedTuple):
@@ -50,6 +50,7 @@ class Setting:
         rounds: how many the run has.
         turns: each client takes part once in any so many rounds at most; 1 where nothing of the kind is known.
         secret: whether clients draw from secrets of their own, as they do between machines.
+        shapes: of the tensors in floating point, field by field, where clients remember as many numbers.
     """
 
     cohort: int = 1
@@ -60,6 +61,13 @@ class Setting:
     rounds: int = 1
     turns: int = 1
     secret: bool = False
+    shapes: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        made = tuple(
+            tuple(tuple(shape) for shape in part) for part in self.shapes
+        )  # lists, where it was JSON
+        object.__setattr__(self, "shapes", made)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,11 @@ class Transform(ABC):
         return False
 
     @property
+    def hears(self) -> int | None:
+        """Whose news its client half is told, by position in the chain; None: its own."""
+        return None
+
+    @property
     def floor(self) -> int:
         """Clients without whom the server learns nothing at all of a round."""
         return 0
@@ -118,7 +131,7 @@ class Transform(ABC):
         """The update after it, and what the client remembers.
 
         Args:
-            told: what the server tells clients (`tell`).
+            told: what the server tells clients (`tell`), of this transform or of that which it `hears`.
             own: what the client remembered.
             key: a random stream of this client, round and transform, int64 scalar.
         """

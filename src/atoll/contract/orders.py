@@ -208,8 +208,10 @@ class Job:
         )
 
     def nbytes(self, values: Record) -> int:
-        """Bytes that a client uploads with these values."""
-        return nbytes(values) if self.channel is None else self.channel.nbytes(values)
+        """Bytes that a client uploads with these values; the channel acts on what training sends."""
+        if self.channel is None or self.work.program != "train":
+            return nbytes(values)
+        return self.channel.nbytes(values)
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

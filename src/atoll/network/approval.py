@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atoll import own
 from atoll.assembly import architectures, networks
-from atoll.channel import Chain, Clip, Local, Noise, SecAgg, Transform
+from atoll.channel import Chain, Clip, Local, Noise, SecAgg, Shrink, Transform
 from atoll.contract import Method, Population
 from atoll.dpsgd.records import DPSGD
 from atoll.errors import AtollError
@@ -104,6 +104,8 @@ def _does(each: Transform) -> str:
         return "the coordinator promises to add noise to the sum"
     if isinstance(each, SecAgg):
         return "the coordinator sees the sum over the nodes and nothing else of it"
+    if isinstance(each, Shrink):
+        return "packed into fewer bytes" + ", and what that loses is kept here" * each.feedback
     return {"skellam": "a share of noise is added here", "he": "encrypted"}.get(each.name, "changed")
 
 

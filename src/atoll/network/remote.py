@@ -10,20 +10,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from atoll.codec import Limits, decode, pieces, viewed
+from atoll.codec import pieces
 from atoll.contract import Answer, Gathering, Job, Mean, Memories, Outcome, Reducer, Reply
 from atoll.contract.gather import outcome
 from atoll.contract.screen import screen
 from atoll.data import FederatedData
 from atoll.engines.engine import Engine
 from atoll.errors import CodecError
+from atoll.network.answers import answer_of
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted
 from atoll.network.sums import Later, Sums, announced, chain_of, hidden
 from atoll.network.wire import Blob, Task
 from atoll.tensors import Record, named_tensors, nbytes
 
-__all__ = ["Remote", "Waiting", "answer_of"]
+__all__ = ["Remote", "Waiting"]
 
 _ROOM = 1 << 20
 """Bytes that an answer may have beside its tensors."""
@@ -274,7 +275,7 @@ class Remote(Engine):
                 posted.client, 0.0, {}, arrival.size, arrival.refused, arrival.begun, arrival.ended
             )
             return None, refused
-        answer = answer_of(self.blobs.mapped(arrival.sha256), posted.client, posted.task.most)
+        answer = answer_of(self.blobs.mapped(arrival.sha256), job, posted.client, posted.task.most)
         found = outcome(answer, job, arrival.begun, arrival.ended)
         return (None if found.refused else answer), found
 
@@ -289,7 +290,7 @@ class Remote(Engine):
             return
         blob = self.blobs.mapped(arrival.sha256)
         copied = type(job.reducer()) is not Mean  # a mean looks at each number once, wherever it lies
-        answer = answer_of(blob, client, posted.task.most, copied=copied)
+        answer = answer_of(blob, job, client, posted.task.most, copied=copied)
         found = gathering.deliver(answer, arrival.begun, arrival.ended)
         if not found.refused:
             memories.put(client, Record(task=posted.task.id))
@@ -306,7 +307,7 @@ class _Check:
 
     def __call__(self, blob: Any) -> str | None:
         try:
-            answer = answer_of(blob, self.client, self.most, copied=False)
+            answer = answer_of(blob, self.job, self.client, self.most, copied=False)
         except CodecError as error:
             return error.message
         form = announced(self.job).form(self.client)
@@ -354,29 +355,3 @@ def _otherwise(values: Record, form: Record) -> str | None:
         if name in due and value.dtype != due[name].dtype:
             return f"{name} is {value.dtype}, not {due[name].dtype}"
     return None
-
-
-def answer_of(blob: Any, client: int, most: int, copied: bool = True) -> Answer:
-    """The answer that these bytes are; its tensors are their own, or views of a writable buffer.
-
-    Raises CodecError where they are none of this client's.
-    """
-    found = (decode if copied else viewed)(blob, limits=Limits(nbytes=most))
-    reply = found.get("reply")
-    fine = (
-        found.keys() == {"client", "reply"}
-        and found.client == client
-        and isinstance(reply, Record)
-        and reply.keys() == {"sent", "weight", "metrics"}
-        and isinstance(reply.sent, Record)
-        and isinstance(reply.metrics, Record)
-        and isinstance(reply.weight, Tensor)
-        and reply.weight.numel() == 1
-        and reply.weight.is_floating_point()
-        and all(isinstance(each, Tensor | int | float) for each in reply.metrics.values())
-    )
-    if not fine:
-        raise CodecError(
-            "these bytes are a record, and no answer of this client", hint="encode an `Answer` of its own"
-        )
-    return Answer.of_record(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from atoll import spec
 from atoll.channel import Chain, Clip, Local, Noise, SecAgg, Skellam
+from atoll.compress import CODECS
 from atoll.spec import Parameter, number
 
 __all__ = ["Requirement"]
@@ -16,6 +17,7 @@ _KNOWN: dict[str, tuple[Parameter, ...]] = {
     **{each: (number("multiplier", optional=True, above=0),) for each in ("noise", "local", "skellam")},
     "secagg": (),
     "he": (),
+    **dict.fromkeys(CODECS, ()),
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from atoll import spec
-from atoll.contract import Method
+from atoll.channel import Chain, channel
+from atoll.contract import Change, Method
 from atoll.errors import ConfigError
 from atoll.methods import METHODS
 from atoll.rounds.paces import Synchronous, pace
@@ -40,6 +41,13 @@ def check(settings: Settings, method: Method) -> None:
             hint='protect each node as a whole: channel = "clip:0.5 | local:1.0" adds noise before anything leaves it,'
             ' "clip:0.5 | noise:1.0" in the sum',
         )
+    chain = None if settings.channel is None else channel(settings.channel)
+    if isinstance(chain, Chain) and chain.shrink is not None and _at_home(method.change):
+        raise ConfigError(
+            f"channel = {chain.text!r}: {type(method).__name__} packs how its model differs from one that stays at the"
+            " node, and nobody else could open that",
+            hint=f"leave {chain.shrink.text} out",
+        )
     if settings.leaves is not None and type(method).farewell is not Method.farewell:
         raise ConfigError(
             f"leaves = {settings.leaves!r}: {type(method).__name__} takes back what a client that leaves remembers,"
@@ -48,6 +56,11 @@ def check(settings: Settings, method: Method) -> None:
         )
     if not isinstance(pace(settings.pace), Synchronous):
         check_differences(method, settings.pace)
+
+
+def _at_home(change: Change | None) -> bool:
+    """Whether a reply is told from what only the client has."""
+    return change is not None and change.since is not None and change.where == "memory"
 
 
 def check_public(method: Method, there: bool) -> None:

@@ -255,7 +255,7 @@ class _Work:
         if task.program.partition(" ")[0] != "train":
             return Channel()  # memories keep their two parts
         chain = self.chain.settled(Setting(**(task.setting or {})))
-        return chain if noise is None else chain.drawing(Source(noise))
+        return (chain if noise is None else chain.drawing(Source(noise))).packing()
 
 
 def _withheld(reply: Any, path: Path) -> Any:

@@ -48,7 +48,10 @@ class Timing:
         """What these clients' orders take that go out at this time. Work of who leaves meanwhile breaks off."""
         sent, own = nbytes(job.work.shared), job.work.own
         down = [job.work.nbytes(k) if k in own else sent for k in clients]
-        alike, forms = nbytes(job.expected), {id(form): nbytes(form) for form in job.work.forms.values()}
+        alike, forms = (
+            job.nbytes(job.expected),
+            {id(form): job.nbytes(form) for form in job.work.forms.values()},
+        )
         up = [forms[id(job.form(k))] if k in job.work.forms else alike for k in clients]
         who = np.asarray(clients, np.int64)
         found = self.devices.spans(

@@ -1,0 +1,127 @@
+"""Updates that are packed between machines: the simulation's bits, and fewer bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from atoll.channel import channel
+from atoll.codec import encode
+from atoll.contract import Answer, Job, Reply, Work
+from atoll.errors import CodecError, ConfigError
+from atoll.methods import FedAvg
+from atoll.network.answers import answer_of
+from atoll.network.remote import _Check
+from atoll.network.requirements import Requirement
+from atoll.tensors import Record, Tensors
+from tests.network.cluster import Cluster
+from tests.network.onethread import OneThread
+
+
+def lengths(coordinator: Path) -> Iterator[int]:
+    """Bytes of the answers of training that were accepted, from the audit log."""
+    for line in (coordinator / "audit.jsonl").read_text("utf-8").splitlines():
+        found = json.loads(line)
+        if "answer-accepted" in line and '"train"' in line:
+            yield next(_sizes(found))
+
+
+def _sizes(found: Any) -> Iterator[int]:
+    for name, value in found.items():
+        if isinstance(value, dict):
+            yield from _sizes(value)
+        elif name == "size":
+            yield value
+
+
+CASES = [
+    ("fedavg", "clip:0.5 | int8"), ("scaffold", "topk:0.05 + feedback"), ("fedma", "int8"), ("fedadam", "drive"),
+    ("fednova", "powersgd:1 + feedback"), ("heterofl", "eden:2"), ("fedavg", "clip:0.3,0.5 | local:0.01 | randk:0.3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [pytest.param(*case, marks=() if at < 2 else pytest.mark.slow) for at, case in enumerate(CASES)],
+)
+def test_it_is_the_simulation_to_the_bit(method: str, text: str, tmp_path: Path) -> None:
+    """The coordinator decodes to what comes back in a simulation."""
+    model = "mlp-bn:64" if method == "heterofl" else "mlp:64"
+    settings = {"method": method, "channel": text, "rounds": 3, "model": model}
+    network = {"repeatable_noise": True} if "local" in text else {}
+    made = OneThread(tmp_path, settings, network=network).play()
+    assert not [why for each in made.federation.history for why in each.refused.values()]
+    assert made.same()
+    plain = OneThread(tmp_path / "plain", {**settings, "channel": None}).play()
+    assert sum(each.bytes_up for each in made.federation.history) < 0.8 * sum(
+        each.bytes_up for each in plain.federation.history
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["clip:0.5 | int8", "int8 + feedback"])
+def test_between_processes(text: str, tmp_path: Path) -> None:
+    """Four nodes, their answers a quarter as long, and the model that of the simulation."""
+    settings = {"model": "mlp:64", "rounds": 2, "seed": 3, "channel": text}
+    with Cluster(tmp_path, settings) as cluster:
+        cluster.start_all()
+        assert cluster.wait() == 0, cluster.log("coordinator")
+        for name in cluster.names:
+            assert cluster.wait(name, 30) == 0, cluster.log(name)
+    assert cluster.same()
+    numbers = 64 * 64 + 64 + 640 + 10
+    found = [*lengths(tmp_path / "coordinator")]
+    assert len(found) == 8
+    assert all(numbers < each < numbers + 2000 < 4 * numbers / 2 for each in found)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    """Whole updates, and parts of another length, are no answers where they are to be packed."""
+    form = Record(update=Tensors(w=torch.zeros(30, 20)), buffers=Tensors(), counters=Tensors())
+    chain = channel("int8")
+    job = Job(FedAvg(), Work(Record()), [0], 1, 0, expected=form, channel=chain)
+    check = _Check(job, 0, 1 << 20)
+
+    def answer(values: Record) -> bytearray:
+        reply = Reply(values, torch.tensor(3.0), Record())
+        return bytearray(encode(Answer(0, reply).to_record()))
+
+    def packed(length: int, scales: int = 1) -> Record:
+        part = Record(numbers=torch.ones(length, dtype=torch.int8), scales=torch.full((scales,), 0.5))
+        return Record(packed=Record({"0": part}), plain=Record())
+
+    assert check(answer(packed(600))) is None
+    opened = answer_of(answer(packed(600)), job, 0, 1 << 20).reply.values
+    assert torch.equal(opened.update["w"], torch.full((30, 20), 0.5))
+    assert "nothing that int8 sends" in str(check(answer(form)))
+    assert "(599,)" in str(check(answer(packed(599))))
+    assert "(2,)" in str(check(answer(packed(600, 2))))
+    wrong = packed(600)
+    unsound = wrong.replace(packed=Record({"0": wrong.packed["0"].replace(scales=torch.tensor([torch.inf]))}))
+    assert "finite" in str(check(answer(unsound)))
+    with pytest.raises(CodecError):
+        answer_of(answer(Record()), job, 0, 1 << 20)
+
+
+@pytest.mark.parametrize("method", ["fedamp", "fedora"])
+def test_models_that_differ_from_what_stays_at_a_node_are_not_packed(method: str, tmp_path: Path) -> None:
+    """The coordinator does not have what they differ from."""
+    settings = {"method": method, "channel": "int8", "validation": 0.2}
+    with pytest.raises(ConfigError, match="stays at the node") as raised:
+        OneThread(tmp_path, settings).play()
+    assert "leave int8 out" in str(raised.value.hint)
+
+
+def test_a_node_may_require_a_codec() -> None:
+    assert Requirement.parse("int8").unmet(channel("clip:1 | int8")) is None  # type: ignore[arg-type]
+    assert Requirement.parse("topk").unmet(channel("topk:0.1 + feedback")) is None  # type: ignore[arg-type]
+    for text in ("clip:1", "int4"):
+        assert Requirement.parse("int8").unmet(channel(text)) == "int8 is not in it"  # type: ignore[arg-type]
