@@ -2,75 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import atoll
-from atoll.distributed import Trained, train
+from atoll.distributed import parse
 from atoll.distributed.cutting import derive
 from atoll.distributed.strategies.tensor import Tensor as Parallel
-
-
-@cache
-def blobs(count: int = 200) -> atoll.data.Dataset:
-    """Four classes that overlap."""
-    generator = torch.Generator().manual_seed(3)
-    y = torch.randint(0, 4, (count,), generator=generator)
-    x = torch.randn(count, 6, generator=generator) + F.one_hot(y, 6) * 1.5
-    return atoll.data.from_arrays(x, y)
-
-
-@cache
-def sentences(count: int = 80) -> atoll.data.Dataset:
-    """Which of three letters comes most often among seven."""
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randint(0, 12, (count, 7), generator=generator)
-    x[:, 0] = 1  # so that everybody has something to attend to
-    return atoll.data.from_arrays(x, (x % 3).mode(1).values)
-
-
-@cache
-def pictures(count: int = 60) -> atoll.data.Dataset:
-    """Noise with a bright quarter."""
-    generator = torch.Generator().manual_seed(7)
-    y = torch.randint(0, 4, (count,), generator=generator)
-    x = torch.randn(count, 1, 8, 8, generator=generator)
-    for at, quarter in enumerate(y.tolist()):
-        x[at, 0, 4 * (quarter // 2) : 4 * (quarter // 2) + 4, 4 * (quarter % 2) : 4 * (quarter % 2) + 4] += 1
-    return atoll.data.from_arrays(x, y)
-
-
-def net() -> nn.Module:
-    """A pair with dropout between, and a last layer with biases that nobody shares."""
-    return nn.Sequential(
-        nn.Linear(6, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4)
-    )
-
-
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(16, 4),
-    )  # fmt: skip
-
-
-class Block(nn.Module):
-    """A transformer's block, with a mask of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(12, 16, padding_idx=0)
-        self.block = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        mask = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
-        found = self.block(self.embedding(tokens), mask, tokens == 0)
-        return self.head(found[:, -1])  # type: ignore[no-any-return]
+from atoll.errors import ConfigError
+from tests.distributed.parallel import Block, Model, cnn, deep, flat, goes_on, known, near, net, trained
 
 
 class Attention(nn.Module):
@@ -90,31 +33,15 @@ class Attention(nn.Module):
         return x + self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 
-DATA: dict[Callable[[], nn.Module], Callable[[], atoll.data.Dataset]] = {
-    net: blobs,
-    cnn: pictures,
-    Block: sentences,
-}
+class Tied(nn.Module):
+    """An embedding whose weights are read again at the end."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.recurrent = nn.Embedding(12, 16), nn.LSTM(16, 16, batch_first=True)
 
-def trained(
-    model: Callable[[], nn.Module], strategy: Parallel | str, workers: int, **settings: object
-) -> Trained:
-    usual = {"steps": 60, "batch": 30, "optimizer": "sgd:0.9", "lr": 0.05, "every": 30, "threads": 1}
-    return train(model, DATA[model](), strategy, workers=workers, **{**usual, **settings})
-
-
-def flat(run: Trained) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in run.model.parameters()])
-
-
-@cache
-def alone(model: Callable[[], nn.Module], **settings: object) -> Trained:
-    return trained(model, "ddp", 1, **settings)
-
-
-def near(run: Trained, other: Trained) -> bool:
-    return float((flat(run) - flat(other)).abs().max()) < 1e-5
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self.recurrent(self.embedding(tokens))[0][:, -1], self.embedding.weight)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
@@ -125,18 +52,17 @@ def plan(module: nn.Module, inputs: Tensor, degree: int = 2) -> dict[str, str]:
 
 
 def test_pairs_are_found_with_what_lies_between_them() -> None:
-    assert plan(net(), torch.randn(2, 6)) == {"0": "column", "2": "dropout:-1", "3": "row", "5": "gathered"}
+    found = {"0": "column", "2": "dropout:-1", "3": "row", "5": "gathered"}
+    assert plan(net(), torch.randn(2, 6)) == found
     assert plan(cnn(), torch.randn(2, 1, 8, 8)) == {"0": "column", "3": "row", "6": "gathered"}
-    pictured = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
-    assert plan(pictured, torch.randn(2, 1, 4, 4)) == {"0": "column", "3": "row"}
+    flattened = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(24, 3))
+    assert plan(flattened, torch.randn(2, 1, 4, 4)) == {"0": "column", "3": "row"}
 
 
 def test_attention_is_cut_by_heads() -> None:
-    tokens = torch.randint(0, 12, (2, 7))
-    block = {"block.self_attn": "heads", "block.linear1": "column", "block.dropout": "dropout:-1",
-             "block.linear2": "row"}  # fmt: skip
-    assert plan(Block(), tokens) == block
-    assert plan(Block(), tokens, 3) == {"head": "gathered"} or True
+    found = plan(Block(), torch.randint(1, 12, (2, 7)))
+    inside = {"self_attn": "heads", "linear1": "column", "dropout": "dropout:-1", "linear2": "row"}
+    assert found == {f"block.{name}": way for name, way in inside.items()}
     written = dict.fromkeys("qkv", "column") | {"o": "row", "up": "column", "gate": "column", "down": "row"}
     assert plan(Attention(), torch.randn(2, 5, 16)) == written
 
@@ -147,3 +73,85 @@ def test_what_mixes_features_or_counts_them_is_between_no_pair() -> None:
     normal = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 7))
     assert plan(normal, torch.randn(2, 6)) == {"0": "gathered"}
     assert plan(nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5)), torch.randn(2, 6)) == {}
+    assert plan(Tied(), torch.randint(0, 12, (2, 7))) == {}
+
+
+# --- identities -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_parts_are_the_whole_dropout_included(workers: int) -> None:
+    """Two copies draw as two workers with a model each."""
+    run = trained(net, "tensor:2", workers)
+    assert near(run, known(net, workers // 2))
+    assert run.loss == pytest.approx(known(net, workers // 2).loss, abs=1e-6)
+
+
+def test_a_transformers_block_in_parts_is_the_whole() -> None:
+    run = trained(Block, "tensor:2", 2)
+    assert near(run, known(Block))
+    assert torch.equal(flat(trained(Block, "tensor:2", 2)), flat(run))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [net, cnn, Block])
+@pytest.mark.parametrize(("strategy", "workers"), [("tensor:2", 2), ("tensor:2", 4), ("tensor:4", 4)])
+def test_more_parts_and_copies_are_the_whole(model: Model, strategy: str, workers: int) -> None:
+    run = trained(model, strategy, workers, steps=60)
+    assert near(run, known(model, workers // parse(strategy).degree, steps=60))
+    assert torch.equal(flat(trained(model, strategy, workers, steps=60)), flat(run))
+
+
+def test_uneven_copies_count_for_their_samples() -> None:
+    """A batch of 30 in parts of 23 and 7, a bound on the gradient, and goes of half a part."""
+    run = trained(deep, "tensor:2", 4, shares="3, 1", clip=0.5, accumulate=2)
+    assert near(run, known(deep, clip=0.5))
+
+
+def test_bytes_are_those_of_the_sums() -> None:
+    """A step of 30 samples sums what 30 x 5 numbers are twice, and gathers half of 30 x 4."""
+    run = trained(net, "tensor:2", 2, steps=5, every=5)
+    assert run.figures["bytes"] == 5 * 30 * 4 * (5 + 5 + 2)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    goes_on("tensor:2", 11, tmp_path)
+
+
+# --- plans of one's own, and what cannot be ---------------------------------------------------------------------------
+
+
+def test_a_plan_may_be_given() -> None:
+    run = trained(deep, Parallel(2, {"0": "column", "2": "row"}), 2)
+    assert near(run, known(deep))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"0": "column"}, "do not compute"),
+        ({"0": "column", "3": "row"}, "do not compute"),  # without the dropout between them
+        ({"0": "columns"}, "cannot be cut by 'columns'"),
+        ({"9": "row"}, "is no layer"),
+        ({"1": "row"}, "is a Tanh"),
+        ({"3": "column"}, "5 parts"),
+    ],
+)
+@pytest.mark.slow
+def test_a_plan_that_does_not_fit_is_refused(given: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        trained(net, Parallel(2, given), 2)
+
+
+def test_a_wrong_plan_is_refused() -> None:
+    with pytest.raises(ConfigError, match="do not compute"):
+        trained(net, Parallel(2, {"0": "column", "3": "row"}), 2)  # without the dropout between them
+
+
+def test_a_model_of_which_nothing_can_be_cut_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no layer of the model can be cut in 2") as error:
+        trained(lambda: nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5)), "tensor:2", 2)
+    assert "fsdp" in str(error.value.hint)
+    with pytest.raises(ConfigError, match="needs 2 workers for each copy"):
+        trained(net, "tensor:2", 3)
