@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll.distributed import parse
@@ -50,10 +51,8 @@ class Tower(nn.Module):
 def test_stages_cost_about_the_same() -> None:
     wide = nn.Sequential(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 4))
     assert names(wide, torch.randn(2, 6), 2) == [["0", "1"], ["2", "3", "4"]]
-    nested = nn.Sequential(
-        nn.Flatten(), nn.Sequential(nn.Linear(6, 8), nn.ReLU()), deep()[2:3], nn.Linear(8, 4)
-    )
-    nested[2] = nn.Linear(8, 8)
+    inner = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+    nested = nn.Sequential(nn.Flatten(), inner, nn.Linear(8, 8), nn.Linear(8, 4))
     assert names(nested, torch.randn(2, 6, 1), 3) == [["0", "1.0", "1.1"], ["2"], ["3"]]
 
 
@@ -110,16 +109,31 @@ def test_bytes_are_those_of_activations_and_gradients() -> None:
     assert run.figures["bytes"] == 5 * 30 * 7 * 4
 
 
-def test_stages_draw_dropouts_of_their_own() -> None:
-    """The same seed in both stages would drop the same units twice."""
+class Kept(nn.Module):
+    """Writes down what a dropout keeps, the first time."""
+
+    def __init__(self, note: Path) -> None:
+        super().__init__()
+        self.note = note
+
+    def forward(self, value: Tensor) -> Tensor:
+        kept = F.dropout(torch.ones_like(value), 0.5, self.training)
+        if self.training and not self.note.exists():
+            self.note.write_bytes(kept.numpy().tobytes())
+        return value * kept
+
+
+def test_stages_draw_dropouts_of_their_own(tmp_path: Path) -> None:
+    """With the draws of the step in both stages they would drop the same units."""
 
     def dropping() -> nn.Module:
-        return nn.Sequential(
-            nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 4)
-        )
+        first, second = Kept(tmp_path / "first"), Kept(tmp_path / "second")
+        return nn.Sequential(nn.Linear(6, 8), first, nn.Linear(8, 8), second, nn.Linear(8, 4))
 
-    run = trained(dropping, "pipeline:2,3", 2, steps=6, every=6)
-    assert torch.equal(flat(trained(dropping, "pipeline:2,3", 2, steps=6, every=6)), flat(run))
+    strategy = Pipeline(2, 3, cuts=("2",))
+    run = trained(dropping, strategy, 2, steps=3, every=3)
+    assert (tmp_path / "first").read_bytes() != (tmp_path / "second").read_bytes()
+    assert torch.equal(flat(trained(dropping, strategy, 2, steps=3, every=3)), flat(run))
 
 
 @pytest.mark.slow
