@@ -14,7 +14,7 @@ from atoll.distributed import parse
 from atoll.distributed.staging import chain, divided
 from atoll.distributed.strategies.pipeline import Pipeline
 from atoll.errors import ConfigError
-from tests.distributed.parallel import Block, Model, cnn, deep, flat, goes_on, known, near, trained
+from tests.distributed.parallel import DATA, Model, cnn, deep, flat, goes_on, known, near, pictures, trained
 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
@@ -56,6 +56,35 @@ def test_stages_cost_about_the_same() -> None:
     assert names(nested, torch.randn(2, 6, 1), 3) == [["0", "1.0", "1.1"], ["2"], ["3"]]
 
 
+class Written(nn.Module):
+    """A forward that does things of its own between layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(16, 4), nn.Conv2d(1, 8, 3, padding=1)
+        self.second, self.shift = nn.Conv2d(8, 4, 3), nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, value: Tensor) -> Tensor:
+        value = F.max_pool2d(F.relu(self.first(value)), 2)
+        value = F.dropout(F.relu(self.second(value) + self.shift), 0.0, self.training)
+        return self.last(value.view(value.size(0), -1))  # type: ignore[no-any-return]
+
+
+class Branching(Residual):
+    """Cannot be traced."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value) if value.mean() > 0 else value
+
+
+DATA[Written] = pictures
+
+
+def test_a_forward_that_is_no_chain_is_traced_into_one() -> None:
+    stages = names(Written(), torch.randn(2, 1, 8, 8), 2)
+    assert [stage[0] for stage in stages] == ["first", "second"]
+
+
 def test_layers_come_in_the_order_of_their_use() -> None:
     assert names(Tower(), torch.randn(2, 6), 2) == [["blocks.0", "blocks.1"], ["blocks.2", "head"]]
 
@@ -65,7 +94,12 @@ def test_layers_come_in_the_order_of_their_use() -> None:
 
 @pytest.mark.parametrize(
     ("model", "strategy", "workers"),
-    [(cnn, "pipeline:2,3,gpipe", 2), (Tower, "pipeline:2,4", 4), (deep, "pipeline:2,2,interleaved", 2)],
+    [
+        (cnn, "pipeline:2,3,gpipe", 2),
+        (Tower, "pipeline:2,4", 4),
+        (deep, "pipeline:2,2,interleaved", 2),
+        (Written, "pipeline:2,2", 2),
+    ],
 )
 def test_stages_are_the_whole(
     model: Model, strategy: str, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -176,9 +210,9 @@ def test_settings_that_do_not_fit_are_refused(strategy: str, workers: int, batch
 
 def test_a_model_that_is_no_chain_is_refused() -> None:
     with pytest.raises(ConfigError, match="is no chain of layers"):
-        chain(Residual(6), torch.randn(2, 6))
+        chain(Branching(6), torch.randn(2, 6))
     with pytest.raises(ConfigError, match="is no chain"):
-        trained(Block, "pipeline:2,2", 2)
+        trained(lambda: Branching(6), "pipeline:2,2", 2)
 
 
 def test_more_stages_than_layers_are_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,37 +43,34 @@ class Piped(Learner):
     def __init__(self, context: Context, strategy: Pipeline) -> None:
         assert context.within is not None
         self.context, self.strategy, self.links = context, strategy, context.within
-        stages = self._stages()
+        whole = copy.deepcopy(context.task.module).to(context.device)
+        stages = self._stages(whole)
         self.modules = {
-            at: _Stage(copy.deepcopy([layer.module for layer in stages[at]])).to(context.device).train()
+            at: _Stage([layer.module for layer in stages[at]]).train()
             for at in range(self.links.rank, len(stages), strategy.stages)
         }
         """This worker's stages, by their number."""
         self.edges = [(stage[-1].shape, stage[-1].dtype) for stage in stages]
         self.count = len(stages)
-        self.params = {n: p for n, p in self._held(stages, nn.Module.named_parameters) if p.requires_grad}
-        self.buffers = dict(self._held(stages, nn.Module.named_buffers))
+        held = nn.ModuleList(self.modules.values())
+        ours = {id(each) for each in [*held.parameters(), *held.buffers()]}
+        self.params = {n: p for n, p in whole.named_parameters() if id(p) in ours and p.requires_grad}
+        self.buffers = {n: b for n, b in whole.named_buffers() if id(b) in ours}
         self.state = context.optimizer.init(self._now())
         self.schedules: dict[int, Any] = {}
         self._at: dict[str, Tensor] = {}
 
-    def _held(self, stages: list[list[Layer]], named: Any) -> Iterator[tuple[str, Any]]:
-        """What this worker has of the tensors that a module has under names, by the names that the model has."""
-        names = {id(value): name for name, value in named(self.context.task.module)}
-        for at, made in self.modules.items():
-            for layer, copied in zip(stages[at], made.layers, strict=True):
-                own = dict(named(copied))
-                yield from ((names[id(value)], own[path]) for path, value in named(layer.module))
-
-    def _stages(self) -> list[list[Layer]]:
+    def _stages(self, module: nn.Module) -> list[list[Layer]]:
         """Everybody's layers, the same at every worker.  Raises ConfigError."""
         context, strategy = self.context, self.strategy
-        module, inputs = context.task.module, context.data.take(np.zeros(2, np.int64)).inputs
+        inputs = context.data.take(np.zeros(2, np.int64)).inputs
         if not isinstance(inputs, Tensor):
-            raise ConfigError("a pipeline's first stage takes one tensor, and the data have several parts")
+            raise ConfigError(
+                "a pipeline's first stage takes one tensor, and the data have several parts",
+                hint='take another strategy: "fsdp" takes any model',
+            )
         with context.cast():
-            layers = chain(module.to(context.device), inputs.to(context.device))
-        module.cpu()
+            layers = chain(module, inputs.to(context.device))
         count = strategy.stages * strategy.each
         stages = divided(layers, count) if strategy.cuts is None else cut_at(layers, count, strategy.cuts)
         places: dict[int, set[int]] = {}

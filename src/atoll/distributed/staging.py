@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from atoll.errors import ConfigError
@@ -51,23 +51,67 @@ def chain(module: nn.Module, inputs: Any) -> list[Layer]:
     """The layers that a forward pass goes through, each of which reads what the one before has given.
 
     A module whose forward does no more than to hand on what its children give is taken apart, likewise its children;
-    one that does more is a layer. Raises ConfigError where the whole model is one.
+    one that does more is a layer. If the model itself does more, it is traced by torch.fx and cut wherever one tensor
+    alone goes on. Raises ConfigError where that cannot be.
 
     Args:
         inputs: two samples; a tensor, or the model is no chain.
     """
+    found = _found(module, inputs)
+    if len(found) == 1 and (pieces := _traced(module)):
+        found = _found(nn.Sequential(*pieces.values()), inputs)
+        for call in found:  # "3", or "3.linear" where the piece is but that layer
+            at, _, inside = call.name.partition(".")
+            call.name = inside or (list(pieces)[int(at)] if at else "")
+    if len(found) == 1:
+        raise ConfigError(
+            f"the model ({type(module).__name__}) is no chain of layers that a pipeline could be made of",
+            hint="let its forward hand on what one child gives to the next, without branches that depend on values,"
+            ' or take another strategy: "tensor:2" or "fsdp"',
+        )
+    return [_layer(call, len(inputs)) for call in found]
+
+
+def _found(module: nn.Module, inputs: Any) -> list[_Call]:
     training = module.training
     with torch.no_grad(), _followed(module.eval()) as root:
         module(inputs)
     module.train(training)
-    found = list(_links(root.calls[0]))
-    if len(found) == 1:
-        raise ConfigError(
-            f"the model ({type(module).__name__}) is no chain of layers that a pipeline could be made of",
-            hint="let its forward hand on what one child gives to the next, with nothing in between (nn.Flatten(),"
-            ' nn.ReLU() are children, too), or take another strategy: "tensor:2" or "fsdp"',
-        )
-    return [_layer(call, len(inputs)) for call in found]
+    return list(_links(root.calls[0]))
+
+
+def _traced(module: nn.Module) -> dict[str, nn.Module]:
+    """Pieces of a forward, each by the name of its first layer; none where it cannot be traced."""
+    try:
+        traced = fx.symbolic_trace(module.train())  # which may write down that it trains
+    except Exception:  # tracing may stumble over anything that a forward does
+        return {}
+    first, *nodes, last = traced.graph.nodes
+    if any(node.op in ("placeholder", "output") for node in nodes):
+        return {}
+    place = {node: at for at, node in enumerate([first, *nodes, last])}
+    ends = {node: max((place[user] for user in node.users), default=0) for node in place}
+    pieces: dict[str, nn.Module] = {}
+    given, held = first, list[fx.Node]()
+    for node in nodes:
+        held.append(node)
+        live = [each for each in place if place[each] <= place[node] < ends[each]]
+        if node is nodes[-1] or live == [node]:
+            gives = last.args[0] if node is nodes[-1] else node
+            name = next((str(each.target) for each in held if each.op == "call_module"), node.name)
+            pieces[name if name not in pieces else node.name] = _piece(traced, given, held, gives)
+            given, held = node, []
+    return pieces
+
+
+def _piece(traced: fx.GraphModule, given: fx.Node, nodes: Sequence[fx.Node], gives: Any) -> nn.Module:
+    """A part of a traced forward."""
+    graph = fx.Graph()
+    known = {given: graph.placeholder("value")}
+    for node in nodes:
+        known[node] = graph.node_copy(node, known.__getitem__)
+    graph.output(fx.map_arg(gives, known.__getitem__))
+    return fx.GraphModule(traced, graph)
 
 
 @contextmanager
