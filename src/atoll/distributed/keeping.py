@@ -201,6 +201,7 @@ class Keeper:
             "waiting": sum(w.waiting for w in works) / max(1e-9, sum(each.seconds for each in done)),
             "memory": max((w.memory for w in works), default=0.0),
             **({"staleness": sum(stale) / len(stale)} if stale else {}),
+            **({"bubble": works[-1].bubble} if works and works[-1].bubble is not UNSET else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -210,7 +211,7 @@ class Keeper:
             save_file({**whole.params, **whole.buffers}, path)
 
 
-_FIGURES = ("bytes", "waiting", "memory", "staleness")
+_FIGURES = ("bytes", "waiting", "memory", "staleness", "bubble")
 
 
 def _round(event: Mapping[str, Any]) -> kinds.Round:

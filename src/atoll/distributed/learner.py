@@ -29,7 +29,8 @@ class Context:
     """Where a learner is, and what it learns.
 
     `links` joins all workers; `beside` those that hold other copies of what this one holds (the same ones, unless
-    several workers hold one model together), among which batches are divided.
+    several workers hold one model together), among which batches are divided; `within` those that hold one model with
+    this one and read the same samples, None where it has a model of its own.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Context:
     clip: float | None = None
     accumulate: int = 1
     precision: torch.dtype | None = None
+    within: Links | None = None
 
     def cast(self) -> AbstractContextManager[Any]:
         """Inside, operations that can compute in the run's precision do."""

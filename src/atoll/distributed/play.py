@@ -76,13 +76,15 @@ def joined(
             dist.destroy_process_group()
 
 
-def _beside(strategy: Strategy, workers: int, rank: int, links: Links) -> Links:
-    """The workers that hold other copies of what this one holds; all call it."""
-    degree = strategy.degree
+def _groups(job: Job, rank: int, links: Links) -> tuple[Links, Links | None]:
+    """`Context.beside` and `Context.within`; all call it."""
+    degree, wait = job.strategy.degree, timedelta(seconds=job.training.timeout)
     if degree == 1:
-        return links
-    groups = [dist.new_group(list(range(at, workers, degree))) for at in range(degree)]
-    return Links(groups[rank % degree])
+        return links, None
+    everyone = range(job.workers)
+    beside = [dist.new_group(list(everyone[at::degree]), wait) for at in range(degree)]
+    within = [dist.new_group(list(everyone[at : at + degree]), wait) for at in range(0, job.workers, degree)]
+    return Links(beside[rank % degree]), Links(within[rank // degree])
 
 
 def play(job: Job, rank: int, keeper: Keeper | None) -> None:
@@ -90,17 +92,19 @@ def play(job: Job, rank: int, keeper: Keeper | None) -> None:
     training = job.training
     with threads(training.threads or max(1, torch.get_num_threads() // job.workers)):
         links = Links()
+        beside, within = _groups(job, rank, links)
         context = Context(
             job.task,
             job.data,
             job.device,
             optimizer(training.optimizer),
             links,
-            _beside(job.strategy, job.workers, rank, links),
+            beside,
             training.seed,
             training.clip,
             training.accumulate,
             None if training.precision == "float32" else torch.bfloat16,
+            within,
         )
         learner = job.strategy.learner(context)
         start = links.told(None if keeper is None else Record(at=keeper.number)).at
@@ -156,7 +160,8 @@ def _draw(job: Job, step: int, replica: int) -> None:
 
 def _spent(context: Context) -> dict[str, float]:
     """Bytes that this worker has sent, and seconds that it has waited for others."""
-    every = [context.links] if context.beside is context.links else [context.links, context.beside]
+    known = (context.links, context.beside, context.within)
+    every = {id(each): each for each in known if each is not None}.values()
     return {"bytes": sum(each.nbytes for each in every), "waiting": sum(each.seconds for each in every)}
 
 

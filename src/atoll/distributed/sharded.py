@@ -30,12 +30,13 @@ class Sharded(Learner):
     """A module whose parameters are DTensors, or some of them. Each worker steps what it holds.
 
     Args:
-        module: in parts already, in training mode.
+        module: in parts already, in training mode. A parameter may be viewed in another shape than the task has it.
     """
 
     def __init__(self, context: Context, module: nn.Module) -> None:
         self.context, self.module = context, module
         self.params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.shapes = {name: p.shape for name, p in context.task.module.named_parameters()}
         self.state = context.optimizer.init(self._local())
 
     def _local(self) -> Tensors:
@@ -94,7 +95,10 @@ class Sharded(Learner):
 
     def _filled(self, held: Tensors) -> Tensors:
         return Tensors(
-            {name: whole(self._like(name, value)).detach().clone() for name, value in held.items()}
+            {
+                name: whole(self._like(name, value)).detach().clone().view(self.shapes[name])
+                for name, value in held.items()
+            }
         )
 
     def whole(self) -> Record | None:
@@ -114,9 +118,9 @@ class Sharded(Learner):
         found = {}
         for name, value in tensors.items():
             p = self.params[name]
-            here = value.to(self.context.device)
-            if isinstance(p, DTensor):
-                here = distribute_tensor(here, p.device_mesh, p.placements).to_local()
+            here = value.to(self.context.device).view(p.shape)
+            if isinstance(p, DTensor):  # everybody has all of it: nobody need be sent a part
+                here = distribute_tensor(here, p.device_mesh, p.placements, src_data_rank=None).to_local()
             found[name] = here.clone()
         return Tensors(found)
 

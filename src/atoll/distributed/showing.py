@@ -62,5 +62,6 @@ def summary(trained: Trained) -> str:
     sent = f"{bytes_text(found['bytes'])} sent by a worker, {found['waiting']:.0%} of the time waiting"
     lines = [", ".join(scores), steps]
     lines += [sent] if found["workers"] > 1 else []
+    lines += [f"{found['bubble']:.0%} of a step a stage waits, by the schedule"] if "bubble" in found else []
     lines += [f"{bytes_text(found['memory'])} of memory a worker at most"]
     return "\n".join(["", *lines])

@@ -97,13 +97,14 @@ def train(
         training,
         None if isinstance(model, str) else model,
         None if isinstance(data, str) else data,
+        chosen,
     )
     return start(job, resume, log or [])
 
 
-def prepare(training: Training, model: Any = None, data: Any = None) -> Job:
-    """A training with all its parts, checked."""
-    strategy, device = parse(training.strategy), device_named(training.device)
+def prepare(training: Training, model: Any = None, data: Any = None, strategy: Strategy | None = None) -> Job:
+    """A training with all its parts, checked. A strategy may have settings that its text does not tell."""
+    strategy, device = strategy or parse(training.strategy), device_named(training.device)
     dataset = _dataset(training.load() if data is None else data)
     seed = training.seed
     dataset, test = _divided(dataset, training.test, seed)

@@ -6,14 +6,16 @@ from atoll import spec
 from atoll.distributed.strategies.ddp import DDP
 from atoll.distributed.strategies.diloco import DiLoCo, LocalSGD
 from atoll.distributed.strategies.fsdp import FSDP
+from atoll.distributed.strategies.pipeline import Pipeline
 from atoll.distributed.strategies.ring import Ring
+from atoll.distributed.strategies.tensor import Tensor
 from atoll.distributed.strategies.zero import Zero1
 from atoll.distributed.strategy import Strategy
 
 __all__ = ["STRATEGIES", "parse"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    each.name: each for each in (DDP, Ring, Zero1, FSDP, LocalSGD, DiLoCo)
+    each.name: each for each in (DDP, Ring, Zero1, FSDP, Tensor, Pipeline, LocalSGD, DiLoCo)
 }
 """By name."""
 

@@ -268,6 +268,9 @@ class Work(Struct, kw_only=True, forbid_unknown_fields=True):
         Maybe[Number],
         says("steps that others took between a worker's reading of the model and its own, mean"),
     ] = UNSET
+    bubble: Annotated[
+        Maybe[Number], says("share of a step in which a stage of a pipeline waits, by its schedule")
+    ] = UNSET
 
 
 class Round(Written, kw_only=True):
@@ -394,6 +397,9 @@ class Result(Written, kw_only=True):
         UNSET
     )
     memory: Annotated[Maybe[float], says("bytes of a worker at its peak, likewise")] = UNSET
+    bubble: Annotated[
+        Maybe[Number], says("share of a step in which a stage of a pipeline waits, by its schedule")
+    ] = UNSET
     clients: Annotated[Maybe[Spread | None], says("the main measure of the models clients would use")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("the last one, without `each`")] = UNSET
 
