@@ -110,7 +110,10 @@ def assemble(
             for each in hidden:
                 each.rule = rule
     if nodes is None:
-        engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
+        engine = make(
+            settings.engine, tasks, data, device, settings.workers, settings.rounds,
+            settings.ray_address, settings.ray_gpus,
+        )  # fmt: skip
     else:
         engine = nodes.engine(tasks, data, device, settings)
     aside = None if channel is None else Channel()  # what is judged leaves no trace, and needs no protection
