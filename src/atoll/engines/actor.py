@@ -31,6 +31,9 @@ __all__ = ["Actor", "Grouped", "Octets", "alike", "packed", "read", "unpacked", 
 
 Octets = NDArray[np.uint8]
 
+GPU = torch.device("cuda:0")
+"""Ray shows an actor no other."""
+
 _ALIGN = 64  # as torch aligns its own memory, and Ray what it stores: sums can depend on that
 _READ_ONLY = "The given NumPy array is not writable"
 _header = msgspec.msgpack.Decoder(Header)
@@ -43,7 +46,7 @@ class Actor:
         torch.set_num_threads(1)
         torch.set_default_dtype(numbers)
         warnings.filterwarnings("ignore", _READ_ONLY)  # what clients have is only read
-        self.device = torch.device("cuda:0" if gpu else "cpu")
+        self.device = GPU if gpu else torch.device("cpu")
         task.hold(self.device)
         self.runner = None if gpu else Sequential(task, data, self.device)
         self.work = Grouped(task, data, self.device) if self.runner is None else partial(in_turn, self.runner)

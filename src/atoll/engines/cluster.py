@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from atoll.errors import ConfigError, MissingExtraError
 __all__ = ["Cluster", "check"]
 
 _REACHED = 5.0  # seconds in which a cluster answers a knock
+_SETTINGS = b"\x04"
+"""The type of the frame that HTTP/2, which gRPC speaks, begins with on both sides."""
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 _LOCAL = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it tells nobody that it is used
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what Ray calls it: an instance that listens on the loopback alone
@@ -36,7 +40,11 @@ def check(address: str | None) -> None:
             hint='it is "auto", or as "10.0.0.1:6379"; left out, Ray is started here',
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHED).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHED) as line:
+            line.settimeout(_REACHED)  # Ray itself would wait for minutes
+            line.sendall(_GREETING)
+            if not os.environ.get("RAY_USE_TLS") and line.recv(4, socket.MSG_WAITALL)[3:] != _SETTINGS:
+                raise OSError("what listens there is something else")
     except (OSError, OverflowError) as error:
         raise _unreachable(address, error) from None
 
@@ -93,11 +101,12 @@ class Cluster:
 
 def _connected(address: str | None, cores: int) -> Any:
     with _surroundings(_LOCAL if address is None else {}):
+        logging.getLogger("ray").setLevel(logging.ERROR)  # in a terminal that shows a run
         import ray
 
         if ray.is_initialized():
             return ray
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address is None:
                 ray.init(

@@ -138,7 +138,14 @@ class Actors(Crew):
     def _connect(self) -> None:
         self.cluster = Cluster(self.address, self.workers or cores())
         ray = self.cluster.ray
-        self._parts = ray.put(self.task), self.cluster.put_data(self.data)
+        try:
+            self._parts = ray.put(self.task), self.cluster.put_data(self.data)
+        except Exception as error:  # of any kind, from what the user's objects hold
+            self.close()
+            raise EngineError(
+                f"the model or the data cannot be sent to other machines: {type(error).__name__}: {_first_line(error)}",
+                hint='it holds something that belongs to this process; engine="processes" sends nothing',
+            ) from error
         share = {"num_gpus": self.gpus / self.beside} if self.gpus else {"num_cpus": 1 / self.beside}
         self._kind = ray.remote(max_restarts=0, max_task_retries=0, **{"num_cpus": 0, **share})(Actor)
 
@@ -238,6 +245,12 @@ class Actors(Crew):
         """Another actor in the place of one that is gone, and what it held."""
         assert self.cluster is not None
         gone = self.actors[number]
+        if getattr(error, "actor_init_failed", False):
+            self.close()
+            raise RunError(
+                f"an actor could not begin: {_last_line(error)}",
+                hint="every node needs what the driver imports: packages, and modules of your own (PYTHONPATH)",
+            ) from None
         runs = list(gone.held.values())
         for run in runs[:1] or [-1]:  # what it was doing; the others only waited
             self._lost[run] = self._lost.get(run, 0) + 1
@@ -285,6 +298,10 @@ def home(client: int, count: int) -> int:
 
 def _resources(found: dict[str, float]) -> str:
     return f"{found.get('CPU', 0.0):g} cores and {found.get('GPU', 0.0):g} GPUs"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _last_line(error: Exception) -> str:
