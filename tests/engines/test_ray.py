@@ -30,7 +30,11 @@ from atoll.tensors import Record
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason='needs Ray: pip install "atoll[ray]"')
 
-CONFIG = {"health_check_period_ms": 300, "health_check_timeout_ms": 500, "health_check_failure_threshold": 2}
+CONFIG = {
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 30_000,
+    "health_check_failure_threshold": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +80,15 @@ def digits() -> Any:
 
 
 def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 8, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(72, 10),
-    )
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10))
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def straight() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
 def federation(
@@ -109,22 +110,27 @@ def fitted(*given: Any, **kw: Any) -> bytes:
     return bits(fed)
 
 
-def test_actors_of_two_nodes_give_the_bits_of_processes(cluster: Any) -> None:
-    assert fitted("ray") == fitted("processes", workers=2)
+def test_an_instance_that_atoll_starts_gives_the_bits_of_processes(surroundings: dict[str, str]) -> None:
+    import ray
+
+    before = ray.is_initialized()
+    assert fitted("ray", rounds=2, workers=2) == fitted("processes", rounds=2, workers=2)
+    assert ray.is_initialized() == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "model", "more"),
     [
+        ("fedavg", mlp, {}),
         ("fedavg", cnn, {}),
         ("scaffold", mlp, {}),
         ("fedora", mlp, {}),
         ("fedma", mlp, {"rounds": 4}),
-        ("local", [mlp, lambda: nn.Sequential(nn.Linear(64, 10))], {"cohort": 20}),
+        ("local", [mlp, straight], {"cohort": 20}),
         ("fedavg", mlp, {"cohort": 20, "channel": "clip:0.5 | topk:0.1", "stragglers": 0.5}),
     ],
-    ids=["cnn", "scaffold", "fedora", "fedma", "two architectures", "channel"],
+    ids=["mlp", "cnn", "scaffold", "fedora", "fedma", "two architectures", "channel"],
 )
 def test_every_kind_of_method_gives_the_bits_of_processes(
     cluster: Any, method: str, model: Any, more: Any
