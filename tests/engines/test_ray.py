@@ -128,7 +128,7 @@ def test_an_instance_that_atoll_starts_gives_the_bits_of_processes(surroundings:
         ("fedora", mlp, {}),
         ("fedma", mlp, {"rounds": 4}),
         ("local", [mlp, straight], {"cohort": 20}),
-        ("fedavg", mlp, {"cohort": 20, "channel": "clip:0.5 | topk:0.1", "stragglers": 0.5}),
+        ("fedavg", mlp, {"cohort": 20, "channel": "clip:0.5 | noise:1.0", "stragglers": 0.5}),
     ],
     ids=["mlp", "cnn", "scaffold", "fedora", "fedma", "two architectures", "channel"],
 )
