@@ -26,8 +26,8 @@ EXEMPT = {
 """Files that may use importlib, and why."""
 
 CARRIED = {
-    "engines/cluster.py": "Ray starts actors with the model, data and method that the driver gives it, on a cluster that"
-    " runs whatever its driver says; rounds pass bytes of the codec (docs/cluster.md)",
+    "engines/cluster.py": "Ray starts actors with the model, data and method that the driver gives it: a cluster runs"
+    " whatever its driver says; rounds pass bytes of the codec (docs/cluster.md)",
 }
 """Files that import what serialises objects by itself, and why."""
 

@@ -147,7 +147,7 @@ class Actors(Crew):
                 hint='it holds something that belongs to this process; engine="processes" sends nothing',
             ) from error
         share = {"num_gpus": self.gpus / self.beside} if self.gpus else {"num_cpus": 1 / self.beside}
-        self._kind = ray.remote(max_restarts=0, max_task_retries=0, **{"num_cpus": 0, **share})(Actor)
+        self._kind = ray.remote(max_restarts=0, enable_task_events=False, **{"num_cpus": 0, **share})(Actor)
 
     def _size(self) -> int:
         """How many actors there are to be."""
