@@ -142,8 +142,9 @@ class Actors(Crew):
             self._parts = ray.put(self.task), self.cluster.put_data(self.data)
         except Exception as error:  # of any kind, from what the user's objects hold
             self.close()
+            cause = error.__cause__ or error
             raise EngineError(
-                f"the model or the data cannot be sent to other machines: {type(error).__name__}: {_first_line(error)}",
+                f"the model or the data cannot be sent to other machines: {type(cause).__name__}: {_first_line(cause)}",
                 hint='it holds something that belongs to this process; engine="processes" sends nothing',
             ) from error
         share = {"num_gpus": self.gpus / self.beside} if self.gpus else {"num_cpus": 1 / self.beside}
@@ -300,7 +301,7 @@ def _resources(found: dict[str, float]) -> str:
     return f"{found.get('CPU', 0.0):g} cores and {found.get('GPU', 0.0):g} GPUs"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
