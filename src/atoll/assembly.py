@@ -99,6 +99,12 @@ def assemble(
     for task in tasks:
         task.hold(device)
     check_splits(method, data)
+    for key in ("ray_address", "ray_gpus"):
+        if getattr(settings, key) and settings.engine != "ray":
+            raise ConfigError(
+                f'{key} is for engine = "ray", and the engine is {settings.engine}',
+                hint=f"leave {key} out (none)",
+            )
     public = None if data.public is None else data.public.inputs.to(device)
     quick = as_written if settings.engine == "loop" else Quick()
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)

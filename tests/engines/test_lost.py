@@ -271,6 +271,11 @@ def test_an_address_where_no_cluster_is_says_so_in_time(monkeypatch: pytest.Monk
         fitted("ray", FedAvg(), ray_address="head")
 
 
+def test_settings_of_ray_are_for_ray() -> None:
+    with pytest.raises(ConfigError, match='ray_address is for engine = "ray", and the engine is loop'):
+        fitted("loop", FedAvg(), ray_address="auto")
+
+
 def test_a_server_on_a_gpu_needs_actors_on_gpus() -> None:
     federation = Federation(MODELS["mlp"][0], clients(), FedAvg(), engine="loop", device="cpu")
     with pytest.raises(EngineError, match="ray_gpus"):
