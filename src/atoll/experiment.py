@@ -216,7 +216,7 @@ class Experiment(Origin, Settings):
         for key, value in changes.items():
             repeated = key in own.KEYS and own.named(value) and known.get(key) == value
             after = key in AFTER_PAUSE and paused(folder.log().events)
-            alike = key == "engine" and {value, known.get(key)} <= {*ALIKE}
+            alike = key == "engine" and {str(value), str(known.get(key))} <= {*ALIKE}
             if key in known and key not in FREE and not (repeated or after or alike):
                 later = (
                     f"; {', '.join(AFTER_PAUSE)} once it has paused (exit code 5)"
