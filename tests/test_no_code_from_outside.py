@@ -1,6 +1,7 @@
 """What Atoll reads can run no code: no pickle in any form, no evaluation of text, no import by a name from outside.
 
-The rule is about what the package says itself, by its syntax tree; `EXEMPT` lists who may import by name, and why.
+The rule is about what the package says itself, by its syntax tree; `EXEMPT` lists who may import by name, and why,
+`CARRIED` who hands objects to others that carry them, by means of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ EXEMPT = {
     "runs/loggers.py": "optional packages, by names that stand in the file",
 }
 """Files that may use importlib, and why."""
+
+CARRIED = {
+    "engines/cluster.py": "Ray starts actors with the model, data and method that the driver gives it: a cluster runs"
+    " whatever its driver says; rounds pass bytes of the codec (docs/cluster.md)",
+}
+"""Files that import what serialises objects by itself, and why."""
+
+CARRIERS = {"ray", "multiprocessing.managers", "multiprocessing.shared_memory"}
 
 PACKAGES = {
     "pickle", "_pickle", "cPickle", "pickletools", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml",
@@ -101,6 +110,17 @@ def test_the_package_reads_nothing_that_can_run_code() -> None:
     strange = {file: found for file, found in used.items() if file not in EXEMPT or found != {"importlib"}}
     assert not strange, f"these could run code that came from outside: {strange}"
     assert used.keys() == EXEMPT.keys(), "who needs no exemption has none"
+
+
+def test_who_has_objects_carried_is_listed() -> None:
+    used = set()
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(f"{name}.".startswith(f"{known}.") for name in names for known in CARRIERS):
+                used.add(path.relative_to(ROOT).as_posix())
+    assert used == CARRIED.keys()
 
 
 @pytest.mark.parametrize(

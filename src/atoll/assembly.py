@@ -99,6 +99,12 @@ def assemble(
     for task in tasks:
         task.hold(device)
     check_splits(method, data)
+    for key in ("ray_address", "ray_gpus"):
+        if getattr(settings, key) and settings.engine != "ray":
+            raise ConfigError(
+                f'{key} is for engine = "ray", and the engine is {settings.engine}',
+                hint=f"leave {key} out (none)",
+            )
     public = None if data.public is None else data.public.inputs.to(device)
     quick = as_written if settings.engine == "loop" else Quick()
     population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)
@@ -110,7 +116,10 @@ def assemble(
             for each in hidden:
                 each.rule = rule
     if nodes is None:
-        engine = make(settings.engine, tasks, data, device, settings.workers, settings.rounds)
+        engine = make(
+            settings.engine, tasks, data, device, settings.workers, settings.rounds,
+            settings.ray_address, settings.ray_gpus,
+        )  # fmt: skip
     else:
         engine = nodes.engine(tasks, data, device, settings)
     aside = None if channel is None else Channel()  # what is judged leaves no trace, and needs no protection

@@ -16,6 +16,7 @@ from atoll.assembly import Nodes, networks
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
 from atoll.data.wishes import read_names
+from atoll.engines import ALIKE
 from atoll.errors import AtollError, ConfigError, suggest
 from atoll.federation import Federation
 from atoll.guarding import stated
@@ -215,7 +216,8 @@ class Experiment(Origin, Settings):
         for key, value in changes.items():
             repeated = key in own.KEYS and own.named(value) and known.get(key) == value
             after = key in AFTER_PAUSE and paused(folder.log().events)
-            if key in known and key not in FREE and not repeated and not after:
+            alike = key == "engine" and {str(value), str(known.get(key))} <= {*ALIKE}
+            if key in known and key not in FREE and not (repeated or after or alike):
                 later = (
                     f"; {', '.join(AFTER_PAUSE)} once it has paused (exit code 5)"
                     if key in AFTER_PAUSE

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from atoll import facts, spec
-from atoll.engines import make
+from atoll.engines import ALIKE, make
 from atoll.errors import ConfigError
 from atoll.measures import Target
 from atoll.results import Run
@@ -232,12 +232,22 @@ class Keeper:
         """Take up a run (see `Federation.resume`)."""
         found, events = self.session.resume(run, self._identity(), self._check_engine)
         name, workers = found.facts["engine"]
+        name = self.settings.engine if {name, self.settings.engine} <= {*ALIKE} else name
         threads = workers if name == "batched" else self.settings.workers or workers
         judged: list[int] = next((e["judged"] for e in events if e["event"] == "partition"), [])
         device = self.simulation.judge.device
         engine = self.simulation.engine
         if self.data.here:
-            engine = make(name, self.tasks, self.data, device, threads)
+            settings = self.settings
+            engine = make(
+                name,
+                self.tasks,
+                self.data,
+                device,
+                threads,
+                address=settings.ray_address,
+                gpus=settings.ray_gpus,
+            )
         state, sound = self.method.on_device(found.records["state"], device), found.records.get("sound")
         self.simulation.take_up(
             [Round.of_event(each, judged) for each in events if each["event"] == "round"],
@@ -252,7 +262,7 @@ class Keeper:
     def _check_engine(self, known: Mapping[str, Any]) -> None:
         """Refuse a run that another engine played."""
         name, _ = known["engine"]
-        if self.settings.engine not in ("auto", name):
+        if self.settings.engine not in ("auto", name) and not {name, self.settings.engine} <= {*ALIKE}:
             raise ConfigError(
                 f"the run was played by the engine {name}, not {self.settings.engine}",
                 hint="leave engine out: another one differs in the last bits",

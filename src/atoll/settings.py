@@ -147,12 +147,20 @@ class Settings:
     eval_every: Annotated[Whole, Meta(description="rounds between evaluations; 0 only at the end")] = 1
     eval_clients: Annotated[Count | None, Meta(description="judge at most so many clients")] = None
     engine: Annotated[
-        Literal["auto", "batched", "processes", "loop"],
-        Meta(description="where clients' work runs; auto tries them"),
+        Literal["auto", "batched", "processes", "loop", "ray"],
+        Meta(description="where clients' work runs; auto tries the first three"),
     ] = "auto"
     workers: Annotated[
-        Count | None, Meta(description="threads or processes of the engine; by default one a core")
+        Count | None, Meta(description="threads, processes or actors of the engine; by default one a core")
     ] = None
+    ray_address: Annotated[
+        str | None,
+        Meta(description='of engine = "ray": the cluster, "10.0.0.1:6379" or "auto"; by default one here'),
+    ] = None
+    ray_gpus: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(description='of engine = "ray": the share of a GPU that each actor has; 0: a core'),
+    ] = 0.0
     device: Annotated[str, Meta(description='"auto", "cpu", "cuda", "cuda:1" ...')] = "auto"
     runs: Place = None
     checkpoint: Annotated[Whole, Meta(description="rounds between checkpoints; 0 only at the end")] = 10

@@ -106,4 +106,6 @@ def _gpus() -> str:
 
 
 def _available(engine: str) -> bool:
+    if engine == "ray":
+        return _version("ray") != _ABSENT
     return engine != "processes" or "fork" in multiprocessing.get_all_start_methods()

@@ -51,6 +51,13 @@ class Lazy(FederatedData):
         self._kept: OrderedDict[int, dict[str, Samples]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has, here or in another process: not the clients that were made."""
+        return {name: value for name, value in vars(self).items() if name not in ("_kept", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _kept=OrderedDict(), _lock=threading.Lock())
+
     @property
     def test_set(self) -> Samples | None:
         return self._test_set

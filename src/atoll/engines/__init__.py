@@ -1,4 +1,4 @@
-"""Where client programs run: `loop` (the readable twin), `batched`, `processes`, and `auto`, which chooses."""
+"""Where client programs run: `loop` (the readable twin), `batched`, `processes`, `ray`, and `auto`, which chooses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from atoll.engines.engine import Engine
 from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
 from atoll.engines.mixed import Mixed
+from atoll.engines.ray import Ray
 from atoll.errors import ConfigError, suggest
 from atoll.task import Task
 
 __all__ = [
+    "ALIKE",
     "ENGINES",
     "Auto",
     "Batched",
@@ -24,10 +26,13 @@ __all__ = [
     "Loop",
     "Mixed",
     "Processes",
+    "Ray",
     "make",
 ]
 
-ENGINES = ("auto", "batched", "loop", "processes")
+ENGINES = ("auto", "batched", "loop", "processes", "ray")
+ALIKE = ("processes", "ray")
+"""Engines that give the same bits, where they train on the CPU: what one has begun another may end."""
 
 
 def make(
@@ -37,17 +42,23 @@ def make(
     device: torch.device,
     workers: int | None = None,
     rounds: int = 1,
+    address: str | None = None,
+    gpus: float = 0.0,
+    beside: int = 1,
 ) -> Engine:
     """The engine of that name for clients of these architectures.
 
     Args:
-        workers: threads (batched) or processes; by default one a core.
+        workers: threads (batched), processes or actors; by default one a core.
         rounds: how many the run has, for `auto`, which spends no more on its choice than they are worth.
+        address, gpus, beside: see `Ray`.
     """
     if len(tasks) > 1:
         return Mixed(
             tasks,
-            lambda task, kind, count: make(kind or name, [task], data, device, count or workers, rounds),
+            lambda task, kind, count: make(
+                kind or name, [task], data, device, count or workers, rounds, address, gpus, len(tasks)
+            ),
         )
     (task,) = tasks
     if name == "loop":
@@ -56,6 +67,8 @@ def make(
         return Batched(task, data, device, workers=workers)
     if name == "processes":
         return Processes(task, data, device, workers=workers)
+    if name == "ray":
+        return Ray(task, data, device, workers, address, gpus, beside)
     if name == "auto":
         return Auto(task, data, device, workers=workers, rounds=rounds)
     raise ConfigError(f"unknown engine {name!r}", hint=suggest(name, ENGINES))

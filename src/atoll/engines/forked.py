@@ -11,69 +11,26 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, ClassVar
 
-import msgspec
 import torch
 
-from atoll.codec import Header
-from atoll.contract import Channel, Job, Memories, Method, Outcome, Work, outcome
+from atoll.contract import Channel, Job, Memories, Method
 from atoll.data import FederatedData
+from atoll.engines import errands
 from atoll.engines.arena import Arena
 from atoll.engines.pool import AHEAD, Crew, Done, Pool
 from atoll.engines.sequential import Sequential
 from atoll.engines.steps import Steps
-from atoll.errors import AtollError, EngineError, RunError
+from atoll.errors import EngineError, RunError
 from atoll.machine import cores
 from atoll.task import Task
 from atoll.tensors import Record, map_leaves
 
 __all__ = ["Processes"]
-
-
-class _Setting(msgspec.Struct, tag=True):
-    """Parent to worker: what holds for the whole round."""
-
-    round: int
-    seed: int
-    program: str
-    reduction: str | None
-    shared: Header
-    epochs: dict[int, int]
-    cohort: int
-    padded: bool
-    weights: dict[int, float] | None = None
-    limits: dict[int, int] = {}
-    factors: dict[int, float] = {}
-
-
-class _Run(msgspec.Struct, tag=True):
-    """Parent to worker: a run of clients, and where what is only theirs lies."""
-
-    run: int
-    slot: int
-    clients: list[int]
-    own: Header
-
-
-class _Result(msgspec.Struct):
-    """Worker to parent: what a run of clients came to."""
-
-    run: int
-    slot: int
-    result: Header = []
-    outcomes: list[tuple[int, float, dict[str, Any], int, str | None, float, float]] = []
-    error: str = ""
-    hint: str | None = None
-    engine: bool = False
-
-
-_encode = msgspec.msgpack.encode
-_orders = msgspec.msgpack.Decoder(_Setting | _Run)
-_results = msgspec.msgpack.Decoder(_Result)
 
 
 class Processes(Pool):
@@ -119,34 +76,18 @@ class Forked(Crew):
 
     def open(self, job: Job, padded: bool) -> None:
         self._hire(job)
-        work = job.work
-        shared = self.shared.write(Record(shared=work.shared, expected=job.expected))
-        setting = _Setting(
-            job.round,
-            job.seed,
-            work.program,
-            work.reduction,
-            shared,
-            {k: passes for k in job.clients if (passes := job.passes(k)) is not None},
-            job.cohort,
-            padded,
-            job.weights if job.weights is None else {k: float(job.weights[k]) for k in job.clients},
-            dict(job.limits),
-            dict(job.factors),
-        )
+        setting = errands.encode(errands.Setting.of(job, padded, self.shared.write))
         for number, worker in enumerate(self.workers):
             with self._lost(number):
-                worker.line.send_bytes(_encode(setting))
+                worker.line.send_bytes(setting)
+
+    def free(self) -> Sequence[int]:
+        held = [AHEAD - len(worker.free) for worker in self.workers]
+        return [number for few in range(AHEAD) for number, runs in enumerate(held) if runs <= few]
 
     def give(self, worker: int, run: int, clients: Sequence[int], job: Job, memories: Memories) -> None:
-        remembered = {client: memories.get(client) for client in clients}
-        own = Record(
-            memories=_by_client({k: memory for k, memory in remembered.items() if memory is not None}),
-            own=_by_client({k: job.work.own[k] for k in clients if k in job.work.own}),
-            forms=_by_client({k: job.work.forms[k] for k in clients if k in job.work.forms}),
-        )
         with self._lost(worker):
-            self.workers[worker].give(run, list(clients), own)
+            self.workers[worker].give(run, list(clients), errands.given(clients, job, memories))
 
     def done(self, job: Job) -> Iterator[Done]:
         lines = {worker.line: number for number, worker in enumerate(self.workers)}
@@ -154,16 +95,11 @@ class Forked(Crew):
             number = lines[line]  # type: ignore[index]
             worker = self.workers[number]
             with self._lost(number):
-                result = _results.decode(worker.line.recv_bytes())
+                result = errands.results.decode(worker.line.recv_bytes())
             if result.error:
                 self.close()
-                raise (EngineError if result.engine else RunError)(result.error, hint=result.hint)
-            found = _owned(worker.take(result))
-            part = job.reducer()
-            part.take(found.part)
-            probes = _of_clients(found.probes)
-            outcomes = [Outcome(*fields, probe=probes.get(fields[0])) for fields in result.outcomes]
-            yield Done(number, result.run, part, outcomes, _of_clients(found.memories))
+                raise errands.failure(result)
+            yield errands.done(number, result, job, _owned(worker.take(result)))
 
     @contextlib.contextmanager
     def _lost(self, number: int) -> Iterator[None]:
@@ -212,9 +148,9 @@ class _Worker:
 
     def give(self, run: int, clients: list[int], own: Record) -> None:
         slot = self.free.pop(0)
-        self.line.send_bytes(_encode(_Run(run, slot, clients, self.slots[slot].write(own))))
+        self.line.send_bytes(errands.encode(errands.Errand(run, slot, clients, self.slots[slot].write(own))))
 
-    def take(self, result: _Result) -> Record:
+    def take(self, result: errands.Result) -> Record:
         self.free.append(result.slot)
         return self.slots[result.slot].read(result.result)
 
@@ -241,67 +177,21 @@ def _serve(
     torch.set_num_threads(1)
     runner = Sequential(crew.task, crew.data, torch.device("cpu"))
     runner.steps = crew.steps
+    work = partial(errands.in_turn, runner)
     setting, both = None, Record()
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
         while True:
-            order = _orders.decode(line.recv_bytes())
-            if isinstance(order, _Setting):
+            order = errands.orders.decode(line.recv_bytes())
+            if isinstance(order, errands.Setting):
                 setting, both = order, crew.shared.read(order.shared)
                 continue
             assert setting is not None
             runner.padded = setting.padded
-            own = _owned(slots[order.slot].read(order.own))
-            work = Work(
-                both.shared, _of_clients(own.own), setting.program, setting.reduction,  # type: ignore[arg-type]
-                _of_clients(own.forms),
-            )  # fmt: skip
-            job = Job(
-                method, work, order.clients, setting.round, setting.seed, both.expected, setting.epochs,
-                cohort=setting.cohort, channel=channel, weights=setting.weights, limits=setting.limits,
-                factors=setting.factors,
-            )  # fmt: skip
-            line.send_bytes(
-                _encode(_performed(runner, job, order, _of_clients(own.memories), slots[order.slot]))
-            )
+            slot = slots[order.slot]
+            own = _owned(slot.read(order.own))
+            job = errands.job(method, channel, setting, both, order, own)
+            line.send_bytes(errands.encode(errands.performed(work, job, order, own, slot.write)))
     os._exit(0)
-
-
-def _performed(
-    runner: Sequential, job: Job, order: _Run, memories: dict[int, Record], slot: Arena
-) -> _Result:
-    """A run of clients, done."""
-    part, program, after, outcomes = job.reducer(), job.program, {}, []
-    try:
-        for client in order.clients:
-            begun = time.perf_counter()
-            answer, memory = runner.answer(
-                job.order(client), program, memories.get(client), job.changed, job.cohort
-            )
-            answer = answer._replace(reply=job.weighed([client], answer.reply))
-            found = outcome(answer, job, begun, time.perf_counter())
-            outcomes.append(found)
-            if not found.refused:
-                part.add(client, answer.reply)
-                if memory:
-                    after[client] = memory
-    except AtollError as error:
-        return _Result(
-            order.run, order.slot, error=error.message, hint=error.hint, engine=isinstance(error, EngineError)
-        )
-    except Exception as error:  # not a client's work, but what is around it
-        return _Result(order.run, order.slot, error=f"{type(error).__name__}: {error}")
-    probes = {o.client: o.probe for o in outcomes if o.probe is not None}
-    header = slot.write(Record(part=part.held(), memories=_by_client(after), probes=_by_client(probes)))
-    plain = [(o.client, o.weight, dict(o.metrics), o.nbytes, o.refused, o.begun, o.ended) for o in outcomes]
-    return _Result(order.run, order.slot, header, plain)
-
-
-def _by_client(found: dict[int, Any]) -> Record:
-    return Record({str(client): value for client, value in found.items()})
-
-
-def _of_clients(found: Record) -> dict[int, Any]:
-    return {int(client): value for client, value in found.items()}
 
 
 def _owned(record: Record) -> Record:

@@ -7,9 +7,9 @@ replies of a run; the sums are merged in order. The result is the same to the bi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from atoll.machine import threads
 from atoll.task import Task
 from atoll.tensors import Record
 
-__all__ = ["AHEAD", "Crew", "Done", "Pool"]
+__all__ = ["AHEAD", "Crew", "Done", "Lost", "Pool"]
 
 AHEAD = 2
 """Runs of clients a worker holds at a time: one in work, one waiting."""
@@ -37,23 +37,37 @@ class Done:
     memories: Mapping[int, Record]
 
 
+class Lost(NamedTuple):
+    """Runs of clients that nobody is doing any more: they are to be given again."""
+
+    runs: Sequence[int]
+
+
 class Crew(ABC):
     """Workers, and the way to them."""
-
-    size: int
-    """How many there are."""
 
     @abstractmethod
     def open(self, job: Job, padded: bool) -> None:
         """Tell all workers about the round, and whether batches may be padded; hire them first where need be."""
 
     @abstractmethod
+    def free(self) -> Sequence[int]:
+        """The workers that may be given a run, each as often as it may; who holds fewest comes first."""
+
+    def pick(self, worker: int, runs: Sequence[Sequence[int]]) -> int:
+        """Which of these runs of clients, the next to be done in their order, the worker should have."""
+        return 0
+
+    @abstractmethod
     def give(self, worker: int, run: int, clients: Sequence[int], job: Job, memories: Memories) -> None:
         """Hand a run of clients, with what is only theirs, to a worker that holds fewer than `AHEAD`."""
 
     @abstractmethod
-    def done(self, job: Job) -> Iterable[Done]:
-        """Wait until some runs are done, and give them.  Raises RunError where a worker failed; all are let go then."""
+    def done(self, job: Job) -> Iterable[Done | Lost]:
+        """Wait until some runs are done, or lost, and give them.
+
+        Raises RunError where a worker failed, and nobody is there in its place; all are let go then.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -69,28 +83,31 @@ class Pool(Engine):
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
         runs = [[job.clients[at] for at in run] for run in chunks(len(job.clients))]
-        todo = deque(enumerate(runs))
+        todo = list(range(len(runs)))
         arrived: dict[int, Reducer] = {}
         outcomes: list[list[Outcome]] = [[] for _ in runs]
         total, merged = job.reducer(), 0
 
-        def give(worker: int) -> None:
-            if todo:
-                number, clients = todo.popleft()
-                self.crew.give(worker, number, clients, job, memories)
+        def give() -> None:
+            for worker in self.crew.free():
+                if not todo:
+                    break
+                number = todo.pop(self.crew.pick(worker, [runs[number] for number in todo]))
+                self.crew.give(worker, number, runs[number], job, memories)
 
         with threads(1):  # the workers have the cores: others would wait for them, and awake
             padded = not self.padding.seen(job, memories)
             self.crew.open(job, padded)
-            for _ in range(AHEAD):
-                for worker in range(self.crew.size):
-                    give(worker)
+            give()
             while merged < len(runs):
                 for done in self.crew.done(job):
-                    arrived[done.run], outcomes[done.run] = done.part, done.outcomes
-                    for client, memory in done.memories.items():
-                        memories.put(client, memory)
-                    give(done.worker)
+                    if isinstance(done, Lost):
+                        todo = sorted([*todo, *done.runs])
+                    else:
+                        arrived[done.run], outcomes[done.run] = done.part, done.outcomes
+                        for client, memory in done.memories.items():
+                            memories.put(client, memory)
+                    give()
                 while merged in arrived:
                     total.merge(arrived.pop(merged))
                     merged += 1

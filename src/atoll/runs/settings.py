@@ -17,12 +17,12 @@ _EXTENT = (
     "eval_every",
     "eval_clients",
 )  # how far it goes, and where it is looked at
-_CONDUCT = ("workers", "checkpoint", "keep", "log")  # how it is carried out and written down
+_CONDUCT = ("workers", "ray_address", "checkpoint", "keep", "log")  # how it is carried out and written down
 
 FREE = (*_EXTENT, *_CONDUCT)
 """Settings that do not change what a round computes, so that a run may go on with others."""
 
-OPERATIONAL = frozenset({*_CONDUCT, "runs", "engine", "device", "seed"})
+OPERATIONAL = frozenset({*_CONDUCT, "runs", "engine", "ray_gpus", "device", "seed"})
 """Settings that say where and how a run is carried out, not what is run: runs with others are one experiment."""
 
 

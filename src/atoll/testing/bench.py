@@ -61,7 +61,7 @@ def check(
     """
     for name in engines:
         if name not in ("batched", "processes"):
-            known = [each for each in ENGINES if each not in ("auto", "loop")]
+            known = [each for each in ENGINES if each not in ("auto", "loop", "ray")]
             raise ConfigError(f"engine {name!r} is not compared with the loop", hint=suggest(name, known))
     if rounds < 2:
         raise ConfigError(
