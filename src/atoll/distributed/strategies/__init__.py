@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from atoll import spec
+from atoll.distributed.strategies.compressed import Compressed
 from atoll.distributed.strategies.ddp import DDP
 from atoll.distributed.strategies.diloco import DiLoCo, LocalSGD
 from atoll.distributed.strategies.fsdp import FSDP
@@ -15,7 +16,7 @@ from atoll.distributed.strategy import Strategy
 __all__ = ["STRATEGIES", "parse"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    each.name: each for each in (DDP, Ring, Zero1, FSDP, Tensor, Pipeline, LocalSGD, DiLoCo)
+    each.name: each for each in (DDP, Ring, Compressed, Zero1, FSDP, Tensor, Pipeline, LocalSGD, DiLoCo)
 }
 """By name."""
 

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from atoll import spec
+from atoll import compress, spec
 from atoll.distributed.learner import Context, Learner, Replica
+from atoll.distributed.packed import packed_sum
 from atoll.distributed.reading import Share
 from atoll.distributed.strategy import Strategy
 from atoll.errors import ConfigError
@@ -48,6 +49,11 @@ class _Meeting(Strategy):
         """Fragments that meet in turn, steps that a meeting takes meanwhile, and what the local value counts for."""
         return 1, 0, 0.0
 
+    @property
+    def packing(self) -> compress.Codec | None:
+        """What makes the moves smaller on their way."""
+        return None
+
     def learner(self, context: Context) -> Learner:
         return _Learner(context, self)
 
@@ -74,6 +80,7 @@ class DiLoCo(_Meeting):
         fragments: parts that meet in turn.
         overlap: steps that a meeting takes.
         mix: what the local value counts for where a meeting took steps.
+        codec: what makes the moves smaller on their way ("int4", "bf16"; see `atoll.compress`).
     """
 
     lr: float = 0.7
@@ -81,6 +88,7 @@ class DiLoCo(_Meeting):
     fragments: int = 1
     overlap: int = 0
     mix: float = 0.5
+    codec: str | None = None
 
     name: ClassVar[str] = "diloco"
     says: ClassVar[str] = "many local steps, then an outer step with Nesterov momentum along their mean"
@@ -91,14 +99,24 @@ class DiLoCo(_Meeting):
         spec.whole("fragments", optional=True, at_least=1),
         spec.whole("overlap", optional=True, at_least=0),
         spec.number("mix", optional=True, at_least=0, at_most=1),
+        spec.word("codec", optional=True),
     )
+
+    def __post_init__(self) -> None:
+        if self.codec is not None:
+            compress.parse(self.codec)
 
     @property
     def text(self) -> str:
         usual = DiLoCo()
         more = ("lr", "momentum", "fragments", "overlap", "mix")
         given = [f"{key}={getattr(self, key):g}" for key in more if getattr(self, key) != getattr(usual, key)]
+        given += [] if self.codec is None else [f"codec={self.codec}"]
         return f"diloco:{','.join([str(self.every), *given])}"
+
+    @property
+    def packing(self) -> compress.Codec | None:
+        return None if self.codec is None else compress.parse(self.codec)
 
     @property
     def streams(self) -> tuple[int, int, float]:
@@ -113,6 +131,11 @@ class DiLoCo(_Meeting):
             raise ConfigError(
                 f"strategy = {self.text!r}: a meeting takes {self.overlap} steps, the next comes after {self.every}",
                 hint="let overlap be below every",
+            )
+        if self.codec is not None and self.overlap:
+            raise ConfigError(
+                f"strategy = {self.text!r}: what a codec packs is sent at once",
+                hint="leave overlap or codec out",
             )
         if self.fragments > self.every:
             raise ConfigError(
@@ -163,6 +186,7 @@ class _Learner(Replica):
         self.solver, self.lr = strategy.outer()
         fragments, self.overlap, self.mix = strategy.streams
         self.parts = self._cut(fragments)
+        self.codec = strategy.packing
         self.model = self.params.clone()
         self.outer = [self.solver.init(Tensors(all=self.model[part])) for part in self.parts]
         self.samples = [0] * fragments
@@ -219,11 +243,17 @@ class _Learner(Replica):
         torch.sub(self.params[part], self.model[part], out=moved[:-1])
         moved[:-1] *= weight
         moved[-1] = weight
-        if not self.overlap:
-            self.underway[fragment] = now, self.context.links.sum(moved), None
+        links = self.context.links
+        if self.codec is not None:
+            shapes = [(part.stop - part.start,)]
+            total, _ = packed_sum(moved[:-1], shapes, self.codec, links, self.context.seed, now)
+            self.underway[fragment] = now, torch.cat([total, links.sum(moved[-1:])]), None
             self._end(fragment)
             return
-        links = self.context.links
+        if not self.overlap:
+            self.underway[fragment] = now, links.sum(moved), None
+            self._end(fragment)
+            return
         with links.counted(2 * (links.size - 1) / links.size * moved.numel() * moved.element_size()):
             work = dist.all_reduce(moved, group=links.group, async_op=True)
         self.underway[fragment] = now + self.overlap, moved, work
