@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,10 +74,9 @@ def cluster(surroundings: dict[str, str]) -> Iterator[Any]:
 
 
 def digits() -> Any:
-    divided = atoll.data.load("digits").partition(
+    return atoll.data.load("digits").partition(
         atoll.data.Dirichlet(clients=20, alpha=0.5), seed=0, validation=0.2
     )
-    return divided
 
 
 def cnn() -> nn.Module:
@@ -366,6 +366,7 @@ def test_what_atoll_starts_listens_here_only_and_ends_with_it(
         if not (left := _of_ray(place)):
             break
         time.sleep(0.1)
+    shutil.rmtree(place, ignore_errors=True)
     assert not left, "nothing of Ray is left"
     assert not (Path.home() / ".config" / "ray").exists()
 
