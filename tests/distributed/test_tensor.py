@@ -71,7 +71,9 @@ def test_what_mixes_features_or_counts_them_is_between_no_pair() -> None:
     counted = plan(Attention(heads=4), torch.randn(2, 5, 16))
     assert {name for name, way in counted.items() if way != "gathered"} == {"up", "gate", "down"}
     for between in (nn.LayerNorm(8), nn.Softmax(-1)):
-        assert plan(nn.Sequential(nn.Linear(6, 8), between, nn.Linear(8, 7)), torch.randn(2, 6)) == {"0": "gathered"}
+        assert plan(nn.Sequential(nn.Linear(6, 8), between, nn.Linear(8, 7)), torch.randn(2, 6)) == {
+            "0": "gathered"
+        }
     assert plan(nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5)), torch.randn(2, 6)) == {}
     assert plan(Tied(), torch.randint(0, 12, (2, 7))) == {}
 

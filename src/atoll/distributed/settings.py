@@ -51,7 +51,10 @@ class Training(Origin):
         str | None, Meta(description='what to measure beside the loss: "auc, f1" ..., with commas')
     ] = None
     strategy: Annotated[
-        str, Meta(description='how workers train one model: "ddp", "ring", "zero1", "fsdp", "tensor:2", "pipeline:2" ...')
+        str,
+        Meta(
+            description='how workers train one model: "ddp", "ring", "zero1", "fsdp", "tensor:2", "pipeline:2" ...'
+        ),
     ] = "ddp"
     workers: Annotated[Count | None, Meta(description="processes; by default one a core, or a GPU")] = None
     steps: Annotated[
