@@ -186,8 +186,10 @@ def divided(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
         blocks[-1].append(layer)
     if len(blocks) < count:
         raise ConfigError(
-            f"the model has {len(blocks)} layers with parameters, too few for {count} stages",
-            hint=f"take {len(blocks)} stages at most",
+            f"the model has {len(blocks)} layer{'s' * (len(blocks) > 1)} with parameters, too few for {count} stages",
+            hint=f"take {len(blocks)} stages at most"
+            if len(blocks) > 1
+            else 'take another strategy: "fsdp" takes any model',
         )
     costs = [sum(layer.cost for layer in block) for block in blocks]
     ends = _ends(costs, count)
