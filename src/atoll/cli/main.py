@@ -147,6 +147,10 @@ def join(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="A JSON object a line: time, event, facts.")
     ] = False,
+    silo: Annotated[
+        str | None,
+        typer.Option("--silo", metavar="ddp:N", help="Train by N processes, which divide each batch."),
+    ] = None,
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
@@ -166,6 +170,7 @@ def join(
             memory,
             repeatable_noise,
             log_json,
+            silo,
         )
     )
 
