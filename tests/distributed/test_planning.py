@@ -30,6 +30,12 @@ def test_bytes_are_those_that_are_counted(strategy: str) -> None:
     assert trained(strategy, W, steps=4, every=4).figures["bytes"] / 4 == pytest.approx(plan.bytes, abs=1e-6)
 
 
+def test_bytes_of_workers_that_meet_now_and_then() -> None:
+    """A run of one period: one meeting, which is all that is sent."""
+    plan = FORMULAS["local"](demand(), Setup(W, 30, 1e9))
+    assert trained("local:8", W, steps=8, every=8).figures["bytes"] / 8 == pytest.approx(plan.bytes)
+
+
 def test_a_model_asks_for_what_can_be_counted_by_hand() -> None:
     found, size = demand(), (6 * 9 + 9 + 9 * 4 + 4) * 4
     assert (found.numbers, found.size, found.trained) == (size // 4, size, size)
@@ -70,7 +76,8 @@ def test_memory_and_time_by_the_formulas() -> None:
     assert plans["ps"].communication == pytest.approx(
         2 * 0.001 + 4 * 4000 / 1e6
     )  # W N b at the server's door
-    assert plans["diloco"].bytes == plans["ddp"].bytes / 50
+    assert plans["diloco"].bytes == pytest.approx(1.5 * 4004 / 50)
+    assert plans["diloco"].memory - plans["local"].memory == 4000  # the outer momentum
     assert plans["pipeline"].bubble == 3 / 19
     assert plans["pipeline"].compute == pytest.approx(64e-3 / 4 / (1 - 3 / 19))
     assert plans["pipeline"].activations == 100 * 64 / 4 * 4 / 16  # 1F1B: min(S, M) of M micro-batches

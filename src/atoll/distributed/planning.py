@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -285,21 +286,31 @@ def _ps(demand: Demand, setup: Setup) -> Plan:
     )
 
 
-def _diloco(demand: Demand, setup: Setup, every: int = 50) -> Plan:
-    """The ring once in H steps; what was last agreed upon and the outer momentum are two more models."""
-    found = asdict(_ring(demand, setup, name=f"diloco:{every}", padded=False))
-    less = {key: found[key] / every for key in ("bytes", "communication")}
-    return Plan(**{**found, **less, "more": 2 * demand.trained})
+def _meeting(demand: Demand, setup: Setup, *, name: str, every: int, copies: int) -> Plan:
+    """The ring once in H steps, with the number of samples; copies are the agreed model and the outer state."""
+    w = setup.workers
+    found = asdict(_ring(demand, setup, name=f"{name}:{every}", padded=True))
+    sent = 2 * (w - 1) / w * (_padded(demand.trained, w, demand.numbers) + 4) / every
+    least = 2 * (w - 1) * setup.latency / every
+    return Plan(
+        **{
+            **found,
+            "bytes": sent,
+            "communication": least + sent / setup.bandwidth,
+            "more": copies * demand.trained,
+        }
+    )
 
 
 FORMULAS: Mapping[str, Callable[[Demand, Setup], Plan]] = {
-    "ddp": lambda demand, setup: _ring(demand, setup, name="ddp", padded=False),
-    "ring": lambda demand, setup: _ring(demand, setup, name="ring", padded=True),
+    "ddp": partial(_ring, name="ddp", padded=False),
+    "ring": partial(_ring, name="ring", padded=True),
     "zero1": _zero1,
     "fsdp": _fsdp,
     "pipeline": _pipeline,
     "ps": _ps,
-    "diloco": _diloco,
+    "local": partial(_meeting, name="local", every=8, copies=1),
+    "diloco": partial(_meeting, name="diloco", every=50, copies=2),
 }
 """Strategies whose memory and time can be reckoned."""
 
