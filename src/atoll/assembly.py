@@ -209,11 +209,6 @@ def private(
                 f"{key} = {getattr(settings, key)!r} goes by training losses, which dp_sgd does not let clients tell",
                 hint=f"leave {key} out, or use another rule",
             )
-    if settings.silo is not None:
-        raise ConfigError(
-            f"silo = {settings.silo!r}: dp_sgd clips each sample's gradient in one process",
-            hint="leave silo out",
-        )
     inputs, targets = examples(data)
     return tuple(private_task(task, rule, inputs, targets) for task in tasks)
 

@@ -110,7 +110,11 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = ["plan", "mlp:32", "--workers", "2", "--bandwidth", "1Gbit", "--shape", "4,4", "--flops", "1T"]
     code, out, _ = command(*usual, "--memory", "1GB", "--json")
     found = json.loads(out)
-    assert code == 0 and found["quickest"] == "ddp" and not found["measured"]
+    assert (
+        code == 0
+        and (found["quickest"], found["quickest_exact"]) == ("diloco:50", "ddp")
+        and not found["measured"]
+    )
     assert found["parameters"] == 16 * 32 + 32 + 32 * 10 + 10
     size, rows = found["bytes"], {each["strategy"]: each for each in found["plans"]}
     assert rows["ddp"]["bytes"] == size and rows["fsdp"]["bytes"] == 1.5 * size

@@ -88,7 +88,10 @@ def test_each_process_takes_its_part_of_a_batch(monkeypatch: pytest.MonkeyPatch)
     assert len(seen) == steps
 
 
-@pytest.mark.parametrize("method", ["moon", "fedsgd", "per-fedavg", "fedala"])
+SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ("fedsgd", "per-fedavg", "fedala")]
+
+
+@pytest.mark.parametrize("method", ["moon", *SLOW])
 def test_gradients_of_other_kinds_are_right_too(method: str) -> None:
     own = {} if method != "fedsgd" else {"epochs": None, "batch_size": None}
     given = {key: value for key, value in own.items() if value is not None}
@@ -177,7 +180,7 @@ class Centred(nn.Module):
         ({"silo": "ddp:0"}, "whole number at least 1"),
         ({"silo": "fsdp:2"}, "unknown silo 'fsdp'"),
         ({"silo": "ddp:2", "engine": "processes"}, "engine = .processes. has its own"),
-        ({"silo": "ddp:2", "dp_sgd": "1.0,1.0"}, "dp_sgd clips each sample"),
+        ({"silo": "ddp:2", "dp_sgd": "1.0,1.0"}, "dp_sgd takes another one"),
         (
             {"silo": "ddp:2", "model": lambda: nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4))},
             "BatchNorm needs all samples",

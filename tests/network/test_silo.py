@@ -33,6 +33,7 @@ def test_the_coordinator_cannot_tell(tmp_path: Path) -> None:
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
     small = {"model": "mlp:16", "rounds": 1, "epochs": 400, "batch_size": 4}
     with Cluster(tmp_path, small, names=("ann",)) as cluster:

@@ -13,6 +13,7 @@ from rich.console import Console
 from atoll.cli.given import code
 from atoll.distributed.planning import Demand, Plan, Setup, demanded, plans, quantity
 from atoll.distributed.settings import Training
+from atoll.distributed.strategies import STRATEGIES
 from atoll.distributed.training import prepare
 from atoll.errors import ConfigError
 from atoll.optimizers import optimizer
@@ -51,7 +52,8 @@ def command(wish: Wish) -> None:
     demand = demanded(job.task, job.data, optimizer(wish.optimizer), rows, flops)
     found = plans(demand, setup)
     fitting = [plan for plan in found if plan.memory <= memory]
-    quickest = min(fitting, key=lambda plan: plan.seconds, default=None)
+    quickest = _quickest(fitting)
+    exact = _quickest([plan for plan in fitting if not STRATEGIES[plan.strategy.partition(":")[0]].local])
     if wish.json:
         print(
             json.dumps(
@@ -65,12 +67,25 @@ def command(wish: Wish) -> None:
                     "bandwidth": setup.bandwidth,
                     "measured": flops is None,
                     "plans": [plan.to_dict(memory) for plan in found],
-                    "quickest": None if quickest is None else quickest.strategy,
+                    "quickest": quickest,
+                    "quickest_exact": exact,
                 }
             )
         )
         return
-    _show(wish, demand, found, memory, quickest)
+    _show(wish, demand, found, memory)
+    if quickest is None:
+        print("none of them fits")
+        return
+    print(f"quickest of those that fit: {quickest}")
+    if exact not in (quickest, None):
+        print(f"of those that compute what one worker would: {exact}")
+
+
+def _quickest(found: list[Plan]) -> str | None:
+    """The strategy whose steps take the least time."""
+    plan = min(found, key=lambda plan: plan.seconds, default=None)
+    return None if plan is None else plan.strategy
 
 
 def _job(wish: Wish) -> Any:
@@ -99,7 +114,7 @@ def _job(wish: Wish) -> Any:
     return prepare(Training.read(test=None, **given), None, (inputs, targets))
 
 
-def _show(wish: Wish, demand: Demand, found: list[Plan], memory: float, quickest: Plan | None) -> None:
+def _show(wish: Wish, demand: Demand, found: list[Plan], memory: float) -> None:
     console = Console(highlight=False)
     speed = "measured here, one thread" if wish.flops is None else f"at {wish.flops} operations a second"
     console.print(
@@ -126,7 +141,3 @@ def _show(wish: Wish, demand: Demand, found: list[Plan], memory: float, quickest
     for plan in found:
         if plan.bubble:
             console.print(f"{plan.strategy} waits {plan.bubble:.0%} of its time")
-    if quickest is None:
-        console.print("none of them fits")
-    else:
-        console.print(f"quickest of those that fit: {quickest.strategy}")

@@ -294,6 +294,13 @@ class Silo(Client):
             )
         if not hasattr(os, "fork") or sys.platform == "darwin" or not dist.is_gloo_available():
             raise EngineError("this system cannot fork safely", hint="leave silo out")
+        if (
+            type(task).gradient is not Task.gradient
+        ):  # in parts it would be the plain one, without what it protects
+            raise ConfigError(
+                "the processes of a silo divide the plain gradient of a batch, and dp_sgd takes another one",
+                hint="leave silo out, or dp_sgd",
+            )
         if task.normalises:
             raise ConfigError(
                 "BatchNorm needs all samples of a batch, and each process of a silo has a part of them",
