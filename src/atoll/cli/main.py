@@ -303,7 +303,7 @@ def train(
         typer.Option("--max-restarts", min=0, help="Start again so often after a worker has died."),
     ] = None,
 ) -> None:
-    """Train one model by several workers: data parallel, model parallel, parameter server ...
+    """Train one model by several workers.
 
     The keys to set are in docs/distributed.md. Under torchrun (`torchrun --nproc-per-node 2 -m atoll train`) this
     is one of the workers.
