@@ -316,8 +316,10 @@ FORMULAS: Mapping[str, Callable[[Demand, Setup], Plan]] = {
 
 
 def plans(demand: Demand, setup: Setup) -> list[Plan]:
-    """What each strategy that can be trained with would take."""
-    return [formula(demand, setup) for name, formula in FORMULAS.items() if name in STRATEGIES]
+    """What each strategy that can be trained with would take; a pipeline where each worker would have a layer."""
+    staged = 1 < setup.workers <= demand.layers
+    names = [name for name in FORMULAS if name in STRATEGIES and (staged or name != "pipeline")]
+    return [FORMULAS[name](demand, setup) for name in names]
 
 
 def _part(setup: Setup) -> int:
