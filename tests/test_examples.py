@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 import atoll
 from tests.forked import fork
@@ -105,3 +106,33 @@ def test_recommender_reads_a_file(tmp_path: Path) -> None:
     file.write_text("\n".join(["user,item,rating", *dict.fromkeys(lines)]) + "\n")
     text = output("recommender", tmp_path, "--ratings", str(file), "--rounds", "2")
     assert re.search(r"^\d users, 12 items", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("fedavg_from_scratch", ["--rounds", "3"]), ("ddp_from_scratch", ["--epochs", "1"])]
+)
+def test_what_is_written_by_hand_is_what_atoll_does(name: str, options: list[str]) -> None:
+    code, text, err = start(name, *options)
+    assert code == 0, err
+    assert not err
+    hand, ours = (re.search(rf"^{who} +([\d.]+%)", text, re.MULTILINE) for who in ("by hand", "in Atoll"))
+    assert hand and ours and hand[1] == ours[1]
+    apart = re.search(r"two parameters: (\S+)$", text.strip())
+    assert apart and float(apart[1]) < 1e-5
+
+
+def _equally(models: list[torch.nn.Module], samples: list[int]) -> dict[str, torch.Tensor]:
+    """The commonest mistake: clients count the same, however many samples they have."""
+    states = [model.state_dict() for model in models]
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+
+
+def test_a_mistake_by_hand_would_be_seen() -> None:
+    listing = runpy.run_path(str(EXAMPLES / "fedavg_from_scratch.py"))
+    data = atoll.data.load("digits").partition("dirichlet:0.3", clients=30, seed=0)
+    torch.manual_seed(0)
+    first = listing["net"]()
+    right = listing["by_hand"](first, data, 1, 0).state_dict()
+    listing["by_hand"].__globals__["average"] = _equally
+    wrong = listing["by_hand"](first, data, 1, 0).state_dict()
+    assert max(float((right[name] - wrong[name]).abs().max()) for name in right) > 1e-3

@@ -104,18 +104,18 @@ PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt"
     " joins leaves seed dp_sgd stragglers epsilon delta sampling choose devices pace concurrency deadline over_select"
     " quorum late retry exclude adaptive"
-    " target patience eval_every eval_clients engine workers ray_address ray_gpus device runs checkpoint"
+    " target patience eval_every eval_clients engine workers ray_address ray_gpus silo device runs checkpoint"
     " keep settings",
     "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling"
     " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience"
     " eval_every eval_clients"
-    " engine workers ray_address ray_gpus device runs checkpoint keep",
+    " engine workers ray_address ray_gpus silo device runs checkpoint keep",
     "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel epsilon delta sampling"
     " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience"
     " eval_every eval_clients"
-    " engine workers ray_address ray_gpus device runs checkpoint keep data label client features categorical classes"
-    " missing scale ignore partition clients test validation public augment weights model loss metrics method log"
-    " settings",
+    " engine workers ray_address ray_gpus silo device runs checkpoint keep data label client features categorical"
+    " classes missing scale ignore partition clients test validation public augment weights model loss metrics method"
+    " log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names"
     " privacy reason",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock spent",

@@ -118,7 +118,7 @@ def assemble(
     if nodes is None:
         engine = make(
             settings.engine, tasks, data, device, settings.workers, settings.rounds,
-            settings.ray_address, settings.ray_gpus,
+            settings.ray_address, settings.ray_gpus, silo=settings.silo,
         )  # fmt: skip
     else:
         engine = nodes.engine(tasks, data, device, settings)

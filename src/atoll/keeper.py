@@ -247,6 +247,7 @@ class Keeper:
                 threads,
                 address=settings.ray_address,
                 gpus=settings.ray_gpus,
+                silo=settings.silo,
             )
         state, sound = self.method.on_device(found.records["state"], device), found.records.get("sound")
         self.simulation.take_up(

@@ -161,6 +161,12 @@ class Settings:
         Annotated[float, Meta(ge=0)],
         Meta(description='of engine = "ray": the share of a GPU that each actor has; 0: a core'),
     ] = 0.0
+    silo: Annotated[
+        str | None,
+        Meta(
+            description='processes that train a client together: "ddp:2" divides each of its batches by two'
+        ),
+    ] = None
     device: Annotated[str, Meta(description='"auto", "cpu", "cuda", "cuda:1" ...')] = "auto"
     runs: Place = None
     checkpoint: Annotated[Whole, Meta(description="rounds between checkpoints; 0 only at the end")] = 10

@@ -44,6 +44,7 @@ class Wish:
     memory: int = 0
     repeatable_noise: bool = False
     log_json: bool = False
+    silo: str | None = None
 
 
 def command(wish: Wish) -> None:
@@ -125,6 +126,10 @@ def station_of(
         admitted[wish.data] = "data"
     if wish.plain and host not in LOOPBACK:
         raise ConfigError(f"--plain to {host}: plain text stays on this machine", hint="leave --plain out")
+    if wish.silo is not None:
+        from atoll.engines.silo import processes
+
+        processes(wish.silo)
     context, keys = None, dict[str, Any]()
     if identity is not None:
         from atoll.network.masking import certified
@@ -148,6 +153,7 @@ def station_of(
         limit=wish.limit,
         memory=wish.memory << 20,
         repeatable=wish.repeatable_noise,
+        silo=wish.silo,
         **keys,
     )
 

@@ -147,6 +147,10 @@ def join(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="A JSON object a line: time, event, facts.")
     ] = False,
+    silo: Annotated[
+        str | None,
+        typer.Option("--silo", metavar="ddp:N", help="Train by N processes, which divide each batch."),
+    ] = None,
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
@@ -166,6 +170,7 @@ def join(
             memory,
             repeatable_noise,
             log_json,
+            silo,
         )
     )
 
@@ -312,6 +317,60 @@ def train(
         command(Wish(file, sets or [], workers, resume, runs, save, restarts, json, quiet), notice)
     finally:
         notice.clear()
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help='A name ("mlp:128,64", "cnn"), or your own, module:Name.')
+    ],
+    workers: Annotated[int, typer.Option("--workers", min=1, help="How many.")],
+    memory: Annotated[str, typer.Option("--memory", help="Of a worker: 16GB, 512MB.")],
+    bandwidth: Annotated[str, typer.Option("--bandwidth", help="What a worker sends a second: 1Gbit, 10GB.")],
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|FILE", help="What it learns from.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", metavar="N,N,...", help="Of a sample, in the place of data.")
+    ] = None,
+    classes: Annotated[
+        int, typer.Option("--classes", min=0, help="With --shape; 0 where a number is predicted.")
+    ] = 10,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples in a step, of all workers.")] = 64,
+    optimizer: Annotated[str, typer.Option("--optimizer", help='"sgd", "sgd:0.9", "adam" ...')] = "sgd",
+    latency: Annotated[
+        float, typer.Option("--latency", min=0.0, help="Milliseconds that a message takes at least.")
+    ] = 0.1,
+    flops: Annotated[
+        str | None,
+        typer.Option("--flops", metavar="N", help="A worker's operations a second; else measured here."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", metavar="KEY=MODULE:NAME", help="Code of this machine that the model names."),
+    ] = None,
+) -> None:
+    """Say what memory and time each way of training takes."""
+    from atoll.cli.plan import Wish, command
+
+    command(
+        Wish(
+            model,
+            workers,
+            memory,
+            bandwidth,
+            batch,
+            optimizer,
+            data,
+            shape,
+            classes,
+            latency,
+            flops,
+            json,
+            code or [],
+        )
+    )
 
 
 @app.command(cls=WithSettings)

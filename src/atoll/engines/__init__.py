@@ -14,6 +14,7 @@ from atoll.engines.forked import Processes
 from atoll.engines.loop import Loop
 from atoll.engines.mixed import Mixed
 from atoll.engines.ray import Ray
+from atoll.engines.silo import Silos, processes
 from atoll.errors import ConfigError, suggest
 from atoll.task import Task
 
@@ -27,6 +28,7 @@ __all__ = [
     "Mixed",
     "Processes",
     "Ray",
+    "Silos",
     "make",
 ]
 
@@ -45,6 +47,7 @@ def make(
     address: str | None = None,
     gpus: float = 0.0,
     beside: int = 1,
+    silo: str | None = None,
 ) -> Engine:
     """The engine of that name for clients of these architectures.
 
@@ -52,15 +55,23 @@ def make(
         workers: threads (batched), processes or actors; by default one a core.
         rounds: how many the run has, for `auto`, which spends no more on its choice than they are worth.
         address, gpus, beside: see `Ray`.
+        silo: what does a client's work together ("ddp:2"), where it is more than one process.
     """
     if len(tasks) > 1:
         return Mixed(
             tasks,
             lambda task, kind, count: make(
-                kind or name, [task], data, device, count or workers, rounds, address, gpus, len(tasks)
+                kind or name, [task], data, device, count or workers, rounds, address, gpus, len(tasks), silo
             ),
         )
     (task,) = tasks
+    if silo is not None:
+        if name not in ("auto", "loop"):
+            raise ConfigError(
+                f"silo = {silo!r} is several processes for a client, and engine = {name!r} has its own",
+                hint="leave engine out",
+            )
+        return Silos(task, data, device, processes(silo))
     if name == "loop":
         return Loop(task, data, device)
     if name == "batched":

@@ -19,9 +19,9 @@ from atoll.engines.client import Client
 from atoll.engines.reading import gather, step_keys, the_order
 from atoll.parts import each_part
 from atoll.task import Batch, Task
-from atoll.tensors import Record, leaves
+from atoll.tensors import Record, Tensors, leaves
 
-__all__ = ["Padding"]
+__all__ = ["Padding", "looks_across"]
 
 _ROWS = 2  # that are added
 _FEWEST = 3  # samples of the client that is tried, if there is one with so many
@@ -86,6 +86,19 @@ class Padding:
         inputs, targets = inputs.to(self.device), targets.to(self.device)
         key = step_keys(order, [client], 1)[0, 0].to(self.device)
         return Batch(inputs, targets, torch.ones(len(rows), device=self.device), key)
+
+
+def looks_across(task: Task, params: Tensors, buffers: Tensors, batch: Batch) -> bool:
+    """Whether a model or its loss makes something of a batch that samples by themselves do not."""
+
+    def came(batch: Batch) -> list[Any]:
+        return [
+            Record(zip(("gradient", "loss", "buffers"), task.gradient(params, buffers, batch), strict=True))
+        ]
+
+    alone, first, other = came(batch), came(_more(batch, 0)), came(_more(batch, -1))
+    start = Record(gradient=params.zeros(), loss=torch.zeros(()), buffers=buffers)
+    return not (_close(first, other, start, 1e-4, 4) and _close(alone, first, start, 0.02, 64))
 
 
 def _more(batch: Batch, at: int) -> Batch:

@@ -52,6 +52,7 @@ class Station:
         certificate: its own (PEM), which names its key there; None without TLS.
         keys: where that key is; by default its directory.
         repeatable: whether noise may follow from the run's seed, if the plan says so too: never private.
+        silo: what trains here together ("ddp:2"), where it is more than one process.
     """
 
     url: str
@@ -69,6 +70,7 @@ class Station:
     certificate: str | None = None
     keys: Path | None = None
     repeatable: bool = False
+    silo: str | None = None
 
 
 class Node:
@@ -154,6 +156,7 @@ class Node:
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
             place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
             policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
+            silo=station.silo,
         )  # fmt: skip
         return Hand(begin, station.limit)
 

@@ -48,6 +48,11 @@ def check(settings: Settings, method: Method) -> None:
             " node, and nobody else could open that",
             hint=f"leave {chain.shrink.text} out",
         )
+    if settings.silo is not None:
+        raise ConfigError(
+            f"silo = {settings.silo!r}: how a node trains is its own affair",
+            hint=f"atoll join ... --silo {settings.silo}",
+        )
     if settings.leaves is not None and type(method).farewell is not Method.farewell:
         raise ConfigError(
             f"leaves = {settings.leaves!r}: {type(method).__name__} takes back what a client that leaves remembers,"

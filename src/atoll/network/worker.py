@@ -42,6 +42,8 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     """Code of the node's own that the plan may name: name -> key."""
     memory: int = 0
     threads: int = 1
+    silo: str | None = None
+    """What trains here together ("ddp:2"), where it is more than this process."""
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -125,6 +127,7 @@ class _Work:
         from atoll.engines.client import Client
         from atoll.engines.padding import Padding
         from atoll.engines.sequential import Sequential
+        from atoll.engines.silo import Silo, processes
         from atoll.guarding import stated
         from atoll.network.allowance import Allowance
         from atoll.network.approval import approval
@@ -163,8 +166,11 @@ class _Work:
         channel, _ = stated(plan.channel)
         self.chain = channel if isinstance(channel, Chain) else None
         self.plan, device = plan, torch.device("cpu")
-        self.padding = None if plan.engine == "loop" else Padding(self.task, self.data, device)
-        self.client = (Client if plan.engine == "loop" else Sequential)(self.task, self.data, device)
+        written = plan.engine == "loop" or begin.silo is not None
+        self.padding = None if written else Padding(self.task, self.data, device)
+        self.client = (Client if written else Sequential)(self.task, self.data, device)
+        if begin.silo is not None:
+            self.client = Silo(self.task, self.data, device, processes(begin.silo))
         self.judging = self.client if self.task is made[0] else Client(made[0], self.data, device)
         """Judges the global model, which is of the first architecture."""
 
