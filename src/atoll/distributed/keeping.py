@@ -184,6 +184,7 @@ class Keeper:
         seconds = sum(each.seconds for each in timed)
         steps = works[-1].steps if works else 0
         last = self._evaluation or {}
+        waits = [w.waiting for w in works if w.waiting is not UNSET]
         stale = [w.staleness for w in works if w.staleness is not UNSET and w.staleness is not None]
         return {
             "method": job.strategy.text,
@@ -198,8 +199,8 @@ class Keeper:
             "steps": steps,
             "steps_per_second": round((steps - first) / seconds, 3) if seconds else 0.0,
             "bytes": sum(w.bytes for w in works),
-            "waiting": sum(w.waiting for w in works) / max(1e-9, sum(each.seconds for each in done)),
             "memory": max((w.memory for w in works), default=0.0),
+            **({"waiting": sum(waits) / max(1e-9, sum(each.seconds for each in done))} if waits else {}),
             **({"staleness": sum(stale) / len(stale)} if stale else {}),
             **({"bubble": works[-1].bubble} if works and works[-1].bubble is not UNSET else {}),
         }

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,7 +53,12 @@ class Context:
 
 
 class Learner(ABC):
-    """What a strategy makes of a worker. All workers of a run call the same functions in the same order."""
+    """What a strategy makes of a worker. All workers of a run call the same functions in the same order.
+
+    `waits`: what it sends it sends by `Links`, and does nothing meanwhile, so that the time is known.
+    """
+
+    waits: ClassVar[bool] = True
 
     @abstractmethod
     def step(self, number: int, share: Share, lr: float) -> Tensor:

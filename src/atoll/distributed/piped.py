@@ -40,6 +40,8 @@ class _Stage(nn.Module):
 class Piped(Learner):
     """A worker with some of the layers: the ones of every `strategy.stages`-th stage, beginning with its own number."""
 
+    waits = False
+
     def __init__(self, context: Context, strategy: Pipeline) -> None:
         assert context.within is not None
         self.context, self.strategy, self.links = context, strategy, context.within

@@ -138,6 +138,8 @@ def _steps(
             samples += share.count
         seconds = time.perf_counter() - began
         spent = {name: value - before[name] for name, value in _spent(context).items()}
+        if not learner.waits:
+            del spent["waiting"]
         figures = _pooled(context, {**spent, **learner.figures()}, float(loss) / (last - first))
         whole = learner.whole()
         if keeper is not None:

@@ -33,6 +33,8 @@ class Sharded(Learner):
         module: in parts already, in training mode. A parameter may be viewed in another shape than the task has it.
     """
 
+    waits = False
+
     def __init__(self, context: Context, module: nn.Module) -> None:
         self.context, self.module = context, module
         self.params = {name: p for name, p in module.named_parameters() if p.requires_grad}

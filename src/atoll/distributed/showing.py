@@ -59,7 +59,8 @@ def summary(trained: Trained) -> str:
         if found.get(name) is not None
     ]
     steps = f"{found['steps']:,} steps in {duration_text(found['seconds'])}, {found['steps_per_second']:,.1f} a second"
-    sent = f"{bytes_text(found['bytes'])} sent by a worker, {found['waiting']:.0%} of the time waiting"
+    sent = f"{bytes_text(found['bytes'])} sent by a worker"
+    sent += f", {found['waiting']:.0%} of the time waiting" if "waiting" in found else ""
     lines = [", ".join(scores), steps]
     lines += [sent] if found["workers"] > 1 else []
     lines += [f"{found['bubble']:.0%} of a step a stage waits, by the schedule"] if "bubble" in found else []

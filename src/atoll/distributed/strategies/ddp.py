@@ -30,6 +30,8 @@ class DDP(Strategy):
 
 
 class _Learner(Replica):
+    waits = False
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         devices = [context.device.index] if context.device.type == "cuda" else None
@@ -47,7 +49,3 @@ class _Learner(Replica):
     def exchange(self, number: int) -> None:
         size = self.context.beside.size
         self.context.links.nbytes += 2 * (size - 1) / size * self.size * self.grads.element_size()
-
-    def figures(self) -> dict[str, float]:
-        logged = self.forward._get_ddp_logging_data()
-        return {"waiting_each": logged.get("avg_backward_comm_time", 0) * 1e-9}

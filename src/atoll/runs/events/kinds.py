@@ -262,8 +262,13 @@ class Work(Struct, kw_only=True, forbid_unknown_fields=True):
     steps: Annotated[int, says("of the optimiser, since the run began")]
     samples: Annotated[int, says("that all workers read")]
     bytes: Annotated[float, says("that a worker sent, the most of all of them")]
-    waiting: Annotated[float, says("seconds in which a worker waited for others or sent, likewise")]
-    memory: Annotated[float, says("bytes of a worker at its peak, likewise")]
+    waiting: Annotated[
+        Maybe[float],
+        says(
+            "seconds in which a worker waited for others or sent, likewise, where it does nothing meanwhile"
+        ),
+    ] = UNSET
+    memory: Annotated[float, says("bytes of a worker at its peak, the most of all of them")]
     staleness: Annotated[
         Maybe[Number],
         says("steps that others took between a worker's reading of the model and its own, mean"),
