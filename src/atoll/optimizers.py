@@ -210,13 +210,13 @@ _SCHEDULES: dict[str, tuple[spec.Parameter, ...]] = {
 }
 
 
-def schedule_factor(schedule: str, round: int) -> float:
+def schedule_factor(schedule: str | spec.Call, round: int) -> float:
     """The factor on the learning rate in a round (counted from 0).
 
     "constant" is 1; "exponential:g" is g**round; "step:n,g" multiplies by g every n rounds; "cosine:n" falls from 1
     to 0 over n rounds; "warmup:n" rises linearly to 1 over n rounds. Raises ConfigError for anything else.
     """
-    call = spec.parse(schedule.removesuffix(":"), "schedule")
+    call = spec.parse(schedule.removesuffix(":"), "schedule") if isinstance(schedule, str) else schedule
     given = call.read(_SCHEDULES)
     match call.name:
         case "exponential":

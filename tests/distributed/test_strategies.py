@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import atoll
-from atoll.distributed import Trained, train
+from atoll.distributed import Trained, Training, train
 
 SAME = ["ddp", "ring", "zero1", "fsdp"]
 """Strategies that are synchronous and exact."""
@@ -63,3 +63,8 @@ def test_a_ring_sends_exactly_what_it_must() -> None:
     size = -(-len(flat(alone())) // 4) * 4
     run = trained("ring", 4, steps=5, every=5)
     assert run.figures["bytes"] == 5 * 2 * 3 / 4 * size * 4
+
+
+def test_schedules_are_multiplied() -> None:
+    found = Training(schedule="warmup:10 + cosine:100")
+    assert [found.factor(step) for step in (0, 9, 50)] == pytest.approx([0.1, 0.98, 0.5], abs=0.001)

@@ -125,7 +125,7 @@ class Training(Origin):
     def factor(self, step: int) -> float:
         """The factor on the step size, in a step counted from 0."""
         parts = spec.chain(self.schedule, "schedule", "+")
-        return math.prod(schedule_factor(part.text.strip(), step) for part in parts)
+        return math.prod(schedule_factor(part, step) for part in parts)
 
     def weights(self, workers: int) -> list[float]:
         """What the workers' parts of a batch are in proportion to.  Raises ConfigError."""
