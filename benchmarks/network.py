@@ -425,7 +425,7 @@ def four(rounds: int = 40, test: bool = False) -> dict[str, Any]:
         command(place, "ca", "init")
         settings(
             place, {"nodes": NAMES}, method="fedavg", model="2nn", rounds=rounds, lr=W1.lr, batch_size=10, epochs=1,
-            **({"test": 0.2} if test else {}),
+            test=0.2 if test else "none",
         )  # fmt: skip
         coordinator = processes.atoll("coordinator", "serve", "run.toml", "--port", str(where))
         processes.until("coordinator", "listening")
@@ -559,6 +559,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="of load")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    if given.rounds < 2:
+        parser.error("--rounds: there is no time between rounds where there is one")
     torch.set_num_threads(1)
     parts = {
         "load": lambda: load(given.clients, given.rounds),
