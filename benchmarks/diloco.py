@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--model", default="gpt:4,128,4")
-    parser.add_argument("--only")
+    parser.add_argument("--only", help="strategies, with | between them")
+    parser.add_argument("--shards", help="shared or natural")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     lines = [
@@ -44,6 +45,8 @@ def main() -> None:
     base: dict[str, atoll.Trained] = {}
     for strategy, shards in RUNS:
         if given.only is not None and strategy not in given.only.split("|"):
+            continue
+        if given.shards not in (None, shards):
             continue
         run = atoll.train(
             given.model, "shakespeare", strategy, workers=given.workers, steps=given.steps, batch=given.batch,

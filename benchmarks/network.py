@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import math
 import os
 import platform
 import signal
@@ -265,10 +266,8 @@ def load(count: int, rounds: int = 20) -> dict[str, Any]:
         processes.ended(clients, 60)
         found = committed(place / "coordinator")
         sessions = int(processes.log("clients").split()[-1])
-    late = watch.rounds[4:]
-    at = np.arange(len(late))
-    slope = float(np.polyfit(at, [each["anonymous"] for each in late], 1)[0])
-    slope_resident = float(np.polyfit(at, [each["resident"] for each in late], 1)[0])
+    late = [each["anonymous"] / 1024 for each in watch.rounds[4:]]
+    slope, error = trend(late)
     times = np.diff([each["time"] for each in found])
     cpu = np.diff([each["cpu"] for each in watch.rounds])
     asked = sorted(each for taken in prober.taken.values() for each in taken)
@@ -276,16 +275,35 @@ def load(count: int, rounds: int = 20) -> dict[str, Any]:
         "clients": count, "rounds": len(found), "bytes": size, "sessions": sessions,
         "anonymous_mb": [round(each["anonymous"] / 1024, 1) for each in watch.rounds],
         "resident_mb": [round(each["resident"] / 1024, 1) for each in watch.rounds],
-        "slope_anonymous_mb": slope / 1024, "slope_resident_mb": slope_resident / 1024,
+        "slope_anonymous_mb": slope, "slope_error_mb": error,
         "seconds": spread(times), "cpu": spread(cpu), "requests": len(asked),
         "p50_ms": 1e3 * statistics.median(asked), "p99_ms": 1e3 * asked[int(len(asked) * 0.99)],
         "most_ms": 1e3 * asked[-1],
         **{f"p99_{name}_ms": 1e3 * sorted(each)[int(len(each) * 0.99)] for name, each in prober.taken.items()},
     }  # fmt: skip
-    growth = slope * (len(late) - 1)
-    result["flat"] = bool(growth < 0.1 * late[0]["anonymous"])
+    result["flat"] = flat(late)
     result["quick"] = result["p99_ms"] < 250
     return result
+
+
+def trend(values: list[float]) -> tuple[float | None, float | None]:
+    """How much is added from each value to the next, by least squares, and the standard error of that; None where too
+    few values say nothing of it.
+    """
+    if len(values) < 4:
+        return None, None
+    at, y = np.arange(len(values)) - (len(values) - 1) / 2, np.asarray(values)
+    slope = float(at @ y / (at @ at))
+    rest = y - y.mean() - slope * at
+    return slope, math.sqrt(float(rest @ rest) / (len(values) - 2) / float(at @ at))
+
+
+def flat(values: list[float]) -> bool | None:
+    """Whether they go up by less than a fiftieth in all, or by nothing that their scatter would not show, too."""
+    slope, error = trend(values)
+    if slope is None or error is None:
+        return None
+    return slope * (len(values) - 1) < values[0] / 50 or slope < 2 * error
 
 
 def spread(values: Any) -> list[float]:
@@ -407,7 +425,7 @@ def four(rounds: int = 40, test: bool = False) -> dict[str, Any]:
         command(place, "ca", "init")
         settings(
             place, {"nodes": NAMES}, method="fedavg", model="2nn", rounds=rounds, lr=W1.lr, batch_size=10, epochs=1,
-            **({"test": 0.2} if test else {}),
+            test=0.2 if test else "none",
         )  # fmt: skip
         coordinator = processes.atoll("coordinator", "serve", "run.toml", "--port", str(where))
         processes.until("coordinator", "listening")
@@ -455,22 +473,34 @@ def three(values: list[float], digits: int = 0) -> str:
     return f"{middle} ({least} to {most})"
 
 
+def judged(fine: bool | None) -> str:
+    return "not known" if fine is None else "yes" if fine else "no"
+
+
+def sloping(found: dict[str, Any]) -> str:
+    """The slope of a memory, with its standard error."""
+    slope, error = found["slope_anonymous_mb"], found.get("slope_error_mb")
+    if slope is None:
+        return "too few rounds for a slope"
+    return f"{slope:+.2f} MB" if error is None else f"{slope:+.2f} +- {error:.2f} MB"
+
+
 def rows(known: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What was measured, what it came to, what was wanted."""
     if found := known.get("load"):
         name = f"{found['clients']:,} clients, {found['rounds']} rounds, {found['bytes'] / 1e6:.1f} MB"
-        late = found["anonymous_mb"][4:]
+        late = found["anonymous_mb"][4:] or found["anonymous_mb"][-1:]
         yield name, f"{three(found['seconds'], 1)} s a round, {three(found['cpu'], 1)} s of the processor", ""
         yield "sessions", f"{found['sessions']:,}", "a tenth anew in each round"
         yield (
             "anonymous memory from round 5",
-            f"{late[0]:.0f} to {late[-1]:.0f} MB, {found['slope_anonymous_mb']:+.2f} MB a round",
-            f"flat: {'yes' if found['flat'] else 'no'}",
+            f"{late[0]:.0f} to {late[-1]:.0f} MB, {sloping(found)} a round",
+            f"flat: {judged(found['flat'])}",
         )
         yield (
             f"control requests ({found['requests']:,})",
             f"median {found['p50_ms']:.0f} ms, p99 {found['p99_ms']:.0f} ms, most {found['most_ms']:.0f} ms",
-            f"p99 under 250 ms: {'yes' if found['quick'] else 'no'}",
+            f"p99 under 250 ms: {judged(found['quick'])}",
         )
     if found := known.get("large"):
         yield (
@@ -529,6 +559,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="of load")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    if given.rounds < 2:
+        parser.error("--rounds: there is no time between rounds where there is one")
     torch.set_num_threads(1)
     parts = {
         "load": lambda: load(given.clients, given.rounds),

@@ -133,11 +133,13 @@ def station_of(
     context, keys = None, dict[str, Any]()
     if identity is not None:
         from atoll.network.masking import certified
+        from atoll.network.renewal import renewed
         from atoll.network.tls import client_context
 
         context = client_context(identity)
         keys = {
-            "keys": identity.place, "certificate": identity.certificate, "trusts": certified(identity.ca.read_bytes())
+            "keys": identity.place, "certificate": identity.certificate, "trusts": certified(identity.ca.read_bytes()),
+            "renewed": lambda: renewed(identity, host, port, teller),
         }  # fmt: skip
     where = f"[{host}]" if ":" in host else host
     return Station(

@@ -206,7 +206,7 @@ def address_of(given: dict[str, Any], authority: Authority | None) -> Address:
         raise ConfigError(f"client: there is no directory {client}", hint="leave it out")
     if authority is None:
         return Address(given["host"], given["port"], client=client)
-    from atoll.network.tls import identify, server_context
+    from atoll.network.tls import identify, renewing, server_context
 
     names = given.get("names") or (given["host"],)
     if given["host"] in ("0.0.0.0", "::", ""):
@@ -219,6 +219,7 @@ def address_of(given: dict[str, Any], authority: Authority | None) -> Address:
         lambda request: identify(request, authority),
         tuple(names),
         client,
+        lambda: renewing(context, authority, list(names)),
     )
 
 

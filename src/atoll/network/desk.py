@@ -223,6 +223,11 @@ class Desk:
 
     # --- the nodes' side --------------------------------------------------------------------------------------
 
+    def wanted(self, client: int) -> bool:
+        """Whether a client is asked something now."""
+        with self.changed:
+            return bool(self._open.get(client))
+
     def task(self, client: int) -> Task | None:
         """What a client is asked now, with the seconds that are left for it."""
         with self.changed:

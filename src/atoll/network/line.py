@@ -75,7 +75,7 @@ class Line:
 
     Args:
         url: "https://host:port", or "http://127.0.0.1:port".
-        context: for TLS; None without.
+        context: for TLS; None without. A new one is for new connections, those of the one before are used no more.
         name: who calls, where there is no TLS.
         tell: hears when the coordinator cannot be reached, and when it can again.
     """
@@ -94,7 +94,6 @@ class Line:
         self._http = aiohttp.ClientSession(
             headers=headers,
             timeout=limits,
-            connector=aiohttp.TCPConnector(ssl=self.context or True),
             auto_decompress=False,  # what comes is as long as it says
         )
         return self
@@ -108,7 +107,10 @@ class Line:
     async def _asked(self, method: str, path: str, **more: Any) -> tuple[int, bytes]:
         """(status, body) of an answer that the coordinator gave.  Raises what is for good."""
         assert self._http is not None
-        async with self._http.request(method, self.url + path, allow_redirects=False, **more) as response:
+        secured = self.context or True
+        async with self._http.request(
+            method, self.url + path, ssl=secured, allow_redirects=False, **more
+        ) as response:
             body = await response.content.read(1 << 21)
             status = response.status
         if status < 300 or status == 410:
@@ -206,7 +208,8 @@ class Line:
         headers = {"Range": f"bytes={there}-"} if there else {}
         if there < blob.size or not blob.size:
             place = f"{self.url}/v1/blob/{blob.sha256}"
-            async with self._http.get(place, headers=headers, allow_redirects=False) as response:
+            secured = self.context or True
+            async with self._http.get(place, headers=headers, ssl=secured, allow_redirects=False) as response:
                 if response.status == 404:
                     raise Stale("the task is wanted no more")
                 if response.status == 409:

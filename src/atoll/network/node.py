@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import hmac
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +50,7 @@ class Station:
         memory: bytes that a worker may use; 0: any.
         trusts: whose keys count in secure aggregation; by default all that the coordinator tells.
         certificate: its own (PEM), which names its key there; None without TLS.
+        renewed: waits for the next certificate; with its context.
         keys: where that key is; by default its directory.
         repeatable: whether noise may follow from the run's seed, if the plan says so too: never private.
         silo: what trains here together ("ddp:2"), where it is more than one process.
@@ -68,6 +69,7 @@ class Station:
     memory: int = 0
     trusts: Trusts = told
     certificate: str | None = None
+    renewed: Callable[[], Awaitable[tuple[ssl.SSLContext, str]]] | None = None
     keys: Path | None = None
     repeatable: bool = False
     silo: str | None = None
@@ -83,6 +85,7 @@ class Node:
     def __init__(self, station: Station) -> None:
         self.station = station
         self.rounds = 0
+        self._certificate = station.certificate
         self._lock: Any = None
         self._windows: tuple[Window, ...] = ()
         self._seconds: float | None = None  # that the task took which was done last
@@ -99,6 +102,7 @@ class Node:
             self.shelf = Shelf(station.place / joined.run)
             await self._published(line, joined)
             hand = self._hand(joined)
+            renewing = asyncio.ensure_future(self._renewing(line, joined))
             try:
                 ready = await self._admitted(joined, hand)
                 self.masking = Masking(
@@ -118,6 +122,7 @@ class Node:
                 await asyncio.shield(line.leave())
                 raise
             finally:
+                renewing.cancel()
                 hand.end()
 
     def _hold(self) -> None:
@@ -133,7 +138,7 @@ class Node:
 
     async def _joined(self, line: Line) -> Joined:
         try:
-            return await line.join(self.signer.public.hex(), self.station.certificate)
+            return await line.join(self.signer.public.hex(), self._certificate)
         except Refused as error:
             raise ConfigError(error.message, hint=error.hint) from None
 
@@ -194,12 +199,25 @@ class Node:
             except Stale:
                 continue
             except Unjoined:
-                again = await self._joined(line)
-                if (again.run, again.number, again.plan) != (joined.run, joined.number, joined.plan):
-                    raise ConfigError(
-                        "the coordinator now runs something else", hint="join again, to see what"
-                    ) from None
+                await self._again(line, joined)
                 await line.announce(form)
+
+    async def _again(self, line: Line, joined: Joined) -> None:
+        """Join again in the same run.  Raises ConfigError where it is another."""
+        again = await self._joined(line)
+        if (again.run, again.number, again.plan) != (joined.run, joined.number, joined.plan):
+            raise ConfigError(
+                "the coordinator now runs something else", hint="join again, to see what"
+            ) from None
+
+    async def _renewing(self, line: Line, joined: Joined) -> None:
+        """Show the next certificate on new connections, and tell the others, for it names the key for signatures."""
+        with contextlib.suppress(
+            AtollError
+        ):  # it has ended, or the run has: whoever works hears of that, too
+            while self.station.renewed is not None:
+                line.context, self._certificate = await self.station.renewed()
+                await self._again(line, joined)
 
     async def _task(self, line: Line, joined: Joined, hand: Hand, task: Task) -> None:
         """Do a task, unless its answer is there already, and answer it."""

@@ -15,6 +15,7 @@ from atoll.network.lines import Lines
 from atoll.network.responses import body, problem, refusal, told
 from atoll.network.room import crowded
 from atoll.network.tls import Caller
+from atoll.network.turns import Turns
 from atoll.network.uploads import SILENT, Uploads
 from atoll.network.wire import (
     LIMIT,
@@ -41,6 +42,9 @@ __all__ = ["Caller", "Routes", "plainly"]
 WAIT = 25.0
 """Seconds for which a node that asks for a task is kept waiting at most."""
 
+_TURN = 5.0
+"""Seconds for which a node that could be told of a task is kept waiting until it is its turn, whatever it asked for."""
+
 _HEARD = 2.0
 """Seconds after which a node that was told of the run's end is supposed to have heard."""
 
@@ -66,7 +70,9 @@ class Routes:
         self.desk, self.blobs = coordinator.desk, coordinator.blobs
         self.witness = Witness(coordinator.notebook)
         self._news: dict[int, asyncio.Event] = {}
-        self.uploads = Uploads(coordinator, lambda request: self._node(request)[1])
+        self.turns = Turns()
+        """Of nodes that are told of a task, from then until they have answered it."""
+        self.uploads = Uploads(coordinator, lambda request: self._node(request)[1], self.turns.end)
         self._loop = asyncio.get_running_loop()
         self.desk.told = self._told
         self.lines: Lines | None = None
@@ -197,6 +203,7 @@ class Routes:
     async def leave(self, request: web.Request) -> web.Response:
         name, number = self._node(request)
         self.desk.gone(number)
+        self.turns.end(number)
         await asyncio.to_thread(self.coordinator.notebook.note, "left", node=name)
         return web.Response(status=204)
 
@@ -218,21 +225,30 @@ class Routes:
         _, number = self._node(request)
         news = self._news.setdefault(number, asyncio.Event())
         news.clear()
-        task = self.desk.task(number)
-        if task is None and self.coordinator.result is None:
-            try:
-                wait = min(WAIT, self.desk.absent / 2, max(0.0, float(request.query.get("wait", "0"))))
-            except ValueError:
-                raise refusal(400, "wait", "wait is a number of seconds") from None
+        try:
+            wait = min(WAIT, self.desk.absent / 2, max(0.0, float(request.query.get("wait", "0"))))
+        except ValueError:
+            raise refusal(400, "wait", "wait is a number of seconds") from None
+        until = self._loop.time() + wait
+        if not self._anything(number):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), wait)
-            self._node(request)  # it may have joined anew meanwhile
-            task = self.desk.task(number)
+        if self._anything(number):
+            if not await self.turns.take(number, max(until - self._loop.time(), _TURN)):
+                return web.Response(status=204)
+            if request.transport is None:  # nobody reads what would be said
+                self.turns.end(number)
+        self._node(request)  # it may have joined anew meanwhile
+        task = self.desk.task(number)
         if self.coordinator.result is not None:
             # It says that it leaves once it has heard; who does not is not waited for much longer.
             self._loop.call_later(_HEARD, self.desk.parted, number)
             return web.Response(status=410)
         return web.Response(status=204) if task is None else told(task)
+
+    def _anything(self, number: int) -> bool:
+        """Whether there is something to tell a node."""
+        return self.coordinator.result is not None or self.desk.wanted(number)
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         self._node(request)
@@ -247,6 +263,7 @@ class Routes:
         found = self.uploads.open(request, number)
         if isinstance(found, Answered):
             return told(found)
+        self.turns.end(number)
         again = await asyncio.to_thread(self.desk.fail, found, failure)
         return told(Answered(offset=0, done=not again))
 

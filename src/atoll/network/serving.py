@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import signal
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class Address:
     """By which nodes and people call it."""
     client: Path | None = None
     """Files of a client for browsers."""
+    renewing: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Keeps the certificate, for as long as it is served."""
 
     def check(self) -> None:
         """Raises ConfigError where plain text would leave the machine."""
@@ -92,12 +95,15 @@ async def serve(
     )  # fmt: skip
     await runner.setup()
     try:
+        gc.freeze()  # what was imported stays: looking through it took the collector half a second, again and again
         routes.lines = lines = Lines(runner.server)
         port = await _listening(runner, address)
         scheme = "http" if address.context is None else "https"
         coordinator.start()
         ready(f"{scheme}://{address.host}:{port}", coordinator)
         watching = [asyncio.create_task(each) for each in (_watch(coordinator, told), lines.watch())]
+        if address.renewing is not None:
+            watching.append(asyncio.create_task(address.renewing()))
         waits = [
             asyncio.create_task(each.wait()) for each in (coordinator.ended, stopping, operating.stopping)
         ]

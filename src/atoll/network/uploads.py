@@ -38,10 +38,13 @@ class Uploads:
 
     Args:
         node: tells the number of the node that makes a request, or refuses it.
+        served: hears of a node whose answer is no longer on its way.
     """
 
-    def __init__(self, coordinator: Coordinator, node: Callable[[web.Request], int]) -> None:
-        self.coordinator, self.node = coordinator, node
+    def __init__(
+        self, coordinator: Coordinator, node: Callable[[web.Request], int], served: Callable[[int], object]
+    ) -> None:
+        self.coordinator, self.node, self.served = coordinator, node, served
         self.desk, self.blobs = coordinator.desk, coordinator.blobs
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._wide = asyncio.Lock()
@@ -85,6 +88,7 @@ class Uploads:
             return await self._received(request, number, found, offset, size, sha256)
         finally:
             del self._arriving[number]
+            self.served(number)
 
     async def _alone(self, number: int) -> None:
         """End the upload that a node has begun before: its line is dead, or the node has thought better of it."""
@@ -119,6 +123,7 @@ class Uploads:
                 self.desk.seen(number)
         if there < size:
             return told(Answered(offset=there), status=202)
+        self.served(number)  # what is to be done with it keeps nobody from being told
         async with self._wide if size > _WIDE else contextlib.nullcontext():
             refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
         return told(Answered(offset=size, done=True, refused=refused))
