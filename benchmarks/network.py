@@ -299,11 +299,14 @@ def trend(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def flat(values: list[float]) -> bool | None:
-    """Whether they go up by less than a fiftieth in all, or by nothing that their scatter would not show, too."""
+    """Whether they go up by less than a fiftieth in all, or by less than a tenth and by nothing that their scatter would
+    not show, too.
+    """
     slope, error = trend(values)
     if slope is None or error is None:
         return None
-    return slope * (len(values) - 1) < values[0] / 50 or slope < 2 * error
+    risen = slope * (len(values) - 1) / values[0]
+    return risen < 1 / 50 or (risen < 1 / 10 and slope < 2 * error)
 
 
 def spread(values: Any) -> list[float]:
