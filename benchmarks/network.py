@@ -299,7 +299,7 @@ def trend(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def flat(values: list[float]) -> bool | None:
-    """Whether they go up by less than a fiftieth in all, or by less than a tenth and by nothing that their scatter would
+    """Whether they go up by less than a fiftieth in all, or by less than a tenth and nothing that their scatter would
     not show, too.
     """
     slope, error = trend(values)
