@@ -1,0 +1,65 @@
+"""A worker of a parameter server: a gradient goes, and fresh parameters come."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from atoll.distributed.free import frames
+from atoll.distributed.free.frames import Frame, Line
+from atoll.distributed.free.shard import cut, octets
+from atoll.distributed.learner import Replica
+from atoll.distributed.play import draw
+from atoll.distributed.reading import Share
+
+if TYPE_CHECKING:
+    from atoll.distributed.play import Job
+
+__all__ = ["part_of", "push"]
+
+
+def push(job: Job, replica: Replica, rank: int, doors: Sequence[Path], token: bytes) -> None:
+    """Until the first server has nothing more to read.  Raises ConnectionError where one is gone."""
+    parts, timeout = cut(replica.size, len(doors)), job.training.timeout
+    params = [octets(replica.params[part]) for part in parts]
+    gradients = [octets(replica.grads[part]) for part in parts]
+    buffers = [octets(b) for b in replica.module.buffers()]
+    first = Line(doors[0], token, rank, timeout)
+    told = first.receive(frames.GO, params[0])
+    at = job.steps if told.step < 0 else min(told.step, job.steps)
+    others = [Line(door, token, rank, timeout, at) for door in doors[1:]]
+    for line, room in zip(others, params[1:], strict=True):
+        line.receive(frames.GO, room)
+    waited = 0.0
+    while told.step >= 0:
+        share = part_of(job, told.step, told.part)
+        replica.grads.zero_()
+        loss = float(replica.backward(share)) * share.count
+        with torch.no_grad():
+            replica.limit()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        frame = Frame(
+            frames.PUSH, rank, told.part, len(share.rows), told.step, told.version, loss, waited, memory
+        )
+        began = time.perf_counter()
+        first.send(frame, gradients[0], *buffers)
+        for line, gradient in zip(others, gradients[1:], strict=True):
+            line.send(frame, gradient)
+        told = first.receive(frames.GO, params[0])
+        for line, room in zip(others, params[1:], strict=True):
+            line.receive(frames.GO, room)
+        waited = time.perf_counter() - began
+    for line in (first, *others):
+        line.close()
+
+
+def part_of(job: Job, step: int, part: int) -> Share:
+    """What is read as that part of a step, and what it draws made its own."""
+    draw(job, step, part)
+    share = job.reading.share(step, part)
+    return Share(share.rows, max(1, len(share.rows))) if job.strategy.local else share
