@@ -7,12 +7,12 @@ import os
 import resource
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from atoll.distributed.free.shard import octets
+from atoll.distributed.free.room import Room, packed, unpack
 from atoll.distributed.free.worker import part_of
 from atoll.distributed.learner import Replica
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Common"]
 
 _FIELDS = ("steps", "samples", "loss", "late", "memory")  # what a worker counts, since the attempt began
-_ALIGN = 64
 
 
 class Common:
@@ -33,24 +32,13 @@ class Common:
     """
 
     def __init__(self, job: Job, replica: Replica) -> None:
-        self.job = job
-        self._params = _shared(replica.params.nbytes).view(replica.params.dtype)[: replica.size]
-        self._buffers = [_shared(b.nbytes)[: b.nbytes] for b in replica.module.buffers()]
-        counted = _shared(8 * len(_FIELDS) * job.workers).view(torch.float64)
-        self._counted = counted[: len(_FIELDS) * job.workers].view(job.workers, len(_FIELDS)).numpy()
-        self._told = _shared(16).view(torch.int64).numpy()  # the attempt that may begin, and after which step
+        self.job, self.room = job, Room(replica)
+        size = len(_FIELDS) * job.workers
+        counted = np.frombuffer(mmap.mmap(-1, 8 * (size + 2)), np.float64)
+        self._counted, self._told = counted[:size].reshape(job.workers, -1), counted[size:]
+        """`_told`: the attempt that may begin, and after which step."""
         self._bell, self._rope = os.pipe()
         os.set_blocking(self._rope, False)
-
-    def lay(self, replica: Replica) -> None:
-        """Have a model's parameters and buffers lie in the common memory."""
-        at = 0
-        for _, p in replica.names:
-            p.data = self._params[at : at + p.numel()].view_as(p)
-            at += p.numel()
-        replica.params = self._params
-        for b, common in zip(replica.module.buffers(), self._buffers, strict=True):
-            b.data = common.view(b.dtype).view(b.shape)
 
     def _steps(self) -> int:
         """Updates by all workers."""
@@ -67,7 +55,7 @@ class Common:
                 raise ConnectionError("nobody has said where to begin")
             time.sleep(0.002)
         start, training = int(self._told[1]), job.training
-        self.lay(replica)
+        self.room.lay(replica)
         total = (job.steps - start) * job.workers
         rung = self._steps() // (job.every * job.workers)
         while (seen := self._steps()) < total:
@@ -89,18 +77,15 @@ class Common:
 
     def _ring(self) -> None:
         """Have the keeper look."""
-        try:
+        with suppress(BlockingIOError):  # it has enough to look at
             os.write(self._rope, b"!")
-        except BlockingIOError:  # it has enough to look at
-            pass
 
     # --- the keeper ---------------------------------------------------------------------------------------------
 
     def begin(self, replica: Replica, step: int, attempt: int) -> None:
         """Have the workers go on from a model, after so many steps."""
-        self._params.copy_(replica.params)
-        for b, common in zip(replica.module.buffers(), self._buffers, strict=True):
-            octets(common)[:] = octets(b)
+        self.room.params.copy_(replica.params)
+        self.room.buffers.copy_(packed(replica.module))
         self._counted[:] = 0
         self._before = self._counted.copy()
         self._start = step
@@ -112,9 +97,8 @@ class Common:
         """Wait until so many steps are done: the model then, into `replica`, and what was counted on the way."""
         while self._steps() < (step - self._start) * self.job.workers:
             os.read(self._bell, 1 << 12)
-        replica.params.copy_(self._params)
-        for b, common in zip(replica.module.buffers(), self._buffers, strict=True):
-            octets(b)[:] = octets(common)
+        replica.params.copy_(self.room.params)
+        unpack(replica.module, self.room.buffers)
         now, counted = time.perf_counter(), self._counted.copy()
         seconds, self._began = now - self._began, now
         since = (counted - self._before).sum(0)
@@ -132,9 +116,3 @@ class Common:
 
     def end(self) -> None:
         """It is over; the workers know."""
-
-
-def _shared(nbytes: int) -> torch.Tensor:
-    """Memory [n] of so many bytes and a few more, which processes that are forked from now on have in common."""
-    size = -(-max(1, nbytes) // _ALIGN) * _ALIGN
-    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), np.uint8))

@@ -1,7 +1,9 @@
-"""What workers, servers and the keeper of a run say to each other: a header of fixed length, then raw bytes.
+"""What workers, servers and the keeper of a run say to each other: a header of fixed length, then bytes.
 
 The sockets are files in a directory of the run's own, which no other user can enter, and whoever connects shows the
-run's token first. Nothing in a header is trusted: sizes are checked against what is expected before they count.
+run's token first. Gradients and parameters lie in memory that a worker and its servers have in common (`Room`), so that
+of these only the header travels. Nothing in a header is trusted: a size is checked against what is expected before it
+counts.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import NamedTuple
 from atoll.errors import ConfigError
 
 __all__ = [
-    "ASK", "BUFFER", "END", "GO", "HEAD", "HELLO", "LOAD", "PUSH", "TOKEN", "WHOLE",
-    "Frame", "Line", "Refused", "listen", "rest",
+    "ASK", "END", "GO", "HEAD", "HELLO", "LOAD", "PUSH", "TOKEN", "WHOLE",
+    "Frame", "Line", "Refused", "listen",
 ]  # fmt: skip
 
 HELLO, PUSH, GO, LOAD, ASK, WHOLE, END = range(1, 8)
@@ -27,7 +29,6 @@ TOKEN = 32  # bytes
 _MAGIC = b"AtPS"
 _HEADER = struct.Struct("<4sBxHIIqqddQQ")
 HEAD = _HEADER.size
-BUFFER = 1 << 20  # bytes under way in a socket, as far as the system grants them
 
 
 class Refused(ConnectionError):
@@ -44,7 +45,7 @@ class Frame(NamedTuple):
         samples, loss: how many were read, and the sum of their losses.
         version: updates that were in the parameters.
         waited, memory: seconds that the worker's last exchange took, and bytes of it at its peak.
-        size: bytes that follow.
+        size: bytes that follow; of a gradient or parameters, those that lie in the room.
     """
 
     kind: int
@@ -88,63 +89,67 @@ def listen(path: Path) -> socket.socket:
 
 
 class Line:
-    """A connection to a server: one system call a message, as far as the system takes it in one.
+    """A connection to a server: a system call a message, as far as the system takes it in one.
+
+    Args:
+        room: a descriptor of memory to hand over; the keeper has none.
+        step: where another server has the worker begin.
 
     Raises ConnectionError where the server is gone, or does not answer in `timeout` seconds.
     """
 
-    def __init__(self, path: Path, token: bytes, worker: int, timeout: float, step: int = -1) -> None:
+    def __init__(
+        self, path: Path, token: bytes, worker: int, timeout: float, room: int | None = None, step: int = -1
+    ) -> None:
         self.timeout = timeout
         self._socket = _connected(path, timeout)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
             self._socket.setsockopt(socket.SOL_SOCKET, option, limit)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._head = memoryview(bytearray(HEAD))
-        self.send(Frame(HELLO, worker, step=step), memoryview(token))
+        hello = Frame(HELLO, worker, step=step, size=TOKEN).packed() + token
+        socket.send_fds(self._socket, [hello], [] if room is None else [room])
 
     def patient(self) -> None:
         """Wait for answers as long as it takes."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
 
-    def send(self, frame: Frame, *payload: memoryview) -> int:
-        """A header and what follows, bytes [n]; how many in all."""
-        size = sum(len(part) for part in payload)
-        parts = [memoryview(frame._replace(size=size).packed()), *payload]
+    def send(self, frame: Frame, payload: bytes = b"") -> None:
+        """A header and what follows."""
         try:
-            done = self._socket.sendmsg(parts)
-            while done < HEAD + size:
-                done += self._socket.sendmsg(rest(parts, done))
+            self._socket.sendall(frame._replace(size=len(payload)).packed() + payload)
         except BlockingIOError:
             raise self._silent() from None
-        return HEAD + size
 
-    def receive(self, kind: int, room: memoryview) -> Frame:
-        """A header of that kind, and bytes that fill `room`."""
-        parts = [self._head, room]
-        self._filled(parts)
+    def push(self, frame: Frame) -> None:
+        """A header; its bytes are in the room."""
+        self._socket.sendall(frame.packed())
+
+    def told(self, size: int) -> Frame:
+        """The header of new parameters, so many bytes of them in the room."""
+        self._filled(self._head)
         frame = Frame.read(self._head)
-        if (frame.kind, frame.size) != (kind, len(room)):
-            raise Refused(f"{frame.size} bytes of kind {frame.kind} came, and {len(room)} of {kind} were due")
+        if (frame.kind, frame.size) != (GO, size):
+            raise Refused(f"{frame.size} bytes of kind {frame.kind} came, and {size} parameters' were due")
         return frame
 
     def blob(self, kind: int, limit: int) -> bytearray:
         """Bytes of any number up to a limit, with a header of that kind."""
-        self._filled([self._head])
+        self._filled(self._head)
         frame = Frame.read(self._head)
         if frame.kind != kind or frame.size > limit:
             raise Refused(
                 f"{frame.size} bytes of kind {frame.kind} came, and at most {limit} of {kind} were due"
             )
         found = bytearray(frame.size)
-        self._filled([memoryview(found)])
+        self._filled(memoryview(found))
         return found
 
-    def _filled(self, parts: list[memoryview]) -> None:
-        done, size = 0, sum(len(part) for part in parts)
+    def _filled(self, room: memoryview) -> None:
+        done = 0
         try:
-            while done < size:
-                got = self._socket.recvmsg_into(rest(parts, done), 0, socket.MSG_WAITALL)[0]
+            while done < len(room):
+                got = self._socket.recv_into(room[done:], 0, socket.MSG_WAITALL)
                 if not got:
                     raise ConnectionError("a parameter server has closed the connection")
                 done += got
@@ -157,18 +162,6 @@ class Line:
     def close(self) -> None:
         """Nothing more will be said."""
         self._socket.close()
-
-
-def rest(parts: list[memoryview], done: int) -> list[memoryview]:
-    """What is left of buffers after so many bytes."""
-    if not done:
-        return parts
-    left = []
-    for part in parts:
-        if done < len(part):
-            left.append(part[done:])
-        done = max(0, done - len(part))
-    return left
 
 
 def _connected(path: Path, timeout: float) -> socket.socket:

@@ -19,7 +19,8 @@ from atoll.distributed.free.counted import Counted
 from atoll.distributed.free.frames import Frame, Refused
 from atoll.distributed.free.gate import Gate
 from atoll.distributed.free.peer import Peer
-from atoll.distributed.free.shard import Shard, octets
+from atoll.distributed.free.room import Room
+from atoll.distributed.free.shard import Shard
 from atoll.distributed.free.tickets import Clocks, Tickets
 from atoll.tensors import Record
 
@@ -34,7 +35,8 @@ class Plan:
 
     Args:
         workers: how many there are.
-        bytes: of a worker's gradient here, with the buffers that follow it.
+        room: makes of a descriptor that a worker has handed over the memory that it has in common with all servers.
+        part: of the parameters that this server has.
         begin: the shard of a state [n], as the keeper sends it.
         form, limit: the form of that state, and the bytes that it takes at most.
         bound: on the gap between clocks (`Gate`).
@@ -47,7 +49,8 @@ class Plan:
     """
 
     workers: int
-    bytes: int
+    room: Callable[[int], Room]
+    part: slice
     begin: Callable[[Record], Shard]
     form: codec.Form
     limit: int
@@ -79,8 +82,8 @@ class Server:
         self._peers: dict[int, Peer] = {}
         self._early: list[tuple[Peer, int, int]] = []  # those that have come before the keeper
         self._waiting: dict[int, Frame] = {}
-        self._rooms: dict[int, Tensor] = {}
-        self._buffers = b""
+        self._rooms: dict[int, Room] = {}
+        self._buffers = torch.zeros(0, dtype=torch.uint8)
         self._asked: int | None = None
         self._keeper: Peer | None = None
         self._over = False
@@ -113,7 +116,6 @@ class Server:
         if len(strangers) >= _STRANGERS:
             connection.close()
             return
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.BUFFER)
         self._selector.register(connection, selectors.EVENT_READ, Peer(connection, self.token))
 
     def _talk(self, peer: Peer, events: int) -> None:
@@ -132,14 +134,14 @@ class Server:
             peer.socket, selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.full else 0), peer
         )
 
-    def _say(self, peer: Peer, frame: Frame, payload: memoryview) -> None:
+    def _say(self, peer: Peer, frame: Frame, payload: bytes = b"") -> None:
         peer.write(frame, payload)
         if peer.full:
             self._listen(peer)
 
     def _gone(self, peer: Peer) -> None:
         self._selector.unregister(peer.socket)
-        peer.socket.close()
+        peer.close()
         if peer is self._keeper:
             raise ConnectionError("the keeper of the run is gone")
         if peer.worker is None or self._peers.get(peer.worker) is not peer:
@@ -186,6 +188,10 @@ class Server:
             return
         if frame.worker >= self.plan.workers or frame.worker in self._peers or frame.step > self.plan.steps:
             raise Refused(f"there is no place for a worker {frame.worker}")
+        if peer.descriptor is None:
+            raise Refused("a worker has no memory to compute in")
+        self._rooms[frame.worker] = self.plan.room(peer.descriptor)
+        peer.let_go()
         peer.worker, peer.expects = frame.worker, {}
         self._peers[frame.worker] = peer
         if self.work is None:
@@ -195,9 +201,9 @@ class Server:
 
     def _admit(self, peer: Peer, worker: int, step: int) -> None:
         assert self.work is not None
-        if worker not in self._rooms:
-            self._rooms[worker] = torch.empty(self.plan.bytes, dtype=torch.uint8)
-        peer.room = octets(self._rooms[worker])
+        room = self._rooms[worker]
+        if self.plan.first:
+            room.buffers.copy_(self._buffers)
         self.work.enter(worker, step)
         if len(self._peers) == self.plan.workers:
             self._deadline = math.inf
@@ -207,7 +213,8 @@ class Server:
     def _begin(self, peer: Peer, frame: Frame, body: memoryview) -> None:
         plan = self.plan
         peer.expects = {frames.ASK: 0, frames.END: 0}
-        self.shard = plan.begin(codec.decode(bytes(body), plan.form))
+        state = codec.decode(bytes(body), plan.form)
+        self.shard, self._buffers = plan.begin(state), state.buffers
         if self.gate.waits:
             self.work = Clocks(self.gate, plan.workers, frame.step, plan.steps, plan.every)
         else:
@@ -225,8 +232,7 @@ class Server:
             raise Refused(f"worker {frame.worker} has no part {frame.part} of step {frame.step} to read")
         peer.expects = {}
         self._waiting[frame.worker] = frame
-        self._figures.add(frame, peer.received)
-        peer.received = 0
+        self._figures.add(frame, frames.HEAD + frame.size)
         self.work.arrive(frame)
         self._settle()
 
@@ -258,22 +264,21 @@ class Server:
                 self._answer(worker)
 
     def _gradient(self, worker: int) -> Tensor:
-        assert self.shard is not None
-        room, size = self._rooms[worker], self.shard.params.nbytes
-        if len(room) > size:
-            self._buffers = room[size:].numpy().tobytes()
-        return room[:size].view(self.shard.params.dtype)
+        room = self._rooms[worker]
+        if self.plan.first and len(self._buffers):
+            self._buffers.copy_(room.buffers)
+        return room.gradient[self.plan.part]
 
     def _answer(self, worker: int) -> None:
         """The newest parameters, and what to read next."""
         assert self.shard is not None and self.work is not None
         peer, shard = self._peers[worker], self.shard
         step, part = self.work.next(worker)
-        shard.give(worker)
-        peer.expects = {frames.PUSH: self.plan.bytes} if step >= 0 else {}
-        payload = octets(shard.params)
+        shard.give(worker, self._rooms[worker].params[self.plan.part])
+        size = shard.params.nbytes
+        peer.expects = {frames.PUSH: size} if step >= 0 else {}
         with suppress(OSError):  # of its end the loop hears soon
-            self._say(peer, Frame(frames.GO, worker, part, 0, step, shard.version), payload)
+            self._say(peer, Frame(frames.GO, worker, part, 0, step, shard.version, size=size))
 
     def _hand_over(self) -> None:
         assert self.shard is not None and self.work is not None and self._keeper is not None
@@ -281,12 +286,10 @@ class Server:
         record = Record(
             params=shard.params,
             state=shard.state,
+            buffers=self._buffers,
             stale=shard.stale,
             delay=shard.delay,
             widest=self.gate.widest,
-            buffers=torch.frombuffer(bytearray(self._buffers), dtype=torch.uint8)
-            if self._buffers
-            else torch.zeros(0, dtype=torch.uint8),
             **self._figures.taken(),
         )
         blob = codec.encode(record)
@@ -294,4 +297,4 @@ class Server:
         shard.delay = 0
         self.work.reported()
         self._keeper.expects = {frames.ASK: 0, frames.END: 0}
-        self._say(self._keeper, Frame(frames.WHOLE), memoryview(blob))
+        self._say(self._keeper, Frame(frames.WHOLE, size=len(blob)), blob)

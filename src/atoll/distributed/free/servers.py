@@ -13,8 +13,9 @@ import torch
 from atoll import codec
 from atoll.distributed.free import frames
 from atoll.distributed.free.frames import Frame, Line, listen
+from atoll.distributed.free.room import Room, packed, unpack
 from atoll.distributed.free.server import Plan, Server
-from atoll.distributed.free.shard import STALE, Shard, cut, octets
+from atoll.distributed.free.shard import STALE, Shard, cut
 from atoll.distributed.free.worker import push
 from atoll.distributed.learner import Replica
 from atoll.distributed.strategies.server import ParameterServer
@@ -38,15 +39,22 @@ class Servers:
     """
 
     def __init__(self, job: Job, strategy: ParameterServer, replica: Replica, place: Path) -> None:
-        self.job, self.strategy, self.place = job, strategy, place
+        self.job, self.strategy, self.place, self.replica = job, strategy, place, replica
         self.parts = cut(replica.size, strategy.servers)
         self.token = secrets.token_bytes(frames.TOKEN)
-        self.states = [_state(replica, part) for part in self.parts]
-        self.buffers = sum(b.nbytes for b in replica.module.buffers())
+        self.states = self._states(replica)
 
     def doors(self, attempt: int) -> list[Path]:
         """Where the servers of an attempt listen."""
         return [self.place / f"server-{attempt}-{at}" for at in range(self.strategy.servers)]
+
+    def _states(self, replica: Replica) -> list[Record]:
+        """What each server has of a model; the first has the buffers too."""
+        none = torch.zeros(0, dtype=torch.uint8)
+        return [
+            _state(replica, part).replace(buffers=none if at else packed(replica.module))
+            for at, part in enumerate(self.parts)
+        ]
 
     # --- a server, a worker -------------------------------------------------------------------------------------
 
@@ -54,16 +62,15 @@ class Servers:
         """What a server does."""
         job, training = self.job, self.job.training
         form = codec.Form.of(self.states[at])
-        size = self.states[at].params.nbytes
 
         def begin(state: Record) -> Shard:
             solver = optimizer(training.optimizer)
-            kept = Record({name: value for name, value in state.state.items()})
-            return Shard(state.params, kept, solver, self.strategy.applies, self.strategy.compensation)
+            return Shard(state.params, state.state, solver, self.strategy.applies, self.strategy.compensation)
 
         plan = Plan(
             job.workers,
-            size + (0 if at else self.buffers),
+            lambda descriptor: Room(self.replica, descriptor),
+            self.parts[at],
             begin,
             form,
             _limit(form),
@@ -94,10 +101,9 @@ class Servers:
         """Have the servers go on from a model, after so many steps."""
         timeout, number = self.job.training.timeout, self.job.workers
         self._lines = [Line(door, self.token, number, timeout) for door in self.doors(attempt)]
-        for line, part in zip(self._lines, self.parts, strict=True):
+        for line, state in zip(self._lines, self._states(replica), strict=True):
             line.patient()
-            state = _state(replica, part)
-            line.send(Frame(frames.LOAD, number, step=step), memoryview(codec.encode(state)))
+            line.send(Frame(frames.LOAD, number, step=step), codec.encode(state))
         self._ask(step)
 
     def _ask(self, step: int) -> None:
@@ -123,11 +129,7 @@ class Servers:
                         replica.state[name]["all"][part] = value["all"]
                     else:
                         replica.state[name].copy_(value)
-            if len(found[0].buffers):
-                done = 0
-                for b in replica.module.buffers():
-                    octets(b)[:] = memoryview(found[0].buffers.numpy())[done : done + b.nbytes]
-                    done += b.nbytes
+            unpack(replica.module, found[0].buffers)
         counts = sum(each.stale for each in found)
         return {
             "loss": found[0].loss / max(1, found[0].samples),
@@ -140,16 +142,13 @@ class Servers:
         }
 
     def _taken(self, at: int) -> Any:
-        size = torch.zeros(0, dtype=torch.uint8)
         form = codec.Form.of(
             Record(
-                **self.states[at], stale=torch.zeros(STALE, dtype=torch.int64), delay=0, widest=0,
-                buffers=codec.Form.any() if not at else size, loss=0.0, samples=0, seconds=0.0, bytes=0,
-                waited=0.0, memory=0,
+                **self.states[at], stale=torch.zeros(STALE, dtype=torch.int64), delay=0, widest=0, loss=0.0,
+                samples=0, seconds=0.0, bytes=0, waited=0.0, memory=0,
             )
         )  # fmt: skip
-        blob = self._lines[at].blob(frames.WHOLE, _limit(form) + self.buffers)
-        return codec.decode(bytes(blob), form)
+        return codec.decode(bytes(self._lines[at].blob(frames.WHOLE, _limit(form))), form)
 
     def end(self) -> None:
         """It is over."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from atoll.optimizers import Optimizer
 from atoll.tensors import Record, Tensors
 
-__all__ = ["STALE", "Shard", "cut", "octets"]
+__all__ = ["STALE", "Shard", "cut"]
 
 STALE = 33  # counts of the staleness 0, 1, ... 31, and of all above
 
@@ -44,14 +43,11 @@ class Shard:
         self.version = 0
         self.stale = torch.zeros(STALE, dtype=torch.int64)
         self.delay = 0  # all staleness together
-        self._given: dict[int, tuple[int, Tensor | None]] = {}
+        self._given: dict[int, tuple[int, Tensor]] = {}
 
-    def give(self, worker: int) -> None:
-        """A worker gets the parameters as they are."""
-        seen = self._given.get(worker, (0, None))[1]
-        if self.rule == "delay":
-            seen = self.params.clone() if seen is None else seen.copy_(self.params)
-        self._given[worker] = self.version, seen
+    def give(self, worker: int, room: Tensor) -> None:
+        """A worker gets the parameters as they are, in a room [n] that nobody writes until it has given a gradient."""
+        self._given[worker] = self.version, room.copy_(self.params)
 
     def forget(self, worker: int) -> None:
         """It will give no gradient for what it got."""
@@ -74,7 +70,6 @@ class Shard:
             lr /= 1 + self.version - self._given[workers[0]][0]
         elif self.rule == "delay":
             seen = self._given[workers[0]][1]
-            assert seen is not None
             moved = torch.sub(self.params, seen, out=seen)  # what it saw is not needed any more
             total.add_(moved.mul_(total).mul_(total), alpha=self.compensation)
         new, self.state = self.optimizer.at_once(
@@ -83,9 +78,3 @@ class Shard:
         if new["all"].data_ptr() != self.params.data_ptr():
             self.params.copy_(new["all"])
         self.version += 1
-
-
-def octets(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor, as bytes [n]."""
-    found: Any = tensor.detach().view(-1).view(torch.uint8).numpy()
-    return memoryview(found)

@@ -12,7 +12,8 @@ import torch
 
 from atoll.distributed.free import frames
 from atoll.distributed.free.frames import Frame, Line
-from atoll.distributed.free.shard import cut, octets
+from atoll.distributed.free.room import Room
+from atoll.distributed.free.shard import cut
 from atoll.distributed.learner import Replica
 from atoll.distributed.play import draw
 from atoll.distributed.reading import Share
@@ -25,16 +26,15 @@ __all__ = ["part_of", "push"]
 
 def push(job: Job, replica: Replica, rank: int, doors: Sequence[Path], token: bytes) -> None:
     """Until the first server has nothing more to read.  Raises ConnectionError where one is gone."""
-    parts, timeout = cut(replica.size, len(doors)), job.training.timeout
-    params = [octets(replica.params[part]) for part in parts]
-    gradients = [octets(replica.grads[part]) for part in parts]
-    buffers = [octets(b) for b in replica.module.buffers()]
-    first = Line(doors[0], token, rank, timeout)
-    told = first.receive(frames.GO, params[0])
-    at = job.steps if told.step < 0 else min(told.step, job.steps)
-    others = [Line(door, token, rank, timeout, at) for door in doors[1:]]
-    for line, room in zip(others, params[1:], strict=True):
-        line.receive(frames.GO, room)
+    room, timeout = Room(replica), job.training.timeout
+    room.lay(replica)
+    sizes = [room.params[part].nbytes for part in cut(replica.size, len(doors))]
+    lines = [Line(doors[0], token, rank, timeout, room.descriptor)]
+    told = lines[0].told(sizes[0])
+    begin = job.steps if told.step < 0 else min(told.step, job.steps)
+    lines += [Line(door, token, rank, timeout, room.descriptor, begin) for door in doors[1:]]
+    for line, size in zip(lines[1:], sizes[1:], strict=True):
+        line.told(size)
     waited = 0.0
     while told.step >= 0:
         share = part_of(job, told.step, told.part)
@@ -47,19 +47,16 @@ def push(job: Job, replica: Replica, rank: int, doors: Sequence[Path], token: by
             frames.PUSH, rank, told.part, len(share.rows), told.step, told.version, loss, waited, memory
         )
         began = time.perf_counter()
-        first.send(frame, gradients[0], *buffers)
-        for line, gradient in zip(others, gradients[1:], strict=True):
-            line.send(frame, gradient)
-        told = first.receive(frames.GO, params[0])
-        for line, room in zip(others, params[1:], strict=True):
-            line.receive(frames.GO, room)
+        for line, size in zip(lines, sizes, strict=True):
+            line.push(frame._replace(size=size))
+        told, *_ = [line.told(size) for line, size in zip(lines, sizes, strict=True)]
         waited = time.perf_counter() - began
-    for line in (first, *others):
+    for line in lines:
         line.close()
 
 
 def part_of(job: Job, step: int, part: int) -> Share:
-    """What is read as that part of a step, and what it draws made its own."""
+    """What is read as that part of a step; what it draws is made its own."""
     draw(job, step, part)
     share = job.reading.share(step, part)
     return Share(share.rows, max(1, len(share.rows))) if job.strategy.local else share

@@ -21,7 +21,7 @@ _RULES = {"bsp": False, "ssp": True, "async": False, "dcasgd": True}
 class ParameterServer(Free):
     """Servers have the parameters and the optimiser's state in parts; workers push gradients and pull parameters.
 
-    bsp:     one update a step, by the sum of all workers' gradients.             Valiant, CACM 1990; Li et al., OSDI 2014
+    bsp:     one update a step, by the sum of all workers' gradients.             Li et al., OSDI 2014
     ssp,s:   a worker is at most s steps ahead of the slowest; with 0 it is bsp.  Ho et al., NeurIPS 2013
              Gradients that need not wait are an update each.
     async:   nobody waits, every gradient is an update, with lr / (1 + tau) where tau updates came between the
