@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -282,10 +282,12 @@ class Stage:
         self.thread.start()
         self.servers.begin(self.replica, 0, 0)
         self.size = self.replica.params.nbytes
+        self.lines: list[Line] = []
 
     def worker(self, number: int, token: bytes = TOKEN, room: Room | None = None) -> tuple[Line, Room]:
         room = room or Room(self.replica)
-        return Line(self.door, token, number, 20.0, room.descriptor), room
+        self.lines.append(Line(self.door, token, number, 20.0, room.descriptor))
+        return self.lines[-1], room
 
     def push(self, number: int, step: int = 0, **other: int) -> Frame:
         return Frame(frames.PUSH, number, number, 15, step, size=self.size)._replace(**other)
@@ -304,19 +306,25 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    if stage.thread.is_alive():
+        stage.servers.end()
+        stage.thread.join(20)
+    for line in stage.lines:
+        line.close()
 
 
 def refused(stage: Stage, line: Line) -> None:
     with pytest.raises(ConnectionError):
         line.told(stage.size)
+    line.close()
 
 
 def test_without_the_token_nobody_is_heard(stage: Stage) -> None:
     refused(stage, stage.worker(0, bytes(frames.TOKEN))[0])
-    refused(stage, stage.worker(0, TOKEN[:-1])[0])
-    refused(stage, stage.worker(0, TOKEN + b"!")[0])
+    refused(stage, stage.worker(0, TOKEN[::-1])[0])
     stage.finish()
 
 

@@ -105,6 +105,8 @@ class Server:
                 if time.monotonic() > self._deadline:
                     self._late()
         finally:
+            for key in list(self._selector.get_map().values()):
+                (key.data or key.fileobj).close()
             self._selector.close()
 
     def _welcome(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from atoll.distributed.strategy import Free
 from atoll.errors import ConfigError
 from atoll.optimizers import Optimizer
@@ -28,7 +30,7 @@ class Hogwild(Free):
     local: ClassVar[bool] = True
 
     def admit(self, optimizer: Optimizer, clip: float | None) -> None:
-        if len(optimizer.init(Tensors())):
+        if len(optimizer.init(Tensors(all=torch.zeros(1)))):
             raise ConfigError(
                 "strategy = 'hogwild' is plain SGD, and this optimizer has a state",
                 hint='set optimizer="sgd", or take ps:async',
