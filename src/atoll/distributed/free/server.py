@@ -105,8 +105,10 @@ class Server:
                 if time.monotonic() > self._deadline:
                     self._late()
         finally:
+            self._door.close()
             for key in list(self._selector.get_map().values()):
-                (key.data or key.fileobj).close()
+                if key.data is not None:
+                    key.data.close()
             self._selector.close()
 
     def _welcome(self) -> None:
