@@ -20,7 +20,18 @@ __all__ = ["STRATEGIES", "parse"]
 STRATEGIES: dict[str, type[Strategy]] = {
     each.name: each
     for each in (
-        DDP, Ring, Compressed, Zero1, FSDP, Tensor, Pipeline, LocalSGD, DiLoCo, ParameterServer, Asynchronous, Hogwild
+        DDP,
+        Ring,
+        Compressed,
+        Zero1,
+        FSDP,
+        Tensor,
+        Pipeline,
+        LocalSGD,
+        DiLoCo,
+        ParameterServer,
+        Asynchronous,
+        Hogwild,
     )
 }
 """By name."""
