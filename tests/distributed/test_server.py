@@ -242,8 +242,8 @@ def test_a_server_that_is_killed_and_a_restart_change_nothing(tmp_path: Path) ->
     assert torch.equal(flat(run), flat(atoll.train(model, blobs(), "ps:bsp", threads=1, **given)))
 
 
-def test_a_run_goes_on_with_other_workers(tmp_path: Path) -> None:
-    """Statistics in buffers and the optimiser's state included; to the bit with as many."""
+def test_a_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """Statistics in buffers and the optimiser's state included; with other workers and servers, nearly so."""
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
@@ -259,6 +259,14 @@ def test_a_run_goes_on_with_other_workers(tmp_path: Path) -> None:
     for name, value in whole.model.state_dict().items():
         assert torch.equal(on.model.state_dict()[name], value), name
     assert int(on.model.state_dict()["1.num_batches_tracked"]) == 40
+    plain = {"workers": 2, "steps": 20, "runs": place, **given}
+    half = atoll.train(net, blobs(), "ps:bsp,servers=2", **plain)
+    assert half.folder is not None
+    on = atoll.train(
+        net, blobs(), "ps:bsp,servers=2", resume=half.folder.path, **{**plain, "workers": 1, "steps": 40}
+    )
+    want = atoll.train(net, blobs(), "ps:bsp", workers=2, steps=40, **given)
+    assert float((flat(on) - flat(want)).abs().max()) < 1e-5
 
 
 # --- who may connect, and what they may say -------------------------------------------------------------------------

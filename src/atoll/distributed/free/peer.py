@@ -41,8 +41,6 @@ class Peer:
                 return None
             if not done:
                 raise EOFError
-            if not self.expects:
-                raise Refused("more came before there was an answer")
             self._done += done
             if self._done < len(self._room):
                 continue
@@ -70,7 +68,9 @@ class Peer:
         return len(given)
 
     def _checked(self, frame: Frame) -> Frame:
-        most = self.expects.get(frame.kind, -1)
+        most = self.expects.get(frame.kind)
+        if most is None:
+            raise Refused(f"a frame of kind {frame.kind} is not welcome now")
         exact = frame.kind in (HELLO, PUSH)
         if frame.size > most or (exact and frame.size != most):
             raise Refused(f"{frame.size} bytes of kind {frame.kind} came, and {most} were due")
