@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from itertools import count as counting
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -49,7 +50,9 @@ class Crew:
         count: how many.
         work: what each does, called with its number and how often they were started again.
         place: a directory of their own.
-        spared: workers whose end by a signal is nobody's failure: the others go on.
+        spared: workers whose end by a signal is nobody's failure: the others go on as long as there are any, and one
+            in its place is started where there are restarts left.
+        called: what a worker is called.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Crew:
         work: Callable[[int, int], None],
         place: Path,
         spared: Callable[[int], bool] = lambda number: False,
+        called: Callable[[int], str] | None = None,
     ) -> None:
         if not hasattr(os, "fork") or sys.platform == "darwin":
             raise EngineError(
@@ -65,7 +69,9 @@ class Crew:
                 hint="start the workers by torchrun: see docs/distributed.md",
             )
         self.count, self.work, self.place, self.spared = count, work, place, spared
+        self.called = called or (lambda number: f"worker {number} of {count}")
         self._workers: list[Any] = []
+        self._left = 0  # restarts
 
     def run(self, restarts: int = 0) -> None:
         """Until all are done; after a worker's end all are started again, `restarts` times at most.
@@ -73,14 +79,16 @@ class Crew:
         Raises what a worker raised if that is one of Atoll's errors, else RunError; KeyboardInterrupt and Terminated
         after the first worker has put the run away.
         """
-        for attempt in range(restarts + 1):
+        self._left = restarts
+        for attempt in counting():
             failure = self._once(attempt)
             if failure is None:
                 return
             known = self._known(failure)
-            if attempt == restarts or known.exit_code == 2:
+            if not self._left or known.exit_code == 2:
                 raise known
-            print(f"{known.message}; starting again ({attempt + 1} of {restarts})", file=sys.stderr)
+            self._left -= 1
+            print(f"{known.message}; starting again ({restarts - self._left} of {restarts})", file=sys.stderr)
 
     def _once(self, attempt: int) -> tuple[int, int, _Failure | None] | None:
         """One start; how the first that ended badly did, if one has: its number, exit code and words."""
@@ -90,14 +98,15 @@ class Crew:
             self._file(number).unlink(missing_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
-        self._workers = [
-            context.Process(target=self._child, args=(number, attempt, lifeline, held), daemon=True)
-            for number in range(self.count)
-        ]
+
+        def process(number: int) -> Any:
+            return context.Process(target=self._child, args=(number, attempt, lifeline, held), daemon=True)
+
+        self._workers = [process(number) for number in range(self.count)]
         try:
             for each in self._workers:
                 each.start()
-            return self._watch()
+            return self._watch(process)
         except (KeyboardInterrupt, Terminated) as error:
             self._put_away(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             raise
@@ -106,15 +115,27 @@ class Crew:
             lifeline.close()
             held.close()
 
-    def _watch(self) -> tuple[int, int, _Failure | None] | None:
+    def _watch(self, process: Callable[[int], Any]) -> tuple[int, int, _Failure | None] | None:
         running = dict(enumerate(self._workers))
         while running:
             wait([each.sentinel for each in running.values()])
             ended = {number: each for number, each in running.items() if each.exitcode is not None}
             for number, each in ended.items():
                 del running[number]
-                if each.exitcode and not (each.exitcode < 0 and self.spared(number)):
+                if not each.exitcode:
+                    continue
+                if each.exitcode > 0 or not self.spared(number):
                     return self._blamed()
+                how = f"{self.called(number)} was ended by {signal.Signals(-each.exitcode).name}"
+                if self._left:
+                    self._left -= 1
+                    print(f"{how}; another takes its place", file=sys.stderr)
+                    running[number] = self._workers[number] = process(number)
+                    running[number].start()
+                elif all(one.exitcode for n, one in enumerate(self._workers) if self.spared(n)):
+                    return number, each.exitcode, None
+                else:
+                    print(f"{how}; the others go on", file=sys.stderr)
         return None
 
     def _blamed(self) -> tuple[int, int, _Failure | None]:
@@ -137,7 +158,7 @@ class Crew:
     def _known(self, failure: tuple[int, int, _Failure | None]) -> AtollError:
         """A failure as an error."""
         number, code, words = failure
-        who = f"worker {number} of {self.count}"
+        who = self.called(number)
         if words is None:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             hint = "was there memory enough? restarts=3 goes on from the last checkpoint"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,8 @@ class Keeper:
         job = self.job
         if job.test is None:
             return {}
-        with threads(cores() if job.workers == 1 else torch.get_num_threads()):
+        alone = job.workers == 1 and parent_process() is None  # OpenMP's threads do not survive a fork
+        with threads(cores() if alone else torch.get_num_threads()):
             found = measures(job.task, job.device, whole.params, whole.buffers, job.test)
             return figures(job.task, [(job.test.count, totals(job.task, found))])
 

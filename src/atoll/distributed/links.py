@@ -13,7 +13,7 @@ from torch import Tensor
 from atoll import codec
 from atoll.tensors import Record
 
-__all__ = ["Links"]
+__all__ = ["Links", "Solo"]
 
 # Newer versions of torch have new names for these two, and warn of the old ones.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -124,6 +124,14 @@ class Links:
         every[self.rank] = size
         dist.all_reduce(every, group=self.group)
         return every.tolist()
+
+
+class Solo(Links):
+    """The links of a worker that is in no group: for itself it is all workers."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.size = rank, 1
+        self.nbytes, self.seconds = 0.0, 0.0
 
 
 def _size(value: Tensor) -> int:

@@ -29,7 +29,7 @@ from atoll.optimizers import optimizer
 from atoll.task import Task
 from atoll.tensors import Record
 
-__all__ = ["Job", "joined", "play"]
+__all__ = ["Job", "draw", "joined", "play"]
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _steps(
         loss, samples = torch.zeros((), dtype=torch.float64), 0
         for step in range(first, last):
             share = job.reading.share(step, replica)
-            _draw(job, step, replica)
+            draw(job, step, replica)
             loss += learner.step(step, share, training.lr * training.factor(step)).double().cpu()
             samples += share.count
         seconds = time.perf_counter() - began
@@ -152,7 +152,7 @@ def _steps(
             )
 
 
-def _draw(job: Job, step: int, replica: int) -> None:
+def draw(job: Job, step: int, replica: int) -> None:
     """What a step draws (dropout) follows from its address: a run that goes on draws the same."""
     seed = seeds.address(job.training.seed, "train.draws", step, replica)
     torch.default_generator.manual_seed(seed)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from atoll import spec
-from atoll.distributed.learner import Context, Learner
+from atoll.distributed.learner import Context, Learner, Replica
 from atoll.errors import ConfigError
+from atoll.optimizers import Optimizer
 from atoll.task import Task
 
-__all__ = ["Strategy"]
+__all__ = ["Free", "Strategy"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,23 @@ class Strategy(ABC):
     @abstractmethod
     def learner(self, context: Context) -> Learner:
         """A worker's part."""
+
+
+@dataclass(frozen=True)
+class Free(Strategy):
+    """A strategy whose workers go their own ways: there are no collectives, and a process of its own keeps the run.
+
+    A worker that dies is missed by nobody; a new one may take its place.
+    """
+
+    @property
+    def servers(self) -> int:
+        """Further processes, that have the model."""
+        return 0
+
+    def admit(self, optimizer: Optimizer, clip: float | None) -> None:
+        """Raise ConfigError for an optimiser that this cannot step with, or a gradient's bound that it cannot keep."""
+
+    def learner(self, context: Context) -> Replica:
+        """A worker's model, which computes gradients."""
+        return Replica(context)

@@ -19,12 +19,13 @@ from atoll import own, seeds, spec
 from atoll.assembly import device_named, networks
 from atoll.data import Dataset, FederatedData, Samples
 from atoll.distributed.crew import Crew
+from atoll.distributed.free import keeping as free
 from atoll.distributed.keeping import Keeper
 from atoll.distributed.play import Job, joined, play
 from atoll.distributed.reading import Divided, Fixed, Reading
 from atoll.distributed.settings import Training
 from atoll.distributed.strategies import parse
-from atoll.distributed.strategy import Strategy
+from atoll.distributed.strategy import Free, Strategy
 from atoll.errors import ConfigError
 from atoll.machine import threads
 from atoll.runs.folder import RunFolder, default_place, writing
@@ -139,7 +140,10 @@ def prepare(training: Training, model: Any = None, data: Any = None, strategy: S
     strategy.check(workers, task, training.batch)
     reading = _reading(training, dataset, workers // strategy.degree)
     steps, every = _lengths(training, reading, strategy)
-    return Job(training, strategy, task, samples, test, reading, workers, device, steps, every, labels)
+    job = Job(training, strategy, task, samples, test, reading, workers, device, steps, every, labels)
+    if isinstance(strategy, Free):
+        free.check(job)
+    return job
 
 
 def _lengths(training: Training, reading: Reading, strategy: Strategy) -> tuple[int, int]:
@@ -243,7 +247,9 @@ def start(job: Job, resume: str | Path | None = None, log: list[Reader] | None =
                     keeper.save(notes / "model.safetensors")
                     (notes / "result.json").write_text(json.dumps(keeper.result()))
 
-        if "RANK" in os.environ:
+        if isinstance(job.strategy, Free):
+            free.run(job, notes, lambda: _keeper(job, place, log or [], notes))
+        elif "RANK" in os.environ:
             work(int(os.environ["RANK"]), 0)
         elif job.workers == 1 and not training.restarts:
             work(0, 0)

@@ -7,8 +7,10 @@ from atoll.distributed.strategies.compressed import Compressed
 from atoll.distributed.strategies.ddp import DDP
 from atoll.distributed.strategies.diloco import DiLoCo, LocalSGD
 from atoll.distributed.strategies.fsdp import FSDP
+from atoll.distributed.strategies.hogwild import Hogwild
 from atoll.distributed.strategies.pipeline import Pipeline
 from atoll.distributed.strategies.ring import Ring
+from atoll.distributed.strategies.server import Asynchronous, ParameterServer
 from atoll.distributed.strategies.tensor import Tensor
 from atoll.distributed.strategies.zero import Zero1
 from atoll.distributed.strategy import Strategy
@@ -16,7 +18,21 @@ from atoll.distributed.strategy import Strategy
 __all__ = ["STRATEGIES", "parse"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    each.name: each for each in (DDP, Ring, Compressed, Zero1, FSDP, Tensor, Pipeline, LocalSGD, DiLoCo)
+    each.name: each
+    for each in (
+        DDP,
+        Ring,
+        Compressed,
+        Zero1,
+        FSDP,
+        Tensor,
+        Pipeline,
+        LocalSGD,
+        DiLoCo,
+        ParameterServer,
+        Asynchronous,
+        Hogwild,
+    )
 }
 """By name."""
 
