@@ -21,7 +21,7 @@ from atoll.engines.steps import Steps
 from atoll.errors import EngineError
 from atoll.federation import Federation
 from atoll.methods import METHODS, FedAvg
-from atoll.rounds import judge
+from atoll.rounds import judging
 from atoll.task import Batch, Task
 from atoll.tensors import leaves, named_tensors
 from tests.pretended import DEVICE, There, pretended
@@ -211,7 +211,7 @@ def test_a_round_waits_once_to_know_that_its_model_is_finite() -> None:
 @pytest.mark.parametrize("room", [1 << 30, 8], ids=["kept", "too large"])
 def test_test_data_stay_on_the_device_where_they_fit(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "memory", lambda _: room)
-    monkeypatch.setattr(judge, "_ROWS", 4)
+    monkeypatch.setattr(judging, "ROWS", 4)
     with pretended() as counted:
         running = federation("fedavg", "loop", DEVICE.type)
         now = running.simulation

@@ -335,3 +335,27 @@ def test_checks_leave_the_initial_model_as_it_is() -> None:
     task.check(torch.randn(1, 3), torch.tensor([1]), 2)
     params, buffers = task.initial()
     assert torch.equal(params["weight"], module.weight) and float(buffers["seen"]) == 0
+
+
+def test_a_layer_with_two_names_keeps_its_parameters() -> None:
+    layer = nn.Linear(4, 4)
+    task = Task(nn.Sequential(layer, nn.Tanh(), layer))
+    inputs = torch.randn(3, 4)
+    wanted = task.module(inputs)
+    params, buffers = task.initial()
+    assert list(params) == ["0.weight", "0.bias"]
+    outputs, _ = task.predict(params, buffers, inputs)
+    torch.testing.assert_close(outputs, wanted)
+    assert isinstance(task.module[0].weight, nn.Parameter) and task.module[0].weight.requires_grad
+
+
+def test_a_tensor_that_two_layers_share_is_one_in_both() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    task = Task(nn.Sequential(first, second))
+    params, buffers = task.initial()
+    doubled = Tensors({**params, "0.weight": params["0.weight"] * 2})
+    inputs = torch.randn(3, 4)
+    outputs, _ = task.predict(doubled, buffers, inputs)
+    hidden = inputs @ doubled["0.weight"].T + params["0.bias"]
+    torch.testing.assert_close(outputs, hidden @ doubled["0.weight"].T + params["1.bias"])

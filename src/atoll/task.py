@@ -60,6 +60,23 @@ def ready(module: nn.Module, inputs: Inputs) -> nn.Module:
     return module.train(training)
 
 
+def _tied(module: nn.Module) -> list[tuple[str, str]]:
+    """The further names of tensors that several layers share, each with the first; a layer's own further names not."""
+    firsts: dict[int, str] = {}
+    places: set[tuple[int, str]] = set()
+    found = []
+    for path, layer in module.named_modules(remove_duplicate=False):
+        for own, value in [*layer._parameters.items(), *layer._buffers.items()]:
+            if value is None or (id(layer), own) in places:
+                continue
+            places.add((id(layer), own))
+            name = f"{path}.{own}" if path else own
+            first = firsts.setdefault(id(value), name)
+            if first != name:
+                found.append((name, first))
+    return found
+
+
 def _unreadable(inputs: Inputs, error: Exception) -> ConfigError:
     if isinstance(inputs, Tensor):
         what = f"inputs of shape {tuple(inputs.shape[1:])} a sample"
@@ -136,6 +153,7 @@ class Task:
         )
         """Parameters that are not trained, in main memory."""
         self._held = {torch.device("cpu"): self.frozen}
+        self._tied = _tied(self.module)
         self.used: dict[str, int] = {}
         """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
 
@@ -184,7 +202,9 @@ class Task:
             state |= self._held.get(device) or self.frozen.map(lambda value: value.to(device))
         places, names = arguments(self.module, inputs)
         with Pure(batch) as pure, plainly(self._layers):
-            outputs = functional_call(self.module, state, places, names)
+            given = {**state, **{name: state[first] for name, first in self._tied}} if self._tied else state
+            # Torch's own tying leaves a layer that has two names without its parameters afterwards.
+            outputs = functional_call(self.module, given, places, names, tie_weights=False)
         return outputs, Tensors({name: pure.moved.get(id(state[name]), state[name]) for name in buffers})
 
     def loss(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:

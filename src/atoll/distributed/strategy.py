@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -76,6 +77,14 @@ class Free(Strategy):
     def servers(self) -> int:
         """Further processes, that have the model."""
         return 0
+
+    def check(self, workers: int, task: Task, batch: int) -> None:
+        super().check(workers, task, batch)
+        if not hasattr(os, "memfd_create"):
+            raise ConfigError(
+                f"strategy = {self.text!r} shares memory as Linux alone does",
+                hint="ddp and diloco go everywhere",
+            )
 
     def admit(self, optimizer: Optimizer, clip: float | None) -> None:
         """Raise ConfigError for an optimiser that this cannot step with, or a gradient's bound that it cannot keep."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -17,7 +16,13 @@ from atoll.distributed.learner import Replica
 __all__ = ["Room", "packed", "unpack"]
 
 _ALIGN = 64  # as torch aligns its own memory
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+try:
+    import fcntl
+
+    _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+except (ImportError, AttributeError):  # pragma: no cover - not on this system: `Free.check` says so
+    fcntl = None  # type: ignore[assignment]
 
 
 class Room:
