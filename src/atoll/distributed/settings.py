@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
@@ -24,6 +25,14 @@ from atoll.task import LOSSES
 __all__ = ["Training"]
 
 Whole = Annotated[int, Meta(ge=0)]
+
+
+@lru_cache(maxsize=8)
+def _parts(schedule: str) -> tuple[spec.Call, ...]:
+    """A schedule taken apart; it is asked in every step."""
+    return tuple(spec.chain(schedule, "schedule", "+"))
+
+
 Above = Annotated[float, Meta(gt=0)]
 
 
@@ -124,8 +133,7 @@ class Training(Origin):
 
     def factor(self, step: int) -> float:
         """The factor on the step size, in a step counted from 0."""
-        parts = spec.chain(self.schedule, "schedule", "+")
-        return math.prod(schedule_factor(part, step) for part in parts)
+        return math.prod(schedule_factor(part, step) for part in _parts(self.schedule))
 
     def weights(self, workers: int) -> list[float]:
         """What the workers' parts of a batch are in proportion to.  Raises ConfigError."""
