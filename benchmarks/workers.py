@@ -10,6 +10,7 @@ DDP in two forked processes); and two workers beside one. MNIST, steps a second 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -42,7 +43,7 @@ def by_hand(model: str, data: Any, batch: int, steps: int) -> float:
         ]
         for each in work:
             each.start()
-        seconds = max(found.get() for _ in work)
+        seconds = max(found.get(timeout=120) for _ in work)
         for each in work:
             each.join()
     return (steps - steps // 4) / seconds
@@ -50,6 +51,7 @@ def by_hand(model: str, data: Any, batch: int, steps: int) -> float:
 
 def _worker(rank: int, model: str, data: Any, batch: int, steps: int, room: str, found: Any) -> None:
     torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = dist.FileStore(f"{room}/meet", WORKERS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS, timeout=timedelta(seconds=60))
     torch.manual_seed(0)
