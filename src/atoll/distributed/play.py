@@ -63,7 +63,9 @@ def joined(
     rank: int, workers: int, device: torch.device, timeout: float, place: Path | None
 ) -> Iterator[None]:
     """Inside, this process is one of a group; of those that torchrun has started where `place` is None."""
-    store = None if place is None else dist.FileStore(str(place), workers)  # type: ignore[attr-defined]
+    store: Any = None
+    if place is not None:
+        store = dist.HashStore() if workers == 1 else dist.FileStore(str(place), workers)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     given: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": workers}
     hook = sys.excepthook
@@ -72,7 +74,8 @@ def joined(
     try:
         yield
     finally:
-        if sys.exc_info()[0] is None or workers == 1:  # those that wait for a dead one would wait here
+        # Forked workers keep their group until they end: taking one apart, with its file, can wait for ever.
+        if workers == 1 or (place is None and sys.exc_info()[0] is None):
             dist.destroy_process_group()
 
 

@@ -152,6 +152,7 @@ class _Group:
     def joined(self, rank: int) -> Any:
         """A group of gloo's that nobody else is in: not the default one, and on the loopback interface only."""
         store = dist.FileStore(str(Path(self._place.name) / "meet"), self.size)  # type: ignore[attr-defined]
+        _kept.append(store)
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices = [dist.ProcessGroupGloo.create_device(interface=_LOOPBACK)]
         options._timeout = _PATIENCE
@@ -214,6 +215,7 @@ class _Group:
 
 
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+_kept: list[Any] = []  # stores: letting go of one can wait for ever for its file
 
 
 class _Helper:
