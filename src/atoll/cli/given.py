@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -13,7 +13,9 @@ from typer.core import TyperCommand
 from atoll import own
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["WithSettings", "check_file", "code", "runs"]
+__all__ = [
+    "File", "Json", "Quiet", "Resume", "Runs", "Save", "Sets", "WithSettings", "check_file", "code", "runs",
+]  # fmt: skip
 
 _SETTING = re.compile(r"[a-z]\w*=")
 
@@ -30,7 +32,7 @@ class WithSettings(TyperCommand):
             return super().parse_args(ctx, args)
         except _UsageError as error:
             option = getattr(error, "option_name", None)
-            hint = _loose(given) if option is None else _meant(option, given)
+            hint = _loose(given) if option is None else _meant(option, given, ctx.info_name)
             if hint is None:
                 raise
             raise ConfigError(
@@ -45,16 +47,10 @@ def _loose(given: list[str]) -> str | None:
     return f"settings follow --set: {' '.join(f'--set {word}' for word in loose)}" if loose else None
 
 
-def _meant(option: str, given: list[str]) -> str | None:
+def _meant(option: str, given: list[str], command: str | None) -> str | None:
     """What to write in the place of an option that is the name of a setting; None where it is none."""
-    from atoll import methods
-    from atoll.experiment import run_settings
-
     key = option.lstrip("-").replace("-", "_")
-    known = {
-        *run_settings(),
-        *(each.name for kind in methods.METHODS.values() for each in methods.fields(kind)),
-    }
+    known = _trainings() if command == "train" else _federations()
     if key not in known:
         hint = suggest(key, known)
         return f"{hint} Settings follow --set" if hint.startswith("did you mean") else None
@@ -62,6 +58,22 @@ def _meant(option: str, given: list[str]) -> str | None:
     word = given[place] if place < len(given) else ""
     after = given[place + 1] if place + 1 < len(given) else "VALUE"
     return f"settings follow --set: --set {key}={word.partition('=')[2] or after}"
+
+
+def _federations() -> set[str]:
+    """The settings of `atoll run`."""
+    from atoll import methods
+    from atoll.experiment import run_settings
+
+    own = {each.name for kind in methods.METHODS.values() for each in methods.fields(kind)}
+    return {*run_settings(), *own}
+
+
+def _trainings() -> set[str]:
+    """The settings of `atoll train`."""
+    from atoll.distributed.settings import Training
+
+    return set(Training.kinds())
 
 
 def check_file(file: str | None) -> None:
@@ -89,3 +101,29 @@ def runs(incomplete: str) -> list[str]:
 
     names = [each.name for each in reversed(RunFolder.all(default_place()))]
     return [name for name in ["last", *names] if name.startswith(incomplete)]
+
+
+# --- options that several commands have -----------------------------------------------------------------------------
+
+File = Annotated[str | None, typer.Argument(metavar="FILE.toml", help="Settings, as KEY = VALUE lines.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout; text goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")]
+Save = Annotated[
+    str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        help="Go on with a run: its folder, its name, or last.",
+        autocompletion=runs,
+    ),
+]
+Runs = Annotated[
+    str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
+]

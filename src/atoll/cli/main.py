@@ -16,12 +16,12 @@ from atoll.cli.ca import ca
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.explain import explain
-from atoll.cli.given import WithSettings, check_file
-from atoll.cli.given import runs as runs_named
+from atoll.cli.given import File, Json, Quiet, Resume, Runs, Save, Sets, WithSettings, check_file
 from atoll.cli.notice import Notice
 from atoll.cli.runs import log, ls, rm, show
 from atoll.cli.status import status, stop
 from atoll.cli.sweep import sweep
+from atoll.cli.workers import plan, train
 
 __all__ = ["app", "main"]
 
@@ -213,32 +213,13 @@ def predict(
 
 @app.command(cls=WithSettings)
 def run(
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE.toml", help="Settings, as KEY = VALUE lines.")
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. Repeatable."),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Events as JSON lines on stdout; text goes to stderr.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")] = False,
-    save: Annotated[
-        str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume",
-            metavar="RUN",
-            help="Go on with a run: its folder, its name, or last.",
-            autocompletion=runs_named,
-        ),
-    ] = None,
-    runs: Annotated[
-        str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
-    ] = None,
+    file: File = None,
+    sets: Sets = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    save: Save = None,
+    resume: Resume = None,
+    runs: Runs = None,
     dash: Annotated[bool, typer.Option("--dash", help="Show the run on a page in the browser.")] = False,
     dry_run: Annotated[
         bool,
@@ -265,112 +246,6 @@ def run(
         raise typer.Exit(130) from None
     finally:
         notice.clear()
-
-
-@app.command(cls=WithSettings)
-def train(
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE.toml", help="Settings, as KEY = VALUE lines.")
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. Repeatable."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; by default one a core, or a GPU.")
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Events as JSON lines on stdout; text goes to stderr.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the summary at the end.")] = False,
-    save: Annotated[
-        str | None, typer.Option("--save", metavar="FILE.safetensors", help="Write the final model there.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume",
-            metavar="RUN",
-            help="Go on with a run: its folder, its name, or last.",
-            autocompletion=runs_named,
-        ),
-    ] = None,
-    runs: Annotated[
-        str | None, typer.Option("--runs", metavar="DIR", help="Where run folders go (ATOLL_RUNS, or runs).")
-    ] = None,
-    restarts: Annotated[
-        int | None,
-        typer.Option("--max-restarts", min=0, help="Start again so often after a worker has died."),
-    ] = None,
-) -> None:
-    """Train one model by several workers.
-
-    The keys to set are in docs/distributed.md. Under torchrun (`torchrun --nproc-per-node 2 -m atoll train`) this
-    is one of the workers.
-    """
-    check_file(file)
-    notice = Notice(quiet)
-    notice.say("loading PyTorch")
-    try:
-        from atoll.cli.train import Wish, command
-
-        command(Wish(file, sets or [], workers, resume, runs, save, restarts, json, quiet), notice)
-    finally:
-        notice.clear()
-
-
-@app.command()
-def plan(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help='A name ("mlp:128,64", "cnn"), or your own, module:Name.')
-    ],
-    workers: Annotated[int, typer.Option("--workers", min=1, help="How many.")],
-    memory: Annotated[str, typer.Option("--memory", help="Of a worker: 16GB, 512MB.")],
-    bandwidth: Annotated[str, typer.Option("--bandwidth", help="What a worker sends a second: 1Gbit, 10GB.")],
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="NAME|FILE", help="What it learns from.")
-    ] = None,
-    shape: Annotated[
-        str | None, typer.Option("--shape", metavar="N,N,...", help="Of a sample, in the place of data.")
-    ] = None,
-    classes: Annotated[
-        int, typer.Option("--classes", min=0, help="With --shape; 0 where a number is predicted.")
-    ] = 10,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples in a step, of all workers.")] = 64,
-    optimizer: Annotated[str, typer.Option("--optimizer", help='"sgd", "sgd:0.9", "adam" ...')] = "sgd",
-    latency: Annotated[
-        float, typer.Option("--latency", min=0.0, help="Milliseconds that a message takes at least.")
-    ] = 0.1,
-    flops: Annotated[
-        str | None,
-        typer.Option("--flops", metavar="N", help="A worker's operations a second; else measured here."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    code: Annotated[
-        list[str] | None,
-        typer.Option("--code", metavar="KEY=MODULE:NAME", help="Code of this machine that the model names."),
-    ] = None,
-) -> None:
-    """Say what memory and time each way of training takes."""
-    from atoll.cli.plan import Wish, command
-
-    command(
-        Wish(
-            model,
-            workers,
-            memory,
-            bandwidth,
-            batch,
-            optimizer,
-            data,
-            shape,
-            classes,
-            latency,
-            flops,
-            json,
-            code or [],
-        )
-    )
 
 
 @app.command(cls=WithSettings)
@@ -421,7 +296,7 @@ def partitions() -> None:
 
 @app.command("explain")
 def explain_kinds(
-    name: Annotated[str | None, typer.Argument(help="devices, choose, adaptive or pace.")] = None,
+    name: Annotated[str | None, typer.Argument(help="devices, choose, adaptive, pace or strategy.")] = None,
 ) -> None:
     """List the kinds of a setting, and what each takes."""
     from atoll.cli.show import explain_setting, explain_settings
@@ -482,7 +357,8 @@ def privacy(
     answer(Question(population, cohort, rounds, delta, noise, epsilon, sampling), json)
 
 
-for _command in (ls, show, log, rm, compare, report, dash, status, stop):
+app.command(cls=WithSettings)(train)
+for _command in (plan, ls, show, log, rm, compare, report, dash, status, stop):
     app.command()(_command)
 app.command(cls=WithSettings)(sweep)
 app.command(cls=WithSettings)(audit)

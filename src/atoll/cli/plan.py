@@ -13,7 +13,7 @@ from rich.console import Console
 from atoll.cli.given import code
 from atoll.distributed.planning import Demand, Plan, Setup, demanded, plans, quantity
 from atoll.distributed.settings import Training
-from atoll.distributed.strategies import STRATEGIES
+from atoll.distributed.strategies import parse
 from atoll.distributed.training import prepare
 from atoll.errors import ConfigError
 from atoll.optimizers import optimizer
@@ -53,7 +53,7 @@ def command(wish: Wish) -> None:
     found = plans(demand, setup)
     fitting = [plan for plan in found if plan.memory <= memory]
     quickest = _quickest(fitting)
-    exact = _quickest([plan for plan in fitting if not STRATEGIES[plan.strategy.partition(":")[0]].local])
+    exact = _quickest([plan for plan in fitting if not parse(plan.strategy).local])
     if wish.json:
         print(
             json.dumps(

@@ -139,7 +139,22 @@ def show_partitions() -> None:
 # --- settings that have kinds ---------------------------------------------------------------------------------
 
 
-_KINDS = {"devices": kinds, "choose": choices, "adaptive": rules, "pace": paces}
+def _strategies() -> list[tuple[str, str]]:
+    from atoll.distributed.strategies import describe
+
+    return describe()
+
+
+def _said(name: str) -> str:
+    """What a setting is, of `atoll run` or `atoll train`."""
+    if name == "strategy":
+        from atoll.distributed.settings import Training
+
+        return described(Training.kinds()[name])
+    return described(run_settings()[name])
+
+
+_KINDS = {"devices": kinds, "choose": choices, "adaptive": rules, "pace": paces, "strategy": _strategies}
 _ROOM = {
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
@@ -155,7 +170,7 @@ def explain_setting(name: str) -> None:
     for usage, line in _KINDS[name]():
         table.add_row(usage, " ".join(line.split()))
     console = _console()
-    console.print(described(run_settings()[name]), markup=False)
+    console.print(_said(name), markup=False)
     console.print(table)
     if name in _ROOM:
         console.print(_ROOM[name], markup=False)
@@ -165,7 +180,7 @@ def explain_settings() -> None:
     """The settings that have kinds, a line each."""
     table = _table("setting", "what it is")
     for name in _KINDS:
-        table.add_row(name, described(run_settings()[name]))
+        table.add_row(name, _said(name))
     _console().print(table, "atoll explain NAME lists the kinds of one", sep="")
 
 

@@ -274,7 +274,7 @@ def _ps(demand: Demand, setup: Setup) -> Plan:
     """One server, through whose door W gradients come in and W models go out: T = W N beta; it keeps the state."""
     w = setup.workers
     return Plan(
-        "ps",
+        "ps:bsp",
         demand.size,
         demand.trained,
         0.0,

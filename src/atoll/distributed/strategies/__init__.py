@@ -15,7 +15,7 @@ from atoll.distributed.strategies.tensor import Tensor
 from atoll.distributed.strategies.zero import Zero1
 from atoll.distributed.strategy import Strategy
 
-__all__ = ["STRATEGIES", "parse"]
+__all__ = ["STRATEGIES", "describe", "parse"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     each.name: each
@@ -35,6 +35,11 @@ STRATEGIES: dict[str, type[Strategy]] = {
     )
 }
 """By name."""
+
+
+def describe() -> list[tuple[str, str]]:
+    """How each strategy is written, and what it is."""
+    return [(spec.usage(name, kind.takes), kind.says) for name, kind in STRATEGIES.items()]
 
 
 def parse(text: str) -> Strategy:
