@@ -95,8 +95,7 @@ class Keeper:
         params, buffers = job.task.initial()
         form = [[name, list(t.shape), str(t.dtype)] for part in (params, buffers) for name, t in part.items()]
         found = {key: getattr(self.training, key) for key in _BITS}
-        found |= {**job.labels, "model": form, "samples": job.data.count}
-        return found if job.strategy.elastic else {**found, "workers": job.workers}
+        return {**found, **job.labels, "model": form, "samples": job.data.count}
 
     def opening(self) -> tuple[kinds.Start]:
         """The event that the run begins with."""

@@ -19,7 +19,7 @@ from atoll.distributed.reading import Share
 from atoll.errors import ConfigError
 from atoll.optimizers import Optimizer
 from atoll.task import Task
-from atoll.tensors import Record, Tensors, map_leaves
+from atoll.tensors import Record, Tensors
 
 __all__ = ["Context", "Learner", "Replica", "objective"]
 
@@ -215,22 +215,32 @@ class Replica(Learner):
     def take_own(self, own: Record) -> None:
         """Go on with it."""
 
+    def agreed(self) -> tuple[Tensor, Record]:
+        """What all workers have in common: a tensor like `params`, and the state of what moves it; all call it."""
+        filled = {
+            name: Tensors(all=self.filled(value["all"])) if isinstance(value, Tensors) else value
+            for name, value in self.state.items()
+        }
+        return self.params, Record(filled)
+
     def whole(self) -> Record | None:
         with torch.no_grad():
-            state = Record(
-                {
-                    name: self.named(self.filled(value["all"]))
-                    if isinstance(value, Tensors)
-                    else value.clone()
-                    for name, value in self.state.items()
-                }
-            )
-            collected = [] if not self.own() else self.context.links.collected(self.own())
+            params, state = self.agreed()
+            own = self.own()
+            collected = self.context.links.collected(own) if own else []
             if self.context.links.rank:
                 return None
-            buffers = Tensors({name: b.detach().clone() for name, b in self.module.named_buffers()})
-            own = Record({str(rank): each for rank, each in enumerate(collected)})
-            return Record(params=self.named(self.params), buffers=buffers, optimizer=state, own=own)
+            return Record(
+                params=self.named(params),
+                buffers=Tensors({name: b.detach().clone() for name, b in self.module.named_buffers()}),
+                optimizer=Record(
+                    {
+                        name: self.named(value["all"]) if isinstance(value, Tensors) else value.clone()
+                        for name, value in state.items()
+                    }
+                ),
+                own=Record({str(rank): each for rank, each in enumerate(collected)}),
+            )
 
     def take(self, whole: Record) -> None:
         with torch.no_grad():
@@ -243,7 +253,7 @@ class Replica(Learner):
                     state[name] = Tensors(all=self.held(room).clone())
                 else:
                     state[name] = value.to(self.context.device)
-            self.state = map_leaves(lambda value: value, Record(state))
+            self.state = Record(state)
             for name, b in self.module.named_buffers():
                 b.copy_(whole.buffers[name])
             rank = str(self.context.links.rank)

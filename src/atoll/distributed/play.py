@@ -29,7 +29,7 @@ from atoll.optimizers import optimizer
 from atoll.task import Task
 from atoll.tensors import Record
 
-__all__ = ["Job", "draw", "joined", "play"]
+__all__ = ["Job", "context_of", "draw", "joined", "play", "threads_of"]
 
 
 @dataclass
@@ -90,25 +90,26 @@ def _groups(job: Job, rank: int, links: Links) -> tuple[Links, Links | None]:
     return Links(beside[rank % degree]), Links(within[rank // degree])
 
 
+def threads_of(job: Job) -> int:
+    """Threads of a worker."""
+    return job.training.threads or max(1, torch.get_num_threads() // job.workers)
+
+
+def context_of(job: Job, links: Links, beside: Links, within: Links | None = None) -> Context:
+    """What a worker of a training has to know, among these others."""
+    training = job.training
+    precision = None if training.precision == "float32" else torch.bfloat16
+    return Context(
+        job.task, job.data, job.device, optimizer(training.optimizer), links, beside, training.seed,
+        training.clip, training.accumulate, precision, within,
+    )  # fmt: skip
+
+
 def play(job: Job, rank: int, keeper: Keeper | None) -> None:
     """All steps of a worker. `keeper` is the first worker's, who writes down what comes of it."""
-    training = job.training
-    with threads(training.threads or max(1, torch.get_num_threads() // job.workers)):
+    with threads(threads_of(job)):
         links = Links()
-        beside, within = _groups(job, rank, links)
-        context = Context(
-            job.task,
-            job.data,
-            job.device,
-            optimizer(training.optimizer),
-            links,
-            beside,
-            training.seed,
-            training.clip,
-            training.accumulate,
-            None if training.precision == "float32" else torch.bfloat16,
-            within,
-        )
+        context = context_of(job, links, *_groups(job, rank, links))
         learner = job.strategy.learner(context)
         start = links.told(None if keeper is None else Record(at=keeper.number)).at
         whole = learner.whole() if not start else None if keeper is None else keeper.state()
@@ -133,11 +134,11 @@ def _steps(
     for report in range(start + 1, job.reports + 1):
         began, before = time.perf_counter(), _spent(context)
         first, last = (report - 1) * job.every, min(report * job.every, job.steps)
-        loss, samples = torch.zeros((), dtype=torch.float64), 0
+        loss, samples = torch.zeros((), dtype=torch.float64, device=job.device), 0
         for step in range(first, last):
             share = job.reading.share(step, replica)
             draw(job, step, replica)
-            loss += learner.step(step, share, training.lr * training.factor(step)).double().cpu()
+            loss += learner.step(step, share, training.lr * training.factor(step))
             samples += share.count
         seconds = time.perf_counter() - began
         spent = {name: value - before[name] for name, value in _spent(context).items()}

@@ -20,16 +20,15 @@ __all__ = ["Free", "Strategy"]
 class Strategy(ABC):
     """How several workers train one model; a frozen dataclass whose fields are its settings.
 
-    `takes` are the arguments of its text ("diloco:50"). `elastic` says whether a run may go on with another number of
-    workers. Where `local`, a worker steps by itself along the mean gradient of its own samples, and a step is one of
-    each worker. `degree` workers hold one model together: so many fewer parts has each batch.
+    `takes` are the arguments of its text ("diloco:50"). `degree` workers hold one model together: so many fewer parts
+    has each batch. Where `local`, a worker steps along the mean gradient of its own samples: another algorithm than one
+    worker's with the whole batch. Whatever it is, a run may go on with another number of workers.
     """
 
     name: ClassVar[str]
     says: ClassVar[str]
     """What it is, in a line."""
     takes: ClassVar[tuple[spec.Parameter, ...]] = ()
-    elastic: ClassVar[bool] = True
     local: ClassVar[bool] = False
 
     @property

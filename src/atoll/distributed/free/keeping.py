@@ -7,15 +7,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from atoll.distributed.crew import Crew
 from atoll.distributed.free.common import Common
 from atoll.distributed.free.servers import Servers
 from atoll.distributed.keeping import Keeper, Report
-from atoll.distributed.learner import Context, Replica
+from atoll.distributed.learner import Replica
 from atoll.distributed.links import Solo
-from atoll.distributed.play import Job
+from atoll.distributed.play import Job, context_of, threads_of
 from atoll.distributed.strategies.server import ParameterServer
 from atoll.distributed.strategy import Free
 from atoll.errors import ConfigError, DivergedError
@@ -46,16 +44,9 @@ def check(job: Job) -> None:
 
 
 def _replica(job: Job, rank: int = 0) -> Replica:
-    training, strategy = job.training, job.strategy
-    assert isinstance(strategy, Free)
+    assert isinstance(job.strategy, Free)
     links = Solo(rank)
-    return strategy.learner(
-        Context(
-            job.task, job.data, job.device, optimizer(training.optimizer), links, links, training.seed,
-            training.clip, training.accumulate,
-            None if training.precision == "float32" else torch.bfloat16,
-        )
-    )  # fmt: skip
+    return job.strategy.learner(context_of(job, links, links))
 
 
 def run(job: Job, notes: Path, keeper: Callable[[], Keeper]) -> None:
@@ -98,11 +89,6 @@ def run(job: Job, notes: Path, keeper: Callable[[], Keeper]) -> None:
     Crew(1 + workers + strategy.servers, work, notes, lambda number: 0 < number <= workers, called).run(
         job.training.restarts
     )
-
-
-def threads_of(job: Job) -> int:
-    """Threads of a worker."""
-    return job.training.threads or max(1, torch.get_num_threads() // job.workers)
 
 
 def _keep(job: Job, scheme: Servers | Common, keeper: Keeper, notes: Path, attempt: int) -> None:

@@ -310,21 +310,15 @@ class _Learner(Replica):
             int(fragment): (each.due, each.moved.clone(), None) for fragment, each in own.underway.items()
         }
 
-    def whole(self) -> Record | None:
-        """What all agree on, with the outer optimiser's state."""
-        collected = self.context.links.collected(self.own())
-        if self.context.links.rank:
-            return None
+    def agreed(self) -> tuple[Tensor, Record]:
+        """The model, and the outer optimiser's state."""
         state: dict[str, Any] = {}
-        for name, value in self.outer[0].items():
-            if isinstance(value, Tensors):
-                joined = torch.zeros_like(self.params)
-                for part, each in zip(self.parts, self.outer, strict=True):
-                    joined[part] = each[name]["all"]
-                state[name] = self.named(joined)
-        buffers = Tensors({name: b.detach().clone() for name, b in self.module.named_buffers()})
-        own = Record({str(rank): each for rank, each in enumerate(collected)})
-        return Record(params=self.named(self.model), buffers=buffers, optimizer=Record(state), own=own)
+        for name in self.outer[0]:
+            joined = torch.zeros_like(self.params)
+            for part, each in zip(self.parts, self.outer, strict=True):
+                joined[part] = each[name]["all"]
+            state[name] = Tensors(all=joined)
+        return self.model, Record(state)
 
     def take(self, whole: Record) -> None:
         with torch.no_grad():
