@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from atoll import compress
+from atoll.distributed.learner import Replica
+from atoll.distributed.links import Links
+from atoll.distributed.play import context_of, joined
+from atoll.distributed.settings import Training
+from atoll.distributed.training import prepare
 from atoll.errors import ConfigError
-from tests.distributed.test_strategies import alone, flat, trained
+from tests.distributed.test_strategies import alone, blobs, flat, net, trained
 
 
 @pytest.mark.parametrize("codec", ["int8", "topk:0.3", "powersgd:2"])
@@ -25,8 +32,26 @@ def test_sends_what_the_codec_gives() -> None:
     assert run.figures["bytes"] == 5 * 3 * compress.parse("int8").nbytes((size,))
 
 
-def test_all_that_is_lost_is_made_up_for() -> None:
-    """With a codec that loses nothing but what rounding does, it is DDP; without feedback top-k falls behind."""
+def test_what_was_applied_and_what_is_left_are_all_gradients(tmp_path: Path) -> None:
+    """sum_t c(u_t) + e_T = sum_t g_t, whatever the codec drops."""
+    job = prepare(Training(strategy="compressed:topk:0.1", workers=1, threads=1), net, blobs())
+    with joined(0, 1, job.device, 60, tmp_path / "meet"):
+        learner = job.strategy.learner(context_of(job, links := Links(), links))
+        assert isinstance(learner, Replica)
+        generator = torch.Generator().manual_seed(0)
+        given, applied = torch.zeros_like(learner.grads), torch.zeros_like(learner.grads)
+        for step in range(20):
+            gradient = torch.randn(len(given), generator=generator)
+            learner.grads.copy_(gradient)
+            learner.exchange(step)
+            assert 0 < int((learner.grads != 0).sum()) < len(given) / 5
+            given += gradient
+            applied += learner.grads
+        torch.testing.assert_close(applied + learner.own().error, given, rtol=0, atol=1e-4)
+        assert float(learner.own().error.norm()) > 1
+
+
+def test_a_codec_that_drops_nothing_is_ddp() -> None:
     run = trained("compressed:topk:1", 2)
     assert float((flat(run) - flat(alone())).abs().max()) < 1e-5
 

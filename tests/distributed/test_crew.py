@@ -105,6 +105,19 @@ def test_goes_on_to_the_bit_and_with_other_workers(strategy: str, tmp_path: Path
             assert float((flat(on) - flat(whole)).abs().max()) < 1e-5
 
 
+def dropping() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 9), nn.Dropout(0.5), nn.Tanh(), nn.Linear(9, 4))
+
+
+def test_goes_on_with_the_draws_that_would_have_come(tmp_path: Path) -> None:
+    given = {"workers": 2, "every": 10, "batch": 30, "threads": 1}
+    whole = atoll.train(dropping, blobs(), "ddp", steps=40, **given)
+    half = atoll.train(dropping, blobs(), "ddp", steps=20, runs=str(tmp_path), **given)
+    assert half.folder is not None
+    on = atoll.train(dropping, blobs(), "ddp", steps=40, runs=str(tmp_path), resume=half.folder.path, **given)
+    assert torch.equal(flat(on), flat(whole))
+
+
 def test_another_run_is_refused(tmp_path: Path) -> None:
     half = trained("ddp", 2, steps=30, every=30, runs=str(tmp_path))
     assert half.folder is not None
@@ -186,6 +199,25 @@ def test_a_stopped_run_goes_on(number: signal.Signals, code: int, tmp_path: Path
     )
     assert on.returncode == 0, on.stderr
     assert json.loads(on.stdout.splitlines()[-1])["steps"] == 10 * done["round"] + 20
+
+
+def test_no_worker_outlives_who_started_it(tmp_path: Path) -> None:
+    sets = [f"--set={each}" for each in ("data=digits", "steps=100000", "every=10", "threads=1")]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "atoll", "train", "--workers", "2", "--runs", str(tmp_path), *sets],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert running.stdout is not None
+    while "step" not in running.stdout.readline():
+        pass
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    assert len(workers) == 2
+    running.kill()
+    running.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

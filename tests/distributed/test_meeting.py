@@ -16,7 +16,9 @@ from tests.distributed.test_strategies import alone, blobs, flat, net, trained
 def test_one_local_step_and_a_plain_outer_step_are_ddp() -> None:
     run = trained("diloco:1,lr=1,momentum=0", 2, optimizer="sgd")
     assert float((flat(run) - flat(alone(optimizer="sgd"))).abs().max()) < 1e-5
-    assert float((flat(trained("local:1", 2, optimizer="sgd")) - flat(run)).abs().max()) < 1e-5
+    for shares in (None, "3, 1"):  # a worker counts for the samples that it has read
+        other = trained("local:1", 2, optimizer="sgd", shares=shares)
+        assert float((flat(other) - flat(run)).abs().max()) < 1e-5
 
 
 class Outer(FedOpt):
