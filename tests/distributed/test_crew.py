@@ -78,9 +78,11 @@ def test_a_killed_worker_ends_the_run_in_seconds(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_an_error_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RunError, match="worker 1 of 2 failed: RuntimeError: the sensor is broken"):
-        atoll.train(Stumbling(tmp_path / "k", "raise"), blobs(), "ddp", workers=2, steps=2000, threads=1)
+@pytest.mark.parametrize("worker", [0, 1])  # the first has a run to put away before it can say what befell it
+def test_an_error_is_told_once(worker: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    given = {"workers": 2, "steps": 2000, "threads": 1, "runs": str(tmp_path / "runs")}
+    with pytest.raises(RunError, match=f"worker {worker} of 2 failed: RuntimeError: the sensor is broken"):
+        atoll.train(Stumbling(tmp_path / "k", "raise", worker), blobs(), "ddp", **given)
     assert capfd.readouterr().err.count("Traceback") == 1
 
 

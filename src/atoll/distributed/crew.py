@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch.distributed as dist
 
 from atoll import errors
 from atoll.errors import AtollError, EngineError, RunError, Terminated
@@ -40,7 +39,6 @@ class _Failure(msgspec.Struct):
     message: str
     hint: str | None
     trace: str
-    follows: bool  # from another's end: a connection that broke
 
 
 class Crew:
@@ -152,7 +150,7 @@ class Crew:
         if not told:
             number = min(bad)
             return number, bad[number], None
-        first = min(told, key=lambda number: (told[number].follows, told[number].at))
+        first = min(told, key=lambda number: told[number].at)
         return first, bad[first], told[first]
 
     def _known(self, failure: tuple[int, int, _Failure | None]) -> AtollError:
@@ -213,7 +211,6 @@ class Crew:
                 known.message if known else str(error),
                 known.hint if known else None,
                 "".join(traceback.format_exception(error)),
-                isinstance(error, (dist.DistError, ConnectionError)) or "gloo/transport" in str(error),
             )
             self._file(number).write_bytes(msgspec.json.encode(failure))
             sys.stdout.flush()
