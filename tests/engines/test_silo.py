@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import atoll
-from atoll.engines.silo import Silos
+from atoll.engines.silo import Silos, _Shared
+from atoll.task import Batch, Task
 
 
 @cache
@@ -142,6 +143,17 @@ class Broken(nn.Module):
 def test_what_a_process_says_is_told() -> None:
     with pytest.raises(atoll.RunError, match=r"process 1 of the silo's 2 failed: .*ValueError: no such luck"):
         federation(silo="ddp:2", model=Broken).fit(progress=False)
+
+
+def test_parts_of_a_batch_draw_apart() -> None:
+    """Rows that are alike, in two processes, lose other units to dropout."""
+    task = Task(nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 2)))
+    params, buffers = task.initial()
+    batch = Batch(torch.ones(8, 4), torch.zeros(8, dtype=torch.int64), torch.ones(8), torch.tensor(7))
+    seen: list[Tensor] = []
+    for rank in (0, 1):
+        _Shared(task, rank, 2, lambda value: seen.append(value.clone())).gradient(params, buffers, batch)
+    assert not torch.allclose(*seen)
 
 
 def test_user_errors_are_told_once_and_nobody_is_left() -> None:
