@@ -143,7 +143,13 @@ def settings(method: str) -> Json:
 
 
 def trained(
-    network: Network, method: str, engine: str, device: torch.device, rounds: int, cohort: int = 4
+    network: Network,
+    method: str,
+    engine: str,
+    device: torch.device,
+    rounds: int,
+    cohort: int = 4,
+    **more: Any,
 ) -> list[nn.Module]:
     """The global model after some rounds, and two clients' own models where the method has such."""
     few = method in FEW
@@ -151,7 +157,7 @@ def trained(
         network.make, clients(network, all_splits=not few),
         FEW[method](lr=0.05, batch_size=8, epochs=1) if few else method, rounds=max(rounds, 1),
         cohort=cohort, seed=3, engine=engine, workers=1, device=str(device), eval_every=0,
-        **({} if few else settings(method)),
+        **more | ({} if few else settings(method)),
     )  # fmt: skip
     try:
         cohorts = [federation.round().cohort for _ in range(rounds)]
@@ -173,8 +179,11 @@ def exact_products() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def agree(network: Network, method: str, setting: Setting) -> Json:
-    """Distances of every engine to the loop on the CPU; failed where one is beyond the tolerance or does not run."""
+def agree(network: Network, method: str, setting: Setting, **more: Any) -> Json:
+    """Distances of every engine to the loop on the CPU; failed where one is beyond the tolerance or does not run.
+
+    Further settings of the federation come by name.
+    """
     cpu = torch.device("cpu")
     others = [("batched", cpu)]
     if setting.cuda:
@@ -185,11 +194,11 @@ def agree(network: Network, method: str, setting: Setting) -> Json:
     row: Json = {"tolerance": tolerance, "batched cpu": None}
     wrong = []
     with exact_products():
-        start = trained(network, method, "loop", cpu, 0, cohort)[0]
-        wanted = trained(network, method, "loop", cpu, ROUNDS, cohort)
+        start = trained(network, method, "loop", cpu, 0, cohort, **more)[0]
+        wanted = trained(network, method, "loop", cpu, ROUNDS, cohort, **more)
         for engine, device in others:
             name = f"{engine} {device.type}"
-            found, error = attempt(partial(trained, network, method, engine, device, ROUNDS, cohort))
+            found, error = attempt(partial(trained, network, method, engine, device, ROUNDS, cohort, **more))
             if error is not None:
                 row[name] = "error"
                 wrong.append(f"{name}: {error}")

@@ -35,7 +35,7 @@ def test_sends_what_the_codec_gives() -> None:
 def test_what_was_applied_and_what_is_left_are_all_gradients(tmp_path: Path) -> None:
     """sum_t c(u_t) + e_T = sum_t g_t, whatever the codec drops."""
     job = prepare(Training(strategy="compressed:topk:0.1", workers=1, threads=1), net, blobs())
-    with joined(0, 1, job.device, 60, tmp_path / "meet"):
+    with joined(0, 1, "gloo", 60, tmp_path / "meet"):
         learner = job.strategy.learner(context_of(job, links := Links(), links))
         assert isinstance(learner, Replica)
         generator = torch.Generator().manual_seed(0)

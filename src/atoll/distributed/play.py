@@ -59,14 +59,11 @@ class Job:
 
 
 @contextmanager
-def joined(
-    rank: int, workers: int, device: torch.device, timeout: float, place: Path | None
-) -> Iterator[None]:
+def joined(rank: int, workers: int, backend: str, timeout: float, place: Path | None) -> Iterator[None]:
     """Inside, this process is one of a group; of those that torchrun has started where `place` is None."""
     store: Any = None
     if place is not None:
         store = dist.HashStore() if workers == 1 else dist.FileStore(str(place), workers)  # type: ignore[attr-defined]
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     given: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": workers}
     hook = sys.excepthook
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **given)

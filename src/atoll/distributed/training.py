@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from atoll import own, seeds, spec
-from atoll.assembly import device_named, networks
+from atoll.assembly import networks
 from atoll.data import Dataset, FederatedData, Samples
+from atoll.distributed import placing
 from atoll.distributed.crew import Crew
 from atoll.distributed.free import keeping as free
 from atoll.distributed.keeping import Keeper
@@ -105,7 +106,7 @@ def train(
 
 def prepare(training: Training, model: Any = None, data: Any = None, strategy: Strategy | None = None) -> Job:
     """A training with all its parts, checked. A strategy may have settings that its text does not tell."""
-    strategy, device = strategy or parse(training.strategy), device_named(training.device)
+    strategy, device = strategy or parse(training.strategy), placing.device_of(training.device)
     dataset = _dataset(training.load() if data is None else data)
     seed = training.seed
     dataset, test = _divided(dataset, training.test, seed)
@@ -196,13 +197,10 @@ def _workers(training: Training, device: torch.device) -> int:
             raise ConfigError(
                 f"workers = {training.workers}, and torchrun has started {started}", hint="leave workers out"
             )
+        placing.check(device, int(os.environ.get("LOCAL_WORLD_SIZE", started)))
         return started
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    workers = training.count(gpus)
-    if gpus and workers > gpus:
-        raise ConfigError(
-            f"workers = {workers}, and there are {gpus} GPUs", hint="device=cpu has no such limit"
-        )
+    workers = training.count(placing.gpus() if placing.each_its_own(device) else 0)
+    placing.check(device, workers)
     return workers
 
 
@@ -240,9 +238,10 @@ def start(job: Job, resume: str | Path | None = None, log: list[Reader] | None =
 
         def work(rank: int, attempt: int) -> None:
             inside = None if "RANK" in os.environ else notes / f"meet-{attempt}"
-            with joined(rank, job.workers, job.device, training.timeout, inside):
-                keeper = _keeper(job, place, log or [], notes) if rank == 0 else None
-                play(job, rank, keeper)
+            here = replace(job, device=placing.mine(job.device, rank))
+            with joined(rank, job.workers, placing.backend(job.device), training.timeout, inside):
+                keeper = _keeper(here, place, log or [], notes) if rank == 0 else None
+                play(here, rank, keeper)
                 if keeper is not None:
                     keeper.save(notes / "model.safetensors")
                     (notes / "result.json").write_text(json.dumps(keeper.result()))
@@ -255,6 +254,7 @@ def start(job: Job, resume: str | Path | None = None, log: list[Reader] | None =
             work(0, 0)
         else:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            placing.check_forks(job.device)
             Crew(job.workers, work, notes).run(training.restarts)
         return _trained(job, notes)
 
