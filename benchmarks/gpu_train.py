@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from gpu_agree import NETWORKS, agree, apart, exact_products
 from gpu_runner import Case, Json, Part, Setting
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import atoll
 
@@ -42,8 +45,15 @@ STRATEGIES = (
 )  # fmt: skip
 
 TOGETHER = (
-    "ddp", "ring", "compressed:int8", "zero1", "fsdp", "tensor:2", "pipeline:2,2", "local:4", "diloco:4",
-)  # fmt: skip
+    "ddp",
+    "ring",
+    "compressed:int8",
+    "compressed:drive",
+    "zero1",
+    "local:4",
+    "diloco:4",
+    "diloco:8,codec=int4",
+)
 
 
 def samples(count: int, shape: tuple[int, ...]) -> atoll.data.Dataset:
@@ -109,9 +119,19 @@ def together(text: str, setting: Setting) -> Json:
     return row if far <= allowed else {**row, "failed": f"{far:.2e} apart, allowed are {allowed:.0e}"}
 
 
-def by_hand(make: Any, data: atoll.data.Dataset, batch: int, precision: str, setting: Setting) -> float:
-    """Seconds of a step of the loop that everybody writes, with the samples on the device."""
+def by_hand(
+    make: Any, data: atoll.data.Dataset, batch: int, text: str, precision: str, setting: Setting
+) -> float:
+    """Seconds of a step of what everybody writes: torch's own wrapper, with the samples on the device."""
+    dist.init_process_group("nccl" if setting.cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     net = make().to(setting.device)
+    if text == "ddp":
+        net = DistributedDataParallel(net)
+    else:
+        for part in net.modules():
+            if part is not net and list(part.parameters(recurse=False)):
+                fully_shard(part)
+        fully_shard(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     x, y = (value.to(setting.device) for value in (data.train.inputs, data.train.targets))
 
@@ -124,18 +144,21 @@ def by_hand(make: Any, data: atoll.data.Dataset, batch: int, precision: str, set
             loss.backward()
             optimizer.step()
 
-    return setting.median(steps, 5) / 20
+    try:
+        return setting.median(steps, 5) / 20
+    finally:
+        dist.destroy_process_group()
 
 
 def speed(name: str, text: str, precision: str, setting: Setting) -> Json:
-    """Steps a second of `atoll train` beside the loop by hand."""
+    """Steps a second of `atoll train` beside the loop by hand with torch's wrapper."""
     batch, shape = (16, (1, 28, 28)) if setting.quick else (256, (1, 28, 28))
     data = samples(4 * batch, shape)
 
     def make() -> nn.Module:
         return atoll.models.build(name, shape, 10)
 
-    plain = by_hand(make, data, batch, precision, setting)
+    plain = by_hand(make, data, batch, text, precision, setting)
     run = atoll.train(
         make, data, text, workers=1, steps=20 if setting.quick else 400, batch=batch, lr=0.05, test=None,
         precision=precision, device=str(setting.device), runs=None, every=10 if setting.quick else 200,
@@ -176,7 +199,7 @@ def parts(setting: Setting) -> list[Part]:
         ),
         Part(
             "steps",
-            "`atoll train`, one worker, milliseconds a step of 256 samples, beside the loop by hand",
+            "`atoll train`, one worker, ms a step of 256 samples, beside torch's wrapper in a loop by hand",
             [
                 Case(f"{name}, {text}, {precision}", partial(speed, name, text, precision), expect=8.0)
                 for name, text, precision in (speeds[:1] if setting.quick else speeds)

@@ -44,6 +44,11 @@ class Links:
         self.seconds += time.perf_counter() - began
         self.nbytes += nbytes
 
+    def _between(self, value: Tensor) -> Tensor:
+        """Where a tensor goes through: gloo sends nothing from a GPU's memory, and sums only."""
+        gloo = value.is_cuda and dist.get_backend(self.group) == "gloo"
+        return value.cpu() if gloo else value
+
     def peer(self, rank: int) -> int:
         """The number among all workers of one of this group."""
         return rank % self.size if self.group is None else dist.get_global_rank(self.group, rank % self.size)
@@ -64,17 +69,20 @@ class Links:
 
     def scattered(self, value: Tensor) -> Tensor:
         """This worker's part of the sum: [n] with n a multiple of W becomes [n / W]."""
-        part = value.new_empty(len(value) // self.size)
+        there = self._between(value)
+        part = there.new_empty(len(value) // self.size)
         with self.counted((self.size - 1) / self.size * _size(value)):
-            _reduce_scatter(part, value, group=self.group)
-        return part
+            _reduce_scatter(part, there, group=self.group)
+        return part.to(value.device)
 
     def gathered(self, part: Tensor, whole: Tensor | None = None) -> Tensor:
         """All workers' parts [n], one after the other [W n]; into `whole`, if it is given."""
         whole = part.new_empty(self.size * len(part)) if whole is None else whole
+        there = self._between(part)
+        room = whole if there is part else torch.empty_like(whole, device=there.device)
         with self.counted((self.size - 1) * _size(part)):
-            _all_gather(whole, part, group=self.group)
-        return whole
+            _all_gather(room, there, group=self.group)
+        return whole if room is whole else whole.copy_(room)
 
     def spread(self, value: Tensor) -> Tensor:
         """The first worker's value, in place."""
@@ -84,12 +92,14 @@ class Links:
 
     def swap(self, given: Tensor, room: Tensor) -> Tensor:
         """To the next worker of the ring `given`, and into `room` what the one before gives."""
+        there = self._between(given)
+        come = room if there is given else torch.empty_like(room, device=there.device)
         with self.counted(_size(given)):
-            sent = dist.isend(given, self.peer(self.rank + 1), group=self.group)
-            dist.recv(room, self.peer(self.rank - 1), group=self.group)
+            sent = dist.isend(there, self.peer(self.rank + 1), group=self.group)
+            dist.recv(come, self.peer(self.rank - 1), group=self.group)
             if sent is not None:
                 sent.wait()
-        return room
+        return room if come is room else room.copy_(come)
 
     # --- records ----------------------------------------------------------------------------------------------
 

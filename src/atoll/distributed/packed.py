@@ -31,7 +31,8 @@ def packed_sum(
     total, mine, at = torch.empty_like(value), torch.empty_like(value), 0
     for number, shape in enumerate(_cut(value, shapes, codec)):
         part = slice(at, at + torch.Size(shape).numel())
-        key = torch.tensor(seeds.address(seed, f"train.codec.{number}", step, links.rank))
+        address = seeds.address(seed, f"train.codec.{number}", step, links.rank)
+        key = torch.tensor(address, device=value.device)
         sent = codec.encode(value[part].view(shape), key)
         form = codec.form(shape)
         octets = torch.cat([sent[name].contiguous().reshape(-1).view(torch.uint8) for name in form])

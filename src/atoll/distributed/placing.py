@@ -10,6 +10,7 @@ import os
 
 import torch
 
+from atoll.distributed.strategy import Strategy
 from atoll.errors import ConfigError, EngineError
 
 __all__ = ["backend", "check", "check_forks", "device_of", "each_its_own", "gpus", "mine"]
@@ -48,8 +49,13 @@ def each_its_own(device: torch.device) -> bool:
     return device.type == "cuda" and device.index is None
 
 
-def check(device: torch.device, workers: int) -> None:
-    """Raises ConfigError where so many workers of this machine have no devices."""
+def check(device: torch.device, workers: int, strategy: Strategy) -> None:
+    """Raises ConfigError where so many workers of this machine have no devices, or cannot share the one they have."""
+    if strategy.apart and device.index is not None and workers > 1:
+        raise ConfigError(
+            f"strategy = {strategy.text!r} needs a GPU for each worker, and device = {device} gives {workers} one",
+            hint="device=cuda gives each its own; ddp, ring, zero1, local and diloco can share",
+        )
     if each_its_own(device) and workers > gpus():
         raise ConfigError(
             f"workers = {workers}, and there are {gpus()} GPUs",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,10 +26,15 @@ class Share:
     count: int
 
 
-def parts(count: int, weights: Sequence[float]) -> list[int]:
+def parts(count: int, weights: Sequence[float]) -> tuple[int, ...]:
     """How many of `count` samples each worker has, in proportion to the weights: the sum is `count`."""
+    return _parts(count, tuple(weights))
+
+
+@lru_cache(maxsize=64)  # every step asks, and few answers differ
+def _parts(count: int, weights: tuple[float, ...]) -> tuple[int, ...]:
     ends = np.rint(np.cumsum(np.asarray(weights, np.float64)) / np.sum(weights) * count).astype(int)
-    return np.diff(ends, prepend=0).tolist()  # type: ignore[no-any-return]
+    return tuple(np.diff(ends, prepend=0).tolist())
 
 
 class Reading:

@@ -22,7 +22,8 @@ class Strategy(ABC):
 
     `takes` are the arguments of its text ("diloco:50"). `degree` workers hold one model together: so many fewer parts
     has each batch. Where `local`, a worker steps along the mean gradient of its own samples: another algorithm than one
-    worker's with the whole batch. Whatever it is, a run may go on with another number of workers.
+    worker's with the whole batch. Where `apart`, workers cannot share a GPU. Whatever it is, a run may go on
+    with another number of workers.
     """
 
     name: ClassVar[str]
@@ -30,6 +31,7 @@ class Strategy(ABC):
     """What it is, in a line."""
     takes: ClassVar[tuple[spec.Parameter, ...]] = ()
     local: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
 
     @property
     def degree(self) -> int:

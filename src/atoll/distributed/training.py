@@ -137,7 +137,7 @@ def prepare(training: Training, model: Any = None, data: Any = None, strategy: S
         )
         with threads(1):
             task.check(some.inputs[:1], some.targets[:1], dataset.classes)
-    workers = _workers(training, device)
+    workers = _workers(training, strategy, device)
     strategy.check(workers, task, training.batch)
     reading = _reading(training, dataset, workers // strategy.degree)
     steps, every = _lengths(training, reading, strategy)
@@ -190,17 +190,17 @@ def _divided(dataset: Dataset, test: Any, seed: int) -> tuple[Dataset, Samples |
     return dataset.only(np.sort(order[held:])), dataset.train.take(np.sort(order[:held]))
 
 
-def _workers(training: Training, device: torch.device) -> int:
+def _workers(training: Training, strategy: Strategy, device: torch.device) -> int:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # torchrun has started them
         started = int(os.environ["WORLD_SIZE"])
         if training.workers not in (None, started):
             raise ConfigError(
                 f"workers = {training.workers}, and torchrun has started {started}", hint="leave workers out"
             )
-        placing.check(device, int(os.environ.get("LOCAL_WORLD_SIZE", started)))
+        placing.check(device, int(os.environ.get("LOCAL_WORLD_SIZE", started)), strategy)
         return started
     workers = training.count(placing.gpus() if placing.each_its_own(device) else 0)
-    placing.check(device, workers)
+    placing.check(device, workers, strategy)
     return workers
 
 

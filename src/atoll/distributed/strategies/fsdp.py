@@ -26,6 +26,7 @@ class FSDP(Strategy):
     """
 
     name: ClassVar[str] = "fsdp"
+    apart: ClassVar[bool] = True
     says: ClassVar[str] = "parameters, gradients and optimiser state in parts, gathered layer by layer"
 
     def learner(self, context: Context) -> Learner:

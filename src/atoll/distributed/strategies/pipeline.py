@@ -37,6 +37,7 @@ class Pipeline(Strategy):
     """
 
     name: ClassVar[str] = "pipeline"
+    apart: ClassVar[bool] = True
     says: ClassVar[str] = "layers in stages, one worker each; a batch goes through them in M parts"
     takes: ClassVar[tuple[spec.Parameter, ...]] = (
         spec.whole("stages", at_least=2),

@@ -45,6 +45,7 @@ class Tensor(Strategy):
     """
 
     name: ClassVar[str] = "tensor"
+    apart: ClassVar[bool] = True
     says: ClassVar[str] = (
         "layers in parts; N workers hold one model, and sum what they make of the same samples"
     )
