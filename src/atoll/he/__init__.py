@@ -1,0 +1,1 @@
+"""Ciphers whose ciphertexts can be added (`docs/vertical.md`)."""

@@ -1,0 +1,1 @@
+"""Parties with different columns about the same rows, or with neither in common (`docs/vertical.md`)."""

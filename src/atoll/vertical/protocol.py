@@ -1,0 +1,128 @@
+"""What a protocol between parties with different columns is: its roles side by side, in one file or folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from atoll.errors import ConfigError
+from atoll.parties import Kind, Link
+from atoll.tensors import Record
+from atoll.vertical.side import FloatArray, Side
+
+__all__ = ["Case", "Progress", "Protocol", "Task"]
+
+Task = Literal["binary", "multiclass", "regression", "poisson"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all parties of a run know.
+
+    Attributes:
+        task: what is learned; `classes` are 2 for binary, their number for multiclass, 1 elsewhere.
+        crypto: the cipher ("none", "ou", "paillier", "ckks"), with its bits where they are not the usual ("ou-3072").
+        seed: of what all may draw alike (batches, first weights). Masks and keys come from the operating system.
+        guest, hosts, arbiter: who has the label, who has other columns, who has a key and no data.
+    """
+
+    task: Task
+    classes: int = 2
+    crypto: str = "none"
+    seed: int = 0
+    guest: str = "guest"
+    hosts: tuple[str, ...] = ("host",)
+    arbiter: str | None = None
+
+
+@dataclass
+class Progress:
+    """Where a party's part begins, and whom it tells of what is finished.
+
+    Attributes:
+        number: trees or epochs that are finished already; `half` is this party's part of the model then, None at first.
+        tell: is told after each: its number from 1, this party's part of the model, and figures to show (at the guest).
+    """
+
+    number: int = 0
+    half: Record | None = None
+    tell: Callable[[int, Record, Mapping[str, float]], None] = field(
+        default=lambda number, half, figures: None
+    )
+
+
+@dataclass(frozen=True)
+class Protocol(ABC):
+    """A frozen dataclass whose fields are the protocol's settings, as they stand in its table of a file.
+
+    Each role is an async function that sees its own side and a link. Party for party, what `guest` and `host` return is
+    that party's half of the model, which stays there. The same settings, case and rows give the same halves, whatever
+    the cipher ("none" sends the same numbers open), up to its precision.
+
+    Attributes:
+        ciphers: what it can run under; `tasks` what it can learn.
+        kinds: all that its roles say to each other.
+        unit: what `Progress` counts: "tree", "epoch".
+    """
+
+    name: ClassVar[str]
+    says: ClassVar[str]
+    """What it is, in a line."""
+    ciphers: ClassVar[tuple[str, ...]]
+    tasks: ClassVar[tuple[Task, ...]]
+    kinds: ClassVar[tuple[Kind, ...]]
+    unit: ClassVar[str] = "epoch"
+
+    @property
+    def steps(self) -> int:
+        """How many trees or epochs there are at most."""
+        raise NotImplementedError
+
+    @property
+    def needs_arbiter(self) -> bool:
+        """Whether a third party has the key."""
+        return False
+
+    def check(self, case: Case) -> None:
+        """Raise ConfigError where this cannot be learned so."""
+        cipher = case.crypto.partition("-")[0]
+        if cipher not in self.ciphers:
+            raise ConfigError(
+                f"crypto = {case.crypto!r} is nothing for protocol = {self.name!r}",
+                hint=f"it knows {', '.join(self.ciphers)}",
+            )
+        if case.task not in self.tasks:
+            raise ConfigError(
+                f"task = {case.task!r} is nothing for protocol = {self.name!r}",
+                hint=f"it knows {', '.join(self.tasks)}",
+            )
+        if self.needs_arbiter and case.arbiter is None:
+            raise ConfigError(
+                f"protocol = {self.name!r} with these settings needs an arbiter", hint="add [party.arbiter]"
+            )
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def guest(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
+        """Who has the label."""
+
+    @abstractmethod
+    async def host(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
+        """Who has other columns; there may be several."""
+
+    async def arbiter(self, link: Link, case: Case, progress: Progress) -> None:
+        """Who has the key and no data."""
+        raise NotImplementedError
+
+    # --- predicting ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def score(self, link: Link, side: Side, case: Case, half: Record) -> FloatArray:
+        """What the guest makes of rows: probabilities [n] (binary) or [n, classes], or expected values [n]."""
+
+    @abstractmethod
+    async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
+        """A host's part in that."""
