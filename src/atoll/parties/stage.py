@@ -25,16 +25,17 @@ class Played:
     transcript: Transcript
 
 
-def play(roles: Mapping[str, Role], keep: bool = False) -> Played:
+def play(roles: Mapping[str, Role], keep: bool = False, transcript: Transcript | None = None) -> Played:
     """Run all roles to their ends.
 
     Args:
         roles: by the names of the parties.
         keep: whether the transcript keeps the messages themselves.
+        transcript: where messages are counted as they go; a new one by default.
 
     Raises what the first role that failed raised; PartyError where all wait for each other.
     """
-    stage = _Stage(roles, keep)
+    stage = _Stage(roles, Transcript(keep) if transcript is None else transcript)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -61,9 +62,8 @@ def _elsewhere(work: Coroutine[Any, Any, Played]) -> Played:
 
 
 class _Stage:
-    def __init__(self, roles: Mapping[str, Role], keep: bool) -> None:
-        self.roles = roles
-        self.transcript = Transcript(keep)
+    def __init__(self, roles: Mapping[str, Role], transcript: Transcript) -> None:
+        self.roles, self.transcript = roles, transcript
         self.pipes = {(a, b): _Queue(self, a) for a in roles for b in roles if a != b}
         self.waiting, self.running = 0, len(roles)
 

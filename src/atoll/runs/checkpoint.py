@@ -101,12 +101,19 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def load_latest(folder: Path, problem: Callable[[str, str], None]) -> Checkpoint | None:
+def load_latest(
+    folder: Path, problem: Callable[[str, str], None], upto: int | None = None
+) -> Checkpoint | None:
     """The newest checkpoint that is whole; `problem(where, message)` is told of damaged ones.
+
+    Args:
+        upto: the last round that it may have; None for any.
 
     Raises ConfigError for a checkpoint of a later version of Atoll: going back behind it would lose rounds.
     """
-    for _, path in reversed(list_checkpoints(folder)):
+    for number, path in reversed(list_checkpoints(folder)):
+        if upto is not None and number > upto:
+            continue
         try:
             return load(path)
         except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:

@@ -96,6 +96,7 @@ class Session:
         run: str | Path,
         identity: Mapping[str, Any],
         check: Callable[[Mapping[str, Any]], object] | None = None,
+        upto: int | None = None,
     ) -> tuple[Checkpoint, list[Event]]:
         """Take up a run: its newest whole checkpoint, and its events up to that.
 
@@ -104,6 +105,7 @@ class Session:
             identity: what decides a run's bits, as plain values: the same as when it was begun, but for what may be
                 other after a pause (`atoll.runs.settings.AFTER_PAUSE`).
             check: gets the facts of the snapshot, and may refuse the run by raising.
+            upto: the last round to go on from, where others have not come further; later checkpoints are dropped.
 
         Raises ConfigError where there is no such run or it is another one, RunError while a process writes it; then
         nothing has changed.
@@ -112,7 +114,7 @@ class Session:
         folder.hold()
         try:
             notes: list[tuple[str, str]] = []
-            found = load_latest(folder.path, lambda *note: notes.append(note))
+            found = load_latest(folder.path, lambda *note: notes.append(note), upto)
             if found is None:
                 raise ConfigError(f"{folder.path} has no checkpoint to go on from", hint="start a new run")
             log = folder.log()

@@ -19,6 +19,7 @@ __all__ = [
     "Begin",
     "Checkpoint",
     "Columns",
+    "Crypto",
     "Engine",
     "Error",
     "Evaluation",
@@ -30,6 +31,7 @@ __all__ = [
     "Result",
     "Resume",
     "Round",
+    "Said",
     "Spread",
     "Start",
     "Written",
@@ -305,6 +307,26 @@ class Affinity(Written, kw_only=True):
     matrix: Annotated[Sequence[Sequence[Number]], says("[i][j], in the order of `clients`")]
 
 
+class Said(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What one party said to another, of one kind."""
+
+    sender: Annotated[str, says("who")]
+    receiver: Annotated[str, says("to whom")]
+    kind: Annotated[str, says("what")]
+    tells: Annotated[str, says("what its receiver can learn from it")]
+    under: Annotated[str | None, says("the cipher, with its bits; null for what was sent open")]
+    messages: Annotated[int, says("how many")]
+    nbytes: Annotated[int, says("bytes of what was in them")]
+    framing: Annotated[int, says("bytes around it")]
+    ciphertexts: Annotated[int, says("how many")]
+
+
+class Crypto(Written, kw_only=True):
+    """The crypto audit of a run between parties: all that was said, before the result."""
+
+    said: Annotated[Sequence[Said], says("kind by kind")]
+
+
 class Checkpoint(Written, kw_only=True):
     """A checkpoint was written."""
 
@@ -397,7 +419,16 @@ class Result(Written, kw_only=True):
     steps_per_second: Annotated[Maybe[float], says("likewise, without evaluations and the first report")] = (
         UNSET
     )
-    bytes: Annotated[Maybe[float], says("that a worker sent, the most of all of them")] = UNSET
+    bytes: Annotated[
+        Maybe[float | Mapping[str, int]],
+        says("that a worker sent, the most of all of them; between parties, of all messages by their kind"),
+    ] = UNSET
+    common: Annotated[Maybe[int], says("rows that all parties have")] = UNSET
+    ciphertexts: Annotated[Maybe[int], says("that parties sent each other")] = UNSET
+    auc: Annotated[Maybe[Number], says("of a model of several parties, on the test rows")] = UNSET
+    rmse: Annotated[Maybe[Number], says("likewise")] = UNSET
+    train: Annotated[Maybe[Mapping[str, Number]], says("likewise, all figures on the training rows")] = UNSET
+    test: Annotated[Maybe[Mapping[str, Number]], says("and on the test rows")] = UNSET
     waiting: Annotated[Maybe[float], says("share of the time in which a worker waited or sent, likewise")] = (
         UNSET
     )
@@ -422,7 +453,7 @@ class Error(Written, kw_only=True):
 KINDS: Mapping[str, type[Written]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Start, Partition, Begin, Engine, Round, Affinity, Checkpoint, Resume, Problem, Result, Error,
+        Start, Partition, Begin, Engine, Round, Affinity, Checkpoint, Resume, Problem, Crypto, Result, Error,
     )
 }  # fmt: skip
 """The kinds by name, in the order in which a run writes them."""

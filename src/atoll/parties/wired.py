@@ -1,0 +1,320 @@
+"""Parties in processes of their own: one connection for each pair, mutual TLS, or plain on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from atoll.errors import AtollError, ConfigError
+from atoll.parties.link import VERSION, Link, PartyError, Pipe
+from atoll.parties.transcript import Transcript
+
+__all__ = ["Address", "Secured", "meet"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+_FRAME = struct.Struct("<IQ")  # bytes of the head, and of the body
+_HEAD = 1 << 12
+_MOST = 1 << 30
+_AHEAD = 1 << 31  # bytes that may wait to be read by a role
+_AGAIN = 0.2  # seconds between two tries to reach somebody who does not listen yet
+_SILENT = 15  # seconds without a sign of the other machine after which the system looks whether it is there
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a party listens."""
+
+    host: str
+    port: int
+
+    @staticmethod
+    def parse(text: str) -> Address:
+        """From "host.example.org:9000".  Raises ConfigError."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"{text!r} is no address", hint="such as bank.example.org:9000")
+        return Address(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Secured:
+    """TLS on both sides: the contexts, and who is at the other end by its certificate.
+
+    Attributes:
+        server, client: for who listens, and who calls; both ask for a certificate of the common authority.
+        named: the name in a certificate (DER), None where it has none.
+    """
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    named: Callable[[bytes], str | None]
+
+
+class _Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who opens a connection, and what it speaks."""
+
+    name: str
+    version: int
+
+
+class _Wire:
+    """The way to and from one party. What comes is read as it comes, so that two who both send do not block."""
+
+    def __init__(self, other: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.other, self._reader, self._writer = other, reader, writer
+        self._come: deque[tuple[bytes, bytes]] = deque()
+        self._ahead = 0
+        self._over: str | None = None
+        self._news = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def put(self, head: bytes, body: bytes) -> None:
+        try:
+            self._writer.write(_FRAME.pack(len(head), len(body)) + head)
+            self._writer.write(body)
+            await self._writer.drain()
+        except (OSError, ssl.SSLError):
+            # Its last word may have come before it went.
+            async with self._news:
+                last = next((each for each in self._come if not each[1] and b'"!"' in each[0]), None)
+            said = "" if last is None else f": {msgspec.json.decode(last[0])[4]}"
+            raise PartyError(f"{self.other} is gone{said}") from None
+
+    async def get(self, limit: int) -> tuple[bytes, bytes]:
+        async with self._news:
+            await self._news.wait_for(lambda: self._come or self._over)
+            if not self._come:
+                raise PartyError(f"{self.other} is gone: {self._over}")
+            head, body = self._come.popleft()
+            self._ahead -= len(body)
+            self._news.notify_all()
+        if len(body) > limit:
+            raise PartyError(f"{self.other} sent {len(body)} bytes, and the limit is {limit}")
+        return head, body
+
+    async def _read(self) -> None:
+        why = "the connection has ended"
+        try:
+            while True:
+                head, body = await _frame(self._reader)
+                async with self._news:
+                    await self._news.wait_for(lambda: self._ahead < _AHEAD)
+                    self._come.append((head, body))
+                    self._ahead += len(body)
+                    self._news.notify_all()
+        except _Bad as error:
+            why = str(error)
+        except (OSError, EOFError, ssl.SSLError):
+            pass
+        async with self._news:
+            self._over = why
+            self._news.notify_all()
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        self._writer.close()
+        with contextlib.suppress(OSError, ssl.SSLError):
+            await self._writer.wait_closed()
+
+
+class _Bad(Exception):
+    """A frame that nobody would send."""
+
+
+async def _frame(reader: asyncio.StreamReader, most: int = _MOST) -> tuple[bytes, bytes]:
+    head, body = _FRAME.unpack(await reader.readexactly(_FRAME.size))
+    if head > _HEAD or body > most:
+        raise _Bad(f"it announced a message of {head + body} bytes, and the limit is {most}")
+    return await reader.readexactly(head), await reader.readexactly(body)
+
+
+@asynccontextmanager
+async def meet(
+    name: str,
+    addresses: Mapping[str, Address | None],
+    secured: Secured | None,
+    transcript: Transcript | None = None,
+    patience: float | None = 600.0,
+) -> AsyncIterator[Link]:
+    """Inside, this party has links to all others. Of each pair the one that is named first listens.
+
+    A failure inside is told to the others; so is theirs to this party.
+
+    Args:
+        addresses: where each party listens, in the order that all have alike; None for the last, whom nobody calls.
+        secured: TLS; None sends in the clear, which goes only to this machine.
+        patience: seconds to wait for the others to come, and for each message.
+
+    Raises ConfigError for plain text to other machines, PartyError where others do not come, or are not who they say.
+    """
+    names = list(addresses)
+    place = names.index(name)
+    if secured is None:
+        far = [str(each) for each in addresses.values() if each is not None and each.host not in LOOPBACK]
+        if far:
+            raise ConfigError(
+                f"{far[0]} is another machine, and plain text stays on this one", hint="leave --plain out"
+            )
+    wires: dict[str, _Wire] = {}
+    try:
+        async with asyncio.timeout(patience):
+            await _gather(name, names, place, addresses, secured, wires)
+    except TimeoutError:
+        missing = [each for each in names if each != name and each not in wires]
+        await _closed(wires)
+        raise PartyError(f"{', '.join(missing)} did not come within {patience:g} s",
+                         hint="every party runs atoll vertical join with the same file") from None  # fmt: skip
+    except BaseException:
+        await _closed(wires)
+        raise
+    pipes: dict[str, Pipe] = {each: wires[each] for each in names if each != name}
+    link = Link(name, pipes, transcript, patience)
+    try:
+        yield link
+    except BaseException as error:
+        await link.end(error)
+        raise
+    finally:
+        await _closed(wires)
+
+
+async def _closed(wires: Mapping[str, _Wire]) -> None:
+    for wire in wires.values():
+        await wire.close()
+
+
+async def _gather(
+    name: str,
+    names: Sequence[str],
+    place: int,
+    addresses: Mapping[str, Address | None],
+    secured: Secured | None,
+    wires: dict[str, _Wire],
+) -> None:
+    """Call those before, and wait for those after."""
+    failed: list[AtollError] = []
+    come = asyncio.Event()
+    later = names[place + 1 :]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            other = await _introduced(name, reader, writer, secured)
+            if other not in later or other in wires:
+                raise PartyError(f"{other} called, and is not expected here (again)")
+            await _say(name, writer)
+        except (AtollError, OSError, EOFError, _Bad, ssl.SSLError) as error:
+            writer.close()
+            if isinstance(error, PartyError):
+                failed.append(error)
+                come.set()
+            return
+        wires[other] = _wire(other, reader, writer)
+        come.set()
+
+    server = None
+    if later:
+        where = addresses[name]
+        if where is None:
+            raise ConfigError(
+                f"[party.{name}] has no address, and {later[0]} calls it", hint='address = "HOST:PORT"'
+            )
+        try:
+            server = await asyncio.start_server(
+                answer, where.host, where.port, ssl=None if secured is None else secured.server
+            )
+        except OSError as error:
+            raise ConfigError(f"{name} cannot listen at {where}: {error.strerror or error}") from None
+    try:
+        for other in names[:place]:
+            wires[other] = await _called(name, other, addresses[other], secured)
+        while len(wires) < len(names) - 1:
+            if failed:
+                raise failed[0]
+            come.clear()
+            await come.wait()
+    finally:
+        if server is not None:
+            server.close()
+
+
+async def _called(name: str, other: str, where: Address | None, secured: Secured | None) -> _Wire:
+    if where is None:
+        raise ConfigError(
+            f"[party.{other}] has no address, and {name} calls it", hint='address = "HOST:PORT"'
+        )
+    context = None if secured is None else secured.client
+    while True:
+        try:
+            # Who is there is told by its certificate's name, not by that of the machine.
+            reader, writer = await asyncio.open_connection(
+                where.host, where.port, ssl=context, server_hostname=None if context is None else where.host
+            )
+        except ssl.SSLError as error:
+            raise PartyError(f"no secure connection to {other} at {where}: {error.reason or error}") from None
+        except OSError:
+            await asyncio.sleep(_AGAIN)  # it may start later
+            continue
+        await _say(name, writer)
+        try:
+            found = await _introduced(name, reader, writer, secured)
+        except (OSError, EOFError, _Bad, ssl.SSLError):
+            writer.close()
+            raise PartyError(f"{other} at {where} refused the connection",
+                             hint="certificates of one authority, and names as in the file?") from None  # fmt: skip
+        if found != other:
+            raise PartyError(f"at {where} is {found}, and {other} is expected there")
+        return _wire(other, reader, writer)
+
+
+async def _say(name: str, writer: asyncio.StreamWriter) -> None:
+    hello = msgspec.json.encode(_Hello(name, VERSION))
+    writer.write(_FRAME.pack(len(hello), 0) + hello)
+    await writer.drain()
+
+
+async def _introduced(
+    name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secured: Secured | None
+) -> str:
+    """Who is at the other end, as it says and, under TLS, as its certificate says."""
+    blob, _ = await _frame(reader, 0)
+    try:
+        hello = msgspec.json.decode(blob, type=_Hello)
+    except msgspec.MsgspecError:
+        raise PartyError(f"somebody who called {name} does not speak like a party") from None
+    if hello.version != VERSION:
+        raise PartyError(
+            f"{hello.name} speaks version {hello.version} of the protocol, and {name} version {VERSION}",
+            hint="install the same version everywhere",
+        )
+    if secured is not None:
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        known = None if certificate is None else secured.named(certificate)
+        if known != hello.name:
+            raise PartyError(f"{hello.name} has a certificate of {known or 'nobody'}")
+    return hello.name
+
+
+def _wire(other: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Wire:
+    """A connection of which the system notices when the other machine is gone."""
+    found = writer.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option, value in (("TCP_KEEPIDLE", _SILENT), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, option):
+                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return _Wire(other, reader, writer)

@@ -1,0 +1,169 @@
+"""A party's way through a run: agree, align, learn, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atoll import seeds
+from atoll.errors import ConfigError, DataError
+from atoll.parties import Field, Kind, Link, PartyError
+from atoll.tensors import Record
+from atoll.vertical.alignment import Alignment, align
+from atoll.vertical.figures import figures
+from atoll.vertical.keeping import Keeper
+from atoll.vertical.party import Party
+from atoll.vertical.protocol import Case
+from atoll.vertical.settings import Vertical
+from atoll.vertical.side import Side
+
+__all__ = ["KINDS", "Ended", "take_part"]
+
+HELLO = Kind(
+    "vertical.hello",
+    {"plan": Field("str"), "finished": Field("int64", (None,))},
+    "a hash of the settings, and which steps the other can go on from",
+)
+CASE = Kind("vertical.case", {"classes": Field("int")}, "how many classes there are")
+DONE = Kind("vertical.done", {}, "that the other is finished")
+KINDS = (HELLO, CASE, DONE)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a party has in the end.
+
+    Attributes:
+        half: its part of the model.
+        common: rows that all parties have; `rows` are this party's, in their common order, where it learns them.
+        train, test: figures, at the guest.
+        labels: what the classes are called, at the guest.
+    """
+
+    half: Record | None = None
+    common: int | None = None
+    rows: NDArray[np.int64] | None = None
+    train: Mapping[str, float] = field(default_factory=dict)
+    test: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Keeper) -> Ended:
+    """All of a run, as one of its parties. The arbiter has no data.
+
+    Raises ConfigError where the others have other settings, DataError where nothing can be learned from what all have
+    in common, PartyError where another one is gone.
+    """
+    number = await _greet(link, plan, keeper)
+    if party is None:
+        return await _arbitrate(link, plan, number, keeper)
+    options = Alignment(reveal=plan.reveal if plan.protocol == "psi" else "both", session=plan.fingerprint())
+    found = await align(link, party.ids, [name for name in plan.names if name != "arbiter"], options)
+    if plan.protocol == "psi":
+        keeper.begin(0, len(party))
+        await _part(link)
+        return Ended(common=found.ids, rows=found.rows)
+    assert found.rows is not None
+    rows = found.rows
+    kept, held = _divided(len(rows), plan)
+    keeper.begin(number, len(rows))
+    case = await _settled(link, plan, party)
+    protocol = plan.made()
+    side = party.side(rows[kept])
+    if plan.protocol == "ftl":  # what only one party has is learned from, too
+        alone = np.setdiff1d(np.arange(len(party)), rows)
+        side = party.side(np.concatenate([rows[kept], alone]))
+        protocol = dataclasses.replace(protocol, **{"overlap": len(kept)})
+    progress = keeper.progress(link.name)
+    if link.name == "guest":
+        half = await protocol.guest(link, side, case, progress)
+        train = await _judged(link, plan, case, half, party.side(rows[kept]))
+        test = await _judged(link, plan, case, half, party.side(rows[held])) if len(held) else {}
+    else:
+        half, train, test = await protocol.host(link, side, case, progress), {}, {}
+        for part in (kept, held):
+            if len(part):
+                await protocol.answer(link, party.side(rows[part]), case, half)
+    await _part(link)
+    return Ended(half, len(rows), rows, train, test, party.labels)
+
+
+async def _greet(link: Link, plan: Vertical, keeper: Keeper) -> int:
+    """Whether all have the same settings, and after which step all can go on."""
+    own, finished = plan.fingerprint(), keeper.finished()
+    for other in link.others:
+        await link.send(other, HELLO, Record(plan=own, finished=torch.tensor(finished, dtype=torch.int64)))
+    common = set(finished)
+    for other in link.others:
+        said = await link.receive(other, HELLO)
+        if said.plan != own:
+            raise ConfigError(
+                f"{other} has other settings than {link.name}",
+                hint="protocol, crypto, task, test, seed, the parties and the protocol's table must be the same",
+            )
+        common &= set(said.finished.tolist())
+    return max(common, default=0)
+
+
+async def _settled(link: Link, plan: Vertical, party: Party) -> Case:
+    """How many classes there are, which the guest knows."""
+    if link.name == "guest":
+        classes = len(party.labels) or 1
+        for other in link.others:
+            await link.send(other, CASE, Record(classes=classes))
+        return plan.case(classes)
+    return plan.case((await link.receive("guest", CASE)).classes)
+
+
+def _divided(count: int, plan: Vertical) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The common rows to learn from, and those to judge on: alike at all parties, in the common order."""
+    if count < 2:
+        raise DataError(
+            f"the parties have {count or 'no'} row{'s' * (count != 1)} in common",
+            hint="are ids written alike? case and surrounding spaces do not count, all else does",
+        )
+    order = seeds.rng(plan.seed, "vertical.test").permutation(count)
+    held = round(count * plan.test)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+async def _judged(link: Link, plan: Vertical, case: Case, half: Record, side: Side) -> dict[str, float]:
+    assert side.y is not None
+    return figures(case.task, side.y, await plan.made().score(link, side, case, half))
+
+
+async def _arbitrate(link: Link, plan: Vertical, number: int, keeper: Keeper) -> Ended:
+    case = plan.case((await link.receive("guest", CASE)).classes)
+    keeper.begin(number, 0)
+    await plan.made().arbiter(link, case, keeper.progress(link.name))
+    await _part(link)
+    return Ended()
+
+
+async def _part(link: Link) -> None:
+    """Nobody leaves before all are finished."""
+    for other in link.others:
+        await link.send(other, DONE, Record())
+    for other in link.others:
+        await link.receive(other, DONE)
+
+
+def guarded(role: Callable[[Link], Any], link: Link) -> Any:
+    """A role whose failure the others hear of."""
+
+    async def run() -> Any:
+        try:
+            return await role(link)
+        except PartyError:
+            raise
+        except BaseException as error:
+            await link.end(error)
+            raise
+
+    return run()

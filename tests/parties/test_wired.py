@@ -1,0 +1,161 @@
+"""Parties at the two ends of sockets: the same roles, who is who, and what happens when one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from atoll.errors import ConfigError
+from atoll.parties import Field, Kind, Link, PartyError, Transcript, play
+from atoll.parties.link import VERSION
+from atoll.parties.wired import Address, meet
+from atoll.tensors import Record
+
+NUMBERS = Kind("test.numbers", {"x": Field("float64", (None,))}, "numbers")
+SUM = Kind("test.sum", {"sum": Field("float64", ())}, "their sum")
+LARGE = 1 << 19  # numbers: more than any buffer between two sockets holds
+
+
+def free() -> Address:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return Address("127.0.0.1", found.getsockname()[1])
+
+
+async def swapping(link: Link) -> float:
+    """Everybody sends everybody much, before anybody reads."""
+    for other in link.others:
+        await link.send(
+            other, NUMBERS, Record(x=torch.full((LARGE,), float(len(link.name)), dtype=torch.float64))
+        )
+    total = 0.0
+    for other in link.others:
+        got = await link.receive(other, NUMBERS)
+        total += float(got.x.sum())
+        await link.send(other, SUM, Record(sum=got.x.sum()))
+    for other in link.others:
+        await link.receive(other, SUM)
+    return total
+
+
+async def wired(
+    names: list[str], role: Callable[[Link], Awaitable[Any]], patience: float = 30
+) -> tuple[list[Any], list[Transcript]]:
+    addresses = {name: free() for name in names[:-1]} | {names[-1]: None}
+    transcripts = [Transcript() for _ in names]
+
+    async def party(name: str, transcript: Transcript) -> Any:
+        async with meet(name, addresses, None, transcript, patience) as link:
+            return await role(link)
+
+    return await asyncio.gather(*map(party, names, transcripts), return_exceptions=True), transcripts
+
+
+def test_sockets_and_one_process_give_the_same() -> None:
+    names = ["a", "bb", "ccc"]
+    found, transcripts = asyncio.run(wired(names, swapping))
+    played = play(dict.fromkeys(names, swapping))
+    assert found == [played.results[name] for name in names] == [5.0 * LARGE, 4.0 * LARGE, 3.0 * LARGE]
+    # Each end counts what it sends and what it receives: all together twice what one process has.
+    assert (
+        sum(t.nbytes()["test.numbers"] for t in transcripts) == 2 * played.transcript.nbytes()["test.numbers"]
+    )
+
+
+def test_a_failure_is_told_to_the_others() -> None:
+    async def failing(link: Link) -> None:
+        if link.name == "a":
+            raise ConfigError("trees = 0 is none")
+        await link.receive("a", NUMBERS)
+
+    found, _ = asyncio.run(wired(["a", "b"], failing))
+    assert [str(each) for each in found] == ["trees = 0 is none", "a has ended: trees = 0 is none"]
+
+
+def test_one_who_is_gone_is_named_at_once() -> None:
+    async def leaving(link: Link) -> None:
+        if link.name == "b":
+            await link.receive("a", NUMBERS)
+
+    found, _ = asyncio.run(asyncio.wait_for(wired(["a", "b"], leaving), 10))
+    assert isinstance(found[1], PartyError)
+    assert "a is gone" in str(found[1])
+
+
+def test_who_does_not_come_is_named() -> None:
+    async def alone() -> None:
+        async with meet("a", {"a": free(), "b": None}, None, patience=0.3):
+            pass
+
+    with pytest.raises(PartyError, match=r"b did not come within 0\.3 s"):
+        asyncio.run(alone())
+
+
+def test_plain_text_stays_on_this_machine() -> None:
+    async def far() -> None:
+        async with meet("a", {"a": Address("192.0.2.1", 9000), "b": None}, None):
+            pass
+
+    with pytest.raises(ConfigError, match="plain text stays"):
+        asyncio.run(far())
+
+
+def hello(name: str, version: int = VERSION) -> bytes:
+    blob = msgspec.json.encode({"name": name, "version": version})
+    return struct.pack("<IQ", len(blob), 0) + blob
+
+
+@pytest.mark.parametrize(
+    ("opening", "then", "problem"),
+    [
+        (hello("b", VERSION + 1), b"", "b speaks version"),
+        (hello("stranger"), b"", "stranger called, and is not expected"),
+        (struct.pack("<IQ", 3, 0) + b"???", b"", "does not speak like a party"),
+        (hello("b"), struct.pack("<IQ", 10, 1 << 40), "announced a message of"),
+        (hello("b"), struct.pack("<IQ", 3, 0) + b"[1]", "head cannot be read"),
+        (hello("b"), struct.pack("<IQ", 20, 5) + b"[0", "b is gone"),
+    ],
+)
+def test_what_is_no_party_is_refused(opening: bytes, then: bytes, problem: str) -> None:
+    where = free()
+
+    async def listening() -> None:
+        async with meet("a", {"a": where, "b": None}, None, patience=10) as link:
+            await link.receive("b", NUMBERS)
+
+    async def calling() -> None:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(where.host, where.port)
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+        writer.write(opening + then)
+        writer.write_eof()
+        await asyncio.sleep(0.3)
+        writer.close()
+
+    async def both() -> Any:
+        return await asyncio.gather(listening(), calling(), return_exceptions=True)
+
+    found = asyncio.run(both())
+    assert isinstance(found[0], PartyError), found
+    assert problem in str(found[0])
+
+
+@pytest.mark.parametrize("text", ["bank.example.org", ":9000", "bank:0", "bank:port", "bank:70000"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no address"):
+        Address.parse(text)
+
+
+def test_addresses_are_read() -> None:
+    assert str(Address.parse("bank.example.org:9000")) == "bank.example.org:9000"
+    assert Address.parse("[::1]:9000") == Address("::1", 9000)
