@@ -22,6 +22,7 @@ _FORM = Kind(
     "psi.kept",
     {
         "digest": Field("uint8", (32,)),
+        "check": Field("uint8", (32,)),
         "salt": Field("uint8", (32,)),
         "secret": Field("uint8", (32,)),
         "points": Field("uint8", (None, 32)),
@@ -61,15 +62,17 @@ def load(path: Path, digest: bytes, session: str) -> Blinded | None:
     if _octets(record.digest) != _joined(digest, session):
         return None
     points, shuffle = record.points.numpy(), record.shuffle.numpy()
-    if not np.array_equal(np.sort(shuffle), np.arange(len(points))):
+    found = Blinded(_octets(record.salt), _octets(record.secret), points, shuffle)
+    if _octets(record.check) != _check(found):
         raise CodecError(f"{path} is damaged", hint="remove it; it is written anew")
-    return Blinded(_octets(record.salt), _octets(record.secret), points, shuffle)
+    return found
 
 
 def save(path: Path, digest: bytes, session: str, blinded: Blinded) -> None:
     """Write it for its owner alone (0600).  Raises DataError where the file cannot be written."""
     record = Record(
         digest=_tensor(_joined(digest, session)),
+        check=_tensor(_check(blinded)),
         salt=_tensor(blinded.salt),
         secret=_tensor(blinded.secret),
         points=torch.from_numpy(blinded.points),
@@ -79,6 +82,13 @@ def save(path: Path, digest: bytes, session: str, blinded: Blinded) -> None:
         durable.replaced(path, *codec.pieces(record), secret=True)
     except OSError as error:
         raise DataError(f"the blinded ids cannot be kept: {error.strerror}", hint=str(path)) from None
+
+
+def _check(blinded: Blinded) -> bytes:
+    digest = sha256(blinded.salt + blinded.secret)
+    digest.update(np.ascontiguousarray(blinded.points).data)
+    digest.update(np.ascontiguousarray(blinded.shuffle).data)
+    return digest.digest()
 
 
 def _joined(digest: bytes, session: str) -> bytes:
