@@ -1,0 +1,127 @@
+"""What private set intersection costs: CPU seconds, bytes and memory of all parties together, in one process.
+
+    python benchmarks/vertical_psi.py [100000x100000 1000x100000 20000x20000x20000] [--workers 1] [--write]
+
+Each argument is one run: how many ids the guest has, and each host. Half of the smallest set is common to all. CPU
+seconds are those of all processes; "x bare" says how many times as long they are as the multiplications alone, 2 an id
+for two parties and k for k, timed beside them. Memory is the most that this process held, libraries included, of which
+"at first" is what they take. With `--cache` the largest host's blinded ids are kept,
+and the second of two runs is shown. `--write` stores benchmarks/results/vertical_psi.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from atoll.parties import Played, play
+from atoll.vertical.alignment import Alignment, align, curve
+
+RESULTS = Path(__file__).parent / "results"
+HEAD = [
+    "| guest x hosts | common | CPU s | x bare | MB sent | peak MB | at first |",
+    "|---|---|---|---|---|---|---|",
+]
+
+
+def memory() -> float:
+    """The most MB that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cpu() -> float:
+    """Seconds that this process and those that it waited for have computed."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def ids(size: int, common: int, party: int) -> list[str]:
+    """Ids of which the first `common` are everybody's."""
+    return [f"c{at:012d}" for at in range(common)] + [f"{party}{at:012d}" for at in range(common, size)]
+
+
+def once(sizes: list[int], common: int, workers: int, cache: Path | None) -> Played:
+    """One alignment, checked."""
+    names = ["guest", *(f"host{at}" for at in range(1, len(sizes)))]
+    largest = max(range(1, len(sizes)), key=sizes.__getitem__)
+    roles = {
+        name: partial(
+            align,
+            ids=ids(size, common, at),
+            parties=names,
+            options=Alignment(),
+            cache=cache if at == largest else None,
+            workers=workers,
+        )
+        for at, (name, size) in enumerate(zip(names, sizes, strict=True))
+    }
+    played = play(roles)
+    rows = [found.rows.tolist() for found in played.results.values()]
+    assert sorted(rows[0]) == list(range(common)), "not the intersection"
+    assert all(other == rows[0] for other in rows), "not in one order"
+    return played
+
+
+def bare(count: int = 10_000) -> float:
+    """CPU seconds of one multiplication."""
+    points, key = curve.point(b"a", b"") * count, curve.secret()
+    begun = cpu()
+    curve.raised(points, key)
+    return (cpu() - begun) / count
+
+
+def measured(text: str, workers: int, cached: bool) -> str:
+    """A line of the table."""
+    sizes = [int(size) for size in text.split("x")]
+    common, first = min(sizes) // 2, memory()
+    with tempfile.TemporaryDirectory() as place:
+        cache = Path(place) / "ids" if cached else None
+        if cached:
+            once(sizes, common, workers, cache)
+        unit = bare()
+        begun = cpu()
+        played = once(sizes, common, workers, cache)
+        spent = cpu() - begun
+        unit = (unit + bare()) / 2
+    times = spent / (unit * len(sizes) * sum(sizes))
+    sent = sum(count.nbytes + count.framing for count in played.transcript.counts()) / 1e6
+    return (
+        f"| {text.replace('x', ' x ')}{' (kept)' if cached else ''} | {common} | {spent:.1f} |"
+        f" {times:.2f} | {sent:.2f} | {memory():.0f} | {first:.0f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sizes", nargs="*", default=["100000x100000"])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cache", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="print one line, without a process for each run")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    if given.alone:
+        print(measured(given.sizes[0], given.workers, given.cache))
+        return
+    lines = list(HEAD)
+    print("\n".join(lines), flush=True)
+    for text in given.sizes:
+        more = ["--cache"] if given.cache else []
+        command = [sys.executable, __file__, text, "--alone", "--workers", str(given.workers), *more]
+        lines.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+        print(lines[-1], flush=True)
+    if given.write:
+        about = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].split(" `--write`")[0].strip()
+        page = ["# Private set intersection", "", about, "", *lines, ""]
+        (RESULTS / "vertical_psi.md").write_text("\n".join(page), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
