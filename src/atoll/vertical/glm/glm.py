@@ -1,0 +1,100 @@
+"""Generalised linear models: logistic, linear and Poisson regression of columns that lie with several parties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from atoll.errors import ConfigError
+from atoll.optimizers import optimizer
+from atoll.parties import Kind, Link
+from atoll.tensors import Record
+from atoll.vertical.glm import arbiter, predict
+from atoll.vertical.glm.kinds import KINDS
+from atoll.vertical.glm.settings import Settings
+from atoll.vertical.protocol import Case, Progress, Protocol, Task
+from atoll.vertical.side import FloatArray, Side
+
+__all__ = ["GLM"]
+
+
+@dataclass(frozen=True)
+class GLM(Protocol):
+    """Logistic, linear and Poisson regression by gradients that nobody sees but whose columns they are of.
+
+    Residuals, with z = sum_k X_k w_k + b:
+    * binary: z/4 - y/2 with y = +1 or -1, from the Taylor series of log(1 + exp(-yz)) at 0 (Hardy et al. 2017).
+      Probabilities are 1 / (1 + exp(-z)); they are nearer to 1/2 than those of the exact loss, in much the same order.
+    * multiclass: the same for each class against the rest.
+    * regression: z - y, with y standardised by the guest.
+    * poisson: exp(z) exposure - y, divided by the mean count.
+
+    Each party standardises its columns by mean and scale of its training rows, which stay in its half of the model; a
+    missing value becomes the mean.
+
+    Args:
+        epochs: at most.
+        batch: rows of one at most; the ciphertexts of CKKS hold 4096 (8192 for counts), and one with fewer costs as
+            much.
+        lr: the learning rate of `optimizer` ("sgd:0.9", "adam" ...; see `atoll.optimizers`).
+        l1, l2: weights of sum |w| and sum w^2 / 2, each party for its own; the intercept is left alone.
+        tolerance: ends the run once no weight changes by as much in an epoch; 0 never.
+        mode: "arbiter" or "sshe".
+    """
+
+    epochs: int = 30
+    batch: int = 4096
+    lr: float = 0.15
+    optimizer: str = "sgd:0.9"
+    l1: float = 0.0
+    l2: float = 0.0
+    tolerance: float = 0.0
+    mode: Literal["arbiter", "sshe"] = "arbiter"
+
+    name: ClassVar[str] = "glm"
+    says: ClassVar[str] = "logistic, linear or Poisson regression of columns that lie with several parties"
+    ciphers: ClassVar[tuple[str, ...]] = ("none", "ckks")
+    tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression", "poisson")
+    kinds: ClassVar[tuple[Kind, ...]] = KINDS
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be {least} or more")
+        if not self.lr > 0:
+            raise ConfigError(f"lr = {self.lr} must be above 0")
+        for name in ("l1", "l2", "tolerance"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be 0 or more")
+        optimizer(self.optimizer)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs
+
+    @property
+    def needs_arbiter(self) -> bool:
+        return self.mode == "arbiter"
+
+    @property
+    def settings(self) -> Settings:
+        """All but the mode."""
+        return Settings(self.epochs, self.batch, self.lr, self.optimizer, self.l1, self.l2, self.tolerance)
+
+    async def guest(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
+        self.check(case)
+        return await arbiter.guest(link, side, case, progress, self.settings)
+
+    async def host(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
+        self.check(case)
+        return await arbiter.host(link, side, case, progress, self.settings)
+
+    async def arbiter(self, link: Link, case: Case, progress: Progress) -> None:
+        self.check(case)
+        await arbiter.arbiter(link, case, progress, self.settings)
+
+    async def score(self, link: Link, side: Side, case: Case, half: Record) -> FloatArray:
+        return await predict.score(link, side, case, half)
+
+    async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
+        await predict.answer(link, side, case, half)

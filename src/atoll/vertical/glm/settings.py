@@ -1,0 +1,41 @@
+"""The settings of a generalised linear model, as its roles need them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from atoll.optimizers import optimizer
+from atoll.vertical.glm.descent import Descent
+from atoll.vertical.protocol import Case, Progress
+from atoll.vertical.side import FloatArray
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `GLM`."""
+
+    epochs: int
+    batch: int
+    lr: float
+    optimizer: str
+    l1: float
+    l2: float
+    tolerance: float
+
+    def shared(self, case: Case) -> str:
+        """What all parties must agree on, in words."""
+        return (
+            f"{case.task}, {case.crypto}, seed {case.seed}, {self.epochs} epochs of batches of {self.batch},"
+            f" tolerance {self.tolerance:g}"
+        )
+
+    def descent(self, columns: int, scores: int, intercept: FloatArray | None, progress: Progress) -> Descent:
+        """Weights that begin at 0, or where a run goes on."""
+        return Descent(
+            optimizer(self.optimizer), self.lr, self.l1, self.l2,
+            np.zeros((columns, scores)), intercept, progress.half,
+        )  # fmt: skip
