@@ -43,7 +43,7 @@ def init(place: Place = Path("ca")) -> None:
 @ca.command()
 def invite(
     name: Annotated[str, typer.Argument(help="What the node or person is called, such as hospital-a.")],
-    role: Annotated[str, typer.Option(help="node, operator or auditor.")] = "node",
+    role: Annotated[str, typer.Option(help="node, operator, auditor or party.")] = "node",
     days: Annotated[float, typer.Option(help="How long the invitation lives.")] = 7.0,
     place: Place = Path("ca"),
 ) -> None:
@@ -53,7 +53,10 @@ def invite(
         raise ConfigError(f"--days {days:g}, but an invitation lives for up to a year", hint="--days 7")
     token = authority.invite(name, role, timedelta(days=days))
     print(token)
-    if role == "node":
+    if role == "party":
+        print(f"\non the other machine, while atoll ca serve runs here:\natoll ca enrol HOST:PORT --invitation {token}"
+              f" --keys {name}")  # fmt: skip
+    elif role == "node":
         print(f"\non the other machine: atoll join HOST:PORT --invitation {token} --data FILE")
     else:
         print(f"\non the other machine: atoll ca enrol HOST:PORT --invitation {token} --keys DIR")
@@ -112,12 +115,34 @@ def server(
 
 
 @ca.command()
+def serve(
+    hosts: Annotated[
+        list[str],
+        typer.Argument(metavar="HOST", help="Names and addresses that others call this machine by."),
+    ],
+    port: Annotated[int, typer.Option(help="Where to listen.")] = 8472,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Of this machine.")] = "127.0.0.1",
+    place: Place = Path("ca"),
+) -> None:
+    """Give certificates to who has an invitation, and nothing else; until Ctrl-C. For runs without a coordinator."""
+    from atoll.network.certifying import certify
+
+    def ready() -> None:
+        print(f"{place} certifies at {host}:{port}; Ctrl-C ends it", flush=True)
+
+    try:
+        asyncio.run(certify(_authority(place), hosts, host, port, ready))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@ca.command()
 def enrol(
-    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The coordinator.")],
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The coordinator, or atoll ca serve.")],
     invitation: Annotated[str, typer.Option(metavar="TOKEN", help="What the operator gave you.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="Where keys and certificate go.")],
 ) -> None:
-    """Take up an invitation as operator or auditor; nodes do so when they join."""
+    """Take up an invitation as operator, auditor or party; nodes do so when they join."""
     from atoll.network.identity import Identity
 
     host, _, port = address.rpartition(":")
@@ -128,4 +153,7 @@ def enrol(
     known = identity.known
     assert known is not None
     print(f"you are {known.name}, {known.role}, until {known.ends:%Y-%m-%d}")
+    if known.role == "party":
+        print(f"\natoll vertical join FILE.toml --as {known.name} --keys {keys}")
+        return
     print(f"\ncurl --cacert {keys / 'ca.pem'} --cert {keys / 'identity.pem'} https://{address}/v1/status")

@@ -21,6 +21,7 @@ from atoll.cli.notice import Notice
 from atoll.cli.runs import log, ls, rm, show
 from atoll.cli.status import status, stop
 from atoll.cli.sweep import sweep
+from atoll.cli.vertical import vertical
 from atoll.cli.workers import plan, train
 
 __all__ = ["app", "main"]
@@ -37,6 +38,7 @@ data = typer.Typer(help="Datasets: what there is, how it would be divided.", no_
 app.add_typer(data, name="data")
 app.add_typer(ca, name="ca")
 app.add_typer(audit_log, name="audit-log")
+app.add_typer(vertical, name="vertical")
 
 
 def main(arguments: list[str] | None = None) -> None:

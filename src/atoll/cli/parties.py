@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,12 +20,12 @@ from atoll.runs.events import Event, encode
 from atoll.runs.events.kinds import Error
 from atoll.runs.folder import RunFolder
 from atoll.runs.readers import Reader
-from atoll.vertical.fitting import Fitted
+from atoll.vertical.fitting import Fitted, play_one
 from atoll.vertical.fitting import run as play
 from atoll.vertical.settings import Vertical
 from atoll.words import bytes_text, duration_text, value_text
 
-__all__ = ["Wish", "command", "demonstrate", "summary"]
+__all__ = ["Wish", "command", "demonstrate", "summary", "take_part"]
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,43 @@ def demonstrate(wish: Wish, notice: Notice) -> None:
     _played(wish, notice, plan)
 
 
-def _played(wish: Wish, notice: Notice, made: Any) -> None:
+def take_part(wish: Wish, name: str, data: str | None, keys: str | None, plain: bool, notice: Notice) -> None:
+    """Take part as one of the parties."""
+
+    def work(plan: Vertical, readers: list[Reader]) -> Any:
+        if plain == (keys is not None):
+            raise ConfigError(
+                "say --keys DIR, where this party's certificate is, or --plain on one machine",
+                hint="atoll ca invite NAME --role party, and atoll ca enrol, make one",
+            )
+        if name not in plan.names:
+            raise ConfigError(f"--as {name}: the parties are {', '.join(plan.names)}")
+        secured = None
+        if keys is not None:
+            from atoll.network.between import secured as contexts
+
+            secured = contexts(Path(keys), name)
+        return play_one(plan, name, data, secured, readers, wish.resume)
+
+    _played(wish, notice, lambda: Vertical.read(wish.file, wish.sets), work)
+
+
+def _played(
+    wish: Wish,
+    notice: Notice,
+    made: Callable[[], Vertical],
+    work: Callable[[Vertical, list[Reader]], Fitted] | None = None,
+) -> None:
     console = Console(stderr=wish.json, highlight=False)
     readers: list[Reader] = [] if wish.quiet else [Steps(console)]
     readers += [JsonLines()] if wish.json else []
     try:
         with terminable():
-            plan: Vertical = made()
+            plan = made()
             if wish.runs is not None:
                 plan = replace(plan, runs=None if wish.runs == "none" else wish.runs)
-            notice.say("reading the parties' tables")
-            fitted = play(plan, readers, wish.resume)
+            notice.say("reading tables")
+            fitted = play(plan, readers, wish.resume) if work is None else work(plan, readers)
     except Exception as error:
         notice.clear()
         if wish.json:

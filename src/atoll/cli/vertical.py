@@ -39,6 +39,31 @@ def demo(json: Json = False, quiet: Quiet = False, runs: Runs = None) -> None:
     _guarded(lambda notice: demonstrate(Wish(None, [], None, runs, json, quiet), notice), quiet)
 
 
+@vertical.command(cls=WithSettings)
+def join(
+    file: Annotated[str, typer.Argument(metavar="FILE.toml", help="The run, the same at all parties.")],
+    name: Annotated[str, typer.Option("--as", metavar="PARTY", help="Which of its parties this is.")],
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FILE", help="This party's table; it stays here.")
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="DIR", help="Keys and certificate, from `atoll ca enrol`.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Without TLS; on this machine only.")] = False,
+    sets: Sets = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    resume: Resume = None,
+    runs: Runs = None,
+) -> None:
+    """Take part in a run as one of its parties, each in a process of its own, over mutual TLS."""
+    from atoll.cli.parties import Wish, take_part
+
+    check_file(file)
+    wish = Wish(file, sets or [], resume, runs, json, quiet)
+    _guarded(lambda notice: take_part(wish, name, data, keys, plain, notice), quiet)
+
+
 def _guarded(work: object, quiet: bool) -> None:
     notice = Notice(quiet)
     try:

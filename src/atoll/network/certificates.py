@@ -37,7 +37,9 @@ __all__ = [
     "requested", "server_certificate", "server_ends", "to_pem",
 ]  # fmt: skip
 
-ROLES = ("node", "operator", "auditor")
+ROLES = ("node", "operator", "auditor", "party")
+_CALLING = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+_PURPOSES = {"party": (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)}
 """What a certificate may be for: take part; command; look on."""
 
 BACK = timedelta(hours=1)
@@ -138,10 +140,14 @@ def client_certificate(
     begins: datetime,
     ends: datetime,
 ) -> x509.Certificate:
-    """A certificate for who calls a coordinator. Nothing of it comes from who asked for it, but the two keys."""
+    """A certificate for who calls a coordinator. Nothing of it comes from who asked for it, but the two keys.
+
+    Parties of a run without a coordinator call each other: theirs is for listening, too. It names no machine, so that
+    no node takes its bearer for the coordinator.
+    """
     words = (f"atoll:node:{name}", f"atoll:role:{role}", f"atoll:ed25519:{ed25519.hex()}")
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(word) for word in words])
-    return _signed(authority, public, name, names, ExtendedKeyUsageOID.CLIENT_AUTH, begins, ends)
+    return _signed(authority, public, name, names, _PURPOSES.get(role, _CALLING), begins, ends)
 
 
 def server_certificate(
@@ -153,7 +159,7 @@ def server_certificate(
 ) -> x509.Certificate:
     """A certificate for a coordinator under these names and addresses.  Raises IdentityError for what is neither."""
     names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-    return _signed(authority, public, "coordinator", names, ExtendedKeyUsageOID.SERVER_AUTH, begins, ends)
+    return _signed(authority, public, "coordinator", names, (ExtendedKeyUsageOID.SERVER_AUTH,), begins, ends)
 
 
 def _signed(
@@ -161,7 +167,7 @@ def _signed(
     public: ec.EllipticCurvePublicKey,
     name: str,
     names: x509.SubjectAlternativeName,
-    purpose: x509.ObjectIdentifier,
+    purposes: Sequence[x509.ObjectIdentifier],
     begins: datetime,
     ends: datetime,
 ) -> x509.Certificate:
@@ -170,7 +176,7 @@ def _signed(
         _begun(_subject(name), issuer.subject, public, begins, min(ends, issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage("digital_signature"), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(names, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     )
@@ -247,7 +253,7 @@ def read(certificate: x509.Certificate, authority: x509.Certificate) -> Known:
                 ("node", NAME.pattern), ("role", "|".join(ROLES)), ("ed25519", "[0-9a-f]{64}"),
             )
         )  # fmt: skip
-        if [*purposes] != [ExtendedKeyUsageOID.CLIENT_AUTH]:
+        if (*purposes,) != _PURPOSES.get(role, _CALLING):
             raise ValueError("it is not for callers")
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound):
         raise IdentityError(

@@ -29,7 +29,7 @@ except ImportError:
 
 __all__ = [
     "OPEN", "Caller", "Held", "blind_context", "client_context", "exchange", "fingerprint", "gate", "identify",
-    "refusal", "renewing", "server_context", "trusting_context",
+    "newest", "refusal", "renewing", "server_context", "trusting_context",
 ]  # fmt: skip
 
 OPEN = frozenset({"/healthz", "/v1/hello", "/v1/certificate"})
@@ -64,7 +64,7 @@ def server_context(authority: Authority, hosts: Sequence[str]) -> ssl.SSLContext
     Args:
         hosts: names and addresses under which nodes call it.
     """
-    context = _newest(ssl.PROTOCOL_TLS_SERVER)
+    context = newest(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=authority.pem.decode())
     context.load_cert_chain(authority.server_certificate(hosts))
@@ -81,7 +81,7 @@ async def renewing(context: ssl.SSLContext, authority: Authority, hosts: Sequenc
 
 def trusting_context(ca: Path) -> ssl.SSLContext:
     """A stranger's side: the coordinator must have a certificate of this authority's, for the host that is called."""
-    context = _newest(ssl.PROTOCOL_TLS_CLIENT)
+    context = newest(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(ca)
     return context
 
@@ -96,13 +96,14 @@ def client_context(identity: Held) -> ssl.SSLContext:
 
 def blind_context() -> ssl.SSLContext:
     """A caller's side before it knows whom to trust. It shows nothing, and believes nothing that it is told."""
-    context = _newest(ssl.PROTOCOL_TLS_CLIENT)
+    context = newest(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _newest(protocol: int) -> ssl.SSLContext:
+def newest(protocol: int) -> ssl.SSLContext:
+    """A context for TLS 1.3 and nothing older, which trusts nobody yet."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT

@@ -14,7 +14,7 @@ def plan() -> Vertical:
     place = files("atoll.vertical") / "embedded"
     return Vertical(
         protocol="secureboost",
-        label="malignant",
+        label="benign",
         party={
             "guest": Where(data=str(place / "clinic.csv.xz")),
             "host": Where(data=str(place / "laboratory.csv.xz")),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from atoll.errors import ConfigError
 from atoll.parties import Link, Transcript, play
+from atoll.parties.wired import Address, Secured, meet
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
@@ -149,3 +151,40 @@ def play_all(
         halves = {name: each.half for name, each in ended.items() if each.half is not None}
         figures = keeper.end(halves, guest.common, guest.train, guest.test)
         return Fitted(plan, figures, halves, ended, transcript, keeper.session.folder, guest.labels)
+
+
+def play_one(
+    plan: Vertical,
+    name: str,
+    data: str | None,
+    secured: Secured | None,
+    log: Sequence[Reader] = (),
+    resume: str | Path | None = None,
+) -> Fitted:
+    """The same as one of the parties, with the others in processes of their own: `halves` has this party's only.
+
+    Args:
+        data: this party's table, in the place of the one that the plan names.
+        secured: TLS; None for plain text between processes of this machine.
+
+    Raises ConfigError, DataError, and PartyError where another party is gone or says what it must not.
+    """
+    where = plan.party[name]
+    own = replace(plan, party={**plan.party, name: replace(where, data=data or where.data)})
+    party = None if name == "arbiter" else read(own, name)
+    addresses = {
+        each: None if (told := plan.party[each].address) is None else Address.parse(told)
+        for each in plan.names
+    }
+    place = default_place() if plan.runs == "auto" else plan.runs
+    transcript = Transcript()
+
+    async def taking_part(keeper: Keeper) -> Ended:
+        async with meet(name, addresses, secured, transcript, plan.timeout) as link:
+            return await take_part(link, own, party, keeper)
+
+    with Keeper(own, (name,), transcript, None if place is None else Path(place), log, resume) as keeper:
+        ended = asyncio.run(taking_part(keeper))
+        halves = {} if ended.half is None else {name: ended.half}
+        figures = keeper.end(halves, ended.common, ended.train, ended.test)
+        return Fitted(own, figures, halves, {name: ended}, transcript, keeper.session.folder, ended.labels)

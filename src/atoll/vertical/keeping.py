@@ -133,7 +133,7 @@ class Keeper:
 
         def tell(number: int, half: Record, figures: Mapping[str, float]) -> None:
             self._told[name] = half, figures
-            if len(self._told) == len([each for each in self.here if each != "arbiter"]):
+            if len(self._told) == len(self.here):
                 self._commit(number)
 
         return Progress(self.number, self.halves.get(name), tell)
@@ -152,7 +152,7 @@ class Keeper:
             loss=figures.get("loss", UNSET),
             bytes_up=sent - self._before,
             seconds=round(now - self._last, 6),
-            evaluation=kinds.Evaluation(overall=overall) if overall else UNSET,
+            evaluation=kinds.Evaluation(overall=overall) if overall else None,
         )
         self._last, self._before = now, sent
         self.session.commit(lambda: event, self._snapshot(), last=number == self._steps())

@@ -43,7 +43,8 @@ class Progress:
 
     Attributes:
         number: trees or epochs that are finished already; `half` is this party's part of the model then, None at first.
-        tell: is told after each: its number from 1, this party's part of the model, and figures to show (at the guest).
+        tell: is told after each by every role, the arbiter's too: its number from 1, this party's part of the model,
+            and figures to show (at the guest).
     """
 
     number: int = 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 
 from atoll import seeds
 from atoll.errors import ConfigError, DataError
-from atoll.parties import Field, Kind, Link, PartyError
+from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
-from atoll.vertical.alignment import Alignment, align
+from atoll.vertical.alignment import Alignment, align, normal
 from atoll.vertical.figures import figures
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
@@ -70,7 +69,8 @@ async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Kee
         await _part(link)
         return Ended(common=found.ids, rows=found.rows)
     assert found.rows is not None
-    rows = found.rows
+    # All have these ids: in their own order the run can be repeated, as it cannot in that of the alignment's secrets.
+    rows = np.array(sorted(found.rows, key=lambda row: normal(party.ids[row])), np.int64)
     kept, held = _divided(len(rows), plan)
     keeper.begin(number, len(rows))
     case = await _settled(link, plan, party)
@@ -152,18 +152,3 @@ async def _part(link: Link) -> None:
         await link.send(other, DONE, Record())
     for other in link.others:
         await link.receive(other, DONE)
-
-
-def guarded(role: Callable[[Link], Any], link: Link) -> Any:
-    """A role whose failure the others hear of."""
-
-    async def run() -> Any:
-        try:
-            return await role(link)
-        except PartyError:
-            raise
-        except BaseException as error:
-            await link.end(error)
-            raise
-
-    return run()

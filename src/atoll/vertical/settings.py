@@ -53,11 +53,11 @@ class Vertical:
         "secureboost"
     )
     crypto: Annotated[
-        str | None,
+        str,
         Meta(
-            description='"none", "ou", "paillier" or "ckks", with bits as in "ou-3072"; by default the protocol\'s own'
+            description='"none", "ou", "paillier" or "ckks", with bits as in "ou-3072"; auto: the protocol\'s own'
         ),
-    ] = None
+    ] = "auto"
     id: Annotated[str, Meta(description="the column of ids")] = "id"
     label: Annotated[str, Meta(description="the guest's column to predict")] = "y"
     task: Annotated[Task, Meta(description="what is learned")] = "binary"
@@ -87,6 +87,11 @@ class Vertical:
                               hint='add [party.guest] and [party.host], each with data = "FILE"')  # fmt: skip
         if self.protocol != "psi":
             self.made().check(self.case())
+        if "arbiter" in self.party and (self.protocol == "psi" or not self.made().needs_arbiter):
+            raise ConfigError(
+                f"protocol = {self.protocol!r} with these settings has no arbiter",
+                hint="leave [party.arbiter] out",
+            )
 
     # --- what follows from it -----------------------------------------------------------------------------------
 
@@ -108,8 +113,10 @@ class Vertical:
     @property
     def cipher(self) -> str:
         """The cipher's name: as asked for, or the first of ou, ckks and none that the protocol knows."""
-        if self.crypto is not None or self.protocol == "psi":
-            return self.crypto or "none"
+        if self.crypto != "auto":
+            return self.crypto
+        if self.protocol == "psi":
+            return "none"
         return next(each for each in ("ou", "ckks", "none") if each in PROTOCOLS[self.protocol].ciphers)
 
     def case(self, classes: int | None = None) -> Case:
