@@ -15,7 +15,7 @@ from msgspec import Meta
 from atoll import spec
 from atoll.errors import ConfigError, suggest
 from atoll.schema import convert, parse, toml_line
-from atoll.settings import Place, Share
+from atoll.settings import Place
 from atoll.vertical.protocol import Case, Protocol, Task
 from atoll.vertical.protocols import PROTOCOLS
 
@@ -62,7 +62,10 @@ class Vertical:
     label: Annotated[str, Meta(description="the guest's column to predict")] = "y"
     task: Annotated[Task, Meta(description="what is learned")] = "binary"
     exposure: Annotated[str | None, Meta(description="the guest's column of spans, for counts")] = None
-    test: Annotated[Share, Meta(description="share of the common rows that are only judged on")] = 0.2
+    test: Annotated[
+        Annotated[float, Meta(ge=0, lt=1)],
+        Meta(description="share of the common rows that are only judged on"),
+    ] = 0.2
     reveal: Annotated[
         Literal["both", "guest", "count"], Meta(description="who learns the common ids, with protocol = psi")
     ] = "both"
