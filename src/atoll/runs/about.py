@@ -45,7 +45,7 @@ def settings_file(start: kinds.Start, repeatable: bool) -> bytes:
         repeatable: whether the settings alone repeat it; else it is marked as made in Python.
     """
     origin: dict[str, Any] = {"command": start.command, "commit": start.commit, **start.versions}
-    verb = "run" if start.workers is UNSET else "train"
+    verb = "train" if start.workers is not UNSET else "run" if start.parties is UNSET else "vertical run"
     about = origin | ({} if repeatable else {"custom": True})
     return config_text(start.run, start.config, about, verb).encode()
 

@@ -47,8 +47,9 @@ _AFFINITY = 300  # clients
 def compact(events: Iterable[Event], share: int = 1) -> list[Event]:
     """The events that the page needs, in the shape of `docs/runs.md` but for what follows.
 
-    Void events are gone, as are kinds that the page does not know. Of `engine`, `affinity` and `checkpoint` the last
-    one is left, of `begin` one whose round is not over. Equal `problem`s are one, with their `count`. In a `round`:
+    Void events are gone, as are kinds that the page does not know. Of `engine`, `affinity`, `checkpoint` and `crypto`
+    the last one is left, of `begin` one whose round is not over. Equal `problem`s are one, with their `count`. In a
+    `round`:
 
     - `cohort` and `dropped` are packed (see `atoll.runs.packed.pack`), `refused` is a list of [reason, packed clients];
     - `clients` is there for the last 60 rounds or fewer (about 20,000 entries); the rounds before have `quantiles`,
@@ -156,7 +157,7 @@ class Digest:
             self._begin = event
         elif kind == "problem":
             self._add_problem(event)
-        elif kind in ("engine", "affinity", "checkpoint"):
+        elif kind in ("engine", "affinity", "checkpoint", "crypto"):
             same = [pair for pair in self._others if pair[1]["event"] == kind]
             for pair in same[:-1]:  # two are kept: a `resume` may void the last
                 self._others.remove(pair)
@@ -175,7 +176,7 @@ class Digest:
         last: dict[str, tuple[int, Event]] = {}
         listed: list[tuple[int, Event]] = []
         for order, event in self._others:
-            if event["event"] in ("engine", "affinity", "checkpoint"):
+            if event["event"] in ("engine", "affinity", "checkpoint", "crypto"):
                 last[event["event"]] = (order, event)
             else:
                 listed.append((order, event))

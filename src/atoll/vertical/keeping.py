@@ -114,9 +114,10 @@ class Keeper:
                 data=", ".join(str(each) for each in where) or UNSET,
                 seed=plan.seed,
                 rounds=self._steps(),
-                measure="accuracy" if plan.task in ("binary", "multiclass") else "loss",
+                measure="loss",
                 metrics={name: _BETTER.get(name) for name in _BETTER},
                 engine=f"{', '.join(plan.names)} under {plan.cipher}",
+                parties=plan.names,
                 config=plan.to_dict(),
             ),
         )

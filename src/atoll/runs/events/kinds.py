@@ -91,6 +91,10 @@ class Start(Written, kw_only=True):
     workers: Annotated[Maybe[int], says("that train one model (`atoll train`); a round is then a report")] = (
         UNSET
     )
+    parties: Annotated[
+        Maybe[Sequence[str]],
+        says("with different columns, in their order (`atoll vertical`); a round is then a step"),
+    ] = UNSET
     config: Annotated[Mapping[str, Any], says("all settings")]
     changed: Annotated[Maybe[Sequence[str]], says("those that are not their defaults")] = UNSET
     versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}

@@ -64,7 +64,7 @@ const Base = (() => {
   }
 
   /** A path as a shell takes it. */
-  const verbOf = (start) => (start.workers ? "train" : "run"); // the command that plays such a run
+  const verbOf = (start) => (start.workers ? "train" : start.parties ? "vertical run" : "run"); // the command that plays such a run
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replace(/'/g, `'"'"'`)}'`);
 
   // --- numbers as text ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 
   // --- learning -------------------------------------------------------------------------------------------
 
-  panel("learning", () => true, (section) => {
+  panel("learning", (run) => !run.said || run.rounds.some((r) => r.evaluation || known(r.loss)), (section) => {
     const main = new Lines($(".main", section), { label: "Learning curves" });
     const second = $(".second", section);
     const low = new Lines($(".low", second), { label: "Loss over rounds", floor: 0 });
@@ -26,6 +26,7 @@
     const EXPLAINED = {
       clients: "The global model after each round: on the test set, and on every client’s own test data. The band holds the middle 80 % of clients; a wide one means that the model serves some far better than others.",
       workers: "The model after each report, on the test set.",
+      parties: "What the guest knows after each step: the loss, and figures on its training rows. Those on test rows are below.",
       personal: "Clients’ personal models after each round on their own test data, beside the global model there and on the test set. The band holds the middle 80 % of clients with their personal models.",
     };
     let axis = "rounds";
@@ -51,7 +52,7 @@
         over.replaceChildren(...Object.entries(all).map(([key, { label }]) => h("option", { value: key }, label)));
         over.value = all[axis] ? axis : "rounds";
       }
-      setText($(".explain", section), EXPLAINED[run.start.workers ? "workers" : run.personalised ? "personal" : "clients"]);
+      setText($(".explain", section), EXPLAINED[run.start.workers ? "workers" : run.start.parties ? "parties" : run.personalised ? "personal" : "clients"]);
       draw(run, measure);
       note(run);
       fillTable(run);
@@ -114,6 +115,7 @@
         parts.push(`client mean ${s(c.mean)}`, `the middle 80 % of clients from ${s(c.p10)} to ${s(c.p90)}`);
         parts.push(`the worst ${s(run.lowIsGood ? c.max : c.min)}`);
       }
+      if (!parts.length) parts.push(known(last.loss) ? `training loss ${number(last.loss)}` : "nothing was evaluated");
       setText(host, `After round ${last.round}: ${parts.join(", ")}.`);
       main.plot.setAttribute("aria-label", `Learning curves. ${host.textContent}`);
     }

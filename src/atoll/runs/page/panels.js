@@ -27,6 +27,7 @@ const Panels = (() => {
     return (now) => { run = now; fill(); };
   }
 
+  /** A table of texts; the first cell of a row names it. */
   function table(head, rows) {
     return h("table", null,
       h("thead", null, h("tr", null, head.map((text) => h("th", { scope: "col" }, text)))),

@@ -136,6 +136,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
 
     on_engine(event) { this.engine = event; }
     on_affinity(event) { if (event.clients && event.clients.length) this.affinity = event; }
+    on_crypto(event) { this.said = event.said; }
     on_checkpoint(event) { this.checkpoint = event; }
     on_resume(event) { this.resumed += 1; this.planned = event.rounds || this.planned; this.ending = null; }
     on_result(event) { this.ending = event; this._rest(); }
