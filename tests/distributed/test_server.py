@@ -52,6 +52,16 @@ def test_waiting_for_all_is_one_process_on_the_union_batch(strategy: str) -> Non
     assert once(strategy).figures["staleness"] == 0
 
 
+def test_updates_are_counted_by_their_staleness() -> None:
+    found = once("ps:async").figures
+    counts = found["stale"]
+    assert sum(counts) == 2 * found["steps"]
+    assert sum(steps * count for steps, count in enumerate(counts)) / sum(counts) == pytest.approx(
+        found["staleness"]
+    )
+    assert once("ps:bsp").figures["stale"] == [sum(once("ps:bsp").figures["stale"])]
+
+
 @pytest.mark.slow
 def test_four_workers_with_uneven_parts() -> None:
     run = trained("ps:bsp,servers=2", 4, shares="4, 3, 2, 1", accumulate=2, optimizer="adam", lr=0.01)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ class Report:
     samples: int
     loss: float
     seconds: float
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Keeper:
@@ -187,6 +188,7 @@ class Keeper:
         last = self._evaluation or {}
         waits = [w.waiting for w in works if w.waiting is not UNSET]
         stale = [w.staleness for w in works if w.staleness is not UNSET and w.staleness is not None]
+        counts = [w.stale for w in works if w.stale is not UNSET]
         return {
             "method": job.strategy.text,
             "data": job.labels["data"],
@@ -203,6 +205,7 @@ class Keeper:
             "memory": max((w.memory for w in works), default=0.0),
             **({"waiting": sum(waits) / max(1e-9, sum(each.seconds for each in done))} if waits else {}),
             **({"staleness": sum(stale) / len(stale)} if stale else {}),
+            **({"stale": _summed(counts)} if counts else {}),
             **({"bubble": works[-1].bubble} if works and works[-1].bubble is not UNSET else {}),
         }
 
@@ -213,7 +216,12 @@ class Keeper:
             save_file({**whole.params, **whole.buffers}, path)
 
 
-_FIGURES = ("bytes", "waiting", "memory", "staleness", "bubble")
+_FIGURES = ("bytes", "waiting", "memory", "staleness", "stale", "bubble")
+
+
+def _summed(counts: Sequence[Sequence[int]]) -> list[int]:
+    """Histograms of unequal lengths together."""
+    return [sum(column) for column in zip_longest(*counts, fillvalue=0)]
 
 
 def _round(event: Mapping[str, Any]) -> kinds.Round:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from atoll.words import bytes_text, duration_text, value_text
 if TYPE_CHECKING:
     from atoll.distributed.training import Trained
 
-__all__ = ["Steps", "summary"]
+__all__ = ["Steps", "histogram", "summary"]
 
 
 class Steps(Reader):
@@ -64,5 +64,18 @@ def summary(trained: Trained) -> str:
     lines = [", ".join(scores), steps]
     lines += [sent] if found["workers"] > 1 else []
     lines += [f"{found['bubble']:.0%} of a step a stage waits, by the schedule"] if "bubble" in found else []
+    lines += histogram(found["stale"]) if any(found.get("stale") or ()) else []
     lines += [f"{bytes_text(found['memory'])} of memory a worker at most"]
     return "\n".join(["", *lines])
+
+
+def histogram(counts: Sequence[int], width: int = 40) -> list[str]:
+    """Updates by their staleness, a bar each; a few rows at most."""
+    most = 8
+    shown = [*counts[:most], *([sum(counts[most:])] if len(counts) > most else [])]
+    total, top = sum(counts), max(shown)
+    rows = [f"staleness of {total:,} updates, in steps that others took between"]
+    for steps, count in enumerate(shown):
+        name = f"{steps}+" if steps == most else str(steps)
+        rows.append(f"  {name:>3} {'█' * -(-count * width // top)} {count / total:.1%}")
+    return rows

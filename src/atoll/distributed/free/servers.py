@@ -139,6 +139,7 @@ class Servers:
             "waiting": found[0].waited,
             "memory": found[0].memory,
             "staleness": sum(each.delay for each in found) / max(1, int(counts.sum())),
+            "stale": counts[: int(counts.nonzero().max()) + 1].tolist() if counts.any() else [],
         }
 
     def _taken(self, at: int) -> Any:

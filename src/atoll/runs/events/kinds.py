@@ -279,6 +279,12 @@ class Work(Struct, kw_only=True, forbid_unknown_fields=True):
         Maybe[Number],
         says("steps that others took between a worker's reading of the model and its own, mean"),
     ] = UNSET
+    stale: Annotated[
+        Maybe[Sequence[int]],
+        says(
+            "updates of a parameter server by their staleness: of 0, 1, 2 ... steps, the last of 32 and more"
+        ),
+    ] = UNSET
     bubble: Annotated[
         Maybe[Number], says("share of a step in which a stage of a pipeline waits, by its schedule")
     ] = UNSET
@@ -418,6 +424,7 @@ class Result(Written, kw_only=True):
         Maybe[float],
         says("steps of the server since clients were sent their model, mean over replies, likewise"),
     ] = UNSET
+    stale: Annotated[Maybe[Sequence[int]], says("updates of a parameter server by their staleness")] = UNSET
     workers: Annotated[Maybe[int], says("that trained one model")] = UNSET
     steps: Annotated[Maybe[int], says("of the optimiser, likewise")] = UNSET
     steps_per_second: Annotated[Maybe[float], says("likewise, without evaluations and the first report")] = (
