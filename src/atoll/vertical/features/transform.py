@@ -134,7 +134,7 @@ class OneHot(Transform):
         wanting = [name for name in self.columns if name not in side.columns]
         if wanting:
             raise ConfigError(f"{len(wanting)} columns are not there", hint=f"no {', '.join(wanting)}")
-        values = {}
+        levels = {}
         for name in self.columns:
             at = side.columns.index(name)
             found = np.unique(side.x[:, at])  # a missing one last
@@ -143,19 +143,23 @@ class OneHot(Transform):
                     f"a column has {len(found)} values, and one-hot columns are at most {self.most}",
                     hint=f"{name}: bin it first, or raise most",
                 )
-            values[str(at)] = _tensor(found)
-        return Record(columns=named(side.columns), values=Tensors(values))
+            levels[str(at)] = _tensor(found)
+        return Record(columns=named(side.columns), levels=Tensors(levels))
 
     def apply(self, side: Side, learned: Record) -> Side:
         columns_of(side, learned)
-        at = [int(name) for name in learned["values"]]
+        at = [int(name) for name in learned.levels]
         stay = [column for column in range(side.x.shape[1]) if column not in at]
         parts, names = [side.x[:, stay]], [side.columns[column] for column in stay]
         for column in at:
-            values, x = learned["values"][str(column)].numpy(), side.x[:, column, None]
+            values, x = learned.levels[str(column)].numpy(), side.x[:, column, None]
             parts.append(((x == values) | (np.isnan(x) & np.isnan(values))).astype(np.float64))
-            names += [f"{side.columns[column]}={value:g}" for value in values]
+            names += [f"{side.columns[column]}={_plain(value)}" for value in values]
         return replace(side, x=np.concatenate(parts, 1), columns=tuple(names))
+
+
+def _plain(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
 
 
 def _tensor(values: FloatArray) -> Tensor:
