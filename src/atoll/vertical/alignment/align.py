@@ -152,10 +152,13 @@ async def _greet(
         salt=torch.frombuffer(bytearray(salt), dtype=torch.uint8),
         kept=keeps, ids=len(own), repeated=repeated, options=said,
     )  # fmt: skip
-    for name in parties:
-        if name != link.name:
+    heard = {}
+    for at, name in enumerate(parties):  # of two the first speaks first: no way needs room
+        if at > parties.index(link.name):
             await link.send(name, HELLO, hello)
-    heard = {name: hello if name == link.name else await link.receive(name, HELLO) for name in parties}
+        heard[name] = hello if name == link.name else await link.receive(name, HELLO)
+        if at < parties.index(link.name):
+            await link.send(name, HELLO, hello)
     for name, each in heard.items():
         if each.options != said:
             raise ConfigError(f"{link.name} has {said}; {name} has {each.options}")
@@ -246,6 +249,6 @@ async def _rows(
     if repeats is None:
         return rows
     counts = (await link.receive(repeats, REPEATS)).counts.numpy()
-    if len(counts) != len(rows) or (len(counts) and counts.min() < 1):
+    if len(counts) != len(rows) or (len(counts) and counts.min() < 1) or counts.sum() > MOST:
         raise CodecError(f"{REPEATS.name} of {repeats}: it must have {len(rows)} numbers from 1")
     return np.repeat(rows, counts)

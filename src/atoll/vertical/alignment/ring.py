@@ -73,7 +73,7 @@ class Ring:
     async def _swap(self, due: int, width: int) -> Points:
         """Send the set that lies here on, chunk by chunk, while the next one comes, which is raised.
 
-        One party sends first, all others receive first: nobody waits for room on a full way.
+        One party sends first, all others receive first: no way needs room for what nobody has taken yet.
 
         Args:
             due: points that come.

@@ -71,7 +71,9 @@ VIF = Kind(
 )
 KINDS = (SIZES, SEED, TRIPLE, MASKED, SHARE, OWN, VIF)
 
-_CAP = 1e12
+_CAP = 1e12  # stands for an infinite one on its way
+_LEFT = 1e-8
+"""Share of a column that others must leave unexplained; what is below is rounding."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ def uniform(seed: bytes, label: str, rows: int, columns: int) -> Words:
 
 def vif(matrix: FloatArray) -> FloatArray:
     """1 / (1 - R_j^2), R_j^2 that of column j on all others: the diagonal of the inverse, where there is one."""
+    values, vectors = np.linalg.eigh(matrix)
+    if len(values) and values[0] > _LEFT:
+        inverse: FloatArray = (vectors**2 / values).sum(1)
+        return inverse
     found = np.full(len(matrix), np.inf)
     for at in range(len(matrix)):
         rest = np.delete(np.arange(len(matrix)), at)
@@ -109,7 +115,7 @@ def vif(matrix: FloatArray) -> FloatArray:
         left = (
             1 - with_rest @ np.linalg.pinv(matrix[np.ix_(rest, rest)], rcond=1e-9, hermitian=True) @ with_rest
         )
-        if left > 1e-8:
+        if left > _LEFT:
             found[at] = max(1.0, 1 / left)
     return found
 

@@ -323,5 +323,5 @@ def _guard(rows: Counts, least: int) -> None:
     if small:
         raise DataError(
             f"{small} bins have fewer than {least} rows",
-            hint="so few labels could be told from their sum: take fewer bins",
+            hint="so few labels could be told from their sum: take fewer bins, and impute what is rarely missing",
         )
