@@ -25,6 +25,7 @@ from atoll.parties import Kind, Link, Played, play
 from atoll.vertical.features import (
     Binned,
     Correlations,
+    Crypto,
     Impute,
     ManualBins,
     OneHot,
@@ -37,6 +38,7 @@ from atoll.vertical.features import (
     deal,
     encoded,
     evidence,
+    product,
     select_answer,
     select_ask,
     taken,
@@ -184,6 +186,7 @@ class Plain:
     """A cipher that hides nothing."""
 
     name = "none"
+    capacity = 126
 
     @property
     def public(self) -> Plain:
@@ -193,22 +196,39 @@ class Plain:
         return np.zeros(3, np.uint8)
 
     def encrypt(self, plain: Any) -> NDArray[Any]:
-        return np.array(plain, np.int64)
+        return np.array([mpz(each) for each in plain], object)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def add_plain(self, c: Any, value: int) -> Any:
+        return c + value
+
+    def mul_plain(self, c: Any, factor: int) -> Any:
+        return c * factor
 
     def sum_by_bins(self, c: Any, rows: Any, bins: Any, count: int) -> NDArray[Any]:
-        return np.bincount(bins, weights=c[rows], minlength=count).astype(np.int64)
+        found = np.array([mpz(0)] * count, object)
+        np.add.at(found, bins, c[rows])
+        return found
 
     def rerandomise(self, c: Any) -> Any:
         return c
 
     def to_bytes(self, c: Any) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(c, "<i8").view(np.uint8).reshape(-1, 8)
+        joined = b"".join(int(each).to_bytes(32, "little") for each in c)
+        return np.frombuffer(joined, np.uint8).reshape(-1, 32)
 
     def from_bytes(self, blob: Any, what: str) -> Any:
-        return np.ascontiguousarray(blob).view("<i8")[:, 0]
+        return np.array([mpz(int.from_bytes(row.tobytes(), "little")) for row in blob], object)
 
     def decrypt(self, c: Any, bits: int, what: str) -> NDArray[np.uint8]:
-        return self.to_bytes(c)[:, : bits // 8]
+        size = -(-bits // 8)
+        joined = b"".join(int(each).to_bytes(size, "little") for each in self.opened(c))
+        return np.frombuffer(joined, np.uint8).reshape(-1, size)
+
+    def opened(self, c: Any) -> Any:
+        return c
 
 
 class Small(Plain):
@@ -238,20 +258,18 @@ class Small(Plain):
     def rerandomise(self, c: Any) -> Any:
         return c * np.array(self.zeros(len(c)), object) % self.n**2
 
-    def to_bytes(self, c: Any) -> NDArray[np.uint8]:
-        joined = b"".join(int(each).to_bytes(32, "little") for each in c)
-        return np.frombuffer(joined, np.uint8).reshape(-1, 32)
+    def add(self, a: Any, b: Any) -> Any:
+        return a * b % self.n**2
 
-    def from_bytes(self, blob: Any, what: str) -> Any:
-        return np.array([mpz(int.from_bytes(row.tobytes(), "little")) for row in blob], object)
+    def add_plain(self, c: Any, value: int) -> Any:
+        return c * (1 + value * self.n) % self.n**2
 
-    def decrypt(self, c: Any, bits: int, what: str) -> NDArray[np.uint8]:
+    def mul_plain(self, c: Any, factor: int) -> Any:
+        return np.array([powmod(each, factor, self.n**2) for each in c], object)
+
+    def opened(self, c: Any) -> Any:
         phi = (self.p - 1) * (self.q - 1)
-        plain = [
-            (powmod(each, phi, self.n**2) - 1) // self.n * powmod(phi, -1, self.n) % self.n for each in c
-        ]
-        joined = b"".join(int(each).to_bytes(bits // 8, "little") for each in plain)
-        return np.frombuffer(joined, np.uint8).reshape(-1, bits // 8)
+        return [(powmod(each, phi, self.n**2) - 1) // self.n * powmod(phi, -1, self.n) % self.n for each in c]
 
 
 def asked(y: FloatArray, *bins: Binned, cipher: Any = None, least: int = 5, answer: Any = "woe") -> Played:
@@ -471,14 +489,15 @@ def test_columns_of_all_parties_are_chosen_together_and_hosts_hear_of_their_own(
 # --- correlation ------------------------------------------------------------------------------------------------------
 
 
-def correlated(*sides: Side) -> Played:
+def correlated(*sides: Side, by: Any = "arbiter") -> Played:
     names = ("guest", *(f"host{at}" for at in range(1, len(sides))))
     shared = {"guest": "guest", "hosts": names[1:]}
     roles: dict[str, Any] = {
-        name: partial(correlate, side=each, dealer="arbiter", **shared)
-        for name, each in zip(names, sides, strict=True)
+        name: partial(correlate, side=each, by=by, **shared) for name, each in zip(names, sides, strict=True)
     }
-    return play({**roles, "arbiter": partial(deal, **shared)}, keep=True)
+    if by == "arbiter":
+        roles["arbiter"] = partial(deal, **shared)
+    return play(roles, keep=True)
 
 
 def inflation(x: FloatArray) -> FloatArray:
@@ -516,6 +535,51 @@ def test_pearson_of_three_parties_on_default_credit_is_numpys() -> None:
     assert abs(results["guest"].matrix - np.corrcoef(x.T)).max() < 1e-6
     np.testing.assert_allclose(results["guest"].vif, inflation(x), rtol=1e-4)
     np.testing.assert_array_equal(results["host2"], results["guest"].vif[17:])
+
+
+@pytest.mark.parametrize("cipher", [Plain, Small])
+def test_pearson_without_a_dealer_is_numpys(cipher: Any) -> None:
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(60, 8)) @ rng.normal(size=(8, 8))
+    x[0, 0] = 50.0  # far out
+    cuts = [[0, 1, 2], [3, 4], [5, 6, 7]]
+    sides = [Side(x[:, cut], tuple(map(str, cut))) for cut in cuts]
+    made: list[Any] = []
+    by = Crypto(lambda: made.append(cipher()) or made[-1], lambda name, key: cipher())
+    played = correlated(*sides, by=by)
+    assert abs(played.results["guest"].matrix - np.corrcoef(x.T)).max() < 1e-6
+    np.testing.assert_allclose(played.results["guest"].vif, inflation(x), rtol=1e-3)
+    np.testing.assert_array_equal(played.results["host2"], played.results["guest"].vif[5:])
+    assert len(made) == 3  # a key for each pair
+    said = {
+        (sender, receiver)
+        for sender, receiver, kind, _ in played.transcript.said
+        if kind == "pearson.products"
+    }
+    assert said == {("host1", "guest"), ("host2", "guest"), ("host2", "host1")}
+    kinds = {kind for _, receiver, kind, _ in played.transcript.said if receiver == "host2"}
+    assert kinds == {"pearson.sizes", "pearson.encrypted", "pearson.vif"}
+
+
+def test_products_under_encryption_are_exact() -> None:
+    rng = np.random.default_rng(12)
+    x, y = (rng.integers(-(1 << 21), 1 << 21, (40, columns)) for columns in (5, 3))
+
+    async def ask(link: Link) -> Any:
+        return await product.product_ask(link, "q", x, 3, 20, Plain())
+
+    async def answer(link: Link) -> None:
+        await product.product_answer(link, "p", y, 5, 20, lambda name, key: Plain())
+
+    wide = product._Slots.of(40, 5, 20, Plain())
+    assert wide.per > 1 and wide.groups > 1
+    np.testing.assert_array_equal(play({"p": ask, "q": answer}).results["p"], x.T @ y)
+
+    class Tiny(Plain):
+        capacity = 40
+
+    with pytest.raises(ConfigError, match="products of 40 rows have"):
+        product._Slots.of(40, 5, 20, Tiny())
 
 
 def test_what_is_explained_fully_has_an_infinite_vif() -> None:
@@ -586,4 +650,4 @@ def test_columns_that_cannot_be_correlated_are_refused() -> None:
         with pytest.raises(DataError, match=problem):
             correlated(good, bad)
     with pytest.raises(ConfigError, match="cannot deal"):
-        play({name: partial(correlate, side=good, guest="a", hosts=("b",), dealer="b") for name in "ab"})
+        play({name: partial(correlate, side=good, guest="a", hosts=("b",), by="b") for name in "ab"})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,13 +15,11 @@ from atoll.errors import CodecError, ConfigError, DataError
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.features.binning import Binned
+from atoll.vertical.features.cipher import Load, Secret
 from atoll.vertical.side import FloatArray, Side
 
 __all__ = [
     "KINDS",
-    "Load",
-    "Public",
-    "Secret",
     "Woe",
     "encoded",
     "evidence",
@@ -31,57 +28,10 @@ __all__ = [
     "woe_own",
 ]
 
-Octets = NDArray[np.uint8]
-Vector = NDArray[Any]
 Counts = NDArray[np.int64]
 
 MOST = 1 << 31
 """Rows."""
-
-
-class Public(Protocol):
-    """What a host needs of an additive cipher: the public half of those in `atoll.he`."""
-
-    def sum_by_bins(self, c: Vector, rows: NDArray[Any], bins: NDArray[Any], count: int) -> Vector:
-        """Sums [count]: c[rows[i]] is added to the sum bins[i]."""
-
-    def rerandomise(self, c: Vector) -> Vector:
-        """The same plaintexts, and nothing left of how they came about."""
-
-    def to_bytes(self, c: Vector) -> Octets:
-        """[n] -> uint8 [n, width]."""
-
-    def from_bytes(self, blob: Octets, what: str) -> Vector:
-        """The other way round.  Raises CodecError where one is no ciphertext."""
-
-
-class Sender(Public, Protocol):
-    """A public half that can be sent, by its name and bytes."""
-
-    @property
-    def name(self) -> str:
-        """ "ou-2048"."""
-
-    def key(self) -> Octets:
-        """As bytes [k]."""
-
-
-class Secret(Protocol):
-    """What the guest needs of it: the secret half."""
-
-    @property
-    def public(self) -> Sender:
-        """The other half."""
-
-    def encrypt(self, values: Any) -> Vector:
-        """Ciphertexts [n] of whole numbers from 0."""
-
-    def decrypt(self, c: Vector, bits: int, what: str) -> Octets:
-        """Plaintexts as rows of little-endian bytes.  Raises CodecError where one has more bits."""
-
-
-Load = Callable[[str, Octets], Public]
-"""The public half of a cipher of that name from its bytes."""
 
 
 LABELS = Kind(
