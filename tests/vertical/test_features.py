@@ -366,7 +366,7 @@ def test_the_guest_is_told_no_order_and_the_host_no_more_than_it_may() -> None:
     one = binned(taken(data, np.arange(6) == 1), ManualBins({"c1": (-1.5, -1, -0.3, 0.5, 0.8, 1)}).fit(
         taken(data, np.arange(6) == 1)))  # fmt: skip
     again = [asked(data.y, one).transcript.said[1][3].rows.tolist() for _ in range(3)]
-    assert len(set(map(tuple, again))) == 3 and len({tuple(sorted(rows)) for rows in again}) == 1
+    assert len(set(map(tuple, again))) > 1 and len({tuple(sorted(rows)) for rows in again}) == 1
     places = [run.results["host0"][1].tolist() for run in runs]
     assert any(each != places[0] for each in places)
     for run in runs:
