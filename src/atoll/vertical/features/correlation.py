@@ -10,15 +10,15 @@ as a seed. Then   Beaver, CRYPTO 1991, "Efficient multiparty protocols using cir
     q        E'V + (U'V - W)      its share: the sum of both is X'Y, modulo 2^64
 
 in fixed point with `bits(n)` binary places, so that no sum leaves the ring. p and q open their shares to the guest.
-Without a dealer X'Y is computed under a key of p, who learns it (see `product`), which costs more: some 15 n d additions
+Without a dealer X'Y is computed under a key of p, who learns it (see `product`). That costs more: some 15 n d additions
 of ciphertexts for each plaintext that a row of X takes.
 
 Threats: all follow the protocol, and the dealer conspires with nobody: with p it would see Y, with q X. The dealer sees
 nothing but sizes. Without a dealer the first of two hosts learns the correlations of its columns with the other's. The
-guest learns the correlations, also those between the hosts' columns, under numbers instead of
-names; each host learns those of its own columns with one another, which it knows, and its columns' VIF. With as many
-columns at the guest as there are rows, correlations tell a host's column: n must be above the number of columns of
-every party, which is checked, and is far above it in practice.
+guest learns all correlations, also those between the hosts' columns, under numbers instead of names; each host learns
+those of its own columns with one another, which it knows, and its columns' VIF. With as many columns at the guest as
+there are rows, correlations tell a host's column: every party must have fewer columns than rows, which is checked, and
+has far fewer in practice.
 """
 
 from __future__ import annotations
