@@ -54,7 +54,7 @@ class Guest:
         seed = own_seed(case.seed, side)
         self.net = Net(self._module(len(self.scale.mean), seed), how.optimizer, how.lr, seed)
         self.means = Tensors({host: torch.zeros(how.width) for host in case.hosts})
-        self.label = self._label_scale(side) if half is None else (half.mean, half.unit)
+        self.label_scale = self._label_scale(side) if half is None else (half.mean, half.unit)
         self.source = key_of(how.noise_seed)
         self.lies = Source(bytes(half.key.tolist())) if half is not None and "key" in half else self.source
         if half is not None:
@@ -87,8 +87,8 @@ class Guest:
             net=self.net.record(),
             scale=self.scale.record(),
             means=self.means.map(torch.clone),
-            mean=self.label[0],
-            unit=self.label[1],
+            mean=self.label_scale[0],
+            unit=self.label_scale[1],
         )
         if labels.read(self.how.labels)[0] != "response":
             return found
@@ -103,6 +103,9 @@ class Guest:
         """
         if side.y is None:
             raise DataError(f"{self.link.name} has no label", hint="the guest is who has it")
+        if self.hosts != self.case.hosts:
+            absent = ", ".join(sorted(set(self.case.hosts) - set(self.hosts)))
+            raise ConfigError(f"{absent} is not there", hint="hosts may be absent when scores are asked for")
         how, rows = self.how, _Data.of(self, side)
         await self._begin(len(side))
         for epoch in range(progress.number, how.epochs):
@@ -196,7 +199,7 @@ class Guest:
                 for host in self.case.hosts
             ]
             found.append(self.net(x[rows], said))
-        return predicted(self.case, torch.cat(found), self.label, side.exposure)
+        return predicted(self.case, torch.cat(found), self.label_scale, side.exposure)
 
     async def _begin(self, rows: int) -> None:
         """Hosts come in.  Raises DataError or ConfigError where they have other rows or settings."""
@@ -229,7 +232,7 @@ class _Data(NamedTuple):
         y = side.y
         if name == "response":
             y = labels.responses(y, guest.case.classes, epsilon, guest.lies)
-        mean, unit = guest.label
+        mean, unit = guest.label_scale
         exposure = None if side.exposure is None else torch.from_numpy(side.exposure).float()
         return cls(
             guest.scale(side.x),

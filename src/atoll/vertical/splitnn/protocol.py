@@ -115,6 +115,8 @@ class SplitNN(Protocol):
             )
         if name == "response" and case.task not in ("binary", "multiclass"):
             raise ConfigError(f"labels = {self.labels!r} is for classes, and task = {case.task!r} has none")
+        if self.noise:
+            spent(self.noise, 1000, 1, self.delta)  # whether there is an accountant
         if not case.hosts:
             raise ConfigError("a split network needs a host", hint="add [party.host]")
 
