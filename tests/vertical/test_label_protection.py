@@ -20,7 +20,8 @@ from atoll.vertical.protocol import Progress
 from atoll.vertical.side import Side
 from atoll.vertical.splitnn import Noise, SplitNN, attacks, auc_bound, least_noise
 from atoll.vertical.splitnn.labels import Marvell, MaxNorm, responses, truthful
-from tests.vertical.split_runs import asked, heard, learn, made, real, sides
+from atoll.vertical.splitnn.marvell import enough_noise, kl_for
+from tests.vertical.split_runs import asked, heard, learn, made, real, sides, whole
 
 # --- the optimisation -----------------------------------------------------------------------------------------------
 
@@ -99,6 +100,20 @@ def test_the_bound_is_no_bound_from_four_on() -> None:
     assert auc_bound(1) == 0.875
     assert auc_bound(4) == auc_bound(9) == 1.0
     assert auc_bound(3.999999) == pytest.approx(1.0, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(positive, positive, positive, some.floats(0.01, 0.99), some.integers(2, 64), some.floats(0.51, 0.99))
+def test_a_bound_that_is_asked_for_is_kept_with_the_least_power(
+    u: float, v: float, gap: float, p: float, d: int, bound: float
+) -> None:
+    kl = kl_for(bound)
+    assert auc_bound(kl) == pytest.approx(bound, abs=1e-9)
+    noise = enough_noise(u, v, gap, p, d, kl)
+    assert noise.kl <= kl
+    used = power(variances(noise), p, d)
+    if used > 1e-6 * (u + v):
+        assert least_noise(u, v, gap, p, d, 0.999 * used).kl > kl
 
 
 def test_normal_gradients_leak_no_more_than_the_bound() -> None:
@@ -232,7 +247,9 @@ def attacked(labels: str | None) -> dict[str, float]:
             found["direction"].append(attacks.direction_attack(g, y))
     score = asked(how, more, {"host": theirs}, played.results)
     means = {name: float(np.mean(values)) for name, values in found.items()}
-    return {**figures, **means, "auc": auc(more.y, score)}
+    norms = whole(played, "split.gradient", how, ROWS).norm(dim=2)[1:]
+    every = attacks.leak(guest.y, norms.mean(0).double().numpy())
+    return {**figures, **means, "all": every, "auc": auc(more.y, score)}
 
 
 @real
@@ -244,6 +261,11 @@ def test_marvell_brings_the_leak_from_above_0_9_to_within_its_bound() -> None:
     assert kept["norm"] < kept["leak_bound"] < 0.8
     assert kept["direction"] < kept["leak_bound"]
     assert bare["leak"] > 0.9 > 0.6 > kept["leak"]
+    assert kept["all"] < kept["leak_bound_all"]
+    assert kept["leak_bound"] < kept["leak_bound_all"]
+    asked = attacked("marvell:bound=0.65")
+    assert asked["norm"] < asked["leak_bound"] <= 0.65
+    assert asked["direction"] < 0.65
     assert kept["auc"] > 0.6
 
 

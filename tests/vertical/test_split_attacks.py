@@ -18,7 +18,7 @@ from atoll.vertical.protocol import Progress
 from atoll.vertical.side import Side
 from atoll.vertical.splitnn import SplitNN, attacks
 from atoll.vertical.splitnn.embeddings import Blur, spent
-from atoll.vertical.splitnn.nets import Scale
+from atoll.vertical.splitnn.nets import Scale, built, own_seed
 from tests.vertical.split_runs import BINARY, asked, divided, learn, real, sides, whole
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -90,6 +90,24 @@ def test_a_few_known_rows_invert_a_linear_bottom_and_noise_hides_them() -> None:
     assert attacks.explained(x, attacks.inversion(blurred[0], x, known, 0.1), known) < 0.3
 
 
+def test_first_embeddings_are_open_to_who_can_draw_the_same_weights_and_nobody_can() -> None:
+    host, h, _, _ = linear()
+    x = Scale.of(host.x)(host.x)
+
+    def solved(seed: int) -> float:
+        """What of the columns is found with the weights that a seed gives."""
+        with SplitNN().first(seed):
+            layer = built("logistic", 5, 8)
+        weight, bias = (value.detach() for value in layer.parameters())
+        guess = (h[0] - bias) @ torch.linalg.pinv(weight.T)
+        return attacks.explained(x, guess, ())
+
+    stranger = Side(np.zeros((24, 0)), (), np.zeros(24))
+    assert solved(own_seed(0, host)) > 0.9999
+    assert solved(own_seed(0, stranger)) < 0.5
+    assert solved(0) < 0.5
+
+
 # --- noise on embeddings --------------------------------------------------------------------------------------------
 
 
@@ -102,6 +120,8 @@ def test_embeddings_are_no_longer_than_the_clip_and_have_the_noise_that_is_said(
     assert float(added.std()) == pytest.approx(1.4, rel=0.02)
     assert float(added.mean()) == pytest.approx(0, abs=0.03)
     assert torch.equal(Blur(2.0, 0).noised(bound, Source().at("test")), bound)
+    _, sent, _, _ = linear(clip=0.5)
+    assert float(sent.norm(dim=2).max()) == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize(("noise", "epochs"), [(4.0, 1), (10.0, 20)])

@@ -271,6 +271,7 @@ def test_other_rows_and_other_settings_are_refused_by_name() -> None:
         ({"codec": "powersgd:2"}, "codec = 'powersgd:2'"),
         ({"labels": "marvell:0"}, "power = '0'"),
         ({"labels": "hidden"}, "unknown labels 'hidden'"),
+        ({"labels": "marvell:4,bound=0.6"}, "has a power and a bound"),
         ({"optimizer": "adm"}, "adm"),
         ({"lr": math.inf}, "lr = inf"),
     ],
