@@ -84,7 +84,7 @@ class Guest:
         return float(side.y.mean()), float(side.y.std()) or 1.0
 
     def half(self) -> Record:
-        """Networks, statistics, hosts' mean embeddings, what labels have leaked, the key of labels that may be wrong."""
+        """Networks, statistics, hosts' mean embeddings, what labels have leaked, and the key of randomised response."""
         found = Record(
             net=self.net.record(),
             scale=self.scale.record(),

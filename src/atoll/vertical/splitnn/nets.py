@@ -97,12 +97,13 @@ class Net:
         Args:
             train: the address of what it draws, (epoch, batch, step); None where it is only asked.
         """
-        self.module.train(train is not None)
+        if self.module.training != (train is not None):
+            self.module.train(train is not None)
         if train is None:
             with torch.no_grad():
                 return self.module(*inputs)  # type: ignore[no-any-return]
         epoch, batch, step = train
-        with seeds.scoped(self.seed, f"split.{batch}.{step}", epoch):
+        with seeds.scoped(self.seed, "split.step", epoch << 40 | batch << 16 | step):
             return self.module(*inputs)  # type: ignore[no-any-return]
 
     def step(self) -> None:
