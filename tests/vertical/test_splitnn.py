@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atoll import codec, compress
 from atoll.errors import CodecError, ConfigError, DataError, DivergedError
 from atoll.parties import play
-from atoll.tensors import Record, leaves
+from atoll.tensors import Record, Tensors, leaves
 from atoll.vertical.figures import auc, figures
 from atoll.vertical.protocol import Case, Progress
 from atoll.vertical.side import Side
@@ -462,6 +462,44 @@ def test_a_table_of_old_messages_gives_them_in_turn_and_weighs_them() -> None:
     assert torch.allclose(likeness([old], [new]), torch.tensor([1.0, math.sqrt(0.5), 0.0]))
 
 
+def test_rows_whose_old_messages_have_aged_count_for_less_on_both_sides() -> None:
+    """One batch, one further step with what was said of it, by hand."""
+    guest, (host,) = made(rows=32, own=0)
+    how = SplitNN(
+        bottom=fixed("linear", 1), top=fixed("deep", 9), epochs=1, local=2, cache=1,
+        optimizer="sgd", lr=30.0, width=4, batch=32,
+    )  # fmt: skip
+    played = learn({"guest": replace(how, lr=0.3), "host": how}, guest, [host])
+    x = Scale.of(host.x)(host.x)[batches(0, 0, 32, 32)[0]]
+    y = torch.from_numpy(guest.y).float()[batches(0, 0, 32, 32)[0]]  # type: ignore[arg-type]
+    said, slope = (record.x for _, _, kind, record in played.transcript.said if kind != "split.begin")
+
+    bottom = fixed("linear", 1)(3, 4)
+    solver = torch.optim.SGD(bottom.parameters(), lr=30.0)
+    bottom(x).backward(slope)
+    solver.step()
+    solver.zero_grad()
+    weight = likeness([said], [bottom(x).detach()])
+    assert int(((weight > 0) & (weight < 0.99)).sum()) > 0
+    bottom(x).backward(slope * weight[:, None])
+    solver.step()
+    assert torch.allclose(played.results["host"].net.params["weight"], bottom.weight, atol=1e-5)  # type: ignore[arg-type]
+
+    top = fixed("deep", 9)(4, 1)
+    solver = torch.optim.SGD(top.parameters(), lr=0.3)
+    losses(BINARY, top(said), y, None).mean().backward()
+    solver.step()
+    solver.zero_grad()
+    h = said.clone().requires_grad_()
+    each = losses(BINARY, top(h), y, None)
+    (now,) = torch.autograd.grad(each.mean(), h, retain_graph=True)
+    weight = likeness([slope], [now])
+    assert int(((weight > 0) & (weight < 0.99)).sum()) > 0
+    (each * weight).mean().backward()
+    solver.step()
+    assert torch.allclose(played.results["guest"].net.params["top.0.weight"], top[0].weight, atol=1e-5)  # type: ignore[index]
+
+
 @real
 def test_local_steps_learn_more_from_the_same_messages() -> None:
     guest, host = sides("breast")
@@ -492,6 +530,12 @@ def test_a_host_that_is_absent_counts_as_its_mean_embedding() -> None:
     assert np.abs(found - both).max() > 0.05
     assert guest.y is not None
     assert auc(guest.y, found) < auc(guest.y, both)
+    # The same as a host who says its mean of every row.
+    params = dict(halves["right"].net.params)
+    params["3.weight"], params["3.bias"] = torch.zeros(16, 16), halves["guest"].means["right"]
+    mean = halves["right"].replace(net=halves["right"].net.replace(params=Tensors(params)))
+    said = asked(how, guest, dict(zip(TWO.hosts, hosts, strict=True)), {**halves, "right": mean}, TWO)
+    assert np.abs(found - said).max() < 1e-6
 
 
 # --- real columns ---------------------------------------------------------------------------------------------------
