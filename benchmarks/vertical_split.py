@@ -86,9 +86,8 @@ def row(name: str, what: str, how: SplitNN) -> str:
             "host": lambda link: how.answer(link, theirs, CASE, halves["host"]),
         }
     ).results["guest"]
-    notes = ", ".join(
-        f"{key} {told[key]:.3g}" for key in ("leak", "leak_bound", "epsilon", "label_epsilon") if key in told
-    )
+    known = ("leak", "leak_bound", "leak_bound_all", "epsilon", "label_epsilon")
+    notes = ", ".join(f"{key} {told[key]:.3g}" for key in known if key in told)
     assert more.y is not None
     return (
         f"| {name} | {what} | {how.epochs} | {seconds:.3f} | {sent / 1e6:.3f} MB | {told['auc']:.4f} "

@@ -169,6 +169,19 @@ def test_epsilon_is_told_by_both_sides_and_noise_comes_from_the_operating_system
 
 
 @real
+def test_two_hundred_known_rows_give_most_of_the_columns_of_the_others_but_for_noise() -> None:
+    guest, host = (side.take(slice(0, 2000)) for side in sides("default_credit"))
+    x, known = Scale.of(host.x)(host.x), range(200)
+    found = {}
+    for name, more in {"bare": {}, "noisy": {"clip": 1.0, "noise": 1.0, "noise_seed": 1}}.items():
+        how = SplitNN(epochs=3, batch=64, **more)
+        h = whole(learn(how, guest, [host]), "split.embedding", how, 2000)
+        found[name] = attacks.explained(x, attacks.inversion(h, x, known, 1e-2), known)
+    assert found["bare"] > 0.7
+    assert found["noisy"] < 0.1
+
+
+@real
 def test_with_noise_the_model_is_still_better_than_chance() -> None:
     guest, host = sides("breast")
     assert guest.y is not None
