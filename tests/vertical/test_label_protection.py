@@ -173,6 +173,9 @@ def test_a_batch_of_one_class_is_blurred_as_the_one_before() -> None:
             shield(g, y, Source.repeatable(1).at("test"))
         added = shield(g, torch.zeros(64, dtype=torch.bool), Source.repeatable(2).at("test")) - g
         assert float(added.norm(dim=1).min()) > 0
+    assert (shield.kl() > 0, shield.last, shield.kl()) == (True, None, 0.0)
+    zero = Marvell(4.0)(torch.zeros(8, 3), torch.arange(8) < 2, Source.repeatable(1).at("test"))
+    assert float(zero.abs().max()) < 1e-100
 
 
 def test_max_norm_makes_all_gradients_as_long_as_the_longest_in_the_mean() -> None:

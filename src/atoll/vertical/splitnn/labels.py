@@ -131,7 +131,7 @@ class Marvell(Protection):
         return noise, gap / max(math.sqrt(square), 1e-300)
 
     def kl(self) -> float:
-        found, self.kls = self.kls, []
+        found, self.kls, self.last = self.kls, [], None  # each epoch begins anew, as where a run goes on
         return float(np.mean(found)) if found else 0.0
 
 
