@@ -4,9 +4,9 @@
 
 Each argument is one run: how many ids the guest has, and each host. Half of the smallest set is common to all. CPU
 seconds are those of all processes; "x bare" says how many times as long they are as the multiplications alone, 2 an id
-for two parties and k for k, timed beside them. Memory is the most that this process held, libraries included, of which
-"at first" is what they take. With `--cache` the largest host's blinded ids are kept,
-and the second of two runs is shown. `--write` stores benchmarks/results/vertical_psi.md.
+for two parties and k for k, timed beside them. Memory is the most that this process held for all parties, libraries
+included, of which "at first" is what they take; ids themselves are not counted. With `--cache` the largest host's
+blinded ids are kept, and the second of two runs is shown. `--write` stores benchmarks/results/vertical_psi.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from atoll.parties import Played, play
 from atoll.vertical.alignment import Alignment, align, curve
@@ -41,9 +43,19 @@ def cpu() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def ids(size: int, common: int, party: int) -> list[str]:
-    """Ids of which the first `common` are everybody's."""
-    return [f"c{at:012d}" for at in range(common)] + [f"{party}{at:012d}" for at in range(common, size)]
+class Ids(Sequence[str]):
+    """Ids of which the first `common` are everybody's, made when they are asked for: their memory is their owner's."""
+
+    def __init__(self, size: int, common: int, party: int) -> None:
+        self.size, self.common, self.party = size, common, party
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, at: Any) -> Any:
+        if at >= self.size:
+            raise IndexError(at)
+        return f"c{at:012d}" if at < self.common else f"{self.party}{at:012d}"
 
 
 def once(sizes: list[int], common: int, workers: int, cache: Path | None) -> Played:
@@ -53,7 +65,7 @@ def once(sizes: list[int], common: int, workers: int, cache: Path | None) -> Pla
     roles = {
         name: partial(
             align,
-            ids=ids(size, common, at),
+            ids=Ids(size, common, at),
             parties=names,
             options=Alignment(),
             cache=cache if at == largest else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import lzma
 import os
@@ -142,6 +143,47 @@ def test_breast_is_aligned_by_its_ids() -> None:
     guest, host = read("guest")[:500], read("host")[100:][::-1]
     first, second = named(aligned(guest, host), guest, host)
     assert first == second and set(first) == set(guest) & set(host) and len(first) > 300
+
+
+class Narrow:
+    """A way that holds nothing: who sends waits until it is taken."""
+
+    def __init__(
+        self, there: asyncio.Queue[tuple[bytes, bytes]], back: asyncio.Queue[tuple[bytes, bytes]]
+    ) -> None:
+        self.there, self.back = there, back
+
+    async def put(self, head: bytes, body: bytes) -> None:
+        await self.there.put((head, body))
+        await self.there.join()
+
+    async def get(self, limit: int) -> tuple[bytes, bytes]:
+        message = await self.back.get()
+        self.back.task_done()
+        return message
+
+
+@pytest.mark.parametrize("reveal", ["both", "guest", "count"])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_ways_need_no_room(count: int, reveal: Any) -> None:
+    names = NAMES[:count]
+    sets = [[f"{at}" for at in range(30) if at % (2 + party)] for party in range(count)]
+
+    async def run() -> list[Common]:
+        queues = {(a, b): asyncio.Queue[tuple[bytes, bytes]]() for a in names for b in names}
+        links = [Link(a, {b: Narrow(queues[a, b], queues[b, a]) for b in names if a != b}) for a in names]
+        options = Alignment(reveal=reveal, chunk=4)
+        samples = {"sample_ids": sets[0]}
+        async with asyncio.timeout(30):
+            return await asyncio.gather(
+                *(
+                    align(link, ids, names, options, **(samples if link is links[0] else {}))
+                    for link, ids in zip(links, sets, strict=True)
+                )
+            )
+
+    guest = asyncio.run(run())[0]
+    assert guest.ids == len(set.intersection(*map(set, sets)))
 
 
 # --- rows that repeat an id -------------------------------------------------------------------------------------------

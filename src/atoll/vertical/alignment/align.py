@@ -15,7 +15,7 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties import Link
 from atoll.tensors import Record
 from atoll.vertical.alignment import curve, kept
-from atoll.vertical.alignment.ids import Distinct, IntArray, distinct, encoded
+from atoll.vertical.alignment.ids import MOST, Distinct, IntArray, Rows, distinct, encoded
 from atoll.vertical.alignment.kept import Blinded
 from atoll.vertical.alignment.kinds import HELLO, REPEATS
 from atoll.vertical.alignment.power import Power
@@ -24,7 +24,6 @@ from atoll.vertical.alignment.ring import Places, Ring, shuffled
 __all__ = ["Alignment", "Common", "Reveal", "align"]
 
 Reveal = Literal["both", "guest", "count"]
-_MOST = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -111,12 +110,14 @@ async def align(
             if cache is not None:
                 kept.save(cache, own.digest, options.session, blinded)
         mixes = len(parties) > 2 or options.reveal == "count"
-        ring = Ring(link, parties, greeted.sizes, blinded.secret, power, mixes, options.chunk)
+        ring = Ring(link, parties, greeted.sizes, blinded.points, blinded.secret, power, mixes, options.chunk)
+        shuffle = blinded.shuffle
+        del blinded, found  # points are gone once they are sent
         find = _two if len(parties) == 2 else _several
-        count, places = await find(ring, blinded, options.reveal)
+        count, places = await find(ring, options.reveal)
     if places is None:
         return Common(None, count)
-    chosen = blinded.shuffle[places].astype(np.int64)
+    chosen = shuffle[places]
     return Common(await _rows(link, parties, own, chosen, greeted.repeats, options.reveal), count)
 
 
@@ -151,14 +152,17 @@ async def _greet(
         salt=torch.frombuffer(bytearray(salt), dtype=torch.uint8),
         kept=keeps, ids=len(own), repeated=repeated, options=said,
     )  # fmt: skip
-    for name in parties:
-        if name != link.name:
+    heard = {}
+    for at, name in enumerate(parties):  # of two the first speaks first: no way needs room
+        if at > parties.index(link.name):
             await link.send(name, HELLO, hello)
-    heard = {name: hello if name == link.name else await link.receive(name, HELLO) for name in parties}
+        heard[name] = hello if name == link.name else await link.receive(name, HELLO)
+        if at < parties.index(link.name):
+            await link.send(name, HELLO, hello)
     for name, each in heard.items():
         if each.options != said:
             raise ConfigError(f"{link.name} has {said}; {name} has {each.options}")
-        if not 0 <= each.ids < _MOST:
+        if not 0 <= each.ids <= MOST:
             raise CodecError(f"{HELLO.name} of {name}: there cannot be {each.ids} ids")
     repeats = _one([name for name, each in heard.items() if each.repeated], "sample ids")
     keeper = _one([name for name, each in heard.items() if each.kept], "a cache")
@@ -202,9 +206,9 @@ async def _blind(
 # --- which are common -------------------------------------------------------------------------------------------------
 
 
-async def _two(ring: Ring, blinded: Blinded, reveal: Reveal) -> tuple[int | None, Places | None]:
+async def _two(ring: Ring, reveal: Reveal) -> tuple[int | None, Places | None]:
     """The guest compares, and says what it found where the host is to know."""
-    keys = await ring.raised(blinded.points)
+    keys = await ring.raised()
     met = await ring.sift(keys)
     if reveal == "count":
         count, _ = await ring.tell(None if met is None else keys[met[1]], ())
@@ -215,13 +219,13 @@ async def _two(ring: Ring, blinded: Blinded, reveal: Reveal) -> tuple[int | None
         return len(met[0]), met[0]
     if reveal == "guest":
         return None, None
-    places = await ring.take_places(ring.next, len(blinded.points))
+    places = await ring.take_places(ring.next, ring.sizes[ring.at])
     return len(places), places
 
 
-async def _several(ring: Ring, blinded: Blinded, reveal: Reveal) -> tuple[int | None, Places | None]:
+async def _several(ring: Ring, reveal: Reveal) -> tuple[int | None, Places | None]:
     """Who finds the common keys tells them to all who hold a set whose owner is to know."""
-    keys = await ring.raised(blinded.points)
+    keys = await ring.raised()
     met = await ring.sift(keys)
     owners = {"both": range(ring.count), "guest": (0,), "count": ()}[reveal]
     holders = [(owner - 1) % ring.count for owner in owners]
@@ -231,20 +235,20 @@ async def _several(ring: Ring, blinded: Blinded, reveal: Reveal) -> tuple[int | 
 
 
 async def _rows(
-    link: Link, parties: Sequence[str], own: Distinct, chosen: IntArray, repeats: str | None, reveal: Reveal
+    link: Link, parties: Sequence[str], own: Distinct, chosen: Rows, repeats: str | None, reveal: Reveal
 ) -> IntArray:
     """The rows of the common ids, as often as the party has them whose ids repeat."""
     if repeats == link.name:
         if reveal == "both":
-            counts = torch.from_numpy(own.counts(chosen).astype(np.int32))
+            counts = torch.from_numpy(own.counts(chosen))
             for name in parties:
                 if name != link.name:
                     await link.send(name, REPEATS, Record(counts=counts))
-        return own.all_rows(chosen)
-    rows = own.first[chosen]
+        return own.all_rows(chosen).astype(np.int64)
+    rows = own.first[chosen].astype(np.int64)
     if repeats is None:
         return rows
     counts = (await link.receive(repeats, REPEATS)).counts.numpy()
-    if len(counts) != len(rows) or (len(counts) and counts.min() < 1):
+    if len(counts) != len(rows) or (len(counts) and counts.min() < 1) or counts.sum() > MOST:
         raise CodecError(f"{REPEATS.name} of {repeats}: it must have {len(rows)} numbers from 1")
     return np.repeat(rows, counts)

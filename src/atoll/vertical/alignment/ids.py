@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.errors import DataError
-from atoll.vertical.alignment.keys import KEY, Keys, order, starts
+from atoll.vertical.alignment.keys import KEY, Keys, order, repeated
 
-__all__ = ["Distinct", "IntArray", "distinct", "encoded", "normal"]
+__all__ = ["MOST", "Distinct", "IntArray", "Rows", "distinct", "encoded", "normal"]
 
 IntArray = NDArray[np.int64]
+Rows = NDArray[np.int32]
+
+MOST = (1 << 31) - 1
+"""Ids of a party."""
 
 _SHOWN = 3
 
@@ -31,7 +35,7 @@ def normal(text: str, fold: bool = False) -> str:
     return text.strip()
 
 
-def encoded(ids: Sequence[str], fold: bool, rows: IntArray) -> list[bytes]:
+def encoded(ids: Sequence[str], fold: bool, rows: Rows) -> list[bytes]:
     """The ids of some rows in their normal form, as UTF-8."""
     return [normal(ids[row], fold).encode() for row in rows.tolist()]
 
@@ -41,34 +45,34 @@ class Distinct:
     """Which rows there are for each distinct id.
 
     Attributes:
-        rows: all rows, those of one id together: int64 [n].
-        begin: where each id's rows begin in them, and the end: int64 [m + 1].
+        rows: all rows, those of one id together: int32 [n].
+        begin: where each id's rows begin in them, and the end: int32 [m + 1].
         digest: of all ids and their order, under no key: it stays here.
     """
 
-    rows: IntArray
-    begin: IntArray
+    rows: Rows
+    begin: Rows
     digest: bytes
 
     def __len__(self) -> int:
         return len(self.begin) - 1
 
     @property
-    def first(self) -> IntArray:
+    def first(self) -> Rows:
         """A row of each id, [m]."""
         return self.rows[self.begin[:-1]]
 
-    def counts(self, chosen: IntArray) -> IntArray:
+    def counts(self, chosen: Rows) -> Rows:
         """How many rows each of some ids has."""
-        sizes: IntArray = np.diff(self.begin)[chosen]
+        sizes: Rows = np.diff(self.begin)[chosen]
         return sizes
 
-    def all_rows(self, chosen: IntArray) -> IntArray:
+    def all_rows(self, chosen: Rows) -> Rows:
         """All rows of some ids, id after id."""
         counts = self.counts(chosen)
         ends = np.cumsum(counts)
         within = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
-        rows: IntArray = self.rows[np.repeat(self.begin[:-1][chosen], counts) + within]
+        rows: Rows = self.rows[np.repeat(self.begin[:-1][chosen], counts) + within]
         return rows
 
 
@@ -85,16 +89,18 @@ def distinct(ids: Sequence[str], fold: bool = False, sample_ids: Sequence[str] |
     """
     if sample_ids is not None and len(sample_ids) != len(ids):
         raise DataError(f"there are {len(sample_ids)} sample ids for {len(ids)} ids")
+    if len(ids) > MOST:
+        raise DataError(f"there are {len(ids)} ids, and {MOST} at most can be aligned")
     digests = _digests(ids, fold)
-    by_digest = order(digests)
-    begin = np.append(starts(digests, by_digest), len(ids))
+    by_digest: Rows = order(digests).astype(np.int32)
+    begin = np.append(np.flatnonzero(~repeated(digests, by_digest)), len(ids)).astype(np.int32)
     several = np.flatnonzero(np.diff(begin) > 1)
     if sample_ids is not None:
         for at in several:
             _sort(by_digest[begin[at] : begin[at + 1]], sample_ids)
     elif len(several):
         _refuse(ids, [by_digest[begin[at] : begin[at + 1]] for at in several])
-    return Distinct(by_digest, begin, blake2b(digests.tobytes(), digest_size=32).digest())
+    return Distinct(by_digest, begin, blake2b(digests.data, digest_size=32).digest())
 
 
 def _digests(ids: Sequence[str], fold: bool) -> Keys:
@@ -118,7 +124,7 @@ def _checked(text: Any, row: int, fold: bool) -> bytes:
     raise DataError(f"an id {problem}", hint=f"row {row}, counted from 0: leave such rows out")
 
 
-def _sort(rows: IntArray, sample_ids: Sequence[str]) -> None:
+def _sort(rows: Rows, sample_ids: Sequence[str]) -> None:
     """Put the rows of one id in the order of their sample ids."""
     named = sorted((sample_ids[row], int(row)) for row in rows)
     for (one, row), (other, next_row) in pairwise(named):

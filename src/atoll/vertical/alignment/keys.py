@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KEY", "Keys", "drawn", "meet", "order", "starts"]
+__all__ = ["KEY", "Keys", "drawn", "meet", "order", "repeated"]
 
 KEY = 16
 """Bytes of a key: the first ones of a blinded point. Two sets of n and m points of which none is in both have equal
@@ -27,31 +28,29 @@ def order(keys: Keys) -> NDArray[np.int64]:
     return np.lexsort((low, high)).astype(np.int64, copy=False)
 
 
-def starts(keys: Keys, by_key: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in that order another key begins."""
-    high, low = (half[by_key] for half in _halves(keys))
-    new = np.ones(len(keys), bool)
-    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return np.flatnonzero(new)
+def repeated(keys: Keys, by_key: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Whether the key at each place of that order is the one before: bool [n]."""
+    same = np.zeros(len(keys), bool)
+    same[1:] = True
+    for half in _halves(keys):
+        values = half[by_key]
+        same[1:] &= values[1:] == values[:-1]
+    return same
 
 
-def meet(one: Keys, other: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def meet(one: Keys, other: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Where the keys that are in both stand in each, in the order of the keys.
 
     Raises ValueError where a key is twice in one of them.
     """
     both = np.concatenate([one, other])
     by_key = order(both)
-    begin = np.append(starts(both, by_key), len(both))
-    size = np.diff(begin)
-    pairs = begin[:-1][size == 2]
-    first, second = (
-        by_key[pairs],
-        by_key[pairs + 1] - len(one),
-    )  # equal ones as they stand: first that of `one`
-    if (size > 2).any() or (first >= len(one)).any() or (second < 0).any():
+    second = repeated(both, by_key)
+    at = np.flatnonzero(second)
+    first, last = by_key[at - 1], by_key[at] - len(one)  # equal ones as they stand: first that of `one`
+    if (second[1:] & second[:-1]).any() or (first >= len(one)).any() or (last < 0).any():
         raise ValueError("a key is there twice")
-    return first, second
+    return first.astype(np.int32), last.astype(np.int32)
 
 
 def _halves(keys: Keys) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

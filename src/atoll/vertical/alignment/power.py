@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atoll.errors import RunError
 from atoll.vertical.alignment import curve
 
 __all__ = ["Points", "Power"]
@@ -25,12 +28,13 @@ class Power:
     """Blinds and raises.
 
     Args:
-        workers: processes besides this one, which are started afresh; 1 for none.
+        workers: processes besides this one, forked where that is safe and else started afresh; 1 for none.
     """
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else None
+        way = "fork" if sys.platform == "linux" else "spawn"
+        self._pool = ProcessPoolExecutor(workers, get_context(way)) if workers > 1 else None
 
     def __enter__(self) -> Power:
         return self
@@ -63,10 +67,15 @@ class Power:
         else:
             size = max(_PIECE, -(-count // self.workers))
             loop = asyncio.get_running_loop()
-            done = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._pool, function, *taken(low, min(low + size, count)))
-                    for low in range(0, count, size)
-                )
-            )
+            work = [
+                loop.run_in_executor(self._pool, function, *taken(low, min(low + size, count)))
+                for low in range(0, count, size)
+            ]
+            try:
+                done = await asyncio.gather(*work)
+            except BrokenProcessPool:
+                raise RunError(
+                    "a process that computes points has ended early",
+                    hint="was there too little memory? workers = 1 needs no process",
+                ) from None
         return np.frombuffer(b"".join(done), np.uint8).reshape(-1, curve.BYTES)

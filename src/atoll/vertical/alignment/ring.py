@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from atoll.errors import CodecError
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
+from atoll.vertical.alignment import curve
 from atoll.vertical.alignment.keys import KEY, Keys, drawn, meet, order
 from atoll.vertical.alignment.kinds import BLINDED, CIPHER, COMMON, COUNT, PLACES, SIFTED
 from atoll.vertical.alignment.power import Points, Power
@@ -37,17 +38,18 @@ class Ring:
     Args:
         parties: all names in their order, the guest first.
         sizes: how many ids each has.
+        held: this party's points under its secret; later whatever set lies here.
         secret: this party's.
         mixes: whether sets are shuffled on their way.
         chunk: most points of a message.
     """
 
     def __init__(
-        self, link: Link, parties: Sequence[str], sizes: Sequence[int], secret: bytes, power: Power,
+        self, link: Link, parties: Sequence[str], sizes: Sequence[int], held: Points, secret: bytes, power: Power,
         mixes: bool, chunk: int,
     ) -> None:  # fmt: skip
         self.link, self.parties, self.sizes = link, tuple(parties), tuple(sizes)
-        self.secret, self.power, self.mixes, self.chunk = secret, power, mixes, chunk
+        self.held, self.secret, self.power, self.mixes, self.chunk = held, secret, power, mixes, chunk
         self.count, self.at = len(parties), self.parties.index(link.name)
         self.next = self.parties[(self.at + 1) % self.count]
         self.previous = self.parties[self.at - 1]
@@ -56,36 +58,39 @@ class Ring:
 
     # --- all secrets --------------------------------------------------------------------------------------------
 
-    async def raised(self, own: Points) -> Keys:
-        """Keys under all secrets of the set of the next party, from this party's set under its own secret."""
-        held = own
+    async def raised(self) -> Keys:
+        """Keys under all secrets of the set of the next party."""
         for step in range(1, self.count):
             owner = (self.at - step) % self.count
-            came = await self._swap(held, self.sizes[owner])
+            came = await self._swap(self.sizes[owner], KEY if step == self.count - 1 else curve.BYTES)
             if self.mixes:
                 self.shuffles[owner] = shuffled(len(came))
                 came = came[self.shuffles[owner]]
-            held = came
-        return np.ascontiguousarray(held[:, :KEY])
+            self.held = came
+        keys, self.held = self.held, self.held[:0]
+        return keys
 
-    async def _swap(self, out: Points, due: int) -> Points:
-        """Send a set on, chunk by chunk, while the next one comes, which is raised.
+    async def _swap(self, due: int, width: int) -> Points:
+        """Send the set that lies here on, chunk by chunk, while the next one comes, which is raised.
 
-        One party sends first, all others receive first: nobody waits for room on a full way.
+        One party sends first, all others receive first: no way needs room for what nobody has taken yet.
+
+        Args:
+            due: points that come.
+            width: bytes of each that are kept.
         """
-        came = np.empty((due, 32), np.uint8)
-        for low in range(0, max(len(out), due), self.chunk):
+        came = np.empty((due, width), np.uint8)
+        for low in range(0, max(len(self.held), due), self.chunk):
             high = min(low + self.chunk, due)
-            mine = out[low : low + self.chunk]
+            mine, points = self.held[low : low + self.chunk], came[:0]
             if self.at == 0:
                 await self._give(self.next, BLINDED, mine)
-            points = came[:0]
             if low < due:
                 points = await self._take(self.previous, BLINDED, high - low)
             if self.at != 0:
                 await self._give(self.next, BLINDED, mine)
             if low < due:
-                came[low:high] = await self._raise(points)
+                came[low:high] = (await self._raise(points))[:, :width]
         return came
 
     async def _raise(self, points: Points) -> Points:
@@ -120,7 +125,7 @@ class Ring:
         except ValueError:
             raise CodecError("a point is twice in a blinded set, or in what is left of one") from None
         if self.at == self.count - 2:
-            return theirs.astype(np.int32), places.astype(np.int32)
+            return theirs, places
         left = np.concatenate([keys[places], drawn(len(came) - len(places))])
         await self.give(self.next, SIFTED, left[order(left)])
         return None
@@ -152,10 +157,10 @@ class Ring:
         try:
             at, places = meet(common, keys)
         except ValueError:
-            at, places = np.zeros(0, np.int64), np.zeros(0, np.int64)
+            at, places = np.zeros(0, np.int32), np.zeros(0, np.int32)
         if len(at) != len(common) or not np.array_equal(at, np.arange(len(at))):
             raise CodecError(f"{COMMON.name} of {self.parties[-2]}: not all of it is in this party's set")
-        return places.astype(np.int32)
+        return places
 
     async def home(self, places: Places | None, owners: Sequence[int]) -> Places | None:
         """Places in sets as they lie at the end of their way become places in sets as their owners know them.

@@ -21,6 +21,7 @@ from atoll.vertical.side import FloatArray, Side
 from atoll.vertical.splitnn import labels
 from atoll.vertical.splitnn.embeddings import key_of
 from atoll.vertical.splitnn.losses import losses, outputs, predicted
+from atoll.vertical.splitnn.marvell import auc_bound
 from atoll.vertical.splitnn.messages import BEGIN, Wire
 from atoll.vertical.splitnn.nets import Guest as Module
 from atoll.vertical.splitnn.nets import Net, Scale, built, own_seed
@@ -54,12 +55,13 @@ class Guest:
         seed = own_seed(case.seed, side)
         self.net = Net(self._module(len(self.scale.mean), seed), how.optimizer, how.lr, seed)
         self.means = Tensors({host: torch.zeros(how.width) for host in case.hosts})
-        self.label = self._label_scale(side) if half is None else (half.mean, half.unit)
+        self.kls = Tensors({host: torch.zeros((), dtype=torch.float64) for host in case.hosts})
+        self.label_scale = self._label_scale(side) if half is None else (half.mean, half.unit)
         self.source = key_of(how.noise_seed)
         self.lies = Source(bytes(half.key.tolist())) if half is not None and "key" in half else self.source
         if half is not None:
             self.net.load(half.net)
-            self.means = half.means
+            self.means, self.kls = half.means, half.kls
         self.wire = Wire.of(how.codec)
         self.shields = {host: labels.noise_for(how.labels) for host in case.hosts}
         self.stale = Workset(how.cache, how.local - 1)
@@ -82,13 +84,14 @@ class Guest:
         return float(side.y.mean()), float(side.y.std()) or 1.0
 
     def half(self) -> Record:
-        """Networks, statistics, mean embeddings of hosts, and the key of labels that may be wrong."""
+        """Networks, statistics, hosts' mean embeddings, what labels have leaked, and the key of randomised response."""
         found = Record(
             net=self.net.record(),
             scale=self.scale.record(),
             means=self.means.map(torch.clone),
-            mean=self.label[0],
-            unit=self.label[1],
+            kls=self.kls,
+            mean=self.label_scale[0],
+            unit=self.label_scale[1],
         )
         if labels.read(self.how.labels)[0] != "response":
             return found
@@ -103,6 +106,9 @@ class Guest:
         """
         if side.y is None:
             raise DataError(f"{self.link.name} has no label", hint="the guest is who has it")
+        if self.hosts != self.case.hosts:
+            absent = ", ".join(sorted(set(self.case.hosts) - set(self.hosts)))
+            raise ConfigError(f"{absent} is not there", hint="hosts may be absent when scores are asked for")
         how, rows = self.how, _Data.of(self, side)
         await self._begin(len(side))
         for epoch in range(progress.number, how.epochs):
@@ -111,7 +117,8 @@ class Guest:
             for number, batch in enumerate(batches(self.case.seed, epoch, len(side), how.batch)):
                 await self._exchange(rows, batch, (epoch, number), told)
             self.means = Tensors({**self.means, **told.means()})
-            progress.tell(epoch + 1, self.half(), self._figures(told, side.y, epoch + 1))
+            figures = self._figures(told, side.y, epoch + 1)
+            progress.tell(epoch + 1, self.half(), figures)
         return self.half()
 
     async def _exchange(self, data: _Data, rows: Rows, at: tuple[int, int], told: _Epoch) -> None:
@@ -174,11 +181,24 @@ class Guest:
             found["auc"] = auc(y[order], torch.cat(told.scores).squeeze(1).numpy())
             if told.leaks:
                 found["leak"] = 0.5 + abs(float(np.mean(told.leaks)) - 0.5)
-        for shield in self.shields.values():
-            for name, value in (shield.figures() if shield is not None else {}).items():
-                found[name] = max(found.get(name, 0.0), value)
+        found.update(self._bounds())
         found.update(self.how.privacy(len(y), epochs))
         return found
+
+    def _bounds(self) -> dict[str, float]:
+        """What no guess of labels exceeds in AUC, at the host with the most: by an epoch's messages, and by all so far.
+
+        Noise is new in each epoch, so that the KL of what a host has of a row adds up.
+        """
+        each = {host: shield.kl() for host, shield in self.shields.items() if shield is not None}
+        kls = {host: kl for host, kl in each.items() if kl is not None}
+        if not kls:
+            return {}
+        self.kls = Tensors({host: total + kls.get(host, 0.0) for host, total in self.kls.items()})
+        return {
+            "leak_bound": auc_bound(max(kls.values())),
+            "leak_bound_all": auc_bound(max(float(total) for total in self.kls.values())),
+        }
 
     # --- predicting ---------------------------------------------------------------------------------------------
 
@@ -196,7 +216,7 @@ class Guest:
                 for host in self.case.hosts
             ]
             found.append(self.net(x[rows], said))
-        return predicted(self.case, torch.cat(found), self.label, side.exposure)
+        return predicted(self.case, torch.cat(found), self.label_scale, side.exposure)
 
     async def _begin(self, rows: int) -> None:
         """Hosts come in.  Raises DataError or ConfigError where they have other rows or settings."""
@@ -225,11 +245,11 @@ class _Data(NamedTuple):
     @classmethod
     def of(cls, guest: Guest, side: Side) -> _Data:
         assert side.y is not None
-        name, epsilon = labels.read(guest.how.labels)
+        name, given = labels.read(guest.how.labels)
         y = side.y
         if name == "response":
-            y = labels.responses(y, guest.case.classes, epsilon, guest.lies)
-        mean, unit = guest.label
+            y = labels.responses(y, guest.case.classes, given["epsilon"], guest.lies)
+        mean, unit = guest.label_scale
         exposure = None if side.exposure is None else torch.from_numpy(side.exposure).float()
         return cls(
             guest.scale(side.x),

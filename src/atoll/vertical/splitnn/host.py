@@ -39,7 +39,7 @@ class Host:
         seed = own_seed(case.seed, side)
         self.scale = Scale.of(side.x) if half is None else Scale(half.scale.mean, half.scale.unit)
         with how.first(seed):
-            module = built(how.bottom, side.x.shape[1], how.width)
+            module = built(how.bottom, len(self.scale.mean), how.width)
         self.net = Net(module, how.optimizer, how.lr, seed)
         if half is not None:
             self.net.load(half.net)

@@ -5,34 +5,42 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atoll import spec
+from atoll.errors import ConfigError
 from atoll.privacy.mechanisms.continuous import normal
 from atoll.privacy.source import Draws, Source
 from atoll.vertical.side import FloatArray
-from atoll.vertical.splitnn.marvell import Noise, auc_bound, least_noise
+from atoll.vertical.splitnn.marvell import Noise, enough_noise, kl_for, least_noise
 
 __all__ = ["Marvell", "MaxNorm", "Protection", "noise_for", "responses", "truthful"]
 
 _KNOWN: dict[str, tuple[spec.Parameter, ...]] = {
     "max_norm": (),
-    "marvell": (spec.number("power", above=0, below=math.inf, optional=True),),
+    "marvell": (
+        spec.number("power", above=0, below=math.inf, optional=True),
+        spec.number("bound", above=0.5, below=1, optional=True),
+    ),
     "response": (spec.number("epsilon", above=0, below=math.inf),),
 }
 
 
-def read(text: str | None) -> tuple[str | None, float]:
-    """The name and the number of a text: "max_norm", "marvell:4", "response:1".  Raises ConfigError."""
+def read(text: str | None) -> tuple[str | None, dict[str, float]]:
+    """The name and the numbers of a text: "max_norm", "marvell:4", "marvell:bound=0.65", "response:1".
+
+    Raises ConfigError.
+    """
     if text is None:
-        return None, 0.0
+        return None, {}
     call = spec.parse(text, "labels")
-    given: dict[str, Any] = call.read(_KNOWN)
-    return call.name, float(given.get("power", given.get("epsilon", 4.0)))
+    given = call.read(_KNOWN)
+    if len(given) > 1:
+        raise ConfigError(f"labels = {text!r} has a power and a bound", hint="one follows from the other")
+    return call.name, given
 
 
 class Protection(ABC):
@@ -47,9 +55,9 @@ class Protection(ABC):
             positive: whether a row is, bool [b].
         """
 
-    def figures(self) -> dict[str, float]:
-        """What to show of the epoch that ended."""
-        return {}
+    def kl(self) -> float | None:
+        """Mean KL of the messages of the epoch that ended; None where nothing is known of it."""
+        return None
 
 
 @dataclass
@@ -76,18 +84,23 @@ class Marvell(Protection):
 
     A batch of one class gets noise of the last that had both, since its absence would tell; before there was one, the
     same power in all directions, of the mean gradient.
+
+    Args:
+        power: of the noise.
+        bound: in its place, the AUC that no guess by the gradients of one batch is to exceed.
     """
 
-    power: float
+    power: float = 4.0
+    bound: float | None = None
     last: tuple[Noise, Tensor] | None = None
-    bounds: list[float] = field(default_factory=list)
+    kls: list[float] = field(default_factory=list)
 
     def __call__(self, g: Tensor, positive: Tensor, draws: Draws) -> Tensor:
         wide = g.double()
         count = int(positive.sum())
         if 0 < count < len(g):
             self.last = self._fitted(wide, positive, count / len(g))
-            self.bounds.append(auc_bound(self.last[0].kl))
+            self.kls.append(self.last[0].kl)
         across, along = _normal(draws, tuple(g.shape)), _normal(draws, (len(g),))
         if self.last is None:
             size = wide.mean(0).norm() * math.sqrt(self.power / g.shape[1])
@@ -111,21 +124,23 @@ class Marvell(Protection):
         )
         gap = means[1] - means[0]
         square = float(gap.square().sum())
-        noise = least_noise(u, v, square, share, g.shape[1], self.power * square)
+        if self.bound is None:
+            noise = least_noise(u, v, square, share, g.shape[1], self.power * square)
+        else:
+            noise = enough_noise(u, v, square, share, g.shape[1], kl_for(self.bound))
         return noise, gap / max(math.sqrt(square), 1e-300)
 
-    def figures(self) -> dict[str, float]:
-        """`leak_bound`: the mean over batches of what no guess of labels exceeds in AUC."""
-        found, self.bounds = self.bounds, []
-        return {"leak_bound": float(np.mean(found))} if found else {}
+    def kl(self) -> float:
+        found, self.kls, self.last = self.kls, [], None  # each epoch begins anew, as where a run goes on
+        return float(np.mean(found)) if found else 0.0
 
 
 def noise_for(text: str | None) -> Protection | None:
     """The protection of a text, anew for each host."""
-    name, power = read(text)
+    name, given = read(text)
     if name == "max_norm":
         return MaxNorm()
-    return Marvell(power) if name == "marvell" else None
+    return Marvell(given.get("power", 4.0), given.get("bound")) if name == "marvell" else None
 
 
 def truthful(epsilon: float, classes: int) -> float:

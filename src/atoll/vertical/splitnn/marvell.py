@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Noise", "auc_bound", "least_noise"]
+__all__ = ["Noise", "auc_bound", "enough_noise", "kl_for", "least_noise"]
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _STEPS = 60  # the interval shrinks by 3e-13
@@ -70,6 +70,31 @@ def least_noise(u: float, v: float, gap: float, p: float, d: int, power: float) 
         across=(max(b - problem.u, 0.0), 0.0),
         kl=max(f / 2 - d, 0.0),
     )
+
+
+def kl_for(bound: float) -> float:
+    """The KL at which `auc_bound` is this, between 1/2 and 1."""
+    return (2 - math.sqrt(8 - 8 * bound)) ** 2
+
+
+def enough_noise(u: float, v: float, gap: float, p: float, d: int, kl: float) -> Noise:
+    """The noise of the least power that leaves no more than this KL, to a part in 10^6; as `least_noise`.
+
+    The KL falls with the power, so that halving intervals of its logarithm finds it.
+    """
+    low, high = 0.0, max(gap, u, v) or 1e-300
+    if (found := least_noise(u, v, gap, p, d, 0.0)).kl <= kl:
+        return found
+    while (found := least_noise(u, v, gap, p, d, high)).kl > kl:
+        low, high = high, 4 * high
+    while high - low > 1e-6 * high:
+        middle = math.sqrt(low * high) if low > 1e-9 * high else high / 16
+        trial = least_noise(u, v, gap, p, d, middle)
+        if trial.kl > kl:
+            low = middle
+        else:
+            high, found = middle, trial
+    return found
 
 
 @dataclass(frozen=True)

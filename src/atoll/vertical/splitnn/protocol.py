@@ -46,8 +46,8 @@ class SplitNN(Protocol):
         clip: C, the most length of an embedding.
         noise: deviation of the noise on each number of an embedding, in clips.
         delta: that epsilon is told at; rows^-1.1 where none is given.
-        labels: how labels are kept from hosts: max_norm; marvell:POWER (noise of so many |D|^2, 4), Li et al. 2022;
-            response:EPSILON, randomised response.
+        labels: how labels are kept from hosts: max_norm; marvell:POWER (noise of so many |D|^2, 4) or
+            marvell:bound=AUC, Li et al. 2022; response:EPSILON, randomised response.
         drop: the share of a host's embeddings that the guest takes for absent in training.
         noise_seed: of all noise, for experiments; None takes it from the operating system.
     """
@@ -115,6 +115,8 @@ class SplitNN(Protocol):
             )
         if name == "response" and case.task not in ("binary", "multiclass"):
             raise ConfigError(f"labels = {self.labels!r} is for classes, and task = {case.task!r} has none")
+        if self.noise:
+            spent(self.noise, 1000, 1, self.delta)  # whether there is an accountant
         if not case.hosts:
             raise ConfigError("a split network needs a host", hint="add [party.host]")
 
@@ -134,9 +136,9 @@ class SplitNN(Protocol):
         found = {}
         if self.noise:
             found["epsilon"] = spent(self.noise, rows, epochs, self.delta)
-        name, epsilon = labels.read(self.labels)
+        name, given = labels.read(self.labels)
         if name == "response":
-            found["label_epsilon"] = epsilon
+            found["label_epsilon"] = given["epsilon"]
         return found
 
     def _require(self, name: str, holds: bool, problem: str, hint: str | None = None) -> None:
