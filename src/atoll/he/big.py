@@ -186,6 +186,4 @@ def refused(plain: Octets, what: str) -> Octets:
 
 def vector(values: Sequence[mpz]) -> Vector:
     """Numbers as an array of objects [n]."""
-    made = np.empty(len(values), object)
-    made[:] = values
-    return made
+    return np.fromiter(values, object, len(values))

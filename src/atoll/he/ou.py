@@ -20,12 +20,12 @@ from atoll.errors import CodecError
 from atoll.he.big import Big, in_range, read_numbers, refused, vector
 from atoll.he.forked import shared
 from atoll.he.layout import Octets, octets
-from atoll.he.powers import Powers, random_below, random_digits, random_prime
+from atoll.he.powers import Lifted, Powers, random_below, random_digits, random_prime
 from atoll.he.scheme import Plain, SecretHE, Vector
 
 __all__ = ["OU", "OUSecret"]
 
-_WINDOW = 12
+_WINDOW = 11
 _FORK = 200
 
 
@@ -65,7 +65,8 @@ class OUSecret(SecretHE):
     """With p and q, g^m can be left to (1 + m k) with k = 0 modulo pq, and h^r be reckoned modulo p^2 and q apart.
 
     g is the product of a part of order p and one that lies in the group of encryptions of 0; the latter's powers are
-    hidden by h^r as well as they would be part of it, so E(m) = (1 + m k) h^r has the same distribution.
+    hidden by h^r as well as they would be part of it, so E(m) = (1 + m k) h^r has the same distribution. Modulo p^2,
+    1 + m k = 1 + p m (k / p), and m (k / p) joins the sum of `Lifted`.
     """
 
     public: OU
@@ -79,7 +80,8 @@ class OUSecret(SecretHE):
         self._k = p * q * (gmpy2.invert(q * (p - 1), p) * self._log(g) % p)
         self._join = gmpy2.invert(self._pp, q)
         count = -(-self.public.short // _WINDOW)
-        self._tables = [Powers(self.public.h % modulus, modulus, count, _WINDOW) for modulus in (self._pp, q)]
+        self._lifted = Lifted(self.public.h % self._pp, p, count, _WINDOW)
+        self._powers = Powers(self.public.h % q, q, count, _WINDOW)
 
     @classmethod
     def generate(cls, bits: int, workers: int = 1) -> Self:
@@ -104,8 +106,7 @@ class OUSecret(SecretHE):
         return self._hidden(self.public.checked(plain, True), True)
 
     def _hidden(self, plain: Octets, signed: bool) -> Vector:
-        for table in self._tables:
-            _ = table.tables  # before processes are forked
+        _ = self._lifted.tables, self._powers.tables  # before processes are forked
 
         def work(a: int, b: int) -> Octets:
             return self.public.to_bytes(vector(self._encrypt(read_numbers(plain[a:b], signed))))
@@ -113,13 +114,14 @@ class OUSecret(SecretHE):
         return vector(read_numbers(shared(work, len(plain), self.public.workers, _FORK)))
 
     def _encrypt(self, plain: list[mpz]) -> list[mpz]:
-        digits = random_digits(self._tables[0].digits, _WINDOW, len(plain))
-        low, high = (table(digits) for table in self._tables)
-        n, pp, q, k, join = self.public.modulus, self._pp, self._q, self._k, self._join
-        return [
-            (x + pp * ((y - x) * join % q)) * (1 + m * k) % n
-            for x, y, m in zip(low, high, plain, strict=True)
+        digits = random_digits(self._powers.digits, _WINDOW, len(plain))
+        p, q, pp, k, join = self._p, self._q, self._pp, self._k // (self._p * self._q) * self._q, self._join
+        low = [
+            each * (1 + p * ((lift + m * k) % p)) % pp
+            for (each, lift), m in zip(self._lifted(digits), plain, strict=True)
         ]
+        high = self._powers(digits)
+        return [x + pp * ((y - x) * join % q) for x, y in zip(low, high, strict=True)]
 
     def decrypt(self, c: Vector, bits: int, what: str) -> Octets:
         p, back = self._p, self._back

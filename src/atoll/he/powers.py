@@ -11,7 +11,7 @@ import numpy as np
 from gmpy2 import mpz
 from numpy.typing import NDArray
 
-__all__ = ["Powers", "random_digits"]
+__all__ = ["Lifted", "Powers", "random_below", "random_digits", "random_prime"]
 
 
 class Powers:
@@ -45,6 +45,41 @@ class Powers:
         for table, row in rest:
             found = [each * table[digit] % modulus for each, digit in zip(found, row, strict=True)]
         return found
+
+
+class Lifted:
+    """The same modulo p^2, for a base whose order divides p - 1: half the work of `Powers`.
+
+    An element x of that group is u (1 + p k) with u = x mod p and k = (x - u) / (p u) mod p. A product of several is
+    the product of their u, which are half as long, times 1 + p times the sum of their k.
+    """
+
+    def __init__(self, base: mpz, p: mpz, digits: int, window: int) -> None:
+        self.base, self.p, self.digits, self.window = base, p, digits, window
+
+    @cached_property
+    def tables(self) -> list[tuple[list[mpz], list[mpz]]]:
+        """u and k: [digits][2][2^window]."""
+        p, made = self.p, []
+        for row in Powers(self.base, p * p, self.digits, self.window).tables:
+            inverse, step = mpz(1), gmpy2.invert(row[1], p)
+            units, lifts = [], []
+            for each in row:
+                high, unit = gmpy2.f_divmod(each, p)
+                units.append(unit)
+                lifts.append(high * inverse % p)
+                inverse = inverse * step % p
+            made.append((units, lifts))
+        return made
+
+    def __call__(self, digits: NDArray[np.uint16]) -> list[tuple[mpz, mpz]]:
+        """For each column of digits [digits, n] a power as u modulo p^2 and the sum of k, not reduced."""
+        square = self.p * self.p
+        units, lifts = [mpz(1)] * digits.shape[1], [mpz(0)] * digits.shape[1]
+        for (unit, lift), row in zip(self.tables, digits.tolist(), strict=True):
+            units = [each * unit[digit] % square for each, digit in zip(units, row, strict=True)]
+            lifts = [each + lift[digit] for each, digit in zip(lifts, row, strict=True)]
+        return list(zip(units, lifts, strict=True))
 
 
 def random_digits(digits: int, window: int, count: int) -> NDArray[np.uint16]:

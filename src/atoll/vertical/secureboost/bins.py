@@ -101,7 +101,7 @@ class Bins:
         self._cell: list[int] = []
         self._depth: list[int] = []
         base, more, found = [], [], []
-        entries = []
+        entries: list[tuple[Indices, Indices]] = []
         for column in range(x.shape[1]):
             cuts = thresholds(x[:, column], bins)
             code = np.searchsorted(cuts, x[:, column], side="left")
@@ -128,6 +128,7 @@ class Bins:
         self._chain = np.array(self._cell, np.int64), np.array(self._previous, np.int64)
         depth = np.array(self._depth, np.int64)
         self._steps = [np.flatnonzero(depth == at) for at in range(1, depth.max(initial=0) + 1)]
+        self._entries = entries
         none = np.zeros(0, np.int64)
         self.rows, self.cell = (
             np.concatenate([part[at] for part in entries]) if entries else none for at in (0, 1)
@@ -164,6 +165,10 @@ class Bins:
             self._depth.append(depth)
             made.append(len(self._cell) - 1)
         return made
+
+    def by_column(self) -> list[tuple[Indices, Indices]]:
+        """`rows` and `cell` of each column that can be split."""
+        return self._entries
 
     def sums(self, cells: NDArray[Any], add: Callable[[Any, Any], Any]) -> NDArray[Any]:
         """Sums inside each split of sums by bin: [nodes, cells, ...] -> [nodes, splits, ...]."""

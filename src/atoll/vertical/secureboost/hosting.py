@@ -16,6 +16,7 @@ from atoll.tensors import Record
 from atoll.vertical.protocol import Case, Progress
 from atoll.vertical.secureboost import messages
 from atoll.vertical.secureboost.bins import Bins, Splits
+from atoll.vertical.secureboost.patterns import Patterns
 from atoll.vertical.secureboost.records import as_array, as_tensor, packed_bits, unpacked_bits
 from atoll.vertical.side import FloatArray, Side
 
@@ -70,6 +71,7 @@ class _Host:
         digest = hashlib.sha256(np.ascontiguousarray(side.x).tobytes()).digest()
         self.secret = int.from_bytes(digest[:8], "little") ^ case.seed
         self.public: AdditiveHE
+        self.patterns: Patterns | None = None
 
     def half(self) -> Record:
         """This host's half of the model."""
@@ -139,8 +141,7 @@ class _Host:
         public, count = self.public, len(built)
         where = np.full(int(slot.max(initial=-1)) + 2, -1, np.int64)  # the last for rows in no node
         where[built] = np.arange(count)
-        rows, keys = self.bins.keys(np.where(place >= 0, where[slot], -1))
-        cells = public.sum_by_bins(c, place[rows], keys, count * self.bins.cells)
+        cells = self._cells(c, place, np.where(place >= 0, where[slot], -1), count)
         cells = cells.reshape(count, self.bins.cells, *cells.shape[1:])
         sums = self.bins.sums(cells, public.add)[:, order]
         packed = public.pack(sums.reshape(count * len(order), *sums.shape[2:]), self.layout.bits)
@@ -154,6 +155,15 @@ class _Host:
             messages.under(public),
             messages.count(public, blob),
         )
+
+    def _cells(self, c: Vector, place: NDArray[np.int64], slot: NDArray[np.int64], count: int) -> Vector:
+        """Sums by node and bin."""
+        if self.public.scheme == "none":  # an addition costs less than to save it
+            rows, keys = self.bins.keys(slot)
+            return self.public.sum_by_bins(c, place[rows], keys, count * self.bins.cells)
+        if self.patterns is None:
+            self.patterns = Patterns(self.bins)
+        return self.patterns.sums(self.public, c, place, slot, count)
 
     async def _split(self, slot: NDArray[np.int64], order: NDArray[Any]) -> None:
         """Keep the splits that the guest chose, and say which rows are inside."""
