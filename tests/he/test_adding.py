@@ -106,7 +106,7 @@ def test_signed_columns_side_by_side_come_back_from_sums(scheme: str, rows: int,
         np.array(data.draw(st.lists(st.integers(low, 1 << 20), min_size=rows, max_size=rows)))
         for low in layout.least
     ]
-    c = secret.encrypt_signed(layout.join(columns))
+    c = public.from_bytes(secret.seal(layout.join(columns)), "test.pairs")
     total = public.sum_by_bins(c, np.arange(rows), np.zeros(rows, np.int64), 1)
     plain = secret.decrypt(public.add_plain(total, layout.lift), layout.bits, "test.sums")
     assert [int(column[0]) for column in layout.split(plain)] == [int(column.sum()) for column in columns]
@@ -134,11 +134,12 @@ def test_sums_are_exact_at_the_most_rows_that_fit_and_refused_above(scheme: str)
         low, high = (middle, high) if fits(middle) else (low, middle)
     most = layout(low)
     for column in (-top, top):
-        each = secret.encrypt_signed(most.join([np.array([column]), np.array([top]), np.array([top])]))
+        plain = most.join([np.array([column]), np.array([top]), np.array([top])])
+        each = public.from_bytes(secret.seal(plain), "test.pairs")
         total = public.mul_plain(public.add_plain(each, most.lift // low), low)  # `low` equal rows
         packed = public.pack(np.concatenate([total] * public.per(most.bits)), most.bits)
-        plain = secret.decrypt(packed, most.bits * public.per(most.bits), "test.sums")
-        for found, due in zip(most.split(plain), (column, top, top), strict=True):
+        found_at = secret.decrypt(packed, most.bits * public.per(most.bits), "test.sums")
+        for found, due in zip(most.split(found_at), (column, top, top), strict=True):
             assert found.tolist() == [due * low] * public.per(most.bits)
     with pytest.raises(ConfigError, match=r"more than 56 bits|need \d+"):
         layout(high).fits(public.capacity, public.name)
@@ -155,7 +156,7 @@ def test_a_plaintext_without_room_is_refused_before_anything_is_encrypted(scheme
         with pytest.raises(ConfigError, match="negative"):
             half.encrypt([-1])
     with pytest.raises(ConfigError, match="one is longer"):
-        secret.encrypt_signed(octets([room], public.width + 1))
+        secret.seal(octets([room], public.width + 1))
     with pytest.raises(ConfigError, match="not between"):
         Layout((0,), (5,), 3).join([np.array([6])])
 

@@ -407,7 +407,7 @@ def test_bytes_are_those_of_the_formula() -> None:
     assert built[0] == 1
     assert max(built) <= 2
     assert said["boost.pairs"] == 3 * 150 * 256
-    slot = 8 * 2 * 5  # g: 150 * 2^31 and h: 150 * 2^30, each in 5 bytes
+    slot = 8 * (5 + 4)  # g: 150 * 2^25 in 5 bytes, h: 150 * 2^24 in 4
     assert said["boost.sums"] == sum(-(-k * splits // (682 // slot)) for k in built) * 256
     assert said["boost.nodes"] == sum(2 * len(r.node) + 8 * len(r.built) for r in nodes)
     assert said["boost.tree"] == 3 * 8
@@ -531,8 +531,8 @@ def test_settings_and_rows_that_do_not_fit_are_refused() -> None:
 
 def test_headroom_is_looked_at_before_anything_is_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = made(40)
-    monkeypatch.setattr(growing.he, "keygen", lambda *_: Open(64))
-    with pytest.raises(ConfigError, match=r"plaintexts of 64 bits, and sums over 40 rows need 80"):
+    monkeypatch.setattr(growing.he, "keygen", lambda *_: Open(32))
+    with pytest.raises(ConfigError, match=r"plaintexts of 32 bits, and sums over 40 rows need 64"):
         fit(SecureBoost(trees=1), sides, case_of(sides))
 
 

@@ -24,7 +24,7 @@ from atoll.he.powers import Powers, random_digits
 __all__ = ["Big", "in_range", "read_numbers", "refused", "vector"]
 
 _WINDOW = 8
-_FORK = 4000  # products below which a process is not worth its start
+_FORK = 10_000  # products below which a process is not worth its start
 
 
 class Big(AdditiveHE):
@@ -70,7 +70,7 @@ class Big(AdditiveHE):
             hidden = zip(self.message(plain[a:b]), self.zeros(b - a, self.short), strict=True)
             return self.to_bytes(vector([m * zero % self.modulus for m, zero in hidden]))
 
-        return self._read(shared(work, len(plain), self.workers, _FORK // 32))
+        return self._read(shared(work, len(plain), self.workers, _FORK * _WINDOW // self.short))
 
     def nothing(self, *shape: int) -> Vector:
         made = np.empty(shape, object)
@@ -130,12 +130,24 @@ class Big(AdditiveHE):
                 found = [x * y % modulus for x, y in zip(raised, columns.pop(), strict=True)]
             return found
 
-        if len(c) * bits < _FORK or self.workers == 1:
+        least = max(1, _FORK // (per * bits))
+        if self.workers == 1 or groups < 2 * least:
             return vector(packed(0, groups))
-        return self._read(shared(lambda a, b: self.to_bytes(vector(packed(a, b))), groups, self.workers, 1))
+        return self._read(
+            shared(lambda a, b: self.to_bytes(vector(packed(a, b))), groups, self.workers, least)
+        )
 
     def rerandomise(self, c: Vector) -> Vector:
-        return self.add(c, vector(self.zeros(c.size, self.long)).reshape(c.shape))
+        flat = c.ravel()
+        _ = self._powers.tables  # before processes are forked
+
+        def work(a: int, b: int) -> Octets:
+            return self.to_bytes(self.add(flat[a:b], vector(self.zeros(b - a, self.long))))
+
+        least = _FORK * _WINDOW // self.long
+        if self.workers == 1 or len(flat) < 2 * least:
+            return self.add(c, vector(self.zeros(c.size, self.long)).reshape(c.shape))
+        return self._read(shared(work, len(flat), self.workers, least)).reshape(c.shape)
 
     def to_bytes(self, c: Vector) -> Octets:
         joined = b"".join([each.to_bytes(self.width, "little") for each in c.tolist()])

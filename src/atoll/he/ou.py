@@ -26,7 +26,7 @@ from atoll.he.scheme import Plain, SecretHE, Vector
 __all__ = ["OU", "OUSecret"]
 
 _WINDOW = 11
-_FORK = 200
+_FORK = 600  # encryptions below which a process is not worth its start
 
 
 class OU(Big):
@@ -100,18 +100,18 @@ class OUSecret(SecretHE):
         return (gmpy2.powmod(c % self._pp, self._p - 1, self._pp) - 1) // self._p
 
     def encrypt(self, values: Plain) -> Vector:
-        return self._hidden(self.public.checked(values), False)
+        return vector(read_numbers(self._hidden(self.public.checked(values), False)))
 
-    def encrypt_signed(self, plain: Octets) -> Vector:
+    def seal(self, plain: Octets) -> Octets:
         return self._hidden(self.public.checked(plain, True), True)
 
-    def _hidden(self, plain: Octets, signed: bool) -> Vector:
+    def _hidden(self, plain: Octets, signed: bool) -> Octets:
         _ = self._lifted.tables, self._powers.tables  # before processes are forked
 
         def work(a: int, b: int) -> Octets:
             return self.public.to_bytes(vector(self._encrypt(read_numbers(plain[a:b], signed))))
 
-        return vector(read_numbers(shared(work, len(plain), self.public.workers, _FORK)))
+        return shared(work, len(plain), self.public.workers, _FORK)
 
     def _encrypt(self, plain: list[mpz]) -> list[mpz]:
         digits = random_digits(self._powers.digits, _WINDOW, len(plain))
@@ -129,4 +129,4 @@ class OUSecret(SecretHE):
         def work(a: int, b: int) -> Octets:
             return in_range([self._log(each) * back % p for each in c[a:b].tolist()], bits)
 
-        return refused(shared(work, len(c), self.public.workers, 16), what)
+        return refused(shared(work, len(c), self.public.workers, 32), what)

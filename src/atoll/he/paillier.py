@@ -76,19 +76,19 @@ class PaillierSecret(SecretHE):
                 return cls(p, q, gmpy2.powmod(-x * x % n, n, n * n), bits, workers)
 
     def encrypt(self, values: Plain) -> Vector:
-        return self._hidden(self.public.checked(values), False)
+        return vector(read_numbers(self._hidden(self.public.checked(values), False)))
 
-    def encrypt_signed(self, plain: Octets) -> Vector:
+    def seal(self, plain: Octets) -> Octets:
         return self._hidden(self.public.checked(plain, True), True)
 
-    def _hidden(self, plain: Octets, signed: bool) -> Vector:
+    def _hidden(self, plain: Octets, signed: bool) -> Octets:
         for table in self._tables:
             _ = table.tables  # before processes are forked
 
         def work(a: int, b: int) -> Octets:
             return self.public.to_bytes(vector(self._encrypt(read_numbers(plain[a:b], signed))))
 
-        return vector(read_numbers(shared(work, len(plain), self.public.workers, _FORK)))
+        return shared(work, len(plain), self.public.workers, _FORK)
 
     def _encrypt(self, plain: list[mpz]) -> list[mpz]:
         digits = random_digits(self._tables[0].digits, _WINDOW, len(plain))

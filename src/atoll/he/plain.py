@@ -116,9 +116,9 @@ class Open(SecretHE):
     def encrypt(self, values: Plain) -> Vector:
         return self.public.encrypt(values)
 
-    def encrypt_signed(self, plain: Octets) -> Vector:
+    def seal(self, plain: Octets) -> Octets:
         fitting = self.public.checked(plain, True)
-        return self.public.filled(fitting, np.where(plain[:, -1:] >> 7, 255, 0))
+        return self.public.to_bytes(self.public.filled(fitting, np.where(plain[:, -1:] >> 7, 255, 0)))
 
     def decrypt(self, c: Vector, bits: int, what: str) -> Octets:
         plain, size = self.public.to_bytes(c), (bits + 7) // 8

@@ -126,8 +126,11 @@ class SecretHE(ABC):
         """As the public half does, with the help of the key."""
 
     @abstractmethod
-    def encrypt_signed(self, plain: Octets) -> Vector:
-        """Numbers in two's complement [n, k]: without the key nobody knows what -1 is."""
+    def seal(self, plain: Octets) -> Octets:
+        """Numbers in two's complement [n, k] as bytes to send [n, width].
+
+        Without the key nobody knows what -1 is.
+        """
 
     @abstractmethod
     def decrypt(self, c: Vector, bits: int, what: str) -> Octets:

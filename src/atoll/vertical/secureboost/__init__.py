@@ -44,7 +44,7 @@ class SecureBoost(Protocol):
         mode: whose splits are looked at. "normal": everybody's; "complete": the guest's alone in the first tree;
             "mix": one party's in each tree, in turn; "layered": the hosts' in the first half of levels, then the
             guest's.
-        precision: bits of the largest gradient.
+        precision: bits of the largest gradient; 24 are a float32's.
         workers: processes that share encryption and sums, at each party.
     """
 
@@ -58,7 +58,7 @@ class SecureBoost(Protocol):
     goss_top: float = 1.0
     goss_rest: float = 0.1
     mode: Mode = "normal"
-    precision: int = 30
+    precision: int = 24
     workers: int = 1
 
     name: ClassVar[str] = "secureboost"

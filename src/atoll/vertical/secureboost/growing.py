@@ -136,7 +136,7 @@ class _Guest:
                 continue
             if blob is None:
                 plain = self.layout.join([column if everybody else column[grown] for column in columns])
-                blob = as_tensor(public.to_bytes(self.secret.encrypt_signed(plain)))
+                blob = as_tensor(self.secret.seal(plain))
             for part in torch.split(blob, messages.CHUNK):
                 await self.link.send(
                     remote.host,
