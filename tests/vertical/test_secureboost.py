@@ -199,7 +199,7 @@ def test_patterns_save_additions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=80), st.integers(2, 12))
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=80), st.integers(2, 12))
 def test_thresholds_set_values_apart_evenly(values: list[float], bins: int) -> None:
     column = np.array(values)
     cuts, levels = thresholds(column, bins), np.unique(column)
@@ -506,6 +506,22 @@ def test_a_host_that_sends_other_plaintexts_is_refused_and_learns_no_number(cryp
         with pytest.raises(CodecError, match=r"no sums over rows of these nodes|no sum can be") as caught:
             fit(boost, sides, case)
     assert not any(character.isdigit() for character in str(caught.value).replace("host1", ""))
+
+
+def test_a_host_adds_up_no_fewer_rows_than_it_is_willing_to() -> None:
+    sides, case = made(60), case_of(made(60))
+    bold, wary = SecureBoost(trees=1, min_rows=1, min_child=0), SecureBoost(trees=1, min_rows=25, min_child=0)
+    nodes = [r for _, _, kind, r in fit(wary, sides, case).transcript.said if kind == "boost.nodes"]
+    assert all((r.node == b).sum() >= 25 for r in nodes for b in r.built)
+    with pytest.raises(
+        CodecError, match=r"boost\.nodes of guest asks for sums of \d+ rows, and 25 are least"
+    ):
+        play(
+            {
+                "guest": lambda link: bold.guest(link, sides[0], case, Progress()),
+                "host1": lambda link: wary.host(link, sides[1], case, Progress()),
+            }
+        )
 
 
 def test_settings_and_rows_that_do_not_fit_are_refused() -> None:

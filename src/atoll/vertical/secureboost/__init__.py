@@ -39,6 +39,7 @@ class SecureBoost(Protocol):
         l2: penalty on leaves.
         gamma: what a split must gain.
         min_child: least sum of h on each side of a split.
+        min_rows: least rows of a node that is split; hosts refuse sums over fewer.
         goss_top: share of rows with the largest gradients that a tree is grown on; 1 is all rows.
         goss_rest: share of rows that are drawn from the others.
         mode: whose splits are looked at. "normal": everybody's; "complete": the guest's alone in the first tree;
@@ -55,6 +56,7 @@ class SecureBoost(Protocol):
     l2: float = 1.0
     gamma: float = 0.0
     min_child: float = 1.0
+    min_rows: int = 8
     goss_top: float = 1.0
     goss_rest: float = 0.1
     mode: Mode = "normal"
@@ -71,7 +73,8 @@ class SecureBoost(Protocol):
     def __post_init__(self) -> None:
         bounds = {
             "trees": (1, 100_000), "depth": (1, 12), "lr": (1e-9, 100), "bins": (2, 1024), "l2": (0, 1e12),
-            "gamma": (0, 1e12), "min_child": (0, 1e12), "goss_top": (0, 1), "precision": (16, 40), "workers": (1, 256),
+            "gamma": (0, 1e12), "min_child": (0, 1e12),
+            "min_rows": (1, 1e12), "goss_top": (0, 1), "precision": (16, 40), "workers": (1, 256),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:

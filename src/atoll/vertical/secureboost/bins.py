@@ -80,7 +80,8 @@ def thresholds(values: FloatArray, bins: int) -> FloatArray:
     else:
         last = np.arange(len(levels) - 1)
     low, high = levels[last], levels[last + 1]
-    middle = low + (high - low) / 2
+    with np.errstate(invalid="ignore"):  # between infinite ones
+        middle = low / 2 + high / 2
     cut: FloatArray = np.where((low <= middle) & (middle < high), middle, low)
     return cut
 

@@ -165,7 +165,12 @@ class Growth:
             )
             rows, left = inside[place]
             self.at[rows] = np.where(left, *pair)
-            fit = [child for child, part in zip(pair, sums, strict=True) if part[1] >= least]
+            counts = [np.count_nonzero(self.grown[rows[side]]) for side in (left, ~left)]
+            fit = [
+                child
+                for child, part, count in zip(pair, sums, counts, strict=True)
+                if part[1] >= least and count >= self.terms.min_rows
+            ]
             start = len(children)
             children += fit
             parent += [place] * len(fit)

@@ -141,7 +141,14 @@ class _Host:
         public, count = self.public, len(built)
         where = np.full(int(slot.max(initial=-1)) + 2, -1, np.int64)  # the last for rows in no node
         where[built] = np.arange(count)
-        cells = self._cells(c, place, np.where(place >= 0, where[slot], -1), count)
+        grown = np.where(place >= 0, where[slot], -1)
+        least = int(np.bincount(grown[grown >= 0], minlength=count).min(initial=len(grown)))
+        if least < min(self.terms.min_rows, len(c)):
+            raise CodecError(
+                f"boost.nodes of {self.case.guest} asks for sums of {least} rows, and {self.terms.min_rows} are least",
+                hint="both sides must run with the same settings",
+            )
+        cells = self._cells(c, place, grown, count)
         cells = cells.reshape(count, self.bins.cells, *cells.shape[1:])
         sums = self.bins.sums(cells, public.add)[:, order]
         packed = public.pack(sums.reshape(count * len(order), *sums.shape[2:]), self.layout.bits)
