@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atoll import channel, data, methods, models
+    from atoll import channel, data, methods, models, vertical
     from atoll.callbacks import Callback
     from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
@@ -157,7 +157,7 @@ _HOMES = {
     "trials": ("compare", "sweep"),
 }
 _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = ("channel", "data", "methods", "models", "testing")
+_ROOMS = ("channel", "data", "methods", "models", "testing", "vertical")
 
 __all__ = [
     "APFL",
