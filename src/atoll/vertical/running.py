@@ -126,7 +126,7 @@ def _divided(count: int, plan: Vertical) -> tuple[NDArray[np.int64], NDArray[np.
     if count < 2:
         raise DataError(
             f"the parties have {count or 'no'} row{'s' * (count != 1)} in common",
-            hint="are ids written alike? case and surrounding spaces do not count, all else does",
+            hint="are ids written alike? spaces around them do not count, all else does, case too",
         )
     order = seeds.rng(plan.seed, "vertical.test").permutation(count)
     held = round(count * plan.test)
