@@ -1,4 +1,4 @@
-"""Whatever a party was about to say when it died, the others end, by name and at once; what is tampered with is seen."""
+"""Whatever a party was about to say when it died, the others end, by name, at once; what is tampered with is seen."""
 
 from __future__ import annotations
 
