@@ -55,8 +55,8 @@ class Keeper:
         self._resumed = None if resume is None else RunFolder.find(resume, runs)
         self._told: dict[str, tuple[Record, Mapping[str, float]]] = {}
         self._stack, self._begun = ExitStack(), False
-        self._last = time.perf_counter()
-        self._before = 0
+        self._last = self._born = time.perf_counter()
+        self._before, self._aligned = 0, 0.0
         self._figures: Mapping[str, float] = {}
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class Keeper:
         """
         if self._begun:
             return
-        self._begun = True
+        self._begun, self._aligned = True, time.perf_counter() - self._born
         identity = {"run": self.plan.fingerprint(), "parties": list(self.here), "rows": rows}
         if self._resumed is not None:
             found, _ = self.session.resume(self._resumed.path, identity, upto=number)
@@ -171,7 +171,7 @@ class Keeper:
             "method": self.plan.protocol,
             "engine": f"{', '.join(self.plan.names)} under {self.plan.cipher}",
             "rounds": self.number,
-            "seconds": round(self.session.seconds, 4),
+            "seconds": round(self._aligned + self.session.seconds, 4),
             "bytes": self.transcript.nbytes(),
             "ciphertexts": self.transcript.ciphertexts(),
             **({} if common is None else {"common": common}),
