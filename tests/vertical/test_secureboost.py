@@ -473,6 +473,7 @@ def filled(value: int) -> Any:
         ("guest", messages.NODES, altered("node", lambda n: n[1:]), "boost.nodes of guest names"),
         ("guest", messages.CHOSEN, altered("split", lambda s: s + 10_000), "boost.chosen of guest names"),
         ("guest", messages.TREE, altered("rows", lambda r: torch.zeros(1, dtype=torch.uint8)), "another number"),
+        ("host1", messages.SPLITS, lambda r: r.replace(count=-1), "boost.splits of host1 says -1"),
         ("host1", messages.SUMS, altered("c", filled(0)), "boost.sums of host1: ciphertext 0 .*range"),
         ("host1", messages.SUMS, altered("c", lambda c: c[1:]), "boost.sums of host1 has .* are due"),
         ("host1", messages.SIDES, altered("inside", lambda s: s[1:]), "boost.sides of host1 has"),
@@ -522,6 +523,16 @@ def test_a_host_adds_up_no_fewer_rows_than_it_is_willing_to() -> None:
                 "host1": lambda link: wary.host(link, sides[1], case, Progress()),
             }
         )
+
+
+def test_a_host_without_columns_has_nothing_to_say() -> None:
+    sides = made(60)
+    boost = SecureBoost(trees=1)
+    bare = alone(sides[0], sides[0].y)
+    played = fit(boost, bare, case_of(bare, crypto="ou"))
+    assert blobs(played) == blobs(fit(boost, bare, case_of(bare)))
+    assert len(played.results["host1"].splits.column) == 0
+    assert predict(boost, bare, case_of(bare), played.results).std() > 0
 
 
 def test_settings_and_rows_that_do_not_fit_are_refused() -> None:
