@@ -89,7 +89,11 @@ def test_work_shared_by_processes_gives_the_same(scheme: str) -> None:
     secret.public.workers = public.workers = 2
     try:
         c = secret.encrypt(values)
-        assert opened(secret, public.pack(public.encrypt(values), 20), 20 * public.per(20))
+        per = public.per(20)
+        replies = public.from_bytes(public.reply(public.encrypt(values), 20, 3), "test.sums")
+        slots = [m >> 20 * at & 0xFFFFF for m in opened(secret, replies, 20 * per) for at in range(per)]
+        assert slots[:600] == [value + 3 for value in values]
+        assert set(slots[600:]) <= {3}
         assert opened(secret, c, 10) == values
     finally:
         secret.public.workers = public.workers = 1

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.errors import ConfigError
+from atoll.he.forked import shared
 from atoll.he.layout import Octets, octets
 
 __all__ = ["AdditiveHE", "Octets", "SecretHE", "Vector", "check", "keygen", "load"]
@@ -91,6 +92,25 @@ class AdditiveHE(ABC):
     @abstractmethod
     def rerandomise(self, c: Vector) -> Vector:
         """The same plaintexts, and nothing left of how they came about: also for the owner of the key."""
+
+    def reply(self, c: Vector, bits: int, lift: int) -> Octets:
+        """Sums [n] as they may leave: each plus `lift` (`Layout`), packed by `bits`, and randomised anew.
+
+        Returns bytes [ceil(n / per), width].
+        """
+        per = self.per(bits)
+        lifts = sum(lift << (bits * at) for at in range(per))
+
+        def work(a: int, b: int) -> Octets:
+            packed = self.add_plain(self.pack(c[a * per : b * per], bits), lifts)
+            return self.to_bytes(self.rerandomise(packed))
+
+        _ = self.rerandomise(c[:0])  # makes tables, before processes are forked
+        return shared(work, -(-len(c) // per), self.workers, self.share(bits))
+
+    def share(self, bits: int) -> int:
+        """Replies below which a process is not worth its start."""
+        return 1
 
     @abstractmethod
     def to_bytes(self, c: Vector) -> Octets:
