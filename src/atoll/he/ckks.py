@@ -165,7 +165,7 @@ class OpenKey(Key):
         return self.decrypt(sent, len(sent))
 
     def decrypt(self, sent: Tensor, size: int) -> FloatArray:
-        return np.asarray(sent.contiguous().view(torch.float64).numpy()).reshape(-1)[:size]
+        return np.frombuffer(sent.numpy().tobytes(), dtype=np.float64)[:size].copy()
 
 
 class CKKS(Cipher):
@@ -231,7 +231,7 @@ class CKKS(Cipher):
         return torch.from_numpy(sent)
 
     def unpack(self, sent: Tensor) -> list[Any]:
-        return [_read(self.context, row) for row in sent]
+        return [_read(self.context, row, self.slots) for row in sent]
 
     def _fresh(self, piece: FloatArray) -> Any:
         return _tenseal().ckks_vector(self.context, piece.tolist())
@@ -276,20 +276,24 @@ class CKKSKey(Key):
         return torch.frombuffer(whole, dtype=torch.uint8)
 
     def sums(self, sent: Tensor) -> FloatArray:
-        return np.array([_read(self.context, row).decrypt()[0] for row in sent])
+        return np.array([_read(self.context, row, self.degree // 2).decrypt()[0] for row in sent])
 
     def decrypt(self, sent: Tensor, size: int) -> FloatArray:
-        found = [np.asarray(_read(self.context, row).decrypt()) for row in sent]
+        found = [np.asarray(_read(self.context, row, self.degree // 2).decrypt()) for row in sent]
         return np.concatenate(found)[:size]
 
 
-def _read(context: Any, row: Tensor) -> Any:
+def _read(context: Any, row: Tensor, slots: int) -> Any:
     blob = row.numpy().tobytes()
     size = int.from_bytes(blob[:4], "little")
     try:
-        return _tenseal().ckks_vector_from(context, blob[4 : 4 + size])
+        found = _tenseal().ckks_vector_from(context, blob[4 : 4 + size])
+        fine = found.size() == slots and len(found.ciphertext()) == 1
     except Exception as error:  # TenSEAL raises several kinds
         raise CodecError(f"this is no ciphertext of CKKS under this key: {error}") from None
+    if not fine:
+        raise CodecError(f"this is no ciphertext of CKKS with {slots} numbers")
+    return found
 
 
 @lru_cache(maxsize=1)
