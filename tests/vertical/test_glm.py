@@ -445,10 +445,10 @@ def test_residuals_that_were_not_encrypted_anew_would_give_labels_away(
 
 def test_too_many_columns_for_a_batch_are_refused() -> None:
     case, sides = made("binary", rows=8)
-    with pytest.raises(DataError, match="guest has 4 columns .* and a batch has 4 rows"):
+    with pytest.raises(DataError, match=r"guest has 4 columns .* and a batch has 4 rows"):
         train(replace(SGD, batch=4), case, sides)
     wide = {**sides, "host": named(np.random.default_rng(0).normal(size=(8, 9)))}
-    with pytest.raises(DataError, match="host has 9 columns .* and a batch has 8 rows"):
+    with pytest.raises(DataError, match=r"host has 9 columns .* and a batch has 8 rows"):
         train(replace(SGD, batch=8), case, wide)
 
 
@@ -470,7 +470,7 @@ def test_the_arbiter_opens_fewer_sums_than_a_batch_has_rows() -> None:
         "host": greedy,
         "arbiter": lambda link: settings.arbiter(link, case, Progress()),
     }
-    with pytest.raises(DataError, match="host has 8 columns .* could compute the residuals"):
+    with pytest.raises(DataError, match=r"host has 8 columns .* could compute the residuals"):
         play(roles)
 
 
