@@ -88,6 +88,7 @@ def test_products_one_after_the_other_take_a_larger_ring() -> None:
     assert (key.sums(sent, 1000, 1, 1) - mask)[0, 0] == pytest.approx((x**4).sum(), rel=1e-4)
     with pytest.raises(ConfigError, match="no 9 products"):
         CKKSKey(9)
+    assert CKKSKey(1, 16384).slots == 8192
 
 
 def test_the_key_holder_sees_masked_totals_and_noise_in_all_other_slots(

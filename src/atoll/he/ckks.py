@@ -288,16 +288,20 @@ class CKKSKey(Key):
 
     Args:
         products: how many are taken one after the other.
+        least: the smallest degree.
 
     Raises ConfigError where there are too many, MissingExtraError without TenSEAL.
     """
 
-    def __init__(self, products: int = 1) -> None:
+    def __init__(self, products: int = 1, least: int = 0) -> None:
         ts = _tenseal()
         moduli = [60, *[SCALE] * (products + 1), 60]
-        fitting = [degree for degree, most in _MOST.items() if sum(moduli) <= most]
+        fitting = [degree for degree, most in _MOST.items() if sum(moduli) <= most and degree >= least]
         if not fitting:
-            raise ConfigError(f"CKKS allows no {products} products one after the other")
+            raise ConfigError(
+                f"CKKS allows no {products} products one after the other in degree {max(least, 8192)} or more",
+                hint=f"degrees are {' and '.join(map(str, _MOST))}",
+            )
         self.degree, self.slots = fitting[0], fitting[0] // 2
         self.context = ts.context(ts.SCHEME_TYPE.CKKS, self.degree, coeff_mod_bit_sizes=moduli)
         self.context.global_scale = 2.0**SCALE

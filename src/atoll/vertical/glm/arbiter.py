@@ -12,7 +12,7 @@ subtract that and read the residuals. Counts with the log link multiply instead 
 to guest to the next host, and [[d]] = [[prod_k exp(u_k)]] exp(u_A) - [[y]].
 
 Masks are uniform over 2^50 steps of 2^-20 (of a mean over the batch). With standardised columns mean gradients g are
-about 1 at most, and a masked one tells the arbiter something, the side on which it lies, with probability |g| 2^-30.
+about 1 at most, and a masked one tells the arbiter something, the side on which it lies, with probability |g| 2^-29.
 The same holds for the other slots of a ciphertext, 4096 in all, which have parts of sums in them. The arbiter gives
 back multiples of the same 2^-20, which is coarser than the noise of CKKS, and opens fewer sums than a batch has rows:
 from as many, residuals could be computed.
@@ -44,7 +44,7 @@ __all__ = ["arbiter", "guest", "host"]
 
 GRAIN = 2.0**-20
 """The step of masks and of what the arbiter gives back, of a mean over a batch."""
-_FAR = 30.0  # linear scores of counts beyond which there is no going on
+_FAR = 15.0  # a party's linear score of counts, beyond which CKKS runs out of room
 
 
 @dataclass
@@ -208,7 +208,8 @@ def _key(case: Case) -> Key:
     if not case.crypto.startswith("ckks"):
         return OpenKey()
     # Counts: a product for each host but the first, one at the guest, one for the gradient.
-    return CKKSKey(len(case.hosts) + 1 if case.task == "poisson" else 1)
+    products = len(case.hosts) + 1 if case.task == "poisson" else 1
+    return CKKSKey(products, int(case.crypto.partition("-")[2] or 0))
 
 
 async def _planned(
@@ -237,7 +238,7 @@ async def _product(party: _Party, z: FloatArray, label: Label, rows: Any) -> lis
         if at:
             await party.say(name, kinds.SCORE, total)
         total = await party.hear(name, kinds.SCORE, len(z))
-    total = party.cipher.times(total, _exp(z) * label.exposure[rows, None])
+    total = party.cipher.times(total, _exp(z + np.log(label.exposure[rows, None])))
     return party.cipher.add(total, party.cipher.encrypt(-label.target[rows]))
 
 
@@ -249,6 +250,7 @@ def _grain(rows: int) -> float:
 def _exp(u: FloatArray) -> FloatArray:
     if u.size and float(np.abs(u).max()) > _FAR:
         raise DivergedError(
-            f"a linear score is beyond {_FAR:g}, and exp of it is no count", hint="a smaller lr may help"
+            f"a linear score is beyond {_FAR:g}: exp of it is no multiple of the mean count",
+            hint="a smaller lr may help",
         )
     return np.asarray(np.exp(u))

@@ -86,6 +86,8 @@ class GLM(Protocol):
     def check(self, case: Case) -> None:
         super().check(case)
         if self.mode == "arbiter":
+            size = case.crypto.partition("-")[2]
+            _need(not size or size in ("8192", "16384"), "knows ckks-8192 and ckks-16384", self)
             _need(
                 case.crypto == "none" or case.crypto.startswith("ckks"),
                 'needs crypto = "ckks" or "none"',
