@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atoll.errors import CodecError, ConfigError
 
-__all__ = ["Public", "Secret", "Unhidden", "keygen", "load", "numbers", "octets", "times"]
+__all__ = ["Octets", "Public", "Secret", "Unhidden", "keygen", "load", "numbers", "octets", "packed", "times"]
 
 Octets = NDArray[np.uint8]
 Vector = NDArray[Any]
@@ -55,6 +55,14 @@ class Public(Protocol):
         """Sums [count]: c[rows[i]] is added to the sum bins[i]."""
         ...
 
+    def per(self, bits: int) -> int:
+        """How many numbers of so many bits one ciphertext holds."""
+        ...
+
+    def pack(self, c: Vector, bits: int) -> Vector:
+        """Numbers below 2^bits, `per` of them in each ciphertext, the first in the lowest bits."""
+        ...
+
     def rerandomise(self, c: Vector) -> Vector:
         """The same numbers, and nothing left of how they came about."""
         ...
@@ -86,9 +94,9 @@ class Secret(Protocol):
 
 
 class Unhidden:
-    """No cipher: whole numbers of any size as they are, in 32 bytes each."""
+    """No cipher: whole numbers as they are, in 64 bytes each."""
 
-    capacity, name, width = 256, "none", 32
+    capacity, name, width = 512, "none", 64
 
     @property
     def public(self) -> Unhidden:
@@ -117,12 +125,25 @@ class Unhidden:
         np.add.at(found, bins, c[rows])
         return found
 
+    def per(self, bits: int) -> int:
+        """As many as there is room for."""
+        return self.capacity // bits
+
+    def pack(self, c: Vector, bits: int) -> Vector:
+        """Several numbers as one."""
+        per = self.per(bits)
+        packs = [
+            sum(int(value) << (bits * at) for at, value in enumerate(c[start : start + per]))
+            for start in range(0, len(c), per)
+        ]
+        return np.array(packs, dtype=object)
+
     def rerandomise(self, c: Vector) -> Vector:
         """Nothing is random here."""
         return c
 
     def to_bytes(self, c: Vector) -> Octets:
-        """32 bytes each."""
+        """64 bytes each."""
         return octets(list(c), self.width)
 
     def from_bytes(self, blob: Octets, what: str) -> Vector:
@@ -148,6 +169,13 @@ def keygen(crypto: str) -> Secret:
 def load(crypto: str, key: Octets) -> Public:
     """What another party has sent as its public key."""
     return keygen(crypto).public
+
+
+def packed(rows: Octets, per: int) -> Octets:
+    """Numbers [n, size] as `Public.pack` puts them side by side, [ceil(n / per), per * size]."""
+    full = np.zeros((-(-len(rows) // per) * per, rows.shape[1]), np.uint8)
+    full[: len(rows)] = rows
+    return full.reshape(-1, per * rows.shape[1])
 
 
 def octets(values: list[Any], size: int) -> Octets:

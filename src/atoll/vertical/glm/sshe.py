@@ -33,7 +33,7 @@ from atoll.optimizers import SGD, optimizer
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.glm import kinds
-from atoll.vertical.glm.adding import Public, Secret, keygen, load, numbers, octets, times
+from atoll.vertical.glm.adding import Octets, Public, Secret, keygen, load, numbers, packed, times
 from atoll.vertical.glm.columns import Columns
 from atoll.vertical.glm.descent import batches
 from atoll.vertical.glm.label import Label, scores_of, slope
@@ -125,23 +125,35 @@ class _Party:
         await self.say(kinds.VECTOR, self.secret.public, whole)
         vector = await self.hear(kinds.VECTOR, self.public, mine.size)
 
-        bits = self.bits(x.shape[1])
-        masks = _masks(len(x) * self.scores, bits)
+        masks = _masks(len(x) * self.scores, self.bits(x.shape[1]))
         raised = x + (1 << self.size)
         parts = np.split(vector, self.scores)
         product = np.concatenate([times(self.public, raised, part, self.size + 1) for part in parts])
-        hidden = self.public.add(product, self.public.encrypt(octets(masks, (bits + 7) // 8)))
-        await self.say(kinds.PRODUCT, self.public, self.public.rerandomise(hidden))
-        sums = await self.hear(kinds.PRODUCT, self.secret.public, height * self.scores)
-        opened = self.secret.decrypt(
-            sums, self.bits(len(theirs)) + 1, f"{kinds.PRODUCT.name} of {self.other}"
-        )
+        await self.say(kinds.PRODUCT, self.public, self.hidden(product, masks))
+        sums = await self.opened(height * self.scores, self.bits(len(theirs)))
 
-        r = np.array(masks, dtype=object).reshape(self.scores, -1).T
-        first = _exact(x, mine) - r - (x.sum(1).astype(object) << 63)[:, None]
-        second = np.array(numbers(opened), dtype=object).reshape(self.scores, -1).T
+        first = _exact(x, mine) - self.matrix(numbers(masks)) - (x.sum(1).astype(object) << 63)[:, None]
+        second = self.matrix(sums)
         added = (theirs.astype(object).sum(0) << self.size) + (len(theirs) << (self.size + 63))
         return first, second - added
+
+    def hidden(self, product: Any, masks: Octets) -> Any:
+        """Masked sums, as many in each ciphertext as it holds, made anew."""
+        bits = 8 * masks.shape[1]
+        packs = self.public.encrypt(packed(masks, self.public.per(bits)))
+        return self.public.rerandomise(self.public.add(self.public.pack(product, bits), packs))
+
+    async def opened(self, count: int, bits: int) -> list[int]:
+        """So many masked sums of the other's, decrypted."""
+        size = _bytes(bits)
+        per = self.secret.public.per(8 * size)
+        sums = await self.hear(kinds.PRODUCT, self.secret.public, -(-count // per))
+        what = f"{kinds.PRODUCT.name} of {self.other}"
+        return numbers(self.secret.decrypt(sums, 8 * size * per, what).reshape(-1, size)[:count])
+
+    def matrix(self, flat: list[int]) -> Big:
+        """Numbers that travel score after score, [n, scores]."""
+        return np.array(flat, dtype=object).reshape(self.scores, -1).T
 
     def bits(self, terms: int) -> int:
         """Of masks for sums of so many products of lifted numbers."""
@@ -253,11 +265,17 @@ def _running(party: _Party) -> Record:
     )
 
 
-def _masks(count: int, bits: int) -> list[int]:
-    """Uniform below 2^bits, from the operating system."""
-    size = (bits + 7) // 8
-    blob, over = os.urandom(size * count), 8 * size - bits
-    return [int.from_bytes(blob[at : at + size], "little") >> over for at in range(0, size * count, size)]
+def _bytes(bits: int) -> int:
+    """Of a masked sum, which may be a bit longer than its mask."""
+    return bits // 8 + 1
+
+
+def _masks(count: int, bits: int) -> Octets:
+    """Uniform below 2^bits, from the operating system, the lowest byte first, [count, bytes of a masked sum]."""
+    size = _bytes(bits)
+    found = np.frombuffer(os.urandom(size * count), np.uint8).reshape(count, size).copy()
+    found[:, -1] &= (1 << (bits % 8)) - 1
+    return found
 
 
 def _exact(x: Share, v: Share) -> Big:
