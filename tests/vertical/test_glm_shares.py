@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from atoll.errors import CodecError, ConfigError, DataError
+from atoll.errors import CodecError, ConfigError, DataError, DivergedError
 from atoll.parties import play
 from atoll.seeds import rng
 from atoll.tensors import Record
@@ -259,6 +259,12 @@ def test_what_is_no_sum_is_refused() -> None:
 def test_what_it_is_nothing_for_is_said(protocol: GLM, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         protocol.check(replace(Case("binary"), **change))
+
+
+def test_weights_that_are_out_of_range_are_no_model() -> None:
+    case, sides = two("binary")
+    with pytest.raises(DivergedError, match="weights beyond"):
+        train(replace(SHARED, lr=50.0, epochs=10), case, sides)
 
 
 def test_parties_that_do_not_agree_are_told() -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atoll.errors import DataError, RunError
+from atoll.errors import DataError, DivergedError, RunError
 from atoll.optimizers import SGD, optimizer
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
@@ -46,6 +46,7 @@ __all__ = ["guest", "host"]
 
 HIDE = 40
 """How many bits longer masks are than what they hide."""
+_FAR = 2.0**20  # weights of standardised columns beyond which shares may have wrapped round
 
 
 @dataclass
@@ -122,18 +123,22 @@ class _Party:
         """
         lifted = np.ascontiguousarray((theirs.T.astype(np.uint64) + np.uint64(1 << 63)).reshape(-1))
         whole = self.secret.encrypt(lifted.view(np.uint8).reshape(-1, 8))
-        await self.say(kinds.VECTOR, self.secret.public, whole)
-        vector = await self.hear(kinds.VECTOR, self.public, mine.size)
+        vector = await self.exchange(kinds.VECTOR, (self.secret.public, whole), (self.public, mine.size))
 
         masks = _masks(len(x) * self.scores, self.bits(x.shape[1]))
         raised = x + (1 << self.size)
         parts = np.split(vector, self.scores)
         product = np.concatenate([times(self.public, raised, part, self.size + 1) for part in parts])
-        await self.say(kinds.PRODUCT, self.public, self.hidden(product, masks))
-        sums = await self.opened(height * self.scores, self.bits(len(theirs)))
+        size = _bytes(self.bits(len(theirs)))
+        per = self.secret.public.per(8 * size)
+        due = -(-height * self.scores // per)
+        sums = await self.exchange(
+            kinds.PRODUCT, (self.public, self.hidden(product, masks)), (self.secret.public, due)
+        )
+        opened = self.secret.decrypt(sums, 8 * size * per, f"{kinds.PRODUCT.name} of {self.other}")
 
         first = _exact(x, mine) - self.matrix(numbers(masks)) - (x.sum(1).astype(object) << 63)[:, None]
-        second = self.matrix(sums)
+        second = self.matrix(numbers(opened.reshape(-1, size)[: height * self.scores]))
         added = (theirs.astype(object).sum(0) << self.size) + (len(theirs) << (self.size + 63))
         return first, second - added
 
@@ -143,14 +148,6 @@ class _Party:
         packs = self.public.encrypt(packed(masks, self.public.per(bits)))
         return self.public.rerandomise(self.public.add(self.public.pack(product, bits), packs))
 
-    async def opened(self, count: int, bits: int) -> list[int]:
-        """So many masked sums of the other's, decrypted."""
-        size = _bytes(bits)
-        per = self.secret.public.per(8 * size)
-        sums = await self.hear(kinds.PRODUCT, self.secret.public, -(-count // per))
-        what = f"{kinds.PRODUCT.name} of {self.other}"
-        return numbers(self.secret.decrypt(sums, 8 * size * per, what).reshape(-1, size)[:count])
-
     def matrix(self, flat: list[int]) -> Big:
         """Numbers that travel score after score, [n, scores]."""
         return np.array(flat, dtype=object).reshape(self.scores, -1).T
@@ -159,16 +156,27 @@ class _Party:
         """Of masks for sums of so many products of lifted numbers."""
         return self.size + 1 + 64 + math.ceil(math.log2(max(2, terms))) + HIDE
 
-    async def say(self, kind: Kind, public: Public, c: Any) -> None:
-        """Send ciphertexts."""
+    async def exchange(self, kind: Kind, given: tuple[Public, Any], due: tuple[Public, int]) -> Any:
+        """Send ciphertexts and receive so many; the guest sends first, so that long messages do not meet.
+
+        Args:
+            given: ciphertexts, and whose key they are under; `due` likewise, with their number.
+        """
+        if self.free[0]:
+            await self._say(kind, *given)
+            return await self._hear(kind, *due)
+        found = await self._hear(kind, *due)
+        await self._say(kind, *given)
+        return found
+
+    async def _say(self, kind: Kind, public: Public, c: Any) -> None:
         sent = torch.from_numpy(np.array(public.to_bytes(c)))
         hides = self.case.crypto != "none"
         await self.link.send(
             self.other, kind, Record(cipher=sent), public.name if hides else None, len(sent) if hides else 0
         )
 
-    async def hear(self, kind: Kind, public: Public, count: int) -> Any:
-        """So many ciphertexts."""
+    async def _hear(self, kind: Kind, public: Public, count: int) -> Any:
         sent = (await self.link.receive(self.other, kind)).cipher.numpy()
         if len(sent) != count:
             raise RunError(f"{self.other} has sent {len(sent)} ciphertexts, and {count} are due")
@@ -219,6 +227,8 @@ async def _role(
     await link.send(other, kinds.SHARE, Record(share=torch.from_numpy(party.theirs.weights)))
     last = (await link.receive(other, kinds.SHARE)).share.numpy()
     weights = floats(party.own.weights + last)
+    if np.abs(weights).max(initial=0.0) > _FAR:
+        raise DivergedError(f"there are weights beyond {_FAR:g}", hint="a smaller lr may help")
     half = Record(weights=torch.from_numpy(weights[: len(weights) - free[0]]), **fixed_fields)
     return half.replace(intercept=torch.from_numpy(weights[-1])) if label is not None else half
 
