@@ -32,6 +32,16 @@ class GLM(Protocol):
     Each party standardises its columns by mean and scale of its training rows, which stay in its half of the model; a
     missing value becomes the mean.
 
+    Who learns what, if all do as they are told:
+    * arbiter mode: each party its own gradients, batch by batch; the arbiter how many rows, columns and epochs there
+      are. Gradients are sums over a batch that depend on labels and on the others' scores: batches with fewer rows than
+      a party has columns are refused, and large ones tell less. An arbiter that helps a party reads residuals.
+    * sshe mode: each party its own weights, at the end.
+    * predicting: the guest sees the host's linear score of each row that it asks for, or the sum of all hosts' where
+      there are several (`glm.predict`).
+
+    With CKKS, weights differ from those without a cipher by some 1e-6.
+
     Args:
         epochs: at most.
         batch: rows of one at most; the ciphertexts of CKKS hold 4096 (8192 for counts), and one with fewer costs as
