@@ -96,7 +96,9 @@ def pairs(name: str, domains: Mapping[str, Domain]) -> list[tuple[tuple[str, ...
     return [((source,), target) for source, target in itertools.permutations(domains, 2)]
 
 
-def table(name: str, domains: Mapping[str, Domain], seeds: Sequence[int], methods: Sequence[str]) -> list[str]:
+def table(
+    name: str, domains: Mapping[str, Domain], seeds: Sequence[int], methods: Sequence[str]
+) -> list[str]:
     """A line for each method: its mean over seeds for each pair, and over all of them."""
     solver = "digits" if name == "digits" else "office"
     cases = pairs(name, domains)
