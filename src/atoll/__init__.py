@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     )
     from atoll.experiment import Experiment, run
     from atoll.federation import Federation
+    from atoll.methods.adapt.adabn import AdaBN
+    from atoll.methods.adapt.fedcoral import FedCORAL
+    from atoll.methods.adapt.fedmmd import FedMMD
+    from atoll.methods.adapt.shot import SHOT
     from atoll.methods.distilled.feddf import FedDF
     from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
@@ -105,6 +109,7 @@ _HOMES = {
     ),
     "methods": (
         "APFL",
+        "AdaBN",
         "CFL",
         "Ditto",
         "FedALA",
@@ -115,11 +120,13 @@ _HOMES = {
         "FedAvgM",
         "FedBABU",
         "FedBN",
+        "FedCORAL",
         "FedDF",
         "FedDyn",
         "FedFomo",
         "FedMA",
         "FedMD",
+        "FedMMD",
         "FedNova",
         "FedOpt",
         "FedPHP",
@@ -145,6 +152,7 @@ _HOMES = {
         "PartlyShared",
         "PerFedAvg",
         "QFedAvg",
+        "SHOT",
         "Scaffold",
     ),
     "metrics": ("Metric",),
@@ -164,6 +172,8 @@ __all__ = [
     "CFL",
     "IFCA",
     "PFNM",
+    "SHOT",
+    "AdaBN",
     "AtollError",
     "Batch",
     "Callback",
@@ -184,11 +194,13 @@ __all__ = [
     "FedAvgM",
     "FedBABU",
     "FedBN",
+    "FedCORAL",
     "FedDF",
     "FedDyn",
     "FedFomo",
     "FedMA",
     "FedMD",
+    "FedMMD",
     "FedNova",
     "FedOpt",
     "FedPHP",

@@ -107,7 +107,8 @@ def assemble(
             )
     public = None if data.public is None else data.public.inputs.to(device)
     quick = as_written if settings.engine == "loop" else Quick()
-    population = Population(len(data), tasks, data.example().inputs[:1], public, seed, data.weights, quick)
+    inputs = data.example().inputs[:1]
+    population = Population(len(data), tasks, inputs, public, seed, data.weights, quick, data.names)
     with seeds.scoped(seed, "setup"):
         state = method.on_device(method.setup(tasks[0], population), device)
         if rule is not None:

@@ -89,7 +89,11 @@ def test_work_shared_by_processes_gives_the_same(scheme: str) -> None:
     secret.public.workers = public.workers = 2
     try:
         c = secret.encrypt(values)
-        assert opened(secret, public.pack(public.encrypt(values), 20), 20 * public.per(20))
+        per = public.per(20)
+        replies = public.from_bytes(public.reply(public.encrypt(values), 20, 3), "test.sums")
+        slots = [m >> 20 * at & 0xFFFFF for m in opened(secret, replies, 20 * per) for at in range(per)]
+        assert slots[:600] == [value + 3 for value in values]
+        assert set(slots[600:]) <= {3}
         assert opened(secret, c, 10) == values
     finally:
         secret.public.workers = public.workers = 1
@@ -177,7 +181,7 @@ def test_a_wrapped_decryption_would_tell_p_and_is_refused() -> None:
     chosen = 1 << public.capacity + 7
     c = public.mul_plain(public.encrypt([1]), chosen)
     wrapped = chosen % secret._p
-    assert gmpy2.gcd(chosen - wrapped, public.modulus) % secret._p == 0  # type: ignore[attr-defined]
+    assert gmpy2.gcd(chosen - wrapped, public.modulus) % secret._p == 0
     with pytest.raises(CodecError, match="no sum can be"):
         secret.decrypt(c, public.capacity - 8, "test.sums")
 
@@ -187,8 +191,8 @@ def test_damaged_ciphertexts_are_refused_by_name(scheme: str) -> None:
     secret, public = pair(scheme)
     good = public.to_bytes(secret.encrypt([1, 2, 3]))
     assert opened(secret, public.from_bytes(good, "x"), 8) == [1, 2, 3]
-    modulus = int(public.modulus)  # type: ignore[attr-defined]
-    factor = int(secret._p if isinstance(secret, OUSecret) else secret._primes[0])  # type: ignore[attr-defined]
+    modulus = int(public.modulus)
+    factor = int(secret._p if isinstance(secret, OUSecret) else secret._primes[0])
     for value, problem in [(0, "range"), (modulus, "range"), (modulus + 1, "range"), (factor, "factor")]:
         bad = good.copy()
         bad[1] = octets([value], public.width)[0]
@@ -205,7 +209,7 @@ def test_what_is_no_key_is_refused(scheme: str) -> None:
     key, kind = secret.public.key(), type(public)
     for bad in (key[:-1], np.zeros_like(key), np.concatenate([key[:8] * 0, key[8:]])):
         with pytest.raises(CodecError, match="key"):
-            kind.load(public.bits, bad)  # type: ignore[attr-defined]
+            kind.load(public.bits, bad)
 
 
 @pytest.mark.parametrize("scheme", ["ou", "paillier"])
@@ -222,8 +226,8 @@ def test_nothing_is_left_of_how_a_sum_came_about(scheme: str) -> None:
     assert all(opened(secret, each, 8) == [12] for each in fresh)
     # Exponents that reach beyond the order of h by 64 bits: uniform, whatever was there before.
     order_bits = public.bits - (public.capacity + 1) if scheme == "ou" else public.bits
-    assert public.long >= order_bits + 64  # type: ignore[attr-defined]
-    digits = public.zeros(200, public.long)  # type: ignore[attr-defined]
+    assert public.long >= order_bits + 64
+    digits = public.zeros(200, public.long)
     assert len(set(digits)) == 200
 
 

@@ -38,6 +38,8 @@ class Population(NamedTuple):
     `quick(function, *arguments)` is what a server calls that learns in many steps: function(*arguments), which may be
     captured, as clients' steps are. The function is pure, arguments and results are pytrees; leaves that are no
     tensors are constants, and those that compare equal make no difference. Gradients are taken inside the function.
+
+    `names` are the clients' names in the order of their numbers, where they are known.
     """
 
     clients: int
@@ -47,6 +49,7 @@ class Population(NamedTuple):
     seed: int = 0
     weights: NDArray[np.float64] | None = None
     quick: Callable[..., Any] = as_written
+    names: Sequence[str] = ()
 
 
 class Plan(NamedTuple):

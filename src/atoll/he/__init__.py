@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from atoll.he.keys import check, keygen, load
 from atoll.he.layout import Layout, numbers, octets
-from atoll.he.scheme import AdditiveHE, Octets, SecretHE, Vector, check, keygen, load
+from atoll.he.scheme import AdditiveHE, Octets, SecretHE, Vector
 
 __all__ = [
     "AdditiveHE",

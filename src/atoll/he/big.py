@@ -122,32 +122,18 @@ class Big(AdditiveHE):
         grid = np.concatenate([c, self.nothing(groups * per - len(c))]).reshape(groups, per)
         shift, modulus = mpz(1) << bits, self.modulus
 
-        def packed(a: int, b: int) -> list[mpz]:
-            columns: list[list[mpz]] = grid[a:b].T.tolist()
-            found = columns.pop()
-            while columns:
-                raised = gmpy2.powmod_base_list(found, shift, modulus)
-                found = [x * y % modulus for x, y in zip(raised, columns.pop(), strict=True)]
-            return found
+        columns: list[list[mpz]] = grid.T.tolist()
+        found = columns.pop()
+        while columns:
+            raised = gmpy2.powmod_base_list(found, shift, modulus)
+            found = [x * y % modulus for x, y in zip(raised, columns.pop(), strict=True)]
+        return vector(found)
 
-        least = max(1, _FORK // (per * bits))
-        if self.workers == 1 or groups < 2 * least:
-            return vector(packed(0, groups))
-        return self._read(
-            shared(lambda a, b: self.to_bytes(vector(packed(a, b))), groups, self.workers, least)
-        )
+    def share(self, bits: int) -> int:
+        return max(1, _FORK // (self.per(bits) * bits // 2 + self.long // _WINDOW))
 
     def rerandomise(self, c: Vector) -> Vector:
-        flat = c.ravel()
-        _ = self._powers.tables  # before processes are forked
-
-        def work(a: int, b: int) -> Octets:
-            return self.to_bytes(self.add(flat[a:b], vector(self.zeros(b - a, self.long))))
-
-        least = _FORK * _WINDOW // self.long
-        if self.workers == 1 or len(flat) < 2 * least:
-            return self.add(c, vector(self.zeros(c.size, self.long)).reshape(c.shape))
-        return self._read(shared(work, len(flat), self.workers, least)).reshape(c.shape)
+        return self.add(c, vector(self.zeros(c.size, self.long)).reshape(c.shape))
 
     def to_bytes(self, c: Vector) -> Octets:
         joined = b"".join([each.to_bytes(self.width, "little") for each in c.tolist()])

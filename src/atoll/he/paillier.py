@@ -14,7 +14,7 @@ from atoll.errors import CodecError
 from atoll.he.big import Big, in_range, read_numbers, refused, vector
 from atoll.he.forked import shared
 from atoll.he.layout import Octets, octets
-from atoll.he.powers import Powers, random_below, random_digits, random_prime
+from atoll.he.powers import Lifted, random_below, random_digits, random_prime
 from atoll.he.scheme import Plain, SecretHE, Vector
 
 __all__ = ["Paillier", "PaillierSecret"]
@@ -50,7 +50,10 @@ class Paillier(Big):
 
 
 class PaillierSecret(SecretHE):
-    """With p and q everything is reckoned modulo p^2 and q^2 apart."""
+    """With p and q everything is reckoned modulo p^2 and q^2 apart.
+
+    Modulo p^2, 1 + n m = 1 + p (q m), and q m joins the sum of `Lifted`.
+    """
 
     public: Paillier
 
@@ -63,7 +66,10 @@ class PaillierSecret(SecretHE):
         self._back = tuple(gmpy2.invert((f - 1) * (n // f), f) for f in self._primes)
         self._join, self._join_squares = gmpy2.invert(p, q), gmpy2.invert(p * p, q * q)
         count = -(-self.public.short // _WINDOW)
-        self._tables = [Powers(h % square, square, count, _WINDOW) for square in self._squares]
+        self._tables = [
+            Lifted(h % square, f, count, _WINDOW)
+            for f, square in zip(self._primes, self._squares, strict=True)
+        ]
 
     @classmethod
     def generate(cls, bits: int, workers: int = 1) -> Self:
@@ -92,12 +98,17 @@ class PaillierSecret(SecretHE):
 
     def _encrypt(self, plain: list[mpz]) -> list[mpz]:
         digits = random_digits(self._tables[0].digits, _WINDOW, len(plain))
-        low, high = (table(digits) for table in self._tables)
-        (pp, qq), join, n, modulus = self._squares, self._join_squares, self.public.n, self.public.modulus
-        return [
-            (x + pp * ((y - x) * join % qq)) * (1 + n * m) % modulus
-            for x, y, m in zip(low, high, plain, strict=True)
-        ]
+        n, parts = self.public.n, []
+        for table, f, square in zip(self._tables, self._primes, self._squares, strict=True):
+            other = n // f
+            parts.append(
+                [
+                    each * (1 + f * ((lift + m * other) % f)) % square
+                    for (each, lift), m in zip(table(digits), plain, strict=True)
+                ]
+            )
+        (pp, qq), join = self._squares, self._join_squares
+        return [x + pp * ((y - x) * join % qq) for x, y in zip(*parts, strict=True)]
 
     def decrypt(self, c: Vector, bits: int, what: str) -> Octets:
         (p, q), join = self._primes, self._join

@@ -10,21 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.errors import ConfigError
+from atoll.he.forked import shared
 from atoll.he.layout import Octets, octets
 
-__all__ = ["AdditiveHE", "Octets", "SecretHE", "Vector", "check", "keygen", "load"]
+__all__ = ["AdditiveHE", "Octets", "Plain", "SecretHE", "Vector"]
 
 Vector = NDArray[Any]
 """Ciphertexts: the first dimensions are theirs, and what else there is belongs to the cipher."""
 
 Plain = Octets | Sequence[int]
 """Plaintexts, whole numbers from 0: as such, or as rows of little-endian bytes [n, k]."""
-
-USUAL = {"ou": 2048, "paillier": 2048, "none": 128}
-"""Bits of a key, of a plaintext where there is none."""
-
-LEAST = 2048
-"""Bits below which a modulus can be factored too soon."""
 
 
 class AdditiveHE(ABC):
@@ -92,6 +87,25 @@ class AdditiveHE(ABC):
     def rerandomise(self, c: Vector) -> Vector:
         """The same plaintexts, and nothing left of how they came about: also for the owner of the key."""
 
+    def reply(self, c: Vector, bits: int, lift: int) -> Octets:
+        """Sums [n] as they may leave: each plus `lift` (`Layout`), packed by `bits`, and randomised anew.
+
+        Returns bytes [ceil(n / per), width].
+        """
+        per = self.per(bits)
+        lifts = sum(lift << (bits * at) for at in range(per))
+
+        def work(a: int, b: int) -> Octets:
+            packed = self.add_plain(self.pack(c[a * per : b * per], bits), lifts)
+            return self.to_bytes(self.rerandomise(packed))
+
+        _ = self.rerandomise(c[:0])  # makes tables, before processes are forked
+        return shared(work, -(-len(c) // per), self.workers, self.share(bits))
+
+    def share(self, bits: int) -> int:
+        """Replies below which a process is not worth its start."""
+        return 1
+
     @abstractmethod
     def to_bytes(self, c: Vector) -> Octets:
         """[n] -> uint8 [n, width]."""
@@ -139,65 +153,3 @@ class SecretHE(ABC):
         Raises CodecError where one has more than `bits` bits, which no honest sum has: what it is then must not get
         out, since for Okamoto-Uchiyama it tells the key to who chose the ciphertext.
         """
-
-
-def keygen(crypto: str, workers: int = 1) -> SecretHE:
-    """A new key from the operating system's randomness.
-
-    Args:
-        crypto: "ou", "paillier" or "none" (the same numbers, open), with bits where they are not the usual ("ou-3072").
-
-    Raises ConfigError for another name or a key that is too short, MissingExtraError without gmpy2.
-    """
-    scheme, bits = check(crypto)
-    if scheme == "none":
-        from atoll.he.plain import Open
-
-        return Open(bits)
-    made: SecretHE
-    if scheme == "ou":
-        from atoll.he.ou import OUSecret
-
-        made = OUSecret.generate(bits, workers)
-    else:
-        from atoll.he.paillier import PaillierSecret
-
-        made = PaillierSecret.generate(bits, workers)
-    return made
-
-
-def load(crypto: str, key: Octets, workers: int = 1) -> AdditiveHE:
-    """The public half that another party sent.  Raises CodecError where it is none of this cipher."""
-    scheme, bits = parse(crypto)
-    if scheme == "none":
-        from atoll.he.plain import Plaintext
-
-        return Plaintext(bits)
-    if scheme == "ou":
-        from atoll.he.ou import OU
-
-        return OU.load(bits, key, workers)
-    from atoll.he.paillier import Paillier
-
-    return Paillier.load(bits, key, workers)
-
-
-def check(crypto: str) -> tuple[str, int]:
-    """ "ou-3072" -> ("ou", 3072).  Raises ConfigError for another name, or a key that is too short."""
-    scheme, bits = parse(crypto)
-    if scheme != "none" and bits < LEAST:
-        raise ConfigError(f"crypto = {crypto!r}: keys of {bits} bits can be broken", hint=f"take {LEAST}")
-    return scheme, bits
-
-
-def parse(crypto: str) -> tuple[str, int]:
-    """The same, whatever the length of the key."""
-    scheme, dash, bits = crypto.partition("-")
-    if scheme not in USUAL or (dash and not bits.isdecimal()):
-        raise ConfigError(
-            f"crypto = {crypto!r} is no cipher that adds",
-            hint=f"known: {', '.join(USUAL)}, and such as ou-3072",
-        )
-    if dash and (int(bits) % 32 or not 32 <= int(bits) <= 1 << 14):
-        raise ConfigError(f"crypto = {crypto!r}: bits are a multiple of 32, up to 16384")
-    return scheme, int(bits) if dash else USUAL[scheme]

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 from atoll import own
 from atoll.contract import Method
 from atoll.errors import ConfigError, suggest
+from atoll.methods.adapt.adabn import AdaBN
+from atoll.methods.adapt.fedcoral import FedCORAL
+from atoll.methods.adapt.fedmmd import FedMMD
+from atoll.methods.adapt.shot import SHOT
 from atoll.methods.distilled import FedDF, FedMD
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.feddyn import FedDyn
@@ -51,6 +55,8 @@ __all__ = [
     "IFCA",
     "METHODS",
     "PFNM",
+    "SHOT",
+    "AdaBN",
     "Description",
     "Ditto",
     "FedALA",
@@ -61,11 +67,13 @@ __all__ = [
     "FedAvgM",
     "FedBABU",
     "FedBN",
+    "FedCORAL",
     "FedDF",
     "FedDyn",
     "FedFomo",
     "FedMA",
     "FedMD",
+    "FedMMD",
     "FedNova",
     "FedOpt",
     "FedPHP",
@@ -137,6 +145,10 @@ METHODS: dict[str, type[Method]] = {
     "fedfomo": FedFomo,
     "fedmd": FedMD,
     "feddf": FedDF,
+    "fedcoral": FedCORAL,
+    "fedmmd": FedMMD,
+    "adabn": AdaBN,
+    "shot": SHOT,
 }
 """Methods by the name they have in a configuration file and on the command line."""
 

@@ -11,16 +11,17 @@ The guest encrypts its own part anew: if it added it open, a host, who knows the
 subtract that and read the residuals. Counts with the log link multiply instead of adding: [[exp(u_k)]] goes from host
 to guest to the next host, and [[d]] = [[prod_k exp(u_k)]] exp(u_A) - [[y]].
 
-Masks are uniform over 2^49 steps of 2^-24 (of a mean over the batch), so that with standardised columns, whose mean
-gradients are about 1 at most, the arbiter's view of each differs by less than 2^-24 from one that does not depend on
-it. The arbiter gives back multiples of the same 2^-24, which is coarser than the noise of CKKS, and decrypts fewer sums
-than a batch has rows: from as many, residuals could be computed.
+Masks are uniform over 2^50 steps of 2^-20 (of a mean over the batch). With standardised columns mean gradients g are
+about 1 at most, and a masked one tells the arbiter something, the side on which it lies, with probability |g| 2^-29.
+The same holds for the other slots of a ciphertext, 4096 in all, which have parts of sums in them. The arbiter gives
+back multiples of the same 2^-20, which is coarser than the noise of CKKS, and opens fewer sums than a batch has rows:
+from as many, residuals could be computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,8 @@ import numpy as np
 import torch
 
 from atoll.errors import DataError, DivergedError, RunError
-from atoll.he.ckks import CKKS, Cipher, CKKSKey, Column, Key, Open, OpenKey, drawn
-from atoll.parties import Link
+from atoll.he.ckks import CKKS, MASK, Cipher, CKKSKey, Key, Open, OpenKey, drawn
+from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.glm import kinds
 from atoll.vertical.glm.columns import Columns
@@ -41,11 +42,9 @@ from atoll.vertical.side import FloatArray, Side
 
 __all__ = ["arbiter", "guest", "host"]
 
-GRAIN = 2.0**-24
+GRAIN = 2.0**-20
 """The step of masks and of what the arbiter gives back, of a mean over a batch."""
-MASK = 49
-"""Bits of a mask."""
-_FAR = 30.0  # linear scores of counts beyond which there is no going on
+_FAR = 15.0  # a party's linear score of counts, beyond which CKKS runs out of room
 
 
 @dataclass
@@ -62,33 +61,29 @@ class _Party:
 
     async def gradient(self, rows: Any, residual: Sequence[Any]) -> FloatArray:
         """The mean gradient of this party's columns over a batch, [d, scores], by way of the arbiter."""
-        x, scores = self.x[rows], scores_of(self.case)
-        count, grain = x.shape[1] * scores, _grain(len(x))
-        masks = drawn(count, grain, MASK)
-        totals = self.cipher.totals(residual, _columns(x, scores), masks, grain)
-        await self.say(str(self.case.arbiter), kinds.MASKED, totals)
-        values = (await self.link.receive(str(self.case.arbiter), kinds.OPENED)).sums
-        if len(values) != count:
-            raise RunError(f"the arbiter has opened {len(values)} sums, and {count} were asked for")
-        return np.asarray((values.numpy() - masks) / len(x)).reshape(scores, -1).T
+        x, scores, grain = self.x[rows], scores_of(self.case), _grain(len(rows))
+        masks = drawn(x.shape[1] * scores, grain, MASK).reshape(-1, scores)
+        totals = self.cipher.totals(residual, x, masks, grain)
+        arbiter = str(self.case.arbiter)
+        await self.say(arbiter, kinds.MASKED, totals, columns=x.shape[1])
+        sums = (await self.link.receive(arbiter, kinds.OPENED)).sums.numpy()
+        if sums.shape != masks.shape:
+            raise RunError(f"{arbiter} has opened {list(sums.shape)} sums, and {list(masks.shape)} are due")
+        return np.asarray((sums - masks) / len(x))
 
-    async def say(self, to: str, kind: Any, sealed: Sequence[Any]) -> None:
+    async def say(self, to: str, kind: Kind, sealed: Sequence[Any], **more: int) -> None:
         """Send ciphertexts."""
         count = len(sealed) if self.cipher.under else 0
-        await self.link.send(
-            to, kind, Record(cipher=self.cipher.pack(sealed)), under=self.cipher.under, ciphertexts=count
-        )
+        record = Record(cipher=self.cipher.pack(sealed), **more)
+        await self.link.send(to, kind, record, under=self.cipher.under, ciphertexts=count)
 
-    async def hear(self, sender: str, kind: Any, chunks: int) -> list[Any]:
-        """So many ciphertexts."""
+    async def hear(self, sender: str, kind: Kind, rows: int) -> list[Any]:
+        """What is encrypted of so many rows."""
         sealed = self.cipher.unpack((await self.link.receive(sender, kind)).cipher)
-        if len(sealed) != chunks:
-            raise RunError(f"{sender} has sent {len(sealed)} ciphertexts, and {chunks} are due")
+        due = self.cipher.chunks(rows, scores_of(self.case))
+        if len(sealed) != due:
+            raise RunError(f"{sender} has sent {len(sealed)} ciphertexts, and {due} are due")
         return sealed
-
-    def chunks(self, count: int) -> int:
-        """Ciphertexts of a vector."""
-        return max(1, -(-count // self.cipher.slots))
 
 
 # --- roles ------------------------------------------------------------------------------------------------------
@@ -112,10 +107,9 @@ async def guest(link: Link, side: Side, case: Case, progress: Progress, settings
         if case.task == "poisson":
             total = await _product(party, z, label, rows)
         else:
-            own = (slope(case.task) * z - label.target[rows]).T.ravel()
-            total = party.cipher.encrypt(own)
+            total = party.cipher.encrypt(slope(case.task) * z - label.target[rows])
             for name in case.hosts:
-                total = party.cipher.add(total, await party.hear(name, kinds.SCORE, len(total)))
+                total = party.cipher.add(total, await party.hear(name, kinds.SCORE, len(rows)))
         for name in case.hosts:
             await party.say(name, kinds.RESIDUAL, total)
         return total
@@ -148,16 +142,15 @@ async def host(link: Link, side: Side, case: Case, progress: Progress, settings:
         if descent.stopped:
             break
         for rows in batches(len(side), settings.batch, case.seed, epoch):
-            u = (party.x[rows] @ descent.weights).T.ravel()
-            chunks = party.chunks(len(u))
+            u = party.x[rows] @ descent.weights
             if case.task != "poisson":
                 sealed = party.cipher.encrypt(slope(case.task) * u)
             elif first:
                 sealed = party.cipher.encrypt(_exp(u))
             else:
-                sealed = party.cipher.times(await party.hear(case.guest, kinds.SCORE, chunks), _exp(u))
+                sealed = party.cipher.times(await party.hear(case.guest, kinds.SCORE, len(rows)), _exp(u))
             await party.say(case.guest, kinds.SCORE, sealed)
-            descent.step(await party.gradient(rows, await party.hear(case.guest, kinds.RESIDUAL, chunks)))
+            descent.step(await party.gradient(rows, await party.hear(case.guest, kinds.RESIDUAL, len(rows))))
         moved = descent.moved()
         if settings.tolerance:
             await link.send(case.guest, kinds.STILL, Record(still=moved < settings.tolerance))
@@ -179,12 +172,13 @@ async def arbiter(link: Link, case: Case, progress: Progress, settings: Settings
             break
         for batch in batches(rows, settings.batch, case.seed, epoch):
             for name in (case.guest, *case.hosts):
-                sent = (await link.receive(name, kinds.MASKED)).cipher
-                if len(sent) >= len(batch) * scores:
-                    raise _too_many(name, len(sent) // scores, len(batch))
+                asked = await link.receive(name, kinds.MASKED)
+                if not 0 <= asked.columns < len(batch):
+                    raise _too_many(name, asked.columns, len(batch))
                 grain = _grain(len(batch))
-                values = torch.from_numpy(np.round(key.sums(sent) / grain) * grain)
-                await link.send(name, kinds.OPENED, Record(sums=values))
+                opened = key.sums(asked.cipher, len(batch), asked.columns, scores)
+                sums = torch.from_numpy(np.round(opened / grain) * grain)
+                await link.send(name, kinds.OPENED, Record(sums=sums))
         if settings.tolerance:
             stopped = bool((await link.receive(case.guest, kinds.STOP)).stop)
         progress.tell(epoch, Record(stopped=stopped), {})
@@ -214,7 +208,8 @@ def _key(case: Case) -> Key:
     if not case.crypto.startswith("ckks"):
         return OpenKey()
     # Counts: a product for each host but the first, one at the guest, one for the gradient.
-    return CKKSKey(len(case.hosts) + 1 if case.task == "poisson" else 1)
+    products = len(case.hosts) + 1 if case.task == "poisson" else 1
+    return CKKSKey(products, int(case.crypto.partition("-")[2] or 0))
 
 
 async def _planned(
@@ -238,21 +233,13 @@ async def _planned(
 
 async def _product(party: _Party, z: FloatArray, label: Label, rows: Any) -> list[Any]:
     """[[d]] of counts, divided by the mean count: hosts multiply one after the other."""
-    chunks = party.chunks(len(z))
     total: list[Any] = []
     for at, name in enumerate(party.case.hosts):
         if at:
             await party.say(name, kinds.SCORE, total)
-        total = await party.hear(name, kinds.SCORE, chunks)
-    total = party.cipher.times(total, _exp(z[:, 0]) * label.exposure[rows])
-    return party.cipher.add(total, party.cipher.encrypt(-label.target[rows, 0]))
-
-
-def _columns(x: FloatArray, scores: int) -> Iterator[Column]:
-    """The columns of a batch, for each score: residuals of one score after those of another make one vector."""
-    for score in range(scores):
-        for column in np.ascontiguousarray(x.T):
-            yield score * len(x), column
+        total = await party.hear(name, kinds.SCORE, len(z))
+    total = party.cipher.times(total, _exp(z + np.log(label.exposure[rows, None])))
+    return party.cipher.add(total, party.cipher.encrypt(-label.target[rows]))
 
 
 def _grain(rows: int) -> float:
@@ -263,6 +250,7 @@ def _grain(rows: int) -> float:
 def _exp(u: FloatArray) -> FloatArray:
     if u.size and float(np.abs(u).max()) > _FAR:
         raise DivergedError(
-            f"a linear score is beyond {_FAR:g}, and exp of it is no count", hint="a smaller lr may help"
+            f"a linear score is beyond {_FAR:g}: exp of it is no multiple of the mean count",
+            hint="a smaller lr may help",
         )
     return np.asarray(np.exp(u))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from atoll.errors import ConfigError
-from atoll.optimizers import optimizer
+from atoll.optimizers import SGD, optimizer
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
-from atoll.vertical.glm import arbiter, predict
+from atoll.vertical.glm import arbiter, predict, sshe
 from atoll.vertical.glm.kinds import KINDS
 from atoll.vertical.glm.settings import Settings
 from atoll.vertical.protocol import Case, Progress, Protocol, Task
@@ -32,6 +32,16 @@ class GLM(Protocol):
     Each party standardises its columns by mean and scale of its training rows, which stay in its half of the model; a
     missing value becomes the mean.
 
+    Who learns what, if all do as they are told:
+    * arbiter mode: each party its own gradients, batch by batch; the arbiter how many rows, columns and epochs there
+      are. Gradients are sums over a batch that depend on labels and on the others' scores: batches with fewer rows than
+      a party has columns are refused, and large ones tell less. An arbiter that helps a party reads residuals.
+    * sshe mode: each party its own weights, at the end.
+    * predicting: the guest sees the host's linear score of each row that it asks for, or the sum of all hosts' where
+      there are several (`glm.predict`).
+
+    With CKKS, weights differ from those without a cipher by some 1e-6.
+
     Args:
         epochs: at most.
         batch: rows of one at most; the ciphertexts of CKKS hold 4096 (8192 for counts), and one with fewer costs as
@@ -39,7 +49,9 @@ class GLM(Protocol):
         lr: the learning rate of `optimizer` ("sgd:0.9", "adam" ...; see `atoll.optimizers`).
         l1, l2: weights of sum |w| and sum w^2 / 2, each party for its own; the intercept is left alone.
         tolerance: ends the run once no weight changes by as much in an epoch; 0 never.
-        mode: "arbiter" or "sshe".
+        mode: "arbiter": a third party has the key, and there may be many hosts (`glm.arbiter`); "sshe": for one host
+            and no third party, with shared weights (`glm.sshe`), which needs a linear optimiser and knows neither
+            counts nor l1 nor tolerance.
     """
 
     epochs: int = 30
@@ -81,12 +93,37 @@ class GLM(Protocol):
         """All but the mode."""
         return Settings(self.epochs, self.batch, self.lr, self.optimizer, self.l1, self.l2, self.tolerance)
 
+    def check(self, case: Case) -> None:
+        super().check(case)
+        if self.mode == "arbiter":
+            size = case.crypto.partition("-")[2]
+            _need(not size or size in ("8192", "16384"), "knows ckks-8192 and ckks-16384", self)
+            _need(
+                case.crypto == "none" or case.crypto.startswith("ckks"),
+                'needs crypto = "ckks" or "none"',
+                self,
+            )
+            return
+        _need(not case.crypto.startswith("ckks"), "needs a cipher that adds whole numbers, not ckks", self)
+        _need(len(case.hosts) == 1, f"is for one host, and there are {len(case.hosts)}", self)
+        _need(case.task != "poisson", "knows no counts: exp is no product of shares", self)
+        _need(isinstance(optimizer(self.optimizer), SGD), "needs a linear optimiser: sgd or nesterov", self)
+        _need(
+            not self.l1 and not self.tolerance,
+            "cannot look at shared weights: l1 and tolerance must be 0",
+            self,
+        )
+
     async def guest(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
         self.check(case)
+        if self.mode == "sshe":
+            return await sshe.guest(link, side, case, progress, self.settings)
         return await arbiter.guest(link, side, case, progress, self.settings)
 
     async def host(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
         self.check(case)
+        if self.mode == "sshe":
+            return await sshe.host(link, side, case, progress, self.settings)
         return await arbiter.host(link, side, case, progress, self.settings)
 
     async def arbiter(self, link: Link, case: Case, progress: Progress) -> None:
@@ -98,3 +135,8 @@ class GLM(Protocol):
 
     async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
         await predict.answer(link, side, case, half)
+
+
+def _need(fine: bool, message: str, protocol: GLM) -> None:
+    if not fine:
+        raise ConfigError(f"mode = {protocol.mode!r} of protocol = {protocol.name!r} {message}")

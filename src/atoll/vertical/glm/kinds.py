@@ -23,12 +23,12 @@ SCORE = Kind(
 RESIDUAL = Kind("glm.residual", {"cipher": _CIPHER}, "nothing: the residuals, under the key of the arbiter")
 MASKED = Kind(
     "glm.masked",
-    {"cipher": _CIPHER},
+    {"cipher": _CIPHER, "columns": Field("int")},
     "how many columns the sender has; the sums that the arbiter decrypts are masked",
 )
 OPENED = Kind(
     "glm.opened",
-    {"sums": Field("float64", (None,))},
+    {"sums": Field("float64", (None, None))},
     "the receiver's own gradient, once it takes its mask away",
 )
 STILL = Kind("glm.still", {"still": Field("bool")}, "whether the sender's weights have come to rest")

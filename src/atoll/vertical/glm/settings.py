@@ -33,6 +33,10 @@ class Settings:
             f" tolerance {self.tolerance:g}"
         )
 
+    def whole(self, case: Case) -> str:
+        """What parties must agree on where each holds shares of the other's weights."""
+        return f"{self.shared(case)}, {self.optimizer} with lr {self.lr:g}, l2 {self.l2:g}"
+
     def descent(self, columns: int, scores: int, intercept: FloatArray | None, progress: Progress) -> Descent:
         """Weights that begin at 0, or where a run goes on."""
         return Descent(

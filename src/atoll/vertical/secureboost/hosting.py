@@ -151,10 +151,8 @@ class _Host:
         cells = self._cells(c, place, grown, count)
         cells = cells.reshape(count, self.bins.cells, *cells.shape[1:])
         sums = self.bins.sums(cells, public.add)[:, order]
-        packed = public.pack(sums.reshape(count * len(order), *sums.shape[2:]), self.layout.bits)
-        per = public.per(self.layout.bits)
-        lift = sum(self.layout.lift << (self.layout.bits * at) for at in range(per))
-        blob = as_tensor(public.to_bytes(public.rerandomise(public.add_plain(packed, lift))))
+        flat = sums.reshape(count * len(order), *sums.shape[2:])
+        blob = as_tensor(public.reply(flat, self.layout.bits, self.layout.lift))
         await self.link.send(
             self.case.guest,
             messages.SUMS,

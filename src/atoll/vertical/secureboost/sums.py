@@ -21,6 +21,10 @@ from atoll.vertical.side import FloatArray
 __all__ = ["Level", "Own", "Party", "Remote"]
 
 
+MOST = 10_000_000
+"""Splits of a host."""
+
+
 @dataclass(frozen=True)
 class Level:
     """Nodes that may be split, and where rows are.
@@ -97,6 +101,8 @@ class Remote(Party):
 
     def __init__(self, link: Link, host: str, secret: SecretHE, layout: Layout, splits: int) -> None:
         super().__init__()
+        if not 0 <= splits <= MOST:
+            raise CodecError(f"boost.splits of {host} says {splits}, and it must lie between 0 and {MOST}")
         self.link, self.host, self.secret, self.layout, self.splits = link, host, secret, layout, splits
         self.due = 0
         """Levels that the host still waits for."""

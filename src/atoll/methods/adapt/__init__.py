@@ -1,0 +1,1 @@
+"""Methods for clients without labels: domain adaptation that needs sums of clients' features, or nothing at all."""
