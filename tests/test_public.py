@@ -102,6 +102,7 @@ NAMES = [
     "run",
     "sweep",
     "train",
+    "vertical",
 ]
 
 PARAMETERS = {

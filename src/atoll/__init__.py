@@ -258,6 +258,7 @@ __all__ = [
     "run",
     "sweep",
     "train",
+    "vertical",
 ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from atoll.errors import CodecError, ConfigError, DataError, DivergedError
+from atoll.he import numbers, octets
 from atoll.parties import play
 from atoll.seeds import rng
 from atoll.tensors import Record
@@ -133,9 +134,9 @@ def test_a_matrix_times_a_vector_by_additions(rows: int, columns: int, bits: int
     draw = rng(seed, "matrix")
     x = draw.integers(0, 1 << bits, size=(rows, columns))
     v = [int(each) for each in draw.integers(0, 1 << 62, size=columns)]
-    cipher = adding.Unhidden()
-    found = adding.times(cipher, x, np.array(v, dtype=object), bits)
-    assert [int(each) for each in found] == [
+    cipher = adding.keygen("none").public
+    found = adding.times(cipher, x, cipher.encrypt(octets(v, 64)), bits)
+    assert numbers(cipher.to_bytes(found)) == [
         int(each) for each in x.astype(object) @ np.array(v, dtype=object)
     ]
 
@@ -148,7 +149,7 @@ def unpacked(blob: list[int], bits: int) -> list[int]:
     if bits == 64:
         return blob
     slot = 8 * (bits // 8 + 1)
-    per = adding.Unhidden().per(slot)
+    per = adding.keygen("none").public.per(slot)
     found = [value >> (slot * at) & ((1 << slot) - 1) for value in blob for at in range(per)]
     return found[: {40: 120, 1: 3, 2: 4}[len(blob)]] if per == 3 else found
 
@@ -161,10 +162,10 @@ def test_parties_see_uniform_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         """How likely what the parties decrypt in first and second products would be, where it is uniform."""
         found = []
         for sender in ("guest", "host"):
-            blobs = [adding.numbers(each.cipher.numpy()) for each in said(played, kind, sender)]
+            blobs = [numbers(each.cipher.numpy()) for each in said(played, kind, sender)]
             for start, width in enumerate(widths):
-                numbers = [value / 2.0**width for blob in blobs[start::2] for value in unpacked(blob, width)]
-                found.append(stats.kstest(numbers, "uniform").pvalue)
+                shown = [value / 2.0**width for blob in blobs[start::2] for value in unpacked(blob, width)]
+                found.append(stats.kstest(shown, "uniform").pvalue)
         return found
 
     played = train(protocol, case, sides)
@@ -187,10 +188,8 @@ def test_without_masks_a_product_would_tell_the_columns(monkeypatch: pytest.Monk
         case, sides = two("binary")
         played = train(replace(SHARED, batch=1000, epochs=3), case, sides)
         asked, told = said(played, "glm.vector", "guest"), said(played, "glm.product", "host")
-        vectors = [adding.numbers(each.cipher.numpy()) for each in asked[::2]]
-        products = [
-            unpacked(adding.numbers(each.cipher.numpy()), 26 + 64 + 2 + sshe.HIDE) for each in told[::2]
-        ]
+        vectors = [numbers(each.cipher.numpy()) for each in asked[::2]]
+        products = [unpacked(numbers(each.cipher.numpy()), 26 + 64 + 2 + sshe.HIDE) for each in told[::2]]
         a = np.array(vectors, dtype=np.float64) / 2.0**64
         x = np.linalg.solve(a, np.array(products, dtype=np.float64) / 2.0**64).T / 2.0**20 - 2.0**5
         own = sides["host"].x
@@ -212,7 +211,7 @@ def test_masks_are_forty_bits_longer_than_what_they_hide() -> None:
     bound = terms * int(largest) * ((1 << 64) - 1)
     assert bound < 1 << (party.bits(terms) - sshe.HIDE)
     bits = party.bits(terms)
-    masks = np.array([mask / 2**bits for mask in adding.numbers(sshe._masks(20_000, bits))])
+    masks = np.array([mask / 2**bits for mask in numbers(sshe._masks(20_000, bits))])
     assert stats.kstest(masks, "uniform").pvalue > 1e-6
 
 
@@ -234,11 +233,20 @@ def test_nothing_is_open_but_shares_and_each_partys_own_weights() -> None:
 
 
 def test_what_is_no_sum_is_refused() -> None:
-    cipher = adding.Unhidden()
+    secret = adding.keygen("none")
     with pytest.raises(CodecError, match="no sum can be"):
-        cipher.decrypt(np.array([1 << 80], dtype=object), 80, "a sum")
-    with pytest.raises(CodecError, match="a number has 64"):
-        cipher.from_bytes(np.zeros((2, 63), np.uint8), "a vector")
+        secret.decrypt(secret.encrypt(octets([1 << 80], 64)), 80, "a sum")
+    with pytest.raises(CodecError, match="64 a number"):
+        secret.public.from_bytes(np.zeros((2, 63), np.uint8), "a vector")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crypto", ["ou", "paillier"])
+def test_weights_do_not_depend_on_the_cipher(crypto: str) -> None:
+    case, sides = two("binary")
+    protocol = replace(SHARED, epochs=1)
+    sealed = joined(case, train(protocol, replace(case, crypto=crypto), sides).results)
+    assert np.abs(sealed - joined(case, train(protocol, case, sides).results)).max() < 1e-4
 
 
 # --- what it is nothing for ---------------------------------------------------------------------------------------

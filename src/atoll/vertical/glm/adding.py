@@ -1,4 +1,4 @@
-"""What sharing needs of a cipher that adds, and matrices times encrypted vectors.
+"""Matrices times vectors under a cipher that adds, and its keys.
 
 A matrix of small integers x from 0 is multiplied by additions alone: x is cut into digits of 8 bits. With many rows and
 few columns, all multiples of each ciphertext by a digit are laid out in a table, of which a row picks one for each of
@@ -9,194 +9,45 @@ take some forty.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.errors import CodecError, ConfigError
+from atoll import he
+from atoll.he import AdditiveHE, Octets, SecretHE, Vector
 
-__all__ = ["Octets", "Public", "Secret", "Unhidden", "keygen", "load", "numbers", "octets", "packed", "times"]
+__all__ = ["keygen", "load", "packed", "times"]
 
-Octets = NDArray[np.uint8]
-Vector = NDArray[Any]
-"""Ciphertexts: the first dimension is theirs, and what else there is belongs to the cipher."""
 _DIGIT = 8
 _SIZE = 1 << _DIGIT
+_OPEN = "none-512"
+"""Without a cipher numbers have as much room as sums of products of shares take."""
 
 
-class Public(Protocol):
-    """What everybody can do who has the public key, with whole numbers from 0 below 2^capacity."""
-
-    capacity: int
-
-    @property
-    def name(self) -> str:
-        """ "ou-2048"."""
-        ...
-
-    def key(self) -> Octets:
-        """The public key, [k]."""
-        ...
-
-    def encrypt(self, values: Octets) -> Vector:
-        """Numbers [n, bytes], the lowest byte first."""
-        ...
-
-    def add(self, a: Vector, b: Vector) -> Vector:
-        """Each with each."""
-        ...
-
-    def mul_plain(self, c: Vector, factor: int) -> Vector:
-        """Each times a whole number from 0."""
-        ...
-
-    def sum_by_bins(self, c: Vector, rows: NDArray[Any], bins: NDArray[Any], count: int) -> Vector:
-        """Sums [count]: c[rows[i]] is added to the sum bins[i]."""
-        ...
-
-    def per(self, bits: int) -> int:
-        """How many numbers of so many bits one ciphertext holds."""
-        ...
-
-    def pack(self, c: Vector, bits: int) -> Vector:
-        """Numbers below 2^bits, `per` of them in each ciphertext, the first in the lowest bits."""
-        ...
-
-    def rerandomise(self, c: Vector) -> Vector:
-        """The same numbers, and nothing left of how they came about."""
-        ...
-
-    def to_bytes(self, c: Vector) -> Octets:
-        """[n] -> [n, width]."""
-        ...
-
-    def from_bytes(self, blob: Octets, what: str) -> Vector:
-        """The inverse.  Raises CodecError."""
-        ...
-
-
-class Secret(Protocol):
-    """What only the owner of the key can do."""
-
-    @property
-    def public(self) -> Public:
-        """The public half."""
-        ...
-
-    def encrypt(self, values: Octets) -> Vector:
-        """As the public half does, faster."""
-        ...
-
-    def decrypt(self, c: Vector, bits: int, what: str) -> Octets:
-        """[n, ceil(bits / 8)].  Raises CodecError where a number has more bits."""
-        ...
-
-
-class Unhidden:
-    """No cipher: whole numbers as they are, in 64 bytes each."""
-
-    capacity, name, width = 512, "none", 64
-
-    @property
-    def public(self) -> Unhidden:
-        """Itself."""
-        return self
-
-    def key(self) -> Octets:
-        """None."""
-        return np.zeros(0, np.uint8)
-
-    def encrypt(self, values: Octets) -> Vector:
-        """The numbers."""
-        return np.array(numbers(values), dtype=object)
-
-    def add(self, a: Vector, b: Vector) -> Vector:
-        """Each with each."""
-        return np.asarray(a + b)
-
-    def mul_plain(self, c: Vector, factor: int) -> Vector:
-        """Each times a number."""
-        return np.asarray(c * factor)
-
-    def sum_by_bins(self, c: Vector, rows: NDArray[Any], bins: NDArray[Any], count: int) -> Vector:
-        """Sums by bin."""
-        found = np.zeros(count, dtype=object)
-        np.add.at(found, bins, c[rows])
-        return found
-
-    def per(self, bits: int) -> int:
-        """As many as there is room for."""
-        return self.capacity // bits
-
-    def pack(self, c: Vector, bits: int) -> Vector:
-        """Several numbers as one."""
-        per = self.per(bits)
-        packs = [
-            sum(int(value) << (bits * at) for at, value in enumerate(c[start : start + per]))
-            for start in range(0, len(c), per)
-        ]
-        return np.array(packs, dtype=object)
-
-    def rerandomise(self, c: Vector) -> Vector:
-        """Nothing is random here."""
-        return c
-
-    def to_bytes(self, c: Vector) -> Octets:
-        """64 bytes each."""
-        return octets(list(c), self.width)
-
-    def from_bytes(self, blob: Octets, what: str) -> Vector:
-        """The inverse."""
-        if blob.ndim != 2 or blob.shape[1] != self.width:
-            raise CodecError(f"{what} has {list(blob.shape)} bytes, and a number has {self.width}")
-        return self.encrypt(blob)
-
-    def decrypt(self, c: Vector, bits: int, what: str) -> Octets:
-        """The numbers."""
-        if any(int(value) >> bits for value in c):
-            raise CodecError(f"{what} holds what no sum can be")
-        return octets(list(c), (bits + 7) // 8)
-
-
-def keygen(crypto: str) -> Secret:
+def keygen(crypto: str) -> SecretHE:
     """A new key of a cipher that adds."""
-    if crypto != "none":
-        raise ConfigError(f"crypto = {crypto!r} is no cipher that adds", hint="known: none")
-    return Unhidden()
+    return he.keygen(_OPEN if crypto == "none" else crypto)
 
 
-def load(crypto: str, key: Octets) -> Public:
-    """What another party has sent as its public key."""
-    return keygen(crypto).public
+def load(crypto: str, key: Octets) -> AdditiveHE:
+    """What another party has sent as its public key.  Raises CodecError."""
+    return he.load(_OPEN if crypto == "none" else crypto, key)
 
 
 def packed(rows: Octets, per: int) -> Octets:
-    """Numbers [n, size] as `Public.pack` puts them side by side, [ceil(n / per), per * size]."""
+    """Numbers [n, size] as `AdditiveHE.pack` puts them side by side, [ceil(n / per), per * size]."""
     full = np.zeros((-(-len(rows) // per) * per, rows.shape[1]), np.uint8)
     full[: len(rows)] = rows
     return full.reshape(-1, per * rows.shape[1])
 
 
-def octets(values: list[Any], size: int) -> Octets:
-    """Whole numbers from 0 as rows of bytes, the lowest first, [n, size]."""
-    joined = b"".join(int(value).to_bytes(size, "little") for value in values)
-    return np.frombuffer(joined, np.uint8).reshape(len(values), size)
-
-
-def numbers(rows: Octets) -> list[int]:
-    """The inverse."""
-    return [int.from_bytes(row.tobytes(), "little") for row in rows]
-
-
-def times(public: Public, x: NDArray[np.int64], c: Vector, bits: int) -> Vector:
+def times(public: AdditiveHE, x: NDArray[np.int64], c: Vector, bits: int) -> Vector:
     """A matrix [n, d] of whole numbers from 0 with so many bits times encrypted numbers [d], encrypted, [n]."""
     places = -(-bits // _DIGIT)
     digits = (x[:, :, None] >> (_DIGIT * np.arange(places))) & (_SIZE - 1)
     return _tabled(public, digits, c) if len(x) > x.shape[1] else _collected(public, digits, c)
 
 
-def _tabled(public: Public, digits: NDArray[np.int64], c: Vector) -> Vector:
+def _tabled(public: AdditiveHE, digits: NDArray[np.int64], c: Vector) -> Vector:
     rows, columns, places = digits.shape
     step = np.concatenate([public.mul_plain(c, 1 << (_DIGIT * place)) for place in range(places)])
     multiples = [step]
@@ -209,7 +60,7 @@ def _tabled(public: Public, digits: NDArray[np.int64], c: Vector) -> Vector:
     return public.sum_by_bins(table, where[there], bins[there], rows)
 
 
-def _collected(public: Public, digits: NDArray[np.int64], c: Vector) -> Vector:
+def _collected(public: AdditiveHE, digits: NDArray[np.int64], c: Vector) -> Vector:
     rows, columns, places = digits.shape
     bins = (digits * places + np.arange(places)) * rows + np.arange(rows)[:, None, None]
     which = np.broadcast_to(np.arange(columns)[:, None], digits.shape)

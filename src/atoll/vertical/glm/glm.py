@@ -65,7 +65,7 @@ class GLM(Protocol):
 
     name: ClassVar[str] = "glm"
     says: ClassVar[str] = "logistic, linear or Poisson regression of columns that lie with several parties"
-    ciphers: ClassVar[tuple[str, ...]] = ("none", "ckks")
+    ciphers: ClassVar[tuple[str, ...]] = ("none", "ckks", "ou", "paillier")
     tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression", "poisson")
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
 

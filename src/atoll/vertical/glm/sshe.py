@@ -29,11 +29,12 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.errors import DataError, DivergedError, RunError
+from atoll.he import AdditiveHE, Octets, SecretHE, numbers
 from atoll.optimizers import SGD, optimizer
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.glm import kinds
-from atoll.vertical.glm.adding import Octets, Public, Secret, keygen, load, numbers, packed, times
+from atoll.vertical.glm.adding import keygen, load, packed, times
 from atoll.vertical.glm.columns import Columns
 from atoll.vertical.glm.descent import batches
 from atoll.vertical.glm.label import Label, scores_of, slope
@@ -85,8 +86,8 @@ class _Party:
     other: str
     case: Case
     settings: Settings
-    secret: Secret
-    public: Public
+    secret: SecretHE
+    public: AdditiveHE
     """Of the other."""
     x: Share
     """[n, d], fixed point, at the guest with a column of ones behind them."""
@@ -156,7 +157,7 @@ class _Party:
         """Of masks for sums of so many products of lifted numbers."""
         return self.size + 1 + 64 + math.ceil(math.log2(max(2, terms))) + HIDE
 
-    async def exchange(self, kind: Kind, given: tuple[Public, Any], due: tuple[Public, int]) -> Any:
+    async def exchange(self, kind: Kind, given: tuple[AdditiveHE, Any], due: tuple[AdditiveHE, int]) -> Any:
         """Send ciphertexts and receive so many; the guest sends first, so that long messages do not meet.
 
         Args:
@@ -169,14 +170,14 @@ class _Party:
         await self._say(kind, *given)
         return found
 
-    async def _say(self, kind: Kind, public: Public, c: Any) -> None:
+    async def _say(self, kind: Kind, public: AdditiveHE, c: Any) -> None:
         sent = torch.from_numpy(np.array(public.to_bytes(c)))
         hides = self.case.crypto != "none"
         await self.link.send(
             self.other, kind, Record(cipher=sent), public.name if hides else None, len(sent) if hides else 0
         )
 
-    async def _hear(self, kind: Kind, public: Public, count: int) -> Any:
+    async def _hear(self, kind: Kind, public: AdditiveHE, count: int) -> Any:
         sent = (await self.link.receive(self.other, kind)).cipher.numpy()
         if len(sent) != count:
             raise RunError(f"{self.other} has sent {len(sent)} ciphertexts, and {count} are due")
