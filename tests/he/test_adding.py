@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import gmpy2
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll import he
-from atoll.errors import CodecError, ConfigError
+from atoll.errors import CodecError, ConfigError, MissingExtraError
 from atoll.he import AdditiveHE, Layout, SecretHE, numbers, octets
+from atoll.he.forked import forked
 from atoll.he.ou import OU, OUSecret
 from atoll.he.paillier import Paillier, PaillierSecret
 from atoll.he.plain import Open
@@ -24,6 +27,22 @@ SMALL: dict[str, SecretHE] = {
     "none": Open(256),
 }
 """Keys that are too short for anything but tests of what is reckoned."""
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that are forked."""
+    found: list[int] = []
+    real = os.fork
+
+    def fork() -> int:
+        pid = real()
+        found.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork)
+    return found
+
 
 SCHEMES = pytest.mark.parametrize("scheme", SMALL)
 
@@ -56,11 +75,11 @@ def test_what_is_decrypted_is_the_sum(scheme: str, values: list[int], factor: in
 
 
 @SCHEMES
-def test_sums_by_bins_are_those_of_numpy_whoever_shares_the_work(scheme: str) -> None:
+def test_sums_by_bins_are_those_of_numpy_whoever_shares_the_work(scheme: str, forks: list[int]) -> None:
     secret, public = pair(scheme)
     rng = np.random.default_rng(0)
     values = rng.integers(0, 1 << 40, 500)
-    rows, bins = rng.integers(0, 500, 9000), rng.integers(0, 7, 9000)
+    rows, bins = rng.integers(0, 500, 25_000), rng.integers(0, 7, 25_000)
     bins[bins == 3] = 2  # one is empty
     due = np.zeros(8, np.int64)
     np.add.at(due, bins, values[rows])
@@ -69,6 +88,7 @@ def test_sums_by_bins_are_those_of_numpy_whoever_shares_the_work(scheme: str) ->
         public.workers = workers
         assert opened(secret, public.sum_by_bins(c, rows, bins, 8), 60) == due.tolist()
     assert opened(secret, public.sum_by_bins(c, rows[:0], bins[:0], 2), 60) == [0, 0]
+    assert len(forks) == (scheme != "none")
 
 
 @SCHEMES
@@ -83,20 +103,33 @@ def test_several_are_packed_into_one_the_first_lowest(scheme: str) -> None:
 
 
 @SCHEMES
-def test_work_shared_by_processes_gives_the_same(scheme: str) -> None:
+def test_work_shared_by_processes_gives_the_same(scheme: str, forks: list[int]) -> None:
     secret, public = pair(scheme)
-    values = list(range(600))
+    values = list(range(1500))
     secret.public.workers = public.workers = 2
     try:
         c = secret.encrypt(values)
         per = public.per(20)
         replies = public.from_bytes(public.reply(public.encrypt(values), 20, 3), "test.sums")
         slots = [m >> 20 * at & 0xFFFFF for m in opened(secret, replies, 20 * per) for at in range(per)]
-        assert slots[:600] == [value + 3 for value in values]
-        assert set(slots[600:]) <= {3}
-        assert opened(secret, c, 10) == values
+        assert slots[:1500] == [value + 3 for value in values]
+        assert set(slots[1500:]) <= {3}
+        assert opened(secret, c, 11) == values
     finally:
         secret.public.workers = public.workers = 1
+    assert scheme == "none" or len(forks) >= 4
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, 0)  # none is left
+
+
+def test_a_process_that_ends_early_is_said() -> None:
+    def work(a: int, b: int) -> Any:
+        if a:
+            os._exit(3)
+        return np.zeros((b - a, 4), np.uint8)
+
+    with pytest.raises(OSError, match="ended early"):
+        forked(work, [0, 2, 4])
 
 
 @SCHEMES
@@ -268,6 +301,15 @@ def test_names_of_ciphers() -> None:
     ]:
         with pytest.raises(ConfigError, match=problem):
             he.keygen(text)
+
+
+def test_without_gmpy2_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gmpy2", None)
+    key = SMALL["ou"].public.key()
+    for call in (lambda: he.keygen("ou"), lambda: he.load("paillier", key)):
+        with pytest.raises(MissingExtraError, match="gmpy2"):
+            call()
+    assert he.keygen("none").public.capacity == 128
 
 
 @pytest.mark.slow

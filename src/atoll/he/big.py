@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import gmpy2
 import numpy as np
+from gmpy2 import mpz
 from numpy.typing import NDArray
 
-from atoll.errors import CodecError, MissingExtraError
+from atoll.errors import CodecError
 from atoll.he.forked import forked, shared
 from atoll.he.layout import Octets, octets
-from atoll.he.scheme import AdditiveHE, Plain, Vector
-
-try:
-    import gmpy2
-    from gmpy2 import mpz
-except ImportError as error:
-    raise MissingExtraError("gmpy2", "vertical", "encryption of sums") from error
-
 from atoll.he.powers import Powers, random_digits
+from atoll.he.scheme import AdditiveHE, Plain, Vector
 
 __all__ = ["Big", "in_range", "read_numbers", "refused", "vector"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, MissingExtraError
 from atoll.he.layout import Octets
 from atoll.he.scheme import AdditiveHE, SecretHE
 
@@ -28,6 +28,7 @@ def keygen(crypto: str, workers: int = 1) -> SecretHE:
         from atoll.he.plain import Open
 
         return Open(bits)
+    _needs_gmpy2()
     made: SecretHE
     if scheme == "ou":
         from atoll.he.ou import OUSecret
@@ -47,6 +48,7 @@ def load(crypto: str, key: Octets, workers: int = 1) -> AdditiveHE:
         from atoll.he.plain import Plaintext
 
         return Plaintext(bits)
+    _needs_gmpy2()
     if scheme == "ou":
         from atoll.he.ou import OU
 
@@ -75,3 +77,10 @@ def parse(crypto: str) -> tuple[str, int]:
     if dash and (int(bits) % 32 or not 32 <= int(bits) <= 1 << 14):
         raise ConfigError(f"crypto = {crypto!r}: bits are a multiple of 32, up to 16384")
     return scheme, int(bits) if dash else USUAL[scheme]
+
+
+def _needs_gmpy2() -> None:
+    try:
+        import gmpy2  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("gmpy2", "vertical", "encryption of sums") from error
