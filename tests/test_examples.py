@@ -75,6 +75,17 @@ def test_hospitals_prints_gains_and_advice(tmp_path: Path) -> None:
     assert re.search(r"^advice: cleveland .*, va ", text, re.MULTILINE)
 
 
+@pytest.mark.skipif(not (HAR.parent / "credit-default").is_dir(), reason="ATOLL_DATA has no credit-default")
+def test_bank_and_shop_know_more_together(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    code, text, err = start("bank_and_shop", "--rows", "1500", "--trees", "4", "--picture", str(picture))
+    assert code == 0, err
+    alone, both = (float(value) for value in re.findall(r"AUC ([\d.]+)", text))
+    assert both > alone + 0.05
+    assert "the same model as without encryption: True" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_recommender_beats_users_alone_and_central_training_is_the_bar(tmp_path: Path) -> None:
     text = output("recommender", tmp_path, "--rounds", "15")
