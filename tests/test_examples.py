@@ -86,6 +86,18 @@ def test_bank_and_shop_know_more_together(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_clinic_knows_is_of_use_to_a_laboratory(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    code, text, err = start(
+        "two_hospitals_transfer", "--common", "20", "--sealed", "0", "--picture", str(picture)
+    )
+    assert code == 0, err
+    found = re.search(r"^ +20 +([\d.]+) ", text, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) > 0.95
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_recommender_beats_users_alone_and_central_training_is_the_bar(tmp_path: Path) -> None:
     text = output("recommender", tmp_path, "--rounds", "15")

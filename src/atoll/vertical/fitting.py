@@ -22,7 +22,7 @@ from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
 from atoll.vertical.running import Ended, take_part
 from atoll.vertical.settings import Vertical, Where
-from atoll.vertical.side import FloatArray
+from atoll.vertical.side import FloatArray, Side
 
 __all__ = ["Fitted", "fit", "read", "run"]
 
@@ -81,6 +81,24 @@ class Fitted:
         if score.ndim == 1:
             return ids, score.tolist()
         return ids, [self.labels[at] for at in score.argmax(1)]
+
+    def predict_host(self, host: Party) -> FloatArray:
+        """Probabilities [n] of a host's own rows, of which the guest has none: what transfer is for.
+
+        Raises ConfigError for protocols that need every party's columns of a row.
+        """
+        if self.plan.protocol != "ftl":
+            raise ConfigError(f"protocol = {self.plan.protocol!r} predicts rows that all parties have")
+        case, protocol = self.plan.case(2), self.plan.made()
+        nothing = Side(np.zeros((0, 0)), ())
+        roles = {
+            "guest": lambda link: protocol.score(link, nothing, case, self.halves["guest"]),
+            "host": lambda link: protocol.answer(
+                link, host.side(np.arange(len(host))), case, self.halves["host"]
+            ),
+        }
+        scores: FloatArray = play(roles).results["guest"]
+        return scores
 
     def __repr__(self) -> str:
         shown = {k: self.figures[k] for k in ("common", "auc", "accuracy", "rmse") if k in self.figures}
