@@ -365,7 +365,7 @@ def test_epsilon_is_told_and_is_that_of_the_accountant() -> None:
     told: dict[str, list[float]] = {"guest": [], "host": []}
 
     def telling(name: str) -> Progress:
-        return Progress(tell=lambda _, __, figures: told[name].append(figures["epsilon"]))
+        return Progress(tell=lambda _, __, figures: told[name].append(figures["epsilon_sent"]))
 
     protocol = replace(SHORT, noise=8.0, epochs=3)
     learn(protocol, OPEN, a, b, guest=telling("guest"), host=telling("host"))

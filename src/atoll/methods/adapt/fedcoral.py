@@ -32,13 +32,13 @@ class FedCORAL(Matched):
             FedAvg among the sources, to the bit.
 
     Traps: batches of fewer samples than there are features have covariances that are mostly chance; take large ones.
-    C_S and C_T are one round old. Covariances are over n - 1, as the authors' are.
+    C_S and C_T are one round old. Covariances are over n, the authors' over n - 1.
     """
 
     lam: float = 10.0
 
     paper: ClassVar[str] = "Sun and Saenko 2016 (Deep CORAL), federated by sums"
-    cost: ClassVar[str] = "1 model and d^2 numbers up and down; 1 more pass"
+    cost: ClassVar[str] = "2 models, 2 d^2 numbers up; 1, 2 d^2 down; 2 passes a step"
 
     def blank(self, width: int) -> Record:
         return Record(covariance=torch.zeros(width, width), known=torch.zeros(()))
@@ -59,7 +59,7 @@ class FedCORAL(Matched):
 
     def _learned(self, known: Record, sums: Record) -> Record:
         found = covariance(sums).to(known.covariance.dtype)
-        some = sums.count > 1
+        some = sums.count > 0
         return Record(
             covariance=torch.where(some, found, known.covariance),
             known=torch.where(some, torch.ones_like(known.known), known.known),
@@ -69,7 +69,7 @@ class FedCORAL(Matched):
         mask = mask.to(z.dtype)
         count = mask.sum()
         centred = (z - (mask @ z) / count.clamp(min=1)) * mask.unsqueeze(1)
-        own = centred.T @ centred / (count - 1).clamp(min=1)
+        own = centred.T @ centred / count.clamp(min=1)
         gap = torch.sum((own - known.covariance.to(z.dtype)).square()) / (4 * z.shape[1] ** 2)
         found: Tensor = known.known.to(z.dtype) * (count > 1) * gap
         return found
@@ -83,7 +83,8 @@ def moments(z: Tensor, mask: Tensor) -> Record:
 
 
 def covariance(sums: Record) -> Tensor:
-    """What moments say of it, [d, d], over n - 1."""
-    mean = sums.total / sums.count.clamp(min=1)
-    found: Tensor = (sums.product - torch.outer(mean, mean) * sums.count) / (sums.count - 1).clamp(min=1)
+    """What moments, all of them divided by whatever number, say of it: [d, d], over n."""
+    count = torch.where(sums.count > 0, sums.count, torch.ones_like(sums.count))
+    mean = sums.total / count
+    found: Tensor = sums.product / count - torch.outer(mean, mean)
     return found

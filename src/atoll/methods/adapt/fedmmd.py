@@ -32,8 +32,8 @@ class FedMMD(Matched):
 
     ||mean z - m||^2 is an estimate of the squared maximum mean discrepancy with a Gaussian kernel of that bandwidth.
     Means of z are sums of D numbers, so that secure aggregation and noise apply to them. s follows features as they
-    grow, and means are used with the s that they were made with. Features are what the last layer
-    with parameters reads.
+    grow, and means are used with the s that they were made with. Features are what the last layer with
+    parameters reads.
 
     Args:
         lam: weight of the pull; with 0 this is FedAvg among the sources, to the bit.
@@ -48,7 +48,7 @@ class FedMMD(Matched):
     size: int = 512
 
     paper: ClassVar[str] = "Long et al. 2015 (DAN), by random Fourier features"
-    cost: ClassVar[str] = "1 model and D numbers up and down; 1 more pass"
+    cost: ClassVar[str] = "2 models, 2 D numbers up; 1, 2 D down; 2 passes a step"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +57,7 @@ class FedMMD(Matched):
 
     def setup(self, task: Task, population: Population) -> Record:
         state = super().setup(task, population)
-        if not self.targets:
+        if not self.pulls:
             return state
         zero = torch.zeros(())
         shared = Record(
@@ -81,7 +81,7 @@ class FedMMD(Matched):
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         local = super().begin(task, received, memory, data)
-        if not self.targets:
+        if not self.pulls:
             return local
         key, width = received.matched.shared.key, len(received.matched.shared.like)
         weight = seeds.normal(seeds.fold(key, 1), (width, self.size))
@@ -101,14 +101,13 @@ class FedMMD(Matched):
         for side in SIDES:
             known, own = matched[side], sums[side]
             some = own.count > 0
-            mean = (own.mapped / own.count.clamp(min=1)).to(known.mean.dtype)
+            mean = (own.mapped / torch.where(some, own.count, 1.0)).to(known.mean.dtype)
             found[side] = Record(
                 mean=torch.where(some, mean, known.mean), scale=torch.where(some, scale, known.scale)
             )
         count, total, square = (
             sum(sums[side][name] for side in SIDES) for name in ("count", "total", "square")
         )
-        count = torch.as_tensor(count).clamp(min=1)
         spread = 2 * (square / count - (total / count).square().sum())
         new = (self.bandwidth * spread).clamp(min=1e-12).rsqrt().to(scale.dtype)
         return Record(found, shared=matched.shared.replace(scale=new))

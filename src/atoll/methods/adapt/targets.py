@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from atoll.contract import ClientData, Population, Replies, Reply, Rule, Work
+from atoll.contract import ClientData, Population, Replies, Reply, Work
 from atoll.errors import ConfigError, suggest
 from atoll.gradient import grad_and_value
 from atoll.methods.fedavg import FedAvg
@@ -95,10 +95,11 @@ class Targeted(FedAvg):
 class Matched(Targeted):
     """What features are like at the sources and at the targets is pulled together, from both sides.
 
-    Every client sends sums over its features by the model as it received it. The server puts those of the sources
-    together, and those of the targets, and sends out what they come to in the next round: a source then trains on its
-    labels and a pull to the targets, a target on a pull to the sources alone. The model moves by the mean of the
-    sources' updates and the mean of the targets', as by one step on the sum of all that is minimised.
+    Every client sends sums over its features by the model as it received it, divided by its samples, so that weighted
+    means of them, which is all that a server takes, are sums over all samples. Those of the sources and those of the
+    targets are kept apart; what they come to is sent out in the next round: a source then trains on its labels and a
+    pull to the targets, a target on a pull to the sources alone. The model moves by the mean of the sources' updates
+    and the mean of the targets', as by one step on the sum of all that is minimised.
 
     Args:
         lam: weight of the pull; with 0 this is FedAvg among the sources, to the bit.
@@ -106,15 +107,18 @@ class Matched(Targeted):
 
     lam: float = 1.0
 
-    rules: ClassVar[Mapping[str, Rule]] = {**FedAvg.rules, "sums": "sum", "pulled": "sum", "there": "sum"}
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "lam", self.lam >= 0, "must not be negative")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("train",) if self.targets else ()
+        return ("train",) if self.pulls else ()
+
+    @property
+    def pulls(self) -> bool:
+        """Whether it is more than FedAvg among the sources."""
+        return bool(self.targets and self.lam)
 
     def blank(self, width: int) -> Record:
         """What the server knows of features of this width before it has met any, a record of tensors."""
@@ -129,7 +133,7 @@ class Matched(Targeted):
         raise NotImplementedError
 
     def learned(self, matched: Record, sums: Record) -> Record:
-        """What the server knows with a round's sums, of the `source` and of the `target`; of none where none came."""
+        """What the server knows with a round's sums, of the `source` and of the `target`, both over the same number."""
         raise NotImplementedError
 
     def apart(self, local: Record, known: Record, z: Tensor, mask: Tensor) -> Tensor:
@@ -140,7 +144,7 @@ class Matched(Targeted):
 
     def setup(self, task: Task, population: Population) -> Record:
         state = super().setup(task, population)
-        if not self.targets:
+        if not self.pulls:
             return state
         name = type(self).__name__
         if population.example is None:
@@ -155,31 +159,33 @@ class Matched(Targeted):
 
     def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
         work = super().broadcast(state, cohort)
-        if not self.targets:
+        if not self.pulls:
             return work
         return replace(work, shared=work.shared.replace(matched=state.matched))
 
     def update(self, state: Record, replies: Replies) -> Record:
-        new = super().update(state, replies)
-        if not self.targets:
-            return new
+        if not self.pulls:
+            return super().update(state, replies)
         mean = replies.mean
-        if self.lam:
-            new = new.replace(params=new.params + mean.pulled / mean.there.clamp(min=1))
-        return new.replace(matched=self.learned(state.matched, mean.sums))
+        source, target = (_inverse(mean[f"{side}s"]) for side in SIDES)
+        among = mean.replace(update=mean.update * source, buffers=mean.buffers * source)
+        new = super().update(state, replace(replies, mean=among))
+        return new.replace(
+            params=new.params + mean.pulled * target, matched=self.learned(state.matched, mean.sums)
+        )
 
     def expects(self, state: Record) -> Record:
         expected = super().expects(state)
-        if not self.targets:
+        if not self.pulls:
             return expected
-        more = {"pulled": state.params, "there": torch.zeros(())} if self.lam else {}
-        return expected.replace(sums=state.zeros, **more)
+        zero = torch.zeros(())
+        return expected.replace(sums=state.zeros, pulled=state.params, sources=zero, targets=zero.clone())
 
     # ---- client half -----------------------------------------------------------------------------------------
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         local = super().begin(task, received, memory, data)
-        if not (self.targets and self.lam):
+        if not self.pulls:
             return local
         return local.replace(pulled=received.params, pulling=self._free().init(received.params))
 
@@ -189,7 +195,7 @@ class Matched(Targeted):
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         stepped = super().step(task, local, batch)
-        if not (self.targets and self.lam):
+        if not self.pulls:
             return stepped
         found = self._step_of_target(task, local, batch)
         target = local.received.target > 0
@@ -209,7 +215,7 @@ class Matched(Targeted):
         return {"pulled": params, "pulling": state}
 
     def gradient(self, task: Task, local: Record, batch: Batch) -> tuple[Tensors, Record]:
-        if not (self.targets and self.lam):
+        if not self.pulls:
             return super().gradient(task, local, batch)
 
         def pulled(loss: Tensor, z: Tensor) -> Tensor:
@@ -222,17 +228,23 @@ class Matched(Targeted):
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = super().finish(task, local, data)
-        if not self.targets:
+        if not self.pulls:
             return reply, memory
         assert data.train is not None
         target, received = local.received.target, local.received
         z = features(task, received.params, received.buffers, data.train.inputs)
-        sums = self.sums(local, z, data.train.mask)
+        per = data.count.clamp(min=1)
+        sums = map_leaves(lambda value: value / per, self.sums(local, z, data.train.mask))
         sides = {
             "source": map_leaves(lambda value: torch.where(target > 0, 0, value), sums),
             "target": map_leaves(lambda value: torch.where(target > 0, value, 0), sums),
         }
-        values = reply.values.replace(sums=Record(sides))
-        if self.lam:
-            values = values.replace(pulled=local.pulled - received.params, there=target)
-        return reply._replace(values=values), memory
+        values = reply.values.replace(
+            sums=Record(sides), pulled=local.pulled - received.params, sources=1 - target, targets=target
+        )
+        return Reply(values, torch.where(target > 0, data.count, reply.weight), reply.metrics), memory
+
+
+def _inverse(share: Tensor) -> Tensor:
+    """1 / share, and 0 where nobody was there."""
+    return torch.where(share > 0, 1 / share.clamp(min=1e-12), torch.zeros_like(share))

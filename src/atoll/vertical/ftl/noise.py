@@ -21,6 +21,10 @@ class Noise:
     mechanism. Neighbours differ by one row that is exchanged for another: whose rows are in common both know. One row
     of norm C at most, exchanged, changes what is sent by up to 2 C.
 
+    This is about a row in what is sent of it, by weights that are given: one's own weights are learned from the same
+    rows without noise, columns are scaled by their means, and what of a row gets by these into the hidden numbers of
+    others is not counted. So epsilon is that of the releases, and no guarantee for all of learning.
+
     Args:
         clip: C, the norm to which a row's hidden numbers are shortened; infinity shortens nothing.
         multiplier: 0 for no noise.

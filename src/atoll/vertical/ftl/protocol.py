@@ -52,7 +52,7 @@ class FTL(Protocol):
         overlap: how many rows, the first of both sides, are in common; None for all.
         noise: of what is sent open, as a multiple of what one row can change at most; 0 for none.
         clip: with noise, the norm to which a row's hidden numbers are shortened.
-        delta: with noise, at which epsilon is told.
+        delta: with noise, at which the epsilon of what is sent is told, for given weights (see `ftl.noise`).
     """
 
     hidden: int = 32
@@ -138,7 +138,7 @@ class FTL(Protocol):
                 net.step(found[:-1] + now.own(), self.lr)
             figures = {"loss": losses[0]}
             if self.noise:
-                figures["epsilon"] = noise.spent(2 * number)  # Phi, and the rows in common
+                figures["epsilon_sent"] = noise.spent(2 * number)  # Phi, and the rows in common
             progress.tell(number, self._half(net, form().phi), figures)
         return self._half(net, form().phi)
 
@@ -158,7 +158,7 @@ class FTL(Protocol):
             for _ in range(self.rounds):
                 now = form()
                 net.step(await way.sums(now.rows()) + now.own(), self.lr)
-            progress.tell(number, net.half(), {"epsilon": noise.spent(number)} if self.noise else {})
+            progress.tell(number, net.half(), {"epsilon_sent": noise.spent(number)} if self.noise else {})
         return net.half()
 
     def _half(self, net: Net, phi: Tensor) -> Record:

@@ -7,6 +7,10 @@ rotated: no key for that travels, and a row of a gradient is one ciphertext howe
 
 Degree 8192 and moduli of 60, 60 and 60 bits have 128 bits of security (180 of at most 218 bits). The scale is 2^40 and
 products are not rescaled, which leaves 39 bits for the covered numbers. Covers are evenly spread over +-2^24.
+
+Both parties keep to the protocol and are only curious. Who does not, and weighs a single row, has that row decrypted;
+and the noise inside a ciphertext, which the owner of the key could look at, is covered by fresh noise of its own size
+and no more.
 """
 
 from __future__ import annotations
