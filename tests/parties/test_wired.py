@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import torch
 
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, DataError
 from atoll.parties import Field, Kind, Link, PartyError, Transcript, play
 from atoll.parties.link import VERSION
 from atoll.parties.wired import Address, meet
@@ -77,6 +77,18 @@ def test_a_failure_is_told_to_the_others() -> None:
 
     found, _ = asyncio.run(wired(["a", "b"], failing))
     assert [str(each) for each in found] == ["trees = 0 is none", "a has ended: trees = 0 is none"]
+
+
+def test_nothing_of_data_is_told_with_a_failure() -> None:
+    async def failing(link: Link) -> None:
+        if link.name == "a":
+            raise DataError("column 'income' has no values")
+        await link.receive("a", NUMBERS)
+
+    found, _ = asyncio.run(wired(["a", "b"], failing))
+    assert str(found[0]) == "column 'income' has no values"
+    assert "a has ended" in str(found[1])
+    assert "income" not in str(found[1])
 
 
 def test_one_who_is_gone_is_named_at_once() -> None:

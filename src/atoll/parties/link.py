@@ -10,7 +10,7 @@ import msgspec
 
 from atoll import codec
 from atoll.codec import Limits
-from atoll.errors import AtollError, CodecError, RunError
+from atoll.errors import AtollError, CodecError, DataError, RunError
 from atoll.parties.kind import Kind
 from atoll.parties.transcript import Transcript
 from atoll.tensors import Record
@@ -136,8 +136,10 @@ class Link:
         return record
 
     async def end(self, error: BaseException) -> None:
-        """Tell all others that this party ends, and why; whoever is gone is not told."""
+        """Tell all others that this party ends, and why, but nothing of its data; whoever is gone is not told."""
         message = error.message if isinstance(error, AtollError) else type(error).__name__
+        if isinstance(error, DataError):
+            message = "its data cannot be used, as it says itself"
         for to, pipe in self._pipes.items():
             head = msgspec.json.encode(_Head(self._sent[to], "!", why=message[: _HEAD // 4]))
             try:
