@@ -1,9 +1,9 @@
 """What a warm round costs in actors of a local Ray beside worker processes: rounds in turn, in one process.
 
-    python benchmarks/ray_engine.py [--rounds 20] [--only W1,cohort] [--out FILE.json]
+    python benchmarks/ray_engine.py [--rounds 20] [--only W1,W2,cohort] [--out FILE.json]
 
-`W1` is the 2NN of McMahan et al., 10 clients a round with 600 images each; `cohort` has 1,000 of 1,000 clients in every
-round, 60 images each. Both engines do the same work, to the same bits, which is checked. Ratios are medians of the
+`W1` is the 2NN of McMahan et al., 10 clients a round with 600 images each, `W2` the CNN; `cohort` has 1,000 of 1,000
+clients in every round, 60 images each. Both engines do the same work, to the same bits, which is checked. Ratios are medians of the
 ratios of neighbouring rounds: what else the machine does falls on both. Seconds of processors are of this process and
 all that descend from it, Ray's own processes among them (Linux). Without Ray: pip install "atoll[ray]".
 """
@@ -22,22 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from workloads import SEED, W1, WARM_UP, arrays, cores
+from peers.networks import network
+from workloads import SEED, W1, W2, WARM_UP, Workload, arrays, cores
 
 import atoll
 
 ENGINES = ("processes", "ray")
 
 
-def federation(engine: str, clients: int, cohort: int, rounds: int) -> atoll.Federation:
-    """W1's images, divided among so many."""
-    data = arrays(W1)
+def federation(work: Workload, engine: str, clients: int, cohort: int, rounds: int) -> atoll.Federation:
+    """A workload's images, divided among so many."""
+    data = arrays(work)
     x, y = data.x.reshape(clients, -1, 1, 28, 28), data.y.reshape(clients, -1)
     torch.manual_seed(SEED)
     return atoll.Federation(
-        atoll.models.mlp(784, 200, 200, 10),
+        network(work),
         atoll.data.from_clients({f"{k:04d}": pair for k, pair in enumerate(zip(x, y, strict=True))}, test=None),
-        atoll.FedAvg(lr=W1.lr, batch_size=W1.batch), rounds=rounds, cohort=cohort, engine=engine, device="cpu",
+        atoll.FedAvg(lr=work.lr, batch_size=work.batch), rounds=rounds, cohort=cohort, engine=engine, device="cpu",
         eval_every=0,
     )  # fmt: skip
 
@@ -58,9 +59,9 @@ def spent() -> float:
     return found
 
 
-def measured(clients: int, cohort: int, rounds: int) -> dict[str, Any]:
+def measured(work: Workload, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
     """Seconds of rounds of both engines in turn."""
-    both = [federation(engine, clients, cohort, rounds + WARM_UP) for engine in ENGINES]
+    both = [federation(work, engine, clients, cohort, rounds + WARM_UP) for engine in ENGINES]
     took: list[list[float]] = [[], []]
     used: list[list[float]] = [[], []]
     try:
@@ -95,10 +96,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", default="W1,cohort")
+    parser.add_argument("--only", default="W1,W2,cohort")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    cases = {"W1": (W1.clients, W1.cohort), "cohort": (1000, 1000)}
+    cases = {"W1": (W1, W1.clients, W1.cohort), "W2": (W2, W2.clients, W2.cohort), "cohort": (W1, 1000, 1000)}
     found: dict[str, Any] = {"machine": f"{cores()} cores, {platform.machine()}", "torch": torch.__version__}
     for name in given.only.split(","):
         found[name] = measured(*cases[name], given.rounds)
