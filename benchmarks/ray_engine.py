@@ -3,9 +3,9 @@
     python benchmarks/ray_engine.py [--rounds 20] [--only W1,W2,cohort] [--out FILE.json]
 
 `W1` is the 2NN of McMahan et al., 10 clients a round with 600 images each, `W2` the CNN; `cohort` has 1,000 of 1,000
-clients in every round, 60 images each. Both engines do the same work, to the same bits, which is checked. Ratios are medians of the
-ratios of neighbouring rounds: what else the machine does falls on both. Seconds of processors are of this process and
-all that descend from it, Ray's own processes among them (Linux). Without Ray: pip install "atoll[ray]".
+clients in every round, 60 images each. Both engines do the same work, to the same bits, which is checked. Ratios are
+medians of the ratios of neighbouring rounds: what else the machine does falls on both. Processor seconds are of this
+process and all that descend from it, Ray's own processes among them (Linux). Without Ray: pip install "atoll[ray]".
 """
 
 from __future__ import annotations
