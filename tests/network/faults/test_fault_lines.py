@@ -65,7 +65,8 @@ def test_cut_in_upload(tmp_path: Path) -> None:
 
     What has arrived is kept. The node sends the rest, from the offset, of the answer that it had written down.
     """
-    with bench(tmp_path, model="mlp:64", rounds=2) as made, Proxy(made.port) as proxy:
+    # One round: the answer of a second might have gone the same way before anybody looks.
+    with bench(tmp_path, model="mlp:64", rounds=1) as made, Proxy(made.port) as proxy:
         made.start("coordinator")
         _, (thread,) = peers(made, "bob")
         proxy.up.hole_after = 12_000
