@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gmpy2 import mpz, next_prime, powmod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,6 +20,9 @@ from scipy.stats import kstest
 
 from atoll import codec
 from atoll.errors import CodecError, ConfigError, DataError
+from atoll.he import SecretHE, keygen
+from atoll.he.paillier import Paillier, PaillierSecret
+from atoll.he.plain import Plaintext
 from atoll.parties import Kind, Link, Played, play
 from atoll.vertical.features import (
     Binned,
@@ -182,102 +184,17 @@ def test_manual_bins() -> None:
 # --- weight of evidence -----------------------------------------------------------------------------------------------
 
 
-class Plain:
-    """A cipher that hides nothing."""
-
-    name = "none"
-    capacity = 126
-
-    @property
-    def public(self) -> Plain:
-        return self
-
-    def key(self) -> NDArray[np.uint8]:
-        return np.zeros(3, np.uint8)
-
-    def encrypt(self, plain: Any) -> NDArray[Any]:
-        return np.array([mpz(each) for each in plain], object)
-
-    def add(self, a: Any, b: Any) -> Any:
-        return a + b
-
-    def add_plain(self, c: Any, value: int) -> Any:
-        return c + value
-
-    def mul_plain(self, c: Any, factor: int) -> Any:
-        return c * factor
-
-    def sum_by_bins(self, c: Any, rows: Any, bins: Any, count: int) -> NDArray[Any]:
-        found = np.array([mpz(0)] * count, object)
-        np.add.at(found, bins, c[rows])
-        return found
-
-    def rerandomise(self, c: Any) -> Any:
-        return c
-
-    def to_bytes(self, c: Any) -> NDArray[np.uint8]:
-        joined = b"".join(int(each).to_bytes(32, "little") for each in c)
-        return np.frombuffer(joined, np.uint8).reshape(-1, 32)
-
-    def from_bytes(self, blob: Any, what: str) -> Any:
-        return np.array([mpz(int.from_bytes(row.tobytes(), "little")) for row in blob], object)
-
-    def decrypt(self, c: Any, bits: int, what: str) -> NDArray[np.uint8]:
-        size = -(-bits // 8)
-        joined = b"".join(int(each).to_bytes(size, "little") for each in self.opened(c))
-        return np.frombuffer(joined, np.uint8).reshape(-1, size)
-
-    def opened(self, c: Any) -> Any:
-        return c
-
-
-class Small(Plain):
+def small() -> SecretHE:
     """Paillier's cipher with a key that is too short for anything but tests."""
-
-    name = "small"
-    p, q = next_prime(mpz(2) ** 63 + 4711), next_prime(mpz(2) ** 63 + 90210)
-    n = p * q
-
-    def __init__(self) -> None:
-        self.draw = np.random.default_rng(3)
-
-    def zeros(self, count: int) -> list[mpz]:
-        draws = self.draw.integers(2, 1 << 62, count).tolist()
-        return [powmod(each, self.n, self.n**2) for each in draws]
-
-    def encrypt(self, plain: Any) -> NDArray[Any]:
-        pairs = zip(plain, self.zeros(len(plain)), strict=True)
-        return np.array([(1 + m * self.n) * zero % self.n**2 for m, zero in pairs], object)
-
-    def sum_by_bins(self, c: Any, rows: Any, bins: Any, count: int) -> NDArray[Any]:
-        found = np.array([mpz(1)] * count, object)
-        for row, each in zip(rows, bins, strict=True):
-            found[each] = found[each] * c[row] % self.n**2
-        return found
-
-    def rerandomise(self, c: Any) -> Any:
-        return c * np.array(self.zeros(len(c)), object) % self.n**2
-
-    def add(self, a: Any, b: Any) -> Any:
-        return a * b % self.n**2
-
-    def add_plain(self, c: Any, value: int) -> Any:
-        return c * (1 + value * self.n) % self.n**2
-
-    def mul_plain(self, c: Any, factor: int) -> Any:
-        return np.array([powmod(each, factor, self.n**2) for each in c], object)
-
-    def opened(self, c: Any) -> Any:
-        phi = (self.p - 1) * (self.q - 1)
-        return [(powmod(each, phi, self.n**2) - 1) // self.n * powmod(phi, -1, self.n) % self.n for each in c]
+    return PaillierSecret.generate(256)
 
 
 def asked(y: FloatArray, *bins: Binned, cipher: Any = None, least: int = 5, answer: Any = "woe") -> Played:
     """The guest and its hosts."""
-    used = Plain() if cipher is None else cipher
+    used = keygen("none") if cipher is None else cipher
     hosts = tuple(f"host{at}" for at in range(len(bins)))
     roles: dict[str, Any] = {
-        name: partial(woe_answer, bins=each, load=lambda crypto, key: used, least=least, answer=answer)
+        name: partial(woe_answer, bins=each, least=least, answer=answer)
         for name, each in zip(hosts, bins, strict=True)
     }
     guest = partial(woe_ask, y=y, cipher=used, hosts=hosts, least=least, answer=answer)
@@ -305,7 +222,7 @@ def columns(rng: np.random.Generator, rows: int, count: int) -> Side:
     return Side(x, tuple(f"c{at}" for at in range(count)), y)
 
 
-@pytest.mark.parametrize("cipher", [Plain(), Small()], ids=["plain", "small"])
+@pytest.mark.parametrize("cipher", [keygen("none"), small()], ids=["plain", "small"])
 def test_woe_and_iv_are_those_of_the_formula(cipher: Any) -> None:
     data = columns(np.random.default_rng(1), 300, 4)
     y = data.y
@@ -384,16 +301,17 @@ def test_sums_do_not_show_which_labels_were_added(monkeypatch: pytest.MonkeyPatc
     bins = binned(data, ManualBins({"c0": (0.0,)}).fit(data))
 
     def shown() -> bool:
-        cipher = Small()
+        cipher = small()
+        public = cipher.public
         said = {kind: record for *_, kind, record in asked(data.y, bins, cipher=cipher).transcript.said}
-        labels = cipher.from_bytes(said["woe.labels"].labels.numpy(), "")
-        sums = set(cipher.from_bytes(said["woe.bins"].sums.numpy(), ""))
+        labels = public.from_bytes(said["woe.labels"].labels.numpy(), "")
+        sums = {row.tobytes() for row in said["woe.bins"].sums.numpy()}
         rows = np.flatnonzero(bins.codes[:, 0] == 0)
-        guess = cipher.sum_by_bins(labels, rows, np.zeros(len(rows), int), 1)
-        return guess[0] in sums
+        guess = public.sum_by_bins(labels, rows, np.zeros(len(rows), int), 1)
+        return public.to_bytes(guess)[0].tobytes() in sums
 
     assert not shown()
-    monkeypatch.setattr(Small, "rerandomise", lambda self, c: c)
+    monkeypatch.setattr(Paillier, "rerandomise", lambda self, c: c)
     assert shown()
 
 
@@ -423,19 +341,16 @@ def test_bins_with_few_rows_are_refused_on_both_sides(monkeypatch: pytest.Monkey
     assert calls == [5, 5]
 
 
-def test_labels_and_answers_that_cannot_be_are_refused() -> None:
+def test_labels_and_answers_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bins = Binned(np.zeros((20, 1), np.int32), (2,))
     with pytest.raises(DataError, match="labels 0 and 1"):
         asked(np.arange(20.0), bins)
     with pytest.raises(CodecError, match="has 10 labels, and there are 20 rows"):
         asked(np.array([0.0, 1.0] * 5), bins)
 
-    class Wrong(Plain):
-        def rerandomise(self, c: Any) -> Any:
-            return c + 1
-
+    monkeypatch.setattr(Plaintext, "rerandomise", lambda self, c: self.add_plain(c, 1))
     with pytest.raises(CodecError, match="not those of the labels"):
-        asked(np.array([0.0, 1.0] * 10), bins, cipher=Wrong())
+        asked(np.array([0.0, 1.0] * 10), bins)
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -467,13 +382,13 @@ def test_columns_of_all_parties_are_chosen_together_and_hosts_hear_of_their_own(
     bins = [binned(each, QuantileBins(5).fit(each)) for each in sides]
 
     async def guest(link: Link) -> Any:
-        hosts = await woe_ask(link, y, Plain(), ("one", "two"))
+        hosts = await woe_ask(link, y, keygen("none"), ("one", "two"))
         rule = Selection(top=4)
         return await select_ask(link, woe_own(bins[0], y).iv, {k: v.iv for k, v in hosts.items()}, rule)
 
     def host(at: int) -> Any:
         async def run(link: Link) -> Any:
-            _, place = await woe_answer(link, bins[at], lambda crypto, key: Plain())
+            _, place = await woe_answer(link, bins[at])
             return taken(sides[at], await select_answer(link, place)).columns
 
         return run
@@ -537,16 +452,16 @@ def test_pearson_of_three_parties_on_default_credit_is_numpys() -> None:
     np.testing.assert_array_equal(results["host2"], results["guest"].vif[17:])
 
 
-@pytest.mark.parametrize("cipher", [Plain, Small])
-def test_pearson_without_a_dealer_is_numpys(cipher: Any) -> None:
+@pytest.mark.parametrize("cipher", ["none", "ou"])
+def test_pearson_without_a_dealer_is_numpys(cipher: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(11)
     x = rng.normal(size=(60, 8)) @ rng.normal(size=(8, 8))
     x[0, 0] = 50.0  # far out
     cuts = [[0, 1, 2], [3, 4], [5, 6, 7]]
     sides = [Side(x[:, cut], tuple(map(str, cut))) for cut in cuts]
     made: list[Any] = []
-    by = Crypto(lambda: made.append(cipher()) or made[-1], lambda name, key: cipher())
-    played = correlated(*sides, by=by)
+    monkeypatch.setattr(correlation, "keygen", lambda name: made.append(keygen(name)) or made[-1])
+    played = correlated(*sides, by=Crypto(cipher))
     assert abs(played.results["guest"].matrix - np.corrcoef(x.T)).max() < 1e-6
     np.testing.assert_allclose(played.results["guest"].vif, inflation(x), rtol=1e-3)
     np.testing.assert_array_equal(played.results["host2"], played.results["guest"].vif[5:])
@@ -564,22 +479,20 @@ def test_pearson_without_a_dealer_is_numpys(cipher: Any) -> None:
 def test_products_under_encryption_are_exact() -> None:
     rng = np.random.default_rng(12)
     x, y = (rng.integers(-(1 << 21), 1 << 21, (40, columns)) for columns in (5, 3))
+    x, y = (each - np.rint(each.mean(0)).astype(np.int64) for each in (x, y))  # as standardised columns are
 
     async def ask(link: Link) -> Any:
-        return await product.product_ask(link, "q", x, 3, 20, Plain())
+        return await product.product_ask(link, "q", x, 3, 20, keygen("none"))
 
     async def answer(link: Link) -> None:
-        await product.product_answer(link, "p", y, 5, 20, lambda name, key: Plain())
+        await product.product_answer(link, "p", y, 5, 20)
 
-    wide = product._Slots.of(40, 5, 20, Plain())
+    wide = product._Slots.of(40, 5, 20, keygen("none").public)
     assert wide.per > 1 and wide.groups > 1
     np.testing.assert_array_equal(play({"p": ask, "q": answer}).results["p"], x.T @ y)
 
-    class Tiny(Plain):
-        capacity = 40
-
     with pytest.raises(ConfigError, match="products of 40 rows have"):
-        product._Slots.of(40, 5, 20, Tiny())
+        product._Slots.of(40, 5, 20, keygen("none-32").public)
 
 
 def test_what_is_explained_fully_has_an_infinite_vif() -> None:

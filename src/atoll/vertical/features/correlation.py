@@ -24,7 +24,7 @@ has far fewer in practice.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import shake_256
 from itertools import combinations
@@ -34,9 +34,9 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.errors import CodecError, ConfigError, DataError
+from atoll.he import keygen
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
-from atoll.vertical.features.cipher import Load, Secret
 from atoll.vertical.features.product import ENCRYPTED, PLACES, PRODUCTS, product_answer, product_ask
 from atoll.vertical.side import FloatArray, Side
 
@@ -130,12 +130,10 @@ class Crypto:
     """How products are found without a dealer.
 
     Attributes:
-        keygen: makes a key: ``lambda: atoll.he.keygen("ou")``.
-        load: reads another party's.
+        cipher: one that adds ("ou", "paillier"); each pair of parties has a key of its own.
     """
 
-    keygen: Callable[[], Secret]
-    load: Load
+    cipher: str = "ou"
 
 
 async def correlate(
@@ -224,10 +222,10 @@ class _Party:
         if isinstance(self.by, str):
             return await self._shared(p, q, fixed.view(np.uint64), self.by)
         if self.link.name == p:
-            cipher = self.by.keygen()
+            cipher = keygen(self.by.cipher)
             found = await product_ask(self.link, q, fixed, self.sizes[q], self.places, cipher)
             return found.view(np.uint64)
-        await product_answer(self.link, p, fixed, self.sizes[p], self.places, self.by.load)
+        await product_answer(self.link, p, fixed, self.sizes[p], self.places)
         return None
 
     async def _shared(self, p: str, q: str, own: Words, dealer: str) -> Words:

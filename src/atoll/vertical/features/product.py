@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.errors import CodecError, ConfigError
+from atoll.he import AdditiveHE, SecretHE, Vector, load
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
-from atoll.vertical.features.cipher import Load, Public, Secret, Vector
 
 __all__ = ["ENCRYPTED", "PLACES", "PRODUCTS", "product_answer", "product_ask"]
 
@@ -61,7 +61,7 @@ class _Slots:
     per: int
 
     @staticmethod
-    def of(rows: int, columns: int, places: int, public: Public) -> _Slots:
+    def of(rows: int, columns: int, places: int, public: AdditiveHE) -> _Slots:
         """For standardised columns of so many rows, of which none is above sqrt(n)."""
         offset = ((math.isqrt(rows) + 1) << places) + 1
         most = rows * (2 * offset) ** 2 + 2 * rows * offset
@@ -86,7 +86,7 @@ class _Slots:
         ]
 
 
-async def product_ask(link: Link, q: str, own: Fixed, columns: int, places: int, cipher: Secret) -> Fixed:
+async def product_ask(link: Link, q: str, own: Fixed, columns: int, places: int, cipher: SecretHE) -> Fixed:
     """p's part: X'Y, int64 [c, d].
 
     Args:
@@ -121,13 +121,12 @@ async def product_ask(link: Link, q: str, own: Fixed, columns: int, places: int,
     return found
 
 
-async def product_answer(link: Link, p: str, own: Fixed, columns: int, places: int, load: Load) -> None:
+async def product_answer(link: Link, p: str, own: Fixed, columns: int, places: int) -> None:
     """q's part.
 
     Args:
         own: Y with so many binary places, int64 [n, d].
         columns: c.
-        load: reads p's key.
     """
     got = await link.receive(p, ENCRYPTED)
     public, (rows, count) = load(got.crypto, got.key.numpy()), own.shape
@@ -146,7 +145,7 @@ async def product_answer(link: Link, p: str, own: Fixed, columns: int, places: i
     await link.send(p, PRODUCTS, message, under=public.name, ciphertexts=len(parts))
 
 
-def _sums(public: Public, numbers: Vector, y: Fixed, slots: _Slots, group: int) -> Vector:
+def _sums(public: AdditiveHE, numbers: Vector, y: Fixed, slots: _Slots, group: int) -> Vector:
     """One of q's columns with those of p's that stand together in a plaintext: a single ciphertext."""
     places = slots.bits[0]
     place, row = np.nonzero(((y + slots.offset) >> np.arange(places)[:, None]) & 1)

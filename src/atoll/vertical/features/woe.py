@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.errors import CodecError, ConfigError, DataError
+from atoll.he import SecretHE, load
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.features.binning import Binned
-from atoll.vertical.features.cipher import Load, Secret
 from atoll.vertical.side import FloatArray, Side
 
 __all__ = [
@@ -124,7 +124,7 @@ def woe_own(bins: Binned, y: FloatArray, least: int = 5) -> Woe:
 async def woe_ask(
     link: Link,
     y: FloatArray,
-    cipher: Secret,
+    cipher: SecretHE,
     hosts: tuple[str, ...],
     least: int = 5,
     answer: Literal["woe", "iv"] = "woe",
@@ -140,7 +140,7 @@ async def woe_ask(
 
     Args:
         y: labels, 0 and 1.
-        cipher: a fresh key.
+        cipher: a fresh key (`atoll.he.keygen`).
         least: rows of a bin that is not empty.
 
     Returns WOE and IV by host, of columns and bins in an order that the host alone knows.
@@ -166,7 +166,7 @@ async def woe_ask(
     return found
 
 
-def _read(got: Record, cipher: Secret, labels: Counts, least: int, host: str) -> Woe:
+def _read(got: Record, cipher: SecretHE, labels: Counts, least: int, host: str) -> Woe:
     """A host's sums, checked and decrypted."""
     rows, begin = got.rows.numpy(), np.concatenate([[0], np.cumsum(got.bins.numpy(), dtype=np.int64)])
     blob = got.sums.numpy()
@@ -186,7 +186,6 @@ def _read(got: Record, cipher: Secret, labels: Counts, least: int, host: str) ->
 async def woe_answer(
     link: Link,
     bins: Binned,
-    load: Load,
     guest: str = "guest",
     least: int = 5,
     answer: Literal["woe", "iv"] = "woe",
@@ -195,7 +194,6 @@ async def woe_answer(
 
     Args:
         bins: of its rows.
-        load: reads the guest's key: `atoll.he.load`.
         least, answer: as at the guest.
 
     Returns what it learns, in the order of its columns and bins, and for each column the place under which the guest
