@@ -97,11 +97,16 @@ def test_a_gradient_that_is_late_moves_less_or_is_mended() -> None:
 
 @pytest.mark.parametrize("strategy", ["async", "ps:dcasgd,0.04", "ps:ssp,3", "hogwild"])
 def test_learns_as_well_as_ddp(strategy: str) -> None:
-    """On blobs of which everybody finds the best line; who comes when is chance, and moves a few samples."""
-    settings = {"steps": 300, "every": 150, "optimizer": "sgd", "lr": 0.05, "batch": 40}
-    want = atoll.train(net, blobs(2000), "ddp", workers=1, threads=1, **settings).accuracy
-    found = atoll.train(net, blobs(2000), strategy, workers=2, threads=1, **settings).accuracy
-    assert want is not None and found is not None and found > want - 0.0301
+    """On blobs of which everybody finds the best line: within a point of the accuracy.
+
+    Steps become smaller, so that what is found does not hang on who came last.
+    """
+    settings = {
+        "steps": 400, "every": 200, "optimizer": "sgd", "lr": 0.1, "batch": 40, "schedule": "cosine:400", "threads": 1,
+    }  # fmt: skip
+    want = atoll.train(net, blobs(4000), "ddp", workers=1, **settings).accuracy
+    found = atoll.train(net, blobs(4000), strategy, workers=2, **settings).accuracy
+    assert want is not None and found is not None and found > want - 0.0101
 
 
 # --- clocks ---------------------------------------------------------------------------------------------------------
