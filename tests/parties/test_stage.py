@@ -102,6 +102,36 @@ def test_a_message_beyond_its_limit_is_not_sent() -> None:
         play({"giver": much, "taker": taker})
 
 
+def test_a_message_beyond_its_limit_is_refused_where_it_arrives() -> None:
+    small = Kind("test.numbers", NUMBERS.fields, "", limit=200)
+    large = torch.zeros(100, 2, dtype=torch.float64)
+
+    async def much(link: Link) -> None:
+        await link.send("taker", NUMBERS, Record(x=large, n=1))
+
+    async def careful(link: Link) -> None:
+        await link.receive("giver", small)
+
+    with pytest.raises(PartyError, match=r"test\.numbers of giver has \d+ bytes, and the limit is 200"):
+        play({"giver": much, "taker": careful})
+
+
+def test_a_message_that_comes_again_is_refused() -> None:
+    async def twice(link: Link) -> None:
+        await link.send("taker", NUMBERS, Record(x=X, n=3))
+        link._sent["taker"] = 0
+        await link.send("taker", NUMBERS, Record(x=X, n=3))
+
+    async def careful(link: Link) -> None:
+        for _ in range(2):
+            await link.receive("giver", NUMBERS)
+
+    with pytest.raises(
+        PartyError, match=r"test\.numbers \(its message 0\), and test\.numbers \(message 1\) is due"
+    ):
+        play({"giver": twice, "taker": careful})
+
+
 def test_roles_that_all_wait_are_told() -> None:
     async def waiting(link: Link) -> None:
         await link.receive(link.others[0], DONE)

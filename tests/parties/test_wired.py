@@ -14,6 +14,7 @@ import torch
 
 from atoll.errors import ConfigError, DataError
 from atoll.parties import Field, Kind, Link, PartyError, Transcript, play
+from atoll.parties import wired as wired_module
 from atoll.parties.link import VERSION
 from atoll.parties.wired import Address, meet
 from atoll.tensors import Record
@@ -99,6 +100,68 @@ def test_one_who_is_gone_is_named_at_once() -> None:
     found, _ = asyncio.run(asyncio.wait_for(wired(["a", "b"], leaving), 10))
     assert isinstance(found[1], PartyError)
     assert "a is gone" in str(found[1])
+
+
+def test_nobody_is_read_further_ahead_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wired_module, "_AHEAD", 100_000)
+    x, count = torch.zeros(1000, dtype=torch.float64), 400
+    ahead: list[int] = []
+
+    async def eager(link: Link) -> float:
+        if link.name == "a":
+            sending = [await link.send("b", NUMBERS, Record(x=x)) for _ in range(count)]
+            return float(len(sending))
+        await asyncio.sleep(0.5)  # nothing is asked for
+        ahead.append(link._pipes["a"]._ahead)  # type: ignore[attr-defined]
+        return sum([len((await link.receive("a", NUMBERS)).x) for _ in range(count)])
+
+    found, _ = asyncio.run(wired(["a", "b"], eager))
+    assert found == [count, 1000 * count]
+    assert 0 < ahead[0] < 120_000
+
+
+def test_who_is_at_an_address_must_be_who_is_expected_there() -> None:
+    where = {"a": free(), "b": free(), "c": None}
+
+    async def party(name: str, addresses: Any) -> None:
+        async with meet(name, addresses, None, patience=3):
+            pass
+
+    async def crossed() -> Any:
+        wrong = {"a": where["b"], "b": where["a"], "c": None}
+        return await asyncio.gather(
+            party("a", where), party("b", where), party("c", wrong), return_exceptions=True
+        )
+
+    found = asyncio.run(crossed())
+    assert isinstance(found[2], PartyError)
+    assert "is b, and a is expected there" in str(found[2]) or "refused the connection" in str(found[2])
+
+
+def test_a_head_that_ends_nothing_is_no_last_word() -> None:
+    """Whatever stands in the messages of one who is gone, its end is told in our words."""
+    where = free()
+
+    async def listening() -> None:
+        async with meet("a", {"a": where, "b": None}, None, patience=5) as link:
+            while True:
+                await link.send("b", NUMBERS, Record(x=torch.zeros(LARGE, dtype=torch.float64)))
+
+    async def calling() -> None:
+        await asyncio.sleep(0.2)
+        _, writer = await asyncio.open_connection(where.host, where.port)
+        head = b'{"!": "!"}'
+        writer.write(hello("b") + struct.pack("<IQ", len(head), 0) + head)
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.transport.abort()
+
+    async def both() -> Any:
+        return await asyncio.gather(listening(), calling(), return_exceptions=True)
+
+    found = asyncio.run(both())
+    assert isinstance(found[0], PartyError), found
+    assert "head cannot be read" in str(found[0])
 
 
 def test_who_does_not_come_is_named() -> None:

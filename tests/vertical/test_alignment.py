@@ -157,7 +157,7 @@ class Narrow:
         await self.there.put((head, body))
         await self.there.join()
 
-    async def get(self, limit: int) -> tuple[bytes, bytes]:
+    async def get(self) -> tuple[bytes, bytes]:
         message = await self.back.get()
         self.back.task_done()
         return message

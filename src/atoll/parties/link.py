@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -21,6 +22,7 @@ VERSION = 1
 """Of the framing; parties of different versions part at once."""
 
 _HEAD = 1 << 12  # most bytes of a message's head
+_PARTING = 5.0  # seconds for last words
 
 
 class PartyError(RunError):
@@ -34,8 +36,8 @@ class Pipe(Protocol):
         """Send one.  Raises PartyError where nobody is there any more."""
         ...
 
-    async def get(self, limit: int) -> tuple[bytes, bytes]:
-        """The next one.  Raises PartyError where none will come, or it has more bytes than that."""
+    async def get(self) -> tuple[bytes, bytes]:
+        """The next one.  Raises PartyError where none will come."""
         ...
 
 
@@ -100,7 +102,11 @@ class Link:
             raise CodecError(f"{kind.name} would have {len(body)} bytes, and the limit is {kind.limit}")
         self._sent[to] += 1
         self.transcript.add(self.name, to, kind, record, len(head) + len(body), under, ciphertexts)
-        await self._pipes[to].put(head, body)
+        try:
+            await self._pipes[to].put(head, body)
+        except PartyError:
+            await self._last_word(to)
+            raise
 
     async def receive(self, sender: str, kind: Kind) -> Record:
         """The next message of another party, which must be of this kind.
@@ -109,24 +115,21 @@ class Link:
         """
         try:
             async with asyncio.timeout(self.patience):
-                blob, body = await self._pipes[sender].get(kind.limit)
+                blob, body = await self._pipes[sender].get()
         except TimeoutError:
             raise PartyError(
                 f"{sender} has not sent {kind.name} within {self.patience:g} s",
                 hint="is it still running? patience sets how long to wait",
             ) from None
-        try:
-            head = msgspec.json.decode(blob, type=_Head)
-        except msgspec.MsgspecError:
-            raise PartyError(f"{sender} sent a message whose head cannot be read") from None
-        if head.kind == "!":
-            raise PartyError(f"{sender} has ended: {head.why}")
+        head = _read(blob, sender)
         due = self._received[sender]
         if head.kind != kind.name or head.number != due:
             raise PartyError(
                 f"{sender} sent {head.kind} (its message {head.number}), and {kind.name} (message {due}) is due",
                 hint="both sides must run the same version with the same settings",
             )
+        if len(body) > kind.limit:
+            raise PartyError(f"{kind.name} of {sender} has {len(body)} bytes, and the limit is {kind.limit}")
         record = codec.decode(body, limits=Limits(nbytes=kind.limit))
         kind.check(record, sender)
         self._received[sender] += 1
@@ -134,6 +137,13 @@ class Link:
             sender, self.name, kind, record, len(blob) + len(body), head.under, head.ciphertexts
         )
         return record
+
+    async def _last_word(self, other: str) -> None:
+        """Raises PartyError with what a party that is gone said before, where it said so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING):
+                while True:
+                    _read((await self._pipes[other].get())[0], other)
 
     async def end(self, error: BaseException) -> None:
         """Tell all others that this party ends, and why, but nothing of its data; whoever is gone is not told."""
@@ -143,7 +153,18 @@ class Link:
         for to, pipe in self._pipes.items():
             head = msgspec.json.encode(_Head(self._sent[to], "!", why=message[: _HEAD // 4]))
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(_PARTING):
                     await pipe.put(head, b"")
             except (AtollError, OSError, TimeoutError):
                 continue
+
+
+def _read(blob: bytes, sender: str) -> _Head:
+    """What stands before a message.  Raises PartyError where it cannot be read, or is the sender's last word."""
+    try:
+        head = msgspec.json.decode(blob, type=_Head)
+    except msgspec.MsgspecError:
+        raise PartyError(f"{sender} sent a message whose head cannot be read") from None
+    if head.kind == "!":
+        raise PartyError(f"{sender} has ended: {head.why}")
+    return head

@@ -87,13 +87,9 @@ class _Wire:
             self._writer.write(body)
             await self._writer.drain()
         except (OSError, ssl.SSLError):
-            # Its last word may have come before it went.
-            async with self._news:
-                last = next((each for each in self._come if not each[1] and b'"!"' in each[0]), None)
-            said = "" if last is None else f": {msgspec.json.decode(last[0])[4]}"
-            raise PartyError(f"{self.other} is gone{said}") from None
+            raise PartyError(f"{self.other} is gone") from None
 
-    async def get(self, limit: int) -> tuple[bytes, bytes]:
+    async def get(self) -> tuple[bytes, bytes]:
         async with self._news:
             await self._news.wait_for(lambda: self._come or self._over)
             if not self._come:
@@ -101,8 +97,6 @@ class _Wire:
             head, body = self._come.popleft()
             self._ahead -= len(body)
             self._news.notify_all()
-        if len(body) > limit:
-            raise PartyError(f"{self.other} sent {len(body)} bytes, and the limit is {limit}")
         return head, body
 
     async def _read(self) -> None:
@@ -268,15 +262,18 @@ async def _called(name: str, other: str, where: Address | None, secured: Secured
         except OSError:
             await asyncio.sleep(_AGAIN)  # it may start later
             continue
-        await _say(name, writer)
         try:
+            await _say(name, writer)
             found = await _introduced(name, reader, writer, secured)
+            if found != other:
+                raise PartyError(f"at {where} is {found}, and {other} is expected there")
         except (OSError, EOFError, _Bad, ssl.SSLError):
             writer.close()
             raise PartyError(f"{other} at {where} refused the connection",
                              hint="certificates of one authority, and names as in the file?") from None  # fmt: skip
-        if found != other:
-            raise PartyError(f"at {where} is {found}, and {other} is expected there")
+        except BaseException:
+            writer.close()
+            raise
         return _wire(other, reader, writer)
 
 
