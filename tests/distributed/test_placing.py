@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from atoll.distributed import parse, placing
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, EngineError
 
 
 @pytest.fixture
@@ -34,6 +34,14 @@ def test_each_worker_has_a_gpu_of_its_own_unless_one_is_named() -> None:
         placing.check(one, 2, parse("tensor:2"))
     with pytest.raises(ConfigError, match="there are 2 GPUs"):
         placing.device_of("cuda:2")
+
+
+def test_processes_are_not_forked_from_one_that_has_used_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    placing.check_forks(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    placing.check_forks(torch.device("cpu"))
+    with pytest.raises(EngineError, match="has used CUDA"):
+        placing.check_forks(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "meta"])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from pathlib import Path
 
 from atoll.network.authority import Authority
 from atoll.network.certifying import certify
 from atoll.network.identity import Identity
+from atoll.network.tls import newest
+from atoll.parties.wired import Secured
 
 
 def party_keys(authority: Authority, name: str, place: Path, role: str = "party") -> Path:
@@ -29,3 +32,13 @@ def party_keys(authority: Authority, name: str, place: Path, role: str = "party"
 
     asyncio.run(enrolled())
     return place
+
+
+def bare(place: Path) -> Secured:
+    """What somebody who does not keep to the rules makes of these keys: it believes everybody."""
+    contexts = newest(ssl.PROTOCOL_TLS_SERVER), newest(ssl.PROTOCOL_TLS_CLIENT)
+    for context in contexts:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.load_cert_chain(place / "identity.pem")
+    return Secured(*contexts, lambda der: "guest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,14 +190,19 @@ def test_a_run_leaves_halves_events_and_an_audit(tmp_path: Path) -> None:
 
 
 def together(
-    plan: Callable[[str], Vertical], names: Sequence[str] = ("guest", "host", "arbiter"), secured: Any = None
+    plan: Callable[[str], Vertical],
+    names: Sequence[str] = ("guest", "host", "arbiter"),
+    secured: Any = None,
+    resume: str | None = None,
 ) -> dict[str, Fitted | BaseException]:
     """All parties over sockets, a thread for each: what they have in the end, or what they raised."""
     found: dict[str, Fitted | BaseException] = {}
 
     def one(name: str) -> None:
         try:
-            found[name] = play_one(plan(name), name, None, None if secured is None else secured(name))
+            found[name] = play_one(
+                plan(name), name, None, None if secured is None else secured(name), resume=resume
+            )
         except AtollError as error:
             found[name] = error
 
@@ -255,6 +261,45 @@ def test_who_has_another_certificate_is_refused(tmp_path: Path) -> None:
         secured(node, "node-a")
     with pytest.raises(ConfigError, match="is of guest, a party, and this is the party host"):
         secured(keys["guest"], "host")
+
+
+def test_a_certificate_is_worth_its_own_name_and_role_only(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    from atoll.network.authority import Authority
+    from atoll.network.between import secured
+    from tests.vertical.keys import bare, party_keys
+
+    names = ("guest", "host")
+    plan = replace(
+        Vertical.read(written(tmp_path, "splitnn", ports(names), epochs=1)), runs=None, timeout=4.0
+    )
+    authority = Authority.init(tmp_path / "ca")
+    guest = party_keys(authority, "guest", tmp_path / "guest")
+    # Another party of the same authority says that it is the host; and a node of that name does.
+    mallory = bare(party_keys(authority, "mallory", tmp_path / "mallory"))
+    node = bare(party_keys(authority, "host", tmp_path / "node", role="node"))
+    for attacker, known in ((mallory, "mallory"), (node, "nobody")):
+        held = {"guest": secured(guest, "guest"), "host": attacker}
+        found = together(lambda name: plan, names, held.__getitem__)
+        assert all(isinstance(each, AtollError) for each in found.values()), found
+        assert f"host has a certificate of {known}" in str(found["guest"]), found
+
+
+def test_parties_go_on_after_the_last_step_that_all_have(tmp_path: Path) -> None:
+    base = replace(Vertical.read(written(tmp_path, ports=ports(), epochs=4)), keep="all")
+    plan = {name: replace(base, runs=str(tmp_path / name)) for name in base.names}
+    first = together(plan.__getitem__)
+    wanted = {name: halves(tmp_path / name, name) for name in ("guest", "host")}
+    assert all(isinstance(each, Fitted) for each in first.values()), first
+    for number in (3, 4):  # the host lost its last two
+        shutil.rmtree(next((tmp_path / "host").glob(f"*/checkpoints/round-{number:05d}")))
+    again = together(plan.__getitem__, resume="last")
+    assert all(isinstance(each, Fitted) for each in again.values()), again
+    assert {name: halves(tmp_path / name, name) for name in wanted} == wanted
+    for name in base.names:
+        events = next((tmp_path / name).glob("*/events.jsonl")).read_text().splitlines()
+        resumed = [event["round"] for event in map(json.loads, events) if event["event"] == "resume"]
+        assert resumed == [2], name
 
 
 # --- what breaks off, goes on ---------------------------------------------------------------------------------------
