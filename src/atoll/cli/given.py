@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ class WithSettings(TyperCommand):
             return super().parse_args(ctx, args)
         except _UsageError as error:
             option = getattr(error, "option_name", None)
-            hint = _loose(given) if option is None else _meant(option, given, ctx.info_name)
+            hint = _loose(given) if option is None else _meant(option, given, ctx.command_path)
             if hint is None:
                 raise
             raise ConfigError(
@@ -47,17 +48,30 @@ def _loose(given: list[str]) -> str | None:
     return f"settings follow --set: {' '.join(f'--set {word}' for word in loose)}" if loose else None
 
 
-def _meant(option: str, given: list[str], command: str | None) -> str | None:
+def _meant(option: str, given: list[str], command: str) -> str | None:
     """What to write in the place of an option that is the name of a setting; None where it is none."""
     key = option.lstrip("-").replace("-", "_")
-    known = _trainings() if command == "train" else _federations()
+    known = _settings(command)
     if key not in known:
         hint = suggest(key, known)
         return f"{hint} Settings follow --set" if hint.startswith("did you mean") else None
     place = next((i for i, word in enumerate(given) if word.partition("=")[0] == option), len(given))
     word = given[place] if place < len(given) else ""
     after = given[place + 1] if place + 1 < len(given) else "VALUE"
-    return f"settings follow --set: --set {key}={word.partition('=')[2] or after}"
+    return f"settings follow --set: --set {known[key]}={word.partition('=')[2] or after}"
+
+
+def _settings(command: str) -> dict[str, str]:
+    """What a command's settings are called, and how they are written."""
+    if " vertical " in command:
+        from atoll.vertical.protocols import PROTOCOLS
+        from atoll.vertical.settings import Vertical
+
+        of_protocols = {
+            each.name: f"{name}.{each.name}" for name, kind in PROTOCOLS.items() for each in fields(kind)
+        }
+        return of_protocols | {key: key for key in Vertical.kinds()}
+    return {key: key for key in (_trainings() if command.endswith(" train") else _federations())}
 
 
 def _federations() -> set[str]:

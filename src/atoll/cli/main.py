@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from atoll.cli.audit_log import audit_log
 from atoll.cli.ca import ca
 from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
+from atoll.cli.data import data
 from atoll.cli.explain import explain
 from atoll.cli.given import File, Json, Quiet, Resume, Runs, Save, Sets, WithSettings, check_file
 from atoll.cli.notice import Notice
@@ -34,7 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(help="Datasets: what there is, how it would be divided.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(ca, name="ca")
 app.add_typer(audit_log, name="audit-log")
@@ -364,47 +364,3 @@ for _command in (plan, ls, show, log, rm, compare, report, dash, status, stop):
     app.command()(_command)
 app.command(cls=WithSettings)(sweep)
 app.command(cls=WithSettings)(audit)
-
-
-@data.command("list")
-def data_list() -> None:
-    """The datasets that go by a name, and which are here."""
-    from atoll.cli.show import show_datasets
-
-    show_datasets()
-
-
-@data.command("describe")
-def data_describe(
-    name: Annotated[str, typer.Argument(help="A dataset's name, a data file, or a folder.")],
-    partition: Annotated[str, typer.Option(help="How to divide it, as in `atoll run`.")] = "auto",
-    clients: Annotated[int | None, typer.Option(min=1, help="Among how many clients.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the division.")] = 0,
-    label: Annotated[str | None, typer.Option(help="Of a data file: the column to predict.")] = None,
-    client: Annotated[
-        str | None, typer.Option(help="Of a data file: the column that names the client.")
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the data. Repeatable."),
-    ] = None,
-) -> None:
-    """What a dataset holds, and how uneven a division of it would be."""
-    from atoll.cli.show import describe_data
-
-    named: dict[str, Any] = {"clients": clients, "label": label, "client": client}
-    named |= {"partition": None if partition == "auto" else partition, "seed": seed or None}
-    describe_data(name, {key: value for key, value in named.items() if value is not None}, sets or [])
-
-
-@data.command("get")
-def data_get(
-    name: Annotated[str, typer.Argument(help="A dataset's name.")],
-    source: Annotated[
-        str | None, typer.Option("--from", metavar="URL", help="A mirror; else ATOLL_DATA_URL.")
-    ] = None,
-) -> None:
-    """Download a dataset's files and check them."""
-    from atoll.cli.show import get_data
-
-    get_data(name, source)
