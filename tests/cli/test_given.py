@@ -26,6 +26,12 @@ from .conftest import COMMAND, Atoll, environment
             "there is no option --batch-size",
             "settings follow --set: --set batch_size=5",
         ),
+        (
+            "vertical run --trees 5",
+            "there is no option --trees",
+            "settings follow --set: --set secureboost.trees=5",
+        ),
+        ("vertical run --seed=3", "there is no option --seed", "settings follow --set: --set seed=3"),
         ("run --epochz 3", "there is no option --epochz", "did you mean 'epochs'"),
         ("run --set model=resnet", "unknown model 'resnet'", "a module of your own is package.module:Name"),
         ("run --set model=xyz", "unknown model 'xyz'", "known: 2nn, auto, cnn"),
