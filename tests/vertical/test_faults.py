@@ -14,8 +14,10 @@ from atoll.errors import AtollError, CodecError
 from atoll.parties import Kind, Link, PartyError, Transcript, play
 from atoll.parties.wired import meet
 from atoll.tensors import Record
+from atoll.vertical.alignment import KINDS as PSI
 from atoll.vertical.keeping import Keeper
-from atoll.vertical.running import take_part
+from atoll.vertical.protocols import PROTOCOLS
+from atoll.vertical.running import KINDS, take_part
 from atoll.vertical.settings import Vertical, Where
 from tests.parties.test_wired import free
 from tests.vertical.tables import parties
@@ -45,6 +47,9 @@ def kinds(protocol: str) -> list[tuple[str, str]]:
     run, transcript = plan(protocol), Transcript()
     with Keeper(run, run.names, transcript, None) as keeper:
         play({name: role(run, name, keeper) for name in run.names}, transcript=transcript)
+    # Nothing is said that the protocol does not tell of.
+    told = {kind.name for kind in (*KINDS, *PSI, *([] if protocol == "psi" else PROTOCOLS[protocol].kinds))}
+    assert {count.kind for count in transcript.counts()} <= told
     return sorted({(count.sender, count.kind) for count in transcript.counts()})
 
 

@@ -118,6 +118,23 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, sets: list[str], p
         Vertical.read(written(tmp_path), sets)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "given", "cipher"),
+    [
+        ("glm", {}, "ckks"),
+        ("glm", {"mode": "sshe"}, "ou"),
+        ("secureboost", {}, "ou"),
+        ("splitnn", {}, "none"),
+        ("ftl", {}, "ckks"),
+        ("psi", {}, "none"),
+    ],
+)
+def test_every_protocol_has_a_cipher_of_its_own(protocol: str, given: dict[str, Any], cipher: str) -> None:
+    names = ["guest", "host", *(["arbiter"] if protocol == "glm" and not given else [])]
+    plan = Vertical(protocol=protocol, party={name: Where() for name in names}, given=given)
+    assert plan.cipher == plan.case().crypto == cipher
+
+
 def test_a_run_needs_a_guest_and_a_host() -> None:
     with pytest.raises(ConfigError, match="the parties are guest, and there must be a guest and a host"):
         Vertical(protocol="psi", party={"guest": Where()})

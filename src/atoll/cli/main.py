@@ -298,7 +298,9 @@ def partitions() -> None:
 
 @app.command("explain")
 def explain_kinds(
-    name: Annotated[str | None, typer.Argument(help="devices, choose, adaptive, pace or strategy.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="devices, choose, adaptive, pace, channel, strategy or protocol.")
+    ] = None,
 ) -> None:
     """List the kinds of a setting, and what each takes."""
     from atoll.cli.show import explain_setting, explain_settings

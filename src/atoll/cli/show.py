@@ -12,6 +12,7 @@ from rich.table import Table
 
 from atoll import data as sources
 from atoll import methods, models, own
+from atoll.channel.parse import transforms
 from atoll.clock import kinds
 from atoll.data.catalogue import find_root
 from atoll.errors import ConfigError, DataError, suggest
@@ -145,16 +146,34 @@ def _strategies() -> list[tuple[str, str]]:
     return describe()
 
 
+def _protocols() -> list[tuple[str, str]]:
+    from atoll.vertical.protocols import describe
+
+    return describe()
+
+
 def _said(name: str) -> str:
-    """What a setting is, of `atoll run` or `atoll train`."""
+    """What a setting is, of `atoll run`, `atoll train` or `atoll vertical`."""
     if name == "strategy":
         from atoll.distributed.settings import Training
 
         return described(Training.kinds()[name])
+    if name == "protocol":
+        from atoll.vertical.settings import Vertical
+
+        return described(Vertical.kinds()[name])
     return described(run_settings()[name])
 
 
-_KINDS = {"devices": kinds, "choose": choices, "adaptive": rules, "pace": paces, "strategy": _strategies}
+_KINDS = {
+    "devices": kinds,
+    "choose": choices,
+    "adaptive": rules,
+    "pace": paces,
+    "channel": transforms,
+    "strategy": _strategies,
+    "protocol": _protocols,
+}
 _ROOM = {
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",

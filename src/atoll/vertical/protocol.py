@@ -65,7 +65,6 @@ class Protocol(ABC):
     Attributes:
         ciphers: what it can run under; `tasks` what it can learn.
         kinds: all that its roles say to each other.
-        unit: what `Progress` counts: "tree", "epoch".
     """
 
     name: ClassVar[str]
@@ -74,12 +73,16 @@ class Protocol(ABC):
     ciphers: ClassVar[tuple[str, ...]]
     tasks: ClassVar[tuple[Task, ...]]
     kinds: ClassVar[tuple[Kind, ...]]
-    unit: ClassVar[str] = "epoch"
 
     @property
     def steps(self) -> int:
         """How many trees or epochs there are at most."""
         raise NotImplementedError
+
+    @property
+    def usual(self) -> str:
+        """The cipher that is taken where none is asked for."""
+        return next(each for each in ("ou", "ckks", "none") if each in self.ciphers)
 
     @property
     def needs_arbiter(self) -> bool:

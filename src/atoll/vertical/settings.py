@@ -115,12 +115,10 @@ class Vertical:
 
     @property
     def cipher(self) -> str:
-        """The cipher's name: as asked for, or the first of ou, ckks and none that the protocol knows."""
+        """The cipher's name: as asked for, or the protocol's own."""
         if self.crypto != "auto":
             return self.crypto
-        if self.protocol == "psi":
-            return "none"
-        return next(each for each in ("ou", "ckks", "none") if each in PROTOCOLS[self.protocol].ciphers)
+        return "none" if self.protocol == "psi" else self.made().usual
 
     def case(self, classes: int | None = None) -> Case:
         """What all parties know, before classes were counted or after."""

@@ -1,5 +1,5 @@
-"""Every kind of event that a run writes, field by field; `parts` has what stands within them. The tables of docs/runs.md
-are made from both.
+"""Every kind of event that a run writes, field by field; `parts` has what stands within them. Both make the tables of
+docs/runs.md.
 
 A run of any sort uses the same kinds. What may be left out (`Maybe`) is what not every run has: one without clients has
 no cohorts, say. Fields are written in the order in which they stand here.

@@ -85,6 +85,10 @@ class GLM(Protocol):
         return self.epochs
 
     @property
+    def usual(self) -> str:
+        return "ckks" if self.mode == "arbiter" else "ou"
+
+    @property
     def needs_arbiter(self) -> bool:
         return self.mode == "arbiter"
 

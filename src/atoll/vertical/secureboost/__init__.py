@@ -68,7 +68,6 @@ class SecureBoost(Protocol):
     ciphers: ClassVar[tuple[str, ...]] = ("ou", "paillier", "none")
     tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression")
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
-    unit: ClassVar[str] = "tree"
 
     def __post_init__(self) -> None:
         bounds = {

@@ -75,7 +75,6 @@ class SplitNN(Protocol):
     ciphers: ClassVar[tuple[str, ...]] = ("none",)
     tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression", "poisson")
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
-    unit: ClassVar[str] = "epoch"
 
     def __post_init__(self) -> None:
         for name in ("width", "epochs", "batch", "local"):
