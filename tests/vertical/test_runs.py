@@ -170,6 +170,7 @@ def test_a_model_in_halves_predicts_rows_that_it_has_not_seen() -> None:
     ids, score = found.predict_proba(new)
     assert set(ids) == set(new["guest"].ids) & set(new["host"].ids)
     assert np.allclose(score.sum(1), 1)
+    assert ids == sorted(ids)
     ids, told = found.predict(new)
     assert new["guest"].y is not None
     known = dict(zip(new["guest"].ids, new["guest"].y, strict=True))

@@ -20,7 +20,7 @@ from atoll.tensors import Record
 from atoll.vertical.alignment import Alignment, align
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
-from atoll.vertical.running import Ended, take_part
+from atoll.vertical.running import Ended, in_order, take_part
 from atoll.vertical.settings import Vertical, Where
 from atoll.vertical.side import FloatArray, Side
 
@@ -65,10 +65,11 @@ class Fitted:
             party = parties[link.name]
             found = await align(link, party.ids, wanted, Alignment(session="predict"))
             assert found.rows is not None
-            side = party.side(found.rows)
+            rows = in_order(party, found.rows)
+            side = party.side(rows)
             if link.name != "guest":
                 return await protocol.answer(link, side, case, self.halves[link.name])
-            return found.rows, await protocol.score(link, side, case, self.halves["guest"])
+            return rows, await protocol.score(link, side, case, self.halves["guest"])
 
         rows, score = play(dict.fromkeys(wanted, role)).results["guest"]
         if case.task == "binary":

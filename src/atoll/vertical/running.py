@@ -22,7 +22,7 @@ from atoll.vertical.protocol import Case
 from atoll.vertical.settings import Vertical
 from atoll.vertical.side import Side
 
-__all__ = ["KINDS", "Ended", "take_part"]
+__all__ = ["KINDS", "Ended", "in_order", "take_part"]
 
 HELLO = Kind(
     "vertical.hello",
@@ -69,8 +69,7 @@ async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Kee
         await _part(link)
         return Ended(common=found.ids, rows=found.rows)
     assert found.rows is not None
-    # All have these ids: in their own order the run can be repeated, as it cannot in that of the alignment's secrets.
-    rows = np.array(sorted(found.rows, key=lambda row: normal(party.ids[row])), np.int64)
+    rows = in_order(party, found.rows)
     kept, held = _divided(len(rows), plan)
     keeper.begin(number, len(rows))
     case = await _settled(link, plan, party)
@@ -92,6 +91,14 @@ async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Kee
                 await protocol.answer(link, party.side(rows[part]), case, half)
     await _part(link)
     return Ended(half, len(rows), rows, train, test, party.labels)
+
+
+def in_order(party: Party, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Common rows by their ids, which all parties have alike.
+
+    So a run can be repeated, as it cannot in the order of the alignment, which follows from secrets.
+    """
+    return np.array(sorted(rows, key=lambda row: normal(party.ids[row])), np.int64)
 
 
 async def _greet(link: Link, plan: Vertical, keeper: Keeper) -> int:
