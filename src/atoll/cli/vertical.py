@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -64,10 +65,10 @@ def join(
     _guarded(lambda notice: take_part(wish, name, data, keys, plain, notice), quiet)
 
 
-def _guarded(work: object, quiet: bool) -> None:
+def _guarded(work: Callable[[Notice], None], quiet: bool) -> None:
     notice = Notice(quiet)
     try:
-        work(notice)  # type: ignore[operator]
+        work(notice)
     except KeyboardInterrupt:
         notice.clear()
         print("interrupted; atoll vertical run --resume last goes on", file=sys.stderr)
