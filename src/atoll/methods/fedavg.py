@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from atoll.contract import Change, ClientData, Method, Plan, Population, Replies, Reply, Rule, Work
 from atoll.methods.parts.buffers import RULES, averaged, form, moved
@@ -119,9 +120,13 @@ class FedAvg(Method):
     def gradient(self, task: Task, local: Record, batch: Batch) -> tuple[Tensors, Record]:
         """The direction a step descends, and the working state with the batch's new buffers and loss in it."""
         gradient, loss, buffers = task.gradient(local.params, local.buffers, batch)
+        return gradient, self.tallied(local, batch, loss, buffers)
+
+    def tallied(self, local: Record, batch: Batch, loss: Tensor, buffers: Tensors) -> Record:
+        """The working state after a batch with this mean loss and these buffers."""
         rows = batch.mask.sum()
         total = local.loss + (loss * rows).to(local.loss.dtype)
-        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
+        return local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         gradient, local = self.gradient(task, local, batch)

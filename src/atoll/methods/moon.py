@@ -69,9 +69,7 @@ class Moon(FedAvg):
             return loss + self.mu * contrast
 
         gradient, loss, buffers = gradient_with(task, local.params, local.buffers, batch, contrasted)
-        rows = batch.mask.sum()
-        total = local.loss + (loss * rows).to(local.loss.dtype)
-        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
+        return gradient, self.tallied(local, batch, loss, buffers)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         return super().finish(task, local, data)[0], Record(params=local.params, buffers=local.buffers)

@@ -222,9 +222,7 @@ class Matched(Targeted):
             return loss + self.lam * self.apart(local, local.received.matched.target, z, batch.mask)
 
         gradient, loss, buffers = gradient_with(task, local.params, local.buffers, batch, pulled)
-        rows = batch.mask.sum()
-        total = local.loss + (loss * rows).to(local.loss.dtype)
-        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
+        return gradient, self.tallied(local, batch, loss, buffers)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = super().finish(task, local, data)

@@ -75,9 +75,7 @@ class FedPHP(FedAvg):
             return loss * (1 - share) + discrepancy(z, private, batch.mask) * share
 
         gradient, loss, buffers = gradient_with(task, local.params, local.buffers, batch, taught)
-        rows = batch.mask.sum()
-        total = local.loss + (loss * rows).to(local.loss.dtype)
-        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
+        return gradient, self.tallied(local, batch, loss, buffers)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, old = super().finish(task, local, data)

@@ -110,9 +110,7 @@ class FedProto(Local):
             return loss + self.lam * torch.sum(apart * counted) / batch.mask.sum().clamp(min=1)
 
         gradient, loss, buffers = gradient_with(task, local.params, local.buffers, batch, pulled)
-        rows = batch.mask.sum()
-        total = local.loss + (loss * rows).to(local.loss.dtype)
-        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
+        return gradient, self.tallied(local, batch, loss, buffers)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = super().finish(task, local, data)

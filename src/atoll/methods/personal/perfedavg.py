@@ -83,9 +83,7 @@ class PerFedAvg(FedAvg):
             ahead, _, _ = task.gradient(local.params + gradient * self.width, buffers, parts[2])
             behind, _, _ = task.gradient(local.params - gradient * self.width, buffers, parts[2])
             gradient = gradient - (ahead - behind) * (self.inner_lr / (2 * self.width))
-        rows = batch.mask.sum()
-        total = local.loss + (loss * rows).to(local.loss.dtype)
-        return gradient, local.replace(buffers=buffers, loss=total, seen=local.seen + rows)
+        return gradient, self.tallied(local, batch, loss, buffers)
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = super().finish(task, local, data)
