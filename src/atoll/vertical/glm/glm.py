@@ -19,7 +19,7 @@ __all__ = ["GLM"]
 
 
 @dataclass(frozen=True)
-class GLM(Protocol):
+class GLM(Settings, Protocol):
     """Logistic, linear and Poisson regression by gradients that nobody sees but whose columns they are of.
 
     Residuals, with z = sum_k X_k w_k + b:
@@ -54,13 +54,6 @@ class GLM(Protocol):
             counts nor l1 nor tolerance.
     """
 
-    epochs: int = 30
-    batch: int = 4096
-    lr: float = 0.15
-    optimizer: str = "sgd:0.9"
-    l1: float = 0.0
-    l2: float = 0.0
-    tolerance: float = 0.0
     mode: Literal["arbiter", "sshe"] = "arbiter"
 
     name: ClassVar[str] = "glm"
@@ -92,11 +85,6 @@ class GLM(Protocol):
     def needs_arbiter(self) -> bool:
         return self.mode == "arbiter"
 
-    @property
-    def settings(self) -> Settings:
-        """All but the mode."""
-        return Settings(self.epochs, self.batch, self.lr, self.optimizer, self.l1, self.l2, self.tolerance)
-
     def check(self, case: Case) -> None:
         super().check(case)
         if self.mode == "arbiter":
@@ -121,18 +109,18 @@ class GLM(Protocol):
     async def guest(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
         self.check(case)
         if self.mode == "sshe":
-            return await sshe.guest(link, side, case, progress, self.settings)
-        return await arbiter.guest(link, side, case, progress, self.settings)
+            return await sshe.guest(link, side, case, progress, self)
+        return await arbiter.guest(link, side, case, progress, self)
 
     async def host(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
         self.check(case)
         if self.mode == "sshe":
-            return await sshe.host(link, side, case, progress, self.settings)
-        return await arbiter.host(link, side, case, progress, self.settings)
+            return await sshe.host(link, side, case, progress, self)
+        return await arbiter.host(link, side, case, progress, self)
 
     async def arbiter(self, link: Link, case: Case, progress: Progress) -> None:
         self.check(case)
-        await arbiter.arbiter(link, case, progress, self.settings)
+        await arbiter.arbiter(link, case, progress, self)
 
     async def score(self, link: Link, side: Side, case: Case, half: Record) -> FloatArray:
         return await predict.score(link, side, case, half)

@@ -16,15 +16,15 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """See `GLM`."""
+    """What both modes have; `GLM` says what each means."""
 
-    epochs: int
-    batch: int
-    lr: float
-    optimizer: str
-    l1: float
-    l2: float
-    tolerance: float
+    epochs: int = 30
+    batch: int = 4096
+    lr: float = 0.15
+    optimizer: str = "sgd:0.9"
+    l1: float = 0.0
+    l2: float = 0.0
+    tolerance: float = 0.0
 
     def shared(self, case: Case) -> str:
         """What all parties must agree on, in words."""
