@@ -122,14 +122,23 @@ def test_work_shared_by_processes_gives_the_same(scheme: str, forks: list[int]) 
         os.waitpid(-1, 0)  # none is left
 
 
-def test_a_process_that_ends_early_is_said() -> None:
-    def work(a: int, b: int) -> Any:
-        if a:
-            os._exit(3)
-        return np.zeros((b - a, 4), np.uint8)
+def test_what_a_process_did_not_do_is_done_here() -> None:
+    here = os.getpid()
 
-    with pytest.raises(OSError, match="ended early"):
-        forked(work, [0, 2, 4])
+    def work(a: int, b: int) -> Any:
+        if os.getpid() != here:
+            os._exit(3)
+        return np.arange(a, b, dtype=np.uint8)[:, None]
+
+    assert forked(work, [0, 2, 4, 7])[:, 0].tolist() == list(range(7))
+
+    def failing(a: int, b: int) -> Any:
+        if a:
+            raise ZeroDivisionError(f"part {a}")
+        return np.zeros((b - a, 1), np.uint8)
+
+    with pytest.raises(ZeroDivisionError, match="part 2"):
+        forked(failing, [0, 2, 4])
 
 
 @SCHEMES

@@ -27,7 +27,7 @@ def shared(work: Work, count: int, workers: int, least: int) -> Octets:
 def forked(work: Work, cuts: Sequence[int]) -> Octets:
     """Do the parts between these cuts, the first here and each other one in a process of its own.
 
-    Raises what the first raises; OSError where another process ends without its result.
+    A part whose process ends without a result is done here, and raises what it raises.
     """
     children = []
     if hasattr(os, "fork"):
@@ -39,10 +39,8 @@ def forked(work: Work, cuts: Sequence[int]) -> Octets:
     finally:
         found = [_end(pid, pipe) for pid, pipe in children]
     width = parts[0].shape[1]
-    for blob in found:
-        if blob is None:
-            raise OSError("a worker process ended early")
-        parts.append(np.frombuffer(blob, np.uint8).reshape(-1, width))
+    for blob, (a, b) in zip(found, pairwise(cuts[1:]), strict=True):
+        parts.append(work(a, b) if blob is None else np.frombuffer(blob, np.uint8).reshape(-1, width))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -103,18 +103,18 @@ async def align(
     found = None if cache is None else kept.load(cache, own.digest, options.session)
     salt = curve.secret() if found is None else found.salt
     greeted = await _greet(link, parties, options, own, sample_ids is not None, salt, cache is not None)
-    with Power(workers) as power:
-        blinded = found
-        if blinded is None:
-            blinded = await _blind(own, ids, options, salt, greeted.salt, power)
-            if cache is not None:
-                kept.save(cache, own.digest, options.session, blinded)
-        mixes = len(parties) > 2 or options.reveal == "count"
-        ring = Ring(link, parties, greeted.sizes, blinded.points, blinded.secret, power, mixes, options.chunk)
-        shuffle = blinded.shuffle
-        del blinded, found  # points are gone once they are sent
-        find = _two if len(parties) == 2 else _several
-        count, places = await find(ring, options.reveal)
+    power = Power(workers)
+    blinded = found
+    if blinded is None:
+        blinded = await _blind(own, ids, options, salt, greeted.salt, power)
+        if cache is not None:
+            kept.save(cache, own.digest, options.session, blinded)
+    mixes = len(parties) > 2 or options.reveal == "count"
+    ring = Ring(link, parties, greeted.sizes, blinded.points, blinded.secret, power, mixes, options.chunk)
+    shuffle = blinded.shuffle
+    del blinded, found  # points are gone once they are sent
+    find = _two if len(parties) == 2 else _several
+    count, places = await find(ring, options.reveal)
     if places is None:
         return Common(None, count)
     chosen = shuffle[places]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from types import TracebackType
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.errors import RunError
+from atoll.he.forked import shared
 from atoll.vertical.alignment import curve
 
 __all__ = ["Points", "Power"]
@@ -22,60 +17,37 @@ __all__ = ["Points", "Power"]
 Points = NDArray[np.uint8]  # [n, 32]
 
 _PIECE = 2048  # some 60 ms
+_LONG = 8  # pieces that several processes are worth starting for
 
 
+@dataclass(frozen=True)
 class Power:
     """Blinds and raises.
 
-    Args:
-        workers: processes besides this one, forked where that is safe and else started afresh; 1 for none.
+    Attributes:
+        workers: processes that share the work, where the system can fork; 1 for this one alone.
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        self.workers = workers
-        way = "fork" if sys.platform == "linux" else "spawn"
-        self._pool = ProcessPoolExecutor(workers, get_context(way)) if workers > 1 else None
-
-    def __enter__(self) -> Power:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    workers: int = 1
 
     async def raised(self, points: Points, key: bytes) -> Points:
         """Points times a secret.  Raises ValueError where one has low order."""
         flat = points.tobytes()
-        return await self._pieces(
-            len(points), curve.raised, lambda low, high: (flat[32 * low : 32 * high], key)
-        )
+        return await self._pieces(len(points), lambda a, b: curve.raised(flat[32 * a : 32 * b], key))
 
     async def blinded(self, names: list[bytes], salt: bytes, key: bytes) -> Points:
         """Names as points, times a secret."""
-        return await self._pieces(len(names), curve.blinded, lambda low, high: (names[low:high], salt, key))
+        return await self._pieces(len(names), lambda a, b: curve.blinded(names[a:b], salt, key))
 
-    async def _pieces(
-        self, count: int, function: Callable[..., bytes], taken: Callable[[int, int], tuple[Any, ...]]
-    ) -> Points:
-        if self._pool is None:
-            done = []
-            for low in range(0, count, _PIECE):
-                done.append(function(*taken(low, min(low + _PIECE, count))))
-                await asyncio.sleep(0)
-        else:
-            size = max(_PIECE, -(-count // self.workers))
-            loop = asyncio.get_running_loop()
-            work = [
-                loop.run_in_executor(self._pool, function, *taken(low, min(low + size, count)))
-                for low in range(0, count, size)
-            ]
-            try:
-                done = await asyncio.gather(*work)
-            except BrokenProcessPool:
-                raise RunError(
-                    "a process that computes points has ended early",
-                    hint="was there too little memory? workers = 1 needs no process",
-                ) from None
-        return np.frombuffer(b"".join(done), np.uint8).reshape(-1, curve.BYTES)
+    async def _pieces(self, count: int, work: Callable[[int, int], bytes]) -> Points:
+        found = np.empty((count, curve.BYTES), np.uint8)
+        size = _PIECE if self.workers == 1 else _PIECE * _LONG * self.workers
+        for low in range(0, count, size):
+            high = min(low + size, count)
+
+            def piece(a: int, b: int, low: int = low) -> Points:
+                return np.frombuffer(work(low + a, low + b), np.uint8).reshape(-1, curve.BYTES)
+
+            found[low:high] = shared(piece, high - low, self.workers, _PIECE)
+            await asyncio.sleep(0)
+        return found
