@@ -234,3 +234,26 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_addresses_are_read() -> None:
     assert str(Address.parse("bank.example.org:9000")) == "bank.example.org:9000"
     assert Address.parse("[::1]:9000") == Address("::1", 9000)
+
+
+def test_who_calls_and_says_nothing_is_let_go_with_the_meeting() -> None:
+    where = free()
+    closed = []
+
+    async def listening() -> None:
+        async with meet("a", {"a": where, "b": None}, None, patience=0.5):
+            pass
+
+    async def silent() -> None:
+        await asyncio.sleep(0.2)
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        async with asyncio.timeout(5):
+            closed.append(await reader.read())
+        writer.close()
+
+    async def both() -> Any:
+        return await asyncio.gather(listening(), silent(), return_exceptions=True)
+
+    found = asyncio.run(both())
+    assert isinstance(found[0], PartyError), found
+    assert closed == [b""], found

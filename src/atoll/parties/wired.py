@@ -203,8 +203,13 @@ async def _gather(
     failed: list[AtollError] = []
     come = asyncio.Event()
     later = names[place + 1 :]
+    answering: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        answering.add(task)
+        task.add_done_callback(answering.discard)
         try:
             other = await _introduced(name, reader, writer, secured)
             if other not in later or other in wires:
@@ -215,6 +220,9 @@ async def _gather(
             if isinstance(error, PartyError):
                 failed.append(error)
                 come.set()
+            return
+        except asyncio.CancelledError:  # its end, and asyncio would tell of it as a failure
+            writer.close()
             return
         wires[other] = _wire(other, reader, writer)
         come.set()
@@ -243,6 +251,9 @@ async def _gather(
     finally:
         if server is not None:
             server.close()
+        for task in tuple(answering):  # who called, and did not say who it is before all others were there
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
 
 
 async def _called(name: str, other: str, where: Address | None, secured: Secured | None) -> _Wire:
