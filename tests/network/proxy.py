@@ -51,6 +51,7 @@ class Proxy:
         self.refusing = False
         self._stranded: set[tuple[Any, ...]] = set()
         self._lines: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -122,8 +123,12 @@ class Proxy:
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for each in self._ends:  # also those that had more to send
+            each.transport.abort()
+        await asyncio.sleep(0)
 
     async def _line(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        self._ends.add(back)
         if self.refusing:
             _close(back, reset=True)
             return
@@ -132,6 +137,7 @@ class Proxy:
         except OSError:
             _close(back, reset=True)
             return
+        self._ends.add(forth)
         pair = back, forth
         self._lines.add(pair)
         try:
