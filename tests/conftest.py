@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
+import hypothesis
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
@@ -12,3 +13,7 @@ os.environ["ATOLL_RUNS"] = tempfile.mkdtemp(prefix="atoll-test-runs-")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atoll-test-cache-")
 os.environ["ATOLL_CACHE"] = "off"  # a test must not depend on what one before it has found
 torch.set_num_threads(1)
+
+# A run must not fail by chance: every one tries the same examples. HYPOTHESIS_PROFILE=default looks for others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
