@@ -145,6 +145,7 @@ def assemble(
         channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
+    _check_choice(settings, channel, adaptive)
     if nodes is None:
         timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
         made = timed or Simulation(*parts, channel=channel, rule=adaptive)
@@ -181,6 +182,21 @@ def as_found(settings: Settings, made: Simulation) -> Settings:
     assert isinstance(made.channel, Records)
     assert made.channel.rule is not None
     return replace(settings, dp_sgd=made.channel.rule.text)
+
+
+def _check_choice(settings: Settings, channel: Channel | None, rule: Rule | None) -> None:
+    """Codecs to choose between, and a rule that chooses, go together."""
+    codecs, chooses = 0 if channel is None else channel.codecs, rule is not None and rule.chooses
+    if codecs and not chooses:
+        raise ConfigError(
+            f"channel = {settings.channel!r} names {codecs} codecs, and nobody says which client takes which",
+            hint='set adaptive="bandwidth" and devices, or name one codec',
+        )
+    if chooses and not codecs:
+        raise ConfigError(
+            f"adaptive = {settings.adaptive!r} chooses between codecs, and there is nothing to choose",
+            hint='name several, from the best to the smallest: channel="int8 / eden:2 / drive"',
+        )
 
 
 def _check_comparable(settings: Settings, made: Simulation) -> None:

@@ -170,10 +170,10 @@ def _check(chain: Chain, settings: Settings, data: FederatedData, equal: bool) -
             hint="leave choose out",
         )
     for rule in [] if settings.adaptive is None else settings.adaptive.split("+"):
-        if spec.parse(rule.strip(), "rule").name != "deadline":
+        if spec.parse(rule.strip(), "rule").name not in ("deadline", "bandwidth"):
             raise ConfigError(
                 f"{what} and adaptive = {settings.adaptive!r}: it learns from clients' losses",
-                hint="leave adaptive out, or take deadline",
+                hint="leave adaptive out, or take deadline or bandwidth",
             )
     if chain.noise is not None and settings.over_select != 1.0:
         raise ConfigError(

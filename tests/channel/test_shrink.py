@@ -346,8 +346,8 @@ def test_what_is_asked_beside_training_is_not_packed() -> None:
     """Programs that the channel leaves alone send what they send, and so their bytes are told."""
     given, chain = values(), channel("int8")
     other = Job(FedAvg(), Work(Record(), program="evaluate"), [0], 1, 0, channel=chain)
-    assert other.nbytes(given) == nbytes(given)
-    assert replace(other, work=Work(Record())).nbytes(given) < nbytes(given) / 3
+    assert other.nbytes(given, 0) == nbytes(given)
+    assert replace(other, work=Work(Record())).nbytes(given, 0) < nbytes(given) / 3
 
 
 @pytest.mark.parametrize("text", ["int8", "clip:0.5 | topk:0.1", "drive"])

@@ -107,6 +107,16 @@ class Chain(Channel):
         last = self.transforms[-1]
         return last if isinstance(last, Shrink) else None
 
+    @property
+    def codecs(self) -> int:
+        return len(self.shrink.codecs) if self.shrink is not None and self.shrink.others else 0
+
+    def taking(self, codec: int) -> Chain:
+        if not self.codecs:
+            return self
+        assert self.shrink is not None
+        return Chain([*self.transforms[:-1], self.shrink.taking(codec)], self.setting)
+
     def packing(self) -> Chain:
         """The chain at a client on a machine of its own, whose replies are what travels (see `opened`)."""
         if self.shrink is None:
@@ -115,10 +125,11 @@ class Chain(Channel):
 
     def opened(self, values: Record, job: Job, client: int) -> Record:
         """The values of a reply to a job, of what a client sent that was `packing`.  Raises CodecError."""
-        if self.shrink is None:
+        shrink = self.taking(job.work.codec(client)).shrink
+        if shrink is None:
             return values
         sent = Record({name: part for name, part in values.items() if name != "channel"})
-        found = self.shrink.opened(sent, job.form(client))
+        found = shrink.opened(sent, job.form(client))
         change = job.method.change
         if change is not None and change.since is not None and found.get(change.field):
             found = change.put(found[change.field], found, job.work.received(client), Record())
@@ -257,6 +268,8 @@ class Sending(Around):
         update, kept = Update(values, reply.weight, Record(), reply.metrics), {}
         for at, each in enumerate(self.transforms):
             name, news = str(at), told.get(str(at if each.hears is None else each.hears), Record())
+            if isinstance(each, Shrink) and each.others:
+                news = news.replace(codec=received["codec"])
             update, after = each.send(update, news, own.get(name, Record()), seeds.fold(key, 1000 + at))
             if after:
                 kept[name] = after

@@ -96,14 +96,22 @@ def _made(part: str, text: str) -> Transform:
     """One transform of a channel that is written as `text`."""
     inner, plus, more = (each.strip() for each in part.rpartition("+"))
     wrapped = bool(plus) and more[:1].isalpha()  # "1e+3" is a number
-    name, colon, given = (inner if wrapped else part).partition(":")
-    call = Call(name.strip(), given if colon else None, "channel", text)
+    calls = []
+    for each in (inner if wrapped else part).split("/"):
+        name, colon, given = each.strip().partition(":")
+        calls.append(Call(name.strip(), given if colon else None, "channel", text))
     heads = {**{name: parameters for name, (_, parameters) in _KNOWN.items()}, **CODECS}
-    arguments = call.read(heads)
+    call, (arguments, *_) = calls[0], [each.read(heads) for each in calls]
     if wrapped and more != "feedback":
         raise spec.unknown("channel", more, ["feedback"], text)
-    if call.name in CODECS:
-        return Shrink(read(call), feedback=wrapped)
+    if all(each.name in CODECS for each in calls):
+        first, *others = map(read, calls)
+        return Shrink(first, wrapped, tuple(others))
+    if len(calls) > 1:
+        raise ConfigError(
+            f"channel {text!r}: clients choose between codecs, and {part.strip()} names something else",
+            hint='write the others behind |: "clip:0.5 | int8 / drive"',
+        )
     if wrapped:
         raise ConfigError(
             f"channel {text!r}: {call.name} loses nothing that feedback could make good",

@@ -42,13 +42,18 @@ class Shrink(Transform):
     Behind a `Clip` what comes back is no longer than its bound either: all is multiplied by min(1, C / |sent|), which
     travels as well, so that noise made for C hides it. Behind `Local` it is made of what is private already.
 
+    With `others` each client is told, round by round, which of all codecs it takes (`Work.codec`), and remembers what
+    was lost by any of them: one memory, for they all act on the same numbers.
+
     Args:
         codec: see `atoll.compress`.
         feedback: whether what is lost is remembered.
+        others: further codecs, none of them of matrices.
     """
 
     codec: Codec
     feedback: bool = False
+    others: tuple[Codec, ...] = ()
     packs: bool = False
     """Whether updates become what travels (`packing`), and not what comes back."""
     bound: Clip | None = None
@@ -59,20 +64,31 @@ class Shrink(Transform):
     place: ClassVar[Place] = "shrink"
 
     def __post_init__(self) -> None:
-        if self.feedback and not self.codec.contracts:
-            raise ConfigError(
-                f"channel {self.text!r}: what {self.codec.text} loses may be longer than what it is given,"
-                " and would grow from round to round",
-                hint=f'leave the feedback out, or take another codec: "topk:0.01 + feedback" (not {self.name})',
-            )
+        for each in self.codecs:
+            if self.feedback and not each.contracts:
+                raise ConfigError(
+                    f"channel {self.text!r}: what {each.text} loses may be longer than what it is given,"
+                    " and would grow from round to round",
+                    hint=f'leave the feedback out, or take another codec: "topk:0.01 + feedback" (not {each.name})',
+                )
+            if self.others and each.matrices:
+                raise ConfigError(
+                    f"channel {self.text!r}: {each.text} acts on each tensor for itself, and others on all as one",
+                    hint=f"leave {each.text} out",
+                )
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """All codecs that an update may go through."""
+        return (self.codec, *self.others)
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        return self.codec.name
+        return " / ".join(each.name for each in self.codecs)
 
     @property
     def text(self) -> str:
-        return self.codec.text + " + feedback" * self.feedback
+        return " / ".join(each.text for each in self.codecs) + " + feedback" * self.feedback
 
     @property
     def hears(self) -> int | None:
@@ -87,6 +103,10 @@ class Shrink(Transform):
     def packing(self) -> Shrink:
         """The transform at a node: its updates are what travels."""
         return replace(self, packs=True)
+
+    def taking(self, codec: int) -> Shrink:
+        """The transform of a client that takes this one of the codecs."""
+        return replace(self, codec=self.codecs[codec], others=())
 
     def nbytes(self, values: Record, usual: int) -> int:
         named = dict(named_tensors(values))
@@ -117,10 +137,11 @@ class Shrink(Transform):
                 value = value + self._left(own, at, unit)
             stream = seeds.fold(key, at)
             if self.packs:
-                parts.append(self.codec.encode(value, stream))
-            back = (
-                self.codec.decode(parts[at], unit.shape) if self.packs else self.codec.through(value, stream)
-            )
+                codec = self.codecs[int(told.codec)] if self.others else self.codec
+                parts.append(codec.encode(value, stream))
+                back = codec.decode(parts[at], unit.shape)
+            else:
+                back = self._through(value, stream, told)
             lost[str(at)] = value
             backs.append(back)
         factor = self._factor(named, units, backs, told)
@@ -135,6 +156,13 @@ class Shrink(Transform):
         if self.packs:
             return update._replace(values=_travelling(named, units, parts, factor)), own
         return update._replace(values=_filled(update.values, named, units, backs)), own
+
+    def _through(self, value: Tensor, key: Tensor, told: Record) -> Tensor:
+        """What comes back by the codec that the client was told. Under `vmap` all are computed, and one is taken."""
+        back = self.codec.through(value, key)
+        for at, each in enumerate(self.others, start=1):
+            back = torch.where(told.codec == at, each.through(value, key), back)
+        return back
 
     def _left(self, own: Record, at: int, unit: _Unit) -> Tensor:
         """What was lost of this part until now."""

@@ -20,7 +20,7 @@ def outcome(answer: Answer, job: Job, begun: float = 0.0, ended: float = 0.0) ->
     reason = screen(reply, job.form(answer.client))
     metrics = {name: _plain(value) for name, value in reply.metrics.items()}
     return Outcome(
-        answer.client, float(reply.weight), metrics, job.nbytes(reply.values), reason, begun, ended,
+        answer.client, float(reply.weight), metrics, job.nbytes(reply.values, answer.client), reason, begun, ended,
         None if reason else answer.probe,
     )  # fmt: skip
 

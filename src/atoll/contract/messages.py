@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -124,6 +125,16 @@ class Work:
 
     def received(self, client: int) -> Record:
         return self.shared.replace(**self.own[client]) if client in self.own else self.shared
+
+    def codec(self, client: int) -> int:
+        """Which of a channel's codecs this client's update goes through, where it has several (see `choosing`)."""
+        return int(self.own[client]["codec"]) if client in self.own and "codec" in self.own[client] else 0
+
+    def choosing(self, codecs: Mapping[int, int]) -> Work:
+        """The work in which clients are told their codecs."""
+        told = {client: Record(codec=torch.tensor(which)) for client, which in codecs.items()}
+        own = {client: self.own.get(client, Record()).replace(**each) for client, each in told.items()}
+        return replace(self, own={**self.own, **own})
 
     def nbytes(self, client: int) -> int:
         """Bytes that this client downloads."""

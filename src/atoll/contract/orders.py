@@ -69,6 +69,15 @@ class Channel:
         """
         return Around(inner, change)
 
+    @property
+    def codecs(self) -> int:
+        """Codecs that updates may go through, one of them each; 0: nobody need choose."""
+        return 0
+
+    def taking(self, codec: int) -> Channel:
+        """The channel of a client that was told this codec."""
+        return self
+
     def nbytes(self, values: Record) -> int:
         """Bytes that the values of a reply, as they are sent, take on the wire."""
         return nbytes(values)
@@ -207,11 +216,11 @@ class Job:
             values=reply.values.replace(**{change.field: map_leaves(times, reply.values[change.field])})
         )
 
-    def nbytes(self, values: Record) -> int:
+    def nbytes(self, values: Record, client: int) -> int:
         """Bytes that a client uploads with these values; the channel acts on what training sends."""
         if self.channel is None or self.work.program != "train":
             return nbytes(values)
-        return self.channel.nbytes(values)
+        return self.channel.taking(self.work.codec(client)).nbytes(values)
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

@@ -18,7 +18,7 @@ covered, nor are models that clients keep for themselves and make for an evaluat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -269,6 +269,13 @@ class Records(Channel):
 
     def tell(self, state: Record) -> Record:
         return self.channel.tell(state)
+
+    @property
+    def codecs(self) -> int:
+        return self.channel.codecs
+
+    def taking(self, codec: int) -> Records:
+        return replace(self, channel=self.channel.taking(codec))
 
     def nbytes(self, values: Record) -> int:
         return self.channel.nbytes(values)

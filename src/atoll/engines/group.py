@@ -355,7 +355,8 @@ class Group:
         weights = reply.weight.tolist()
         first = map_leaves(lambda v: v[0], reply.values)
         wrong = misshapen(first, self.job.form(self.clients[0]))
-        bytes_each = self.job.nbytes(first)
+        codecs = [self.job.work.codec(client) for client in self.clients]
+        nbytes = {k: self.job.nbytes(first, client) for k, client in zip(codecs, self.clients, strict=True)}
         changed = None if wrong else self.job.changed(reply.values, received, memory)
         probes = None if changed is None else probe(changed, self.job.cohort, stacked=True)
         ended = time.perf_counter()
@@ -368,7 +369,8 @@ class Group:
                 accepted.append(at)
             sums = {name: values[at] for name, values in metrics.items()}
             sample = None if probes is None or reason else probes[at]
-            outcomes.append(Outcome(client, weights[at], sums, bytes_each, reason, begun, ended, sample))
+            size_of = nbytes[codecs[at]]
+            outcomes.append(Outcome(client, weights[at], sums, size_of, reason, begun, ended, sample))
         if not accepted:
             return None, outcomes
         if len(accepted) < size:

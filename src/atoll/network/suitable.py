@@ -48,6 +48,11 @@ def check(settings: Settings, method: Method) -> None:
             " node, and nobody else could open that",
             hint=f"leave {chain.shrink.text} out",
         )
+    if isinstance(chain, Chain) and chain.codecs:
+        raise ConfigError(
+            f"channel = {chain.text!r} names several codecs, and who takes which follows from simulated devices",
+            hint="name one",
+        )
     if settings.silo is not None:
         raise ConfigError(
             f"silo = {settings.silo!r}: how a node trains is its own affair",

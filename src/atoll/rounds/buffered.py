@@ -117,7 +117,7 @@ class Asynchronous(Timed):
         round = self.opened(air.state, replace(cohort, gone=[]), number)
         ready, energy, spent = self.enrolled(round, air.time)
         assert round.job is not None
-        job, spans, _ = self.planned(round.job, ready, air.flights)
+        job, spans, _ = self.planned(round, ready, air.flights)
         new = self.sent(job, spans, ready)
         air.state = round.state
         air.energy, air.spent, air.bytes_down = (

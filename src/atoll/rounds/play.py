@@ -102,7 +102,7 @@ class Simulation:
         with seeds.held():
             round = self.opened(self.state, cohort, number)
             while round.job is not None:
-                job = self.fitted(round.job) if round.phase == "train" else round.job
+                job = self.fitted(round) if round.phase == "train" else round.job
                 jobs = dict.fromkeys(job.clients, job)
                 came = self.engine.run(job, self.memories)
                 with threads(torch.get_num_threads()):  # as many, but they wait asleep beside neighbours
@@ -132,9 +132,20 @@ class Simulation:
         """Replies that a step of the server takes, where all come."""
         return self.cohorts.size
 
-    def fitted(self, job: Job) -> Job:
-        """The job with the steps that the rule wishes for."""
-        return job if self.rule is None else limited(job, self.wished(seen(job, self.data)))
+    @property
+    def codecs(self) -> int:
+        """How many codecs of the channel there are to choose between; 0: nobody need choose."""
+        return 0 if self.channel is None else self.channel.codecs
+
+    def fitted(self, round: ServerRound) -> Job:
+        """What clients are asked in training, with the codecs and steps that the rule wishes for."""
+        assert round.job is not None
+        if self.rule is None:
+            return round.job
+        view = seen(round.job, self.data)
+        if self.codecs:
+            round.choose(self.rule.codecs(self.progress.rule, view))
+        return limited(round.job, self.wished(view))
 
     def wished(self, view: Seen) -> dict[int, int]:
         """The local steps of clients that are to do fewer than planned."""

@@ -105,6 +105,14 @@ class ServerRound:
         """What each client is asked in this phase, in the order of clients."""
         return [] if self.job is None else [self.job.order(client) for client in self.job.clients]
 
+    def choose(self, codecs: Mapping[int, int]) -> None:
+        """Tell clients, before they train, which of the channel's codecs they take: the first where none is named."""
+        assert self.job is not None, "the round is over"
+        chosen = {client: codecs.get(client, 0) for client in self.job.clients}
+        before = self.job.work.nbytes_of(self.job.clients)
+        self.job = replace(self.job, work=self.job.work.choosing(chosen))
+        self.bytes_down += self.job.work.nbytes_of(self.job.clients) - before
+
     # --- answers ----------------------------------------------------------------------------------------------
 
     def deliver(self, answer: Answer) -> Outcome:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atoll import seeds
 from atoll.clock import Spans
@@ -27,6 +28,8 @@ from atoll.rounds.round import ServerRound, refusals
 from atoll.tensors import Record
 
 __all__ = ["Timed"]
+
+Numbers = NDArray[np.float64]
 
 _IN_VAIN = 20
 """So many rounds in a row without enough replies, and the run pauses."""
@@ -58,7 +61,7 @@ class Timed(Attended):
                 return self._empty(round, choice, number, since, start)
             ready, energy, spent = self.enrolled(round, start)
             assert round.job is not None
-            job, spans, limit = self.planned(round.job, ready)
+            job, spans, limit = self.planned(round, ready)
             sent = self.sent(job, spans, ready)
             size = len(sent) if self.cohorts.choice.coins else self._size
             end, used = self._ending(sent, size, ready, limit)
@@ -122,15 +125,22 @@ class Timed(Attended):
         round.settle(*self.engine.run(round.job, self.memories))
         return start + float(np.max(spans.total)), float(np.sum(spans.energy())), float(np.sum(spans.total))
 
-    def planned(self, job: Job, start: float, flights: Sequence[Flight] = ()) -> tuple[Job, Spans, float]:
-        """The job with the steps that clients have time for, what their orders then take, and the round's deadline.
+    def planned(
+        self, round: ServerRound, start: float, flights: Sequence[Flight] = ()
+    ) -> tuple[Job, Spans, float]:
+        """The round's job with the codecs that clients take and the steps that they have time for, what their orders
+        then take, and the round's deadline.
 
         `flights` are orders that are under way as these go out.
 
         The deadline is that of the work as it was planned: a share of those asked would be done with all of it by then.
         """
+        if self.codecs:
+            self._choose(round, start)
+        job = round.job
+        assert job is not None
         spans = self.timing.spans(job, job.clients, start)
-        partial, deadline = self.schedule.late.kind == "partial", self._deadline(spans)
+        partial, deadline = self.schedule.late.kind == "partial", self._deadline(spans.total)
         if self.rule is None and not partial:
             return job, spans, deadline
         fixed = spans.latency + spans.download + spans.upload
@@ -147,10 +157,27 @@ class Timed(Attended):
         job = limited(job, limits)
         return job, self.timing.spans(job, job.clients, start), deadline
 
-    def _deadline(self, spans: Spans) -> float:
-        """Seconds that a round of these orders may take."""
-        given = math.inf if self.schedule.deadline is None else self.schedule.deadline.of(spans.total)
-        return given if self.rule is None else self.rule.deadline(self.progress.rule, spans.total, given)
+    def _choose(self, round: ServerRound, start: float) -> None:
+        """Let the rule choose clients' codecs, by what their orders would take with each."""
+        job = round.job
+        assert job is not None and self.rule is not None
+        spans = [
+            self.timing.spans(
+                replace(job, work=job.work.choosing(dict.fromkeys(job.clients, at))), job.clients, start
+            )
+            for at in range(self.codecs)
+        ]
+        quickest = np.min([each.total for each in spans], axis=0)
+        view = seen(
+            job, self.data, fixed=spans[0].latency + spans[0].download, compute=spans[0].compute,
+            deadline=self._deadline(quickest), time=start, uploads=np.stack([each.upload for each in spans]),
+        )  # fmt: skip
+        round.choose(self.rule.codecs(self.progress.rule, view))
+
+    def _deadline(self, total: Numbers) -> float:
+        """Seconds that a round may take whose orders take so long."""
+        given = math.inf if self.schedule.deadline is None else self.schedule.deadline.of(total)
+        return given if self.rule is None else self.rule.deadline(self.progress.rule, total, given)
 
     def sent(self, job: Job, spans: Spans, start: float) -> list[Flight]:
         """The orders of a job that goes out at this moment, in the order in which they land."""

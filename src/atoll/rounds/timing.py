@@ -48,11 +48,13 @@ class Timing:
         """What these clients' orders take that go out at this time. Work of who leaves meanwhile breaks off."""
         sent, own = nbytes(job.work.shared), job.work.own
         down = [job.work.nbytes(k) if k in own else sent for k in clients]
-        alike, forms = (
-            job.nbytes(job.expected),
-            {id(form): job.nbytes(form) for form in job.work.forms.values()},
-        )
-        up = [forms[id(job.form(k))] if k in job.work.forms else alike for k in clients]
+        known: dict[tuple[int, int], int] = {}
+        up = []
+        for k in clients:
+            what = id(job.form(k)), job.work.codec(k)
+            if what not in known:
+                known[what] = job.nbytes(job.form(k), k)
+            up.append(known[what])
         who = np.asarray(clients, np.int64)
         found = self.devices.spans(
             who,

@@ -9,6 +9,7 @@ from typing import Any
 from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.rounds.adapting.adacomm import AdaComm
+from atoll.rounds.adapting.bandwidth import Bandwidth
 from atoll.rounds.adapting.cohort import Growing
 from atoll.rounds.adapting.compass import Compass
 from atoll.rounds.adapting.deadline import Deadline
@@ -51,6 +52,7 @@ _KNOWN = {
     "adacomm": (
         spec.Parameter("every", "a number of rounds, or a time such as 600s", _every, optional=True),
     ),
+    "bandwidth": (_SHARE,),
     "cohort": (spec.whole("start", at_least=1, optional=True), _WINDOW, _FLAT),
     "compass": (spec.number("least", above=0, at_most=1, optional=True),),
     "drift": (spec.number("most", above=0, optional=True), _WINDOW),
@@ -59,6 +61,7 @@ _KNOWN = {
 _RULES: dict[str, Callable[..., Rule]] = {
     "deadline": Deadline,
     "adacomm": AdaComm,
+    "bandwidth": Bandwidth,
     "cohort": Growing,
     "compass": Compass,
     "drift": Drift,
@@ -89,6 +92,10 @@ def rule(given: str) -> Rule:
         if new.name in [each.name for each in made]:
             raise ConfigError(
                 f"adaptive = {given!r}: {new.name} is there twice", hint="leave one of them out"
+            )
+        if new.chooses and any(each.chooses for each in made):
+            raise ConfigError(
+                f"adaptive = {given!r}: two rules choose clients' codecs", hint=f"leave {new.name} out"
             )
         made.append(new)
     return made[0] if len(made) == 1 else Joined(tuple(made))

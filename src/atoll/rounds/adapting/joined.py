@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atoll.rounds.adapting.rule import Numbers, Rule, Seen, Wish
@@ -42,6 +42,10 @@ class Joined(Rule):
     def compares(self) -> bool:  # type: ignore[override]
         return any(rule.compares for rule in self.rules)
 
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return any(rule.chooses for rule in self.rules)
+
     def begin(self) -> Record:
         return Record({rule.name: rule.begin() for rule in self.rules})
 
@@ -51,6 +55,12 @@ class Joined(Rule):
             for client, most in rule.plan(state[rule.name], seen).steps.items():
                 steps[client] = min(most, steps.get(client, most))
         return Wish(steps)
+
+    def codecs(self, state: Record, seen: Seen) -> Mapping[int, int]:
+        found: dict[int, int] = {}
+        for rule in self.rules:
+            found |= rule.codecs(state[rule.name], seen)
+        return found
 
     def size(self, state: Record, cohort: int) -> int:
         return min(rule.size(state[rule.name], cohort) for rule in self.rules)

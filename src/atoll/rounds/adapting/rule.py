@@ -34,6 +34,9 @@ class Seen(NamedTuple):
     step, `steps` how many are planned; `epoch` how many make one pass over a client's data. `deadline` is how long the
     round may take, in seconds, inf where nobody said. Without a clock nothing takes any time.
 
+    `uploads` are seconds with each of the codecs that there are to choose between, [codecs, K], where a rule is asked
+    for that (`Rule.codecs`); `fixed` is without them then.
+
     `time` is the virtual second at which they begin; `away` are orders that are under way then, of an asynchronous
     server. When those will come is not in here: no server knows.
     """
@@ -47,6 +50,7 @@ class Seen(NamedTuple):
     deadline: float
     time: float = 0.0
     away: Sequence[Away] = ()
+    uploads: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Rule(ABC):
 
     Its state is a record of numbers and tensors, the same fields from `begin` to the end, so that a run can stop and go
     on. `clocked` rules look at seconds, and need devices; `rounds` is whether a rule is for synchronous rounds only,
-    `flights` whether for asynchronous servers only; `limits` whether it sets rounds' deadline itself; `compares`
-    whether it looks at how far updates lie apart, which a method must be able to say (`Method.change`).
+    `flights` whether for asynchronous servers only; `limits` whether it sets rounds' deadline itself; `chooses` whether
+    it says which codec of the channel clients take; `compares` whether it looks at how far updates lie apart, which a
+    method must be able to say (`Method.change`).
     """
 
     name: ClassVar[str]
@@ -70,6 +75,7 @@ class Rule(ABC):
     rounds: ClassVar[bool] = False
     flights: ClassVar[bool] = False
     limits: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False
     compares: ClassVar[bool] = False
 
     def begin(self) -> Record:
@@ -79,6 +85,10 @@ class Rule(ABC):
     def plan(self, state: Record, seen: Seen) -> Wish:
         """What the clients are to do."""
         return Wish()
+
+    def codecs(self, state: Record, seen: Seen) -> Mapping[int, int]:
+        """Which of the channel's codecs the clients take, from 0; the first for those of whom nothing is said."""
+        return {}
 
     def size(self, state: Record, cohort: int) -> int:
         """How many clients the next round has, of so many wanted. Where they are fewer, the fastest of those drawn."""

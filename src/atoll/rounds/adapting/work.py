@@ -33,6 +33,7 @@ def seen(
     deadline: float = np.inf,
     time: float = 0.0,
     away: Sequence[Away] = (),
+    uploads: Numbers | None = None,
 ) -> Seen:
     """What rules may see of a job: `fixed` seconds and those of its steps (`compute`), [K]; none without a clock."""
     sizes = [data.size(client) for client in job.clients]
@@ -51,6 +52,7 @@ def seen(
         deadline,
         time,
         away,
+        uploads,
     )
 
 
