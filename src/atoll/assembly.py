@@ -14,6 +14,7 @@ from torch import nn
 
 from atoll import own, seeds, spec
 from atoll.channel import Chain
+from atoll.channel.down import Down
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import LOSSY, check_method, examples, private_task
@@ -146,11 +147,13 @@ def assemble(
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
     _check_choice(settings, channel, adaptive)
+    down = None if settings.down is None else _downward(settings.down, method, settings)
     if nodes is None:
         timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
         made = timed or Simulation(*parts, channel=channel, rule=adaptive)
     else:
         made = nodes.rounds(settings, parts, channel, adaptive)
+    made.down = down
     if adaptive is not None and adaptive.compares:
         _check_comparable(settings, made)
     return made
@@ -182,6 +185,24 @@ def as_found(settings: Settings, made: Simulation) -> Settings:
     assert isinstance(made.channel, Records)
     assert made.channel.rule is not None
     return replace(settings, dp_sgd=made.channel.rule.text)
+
+
+def _downward(text: str, method: Method, settings: Settings) -> Down:
+    """What packs the broadcast.  Raises ConfigError where this method's cannot be packed."""
+    found, kind = Down.parse(text), type(method)
+    if not method.broadcasts:
+        able = ", ".join(name for name, each in METHODS.items() if each.broadcasts)
+        raise ConfigError(
+            f"down = {text!r}: {kind.__name__} sends no model that is the same for all clients",
+            hint=f"leave down out, or take one that does: {able}",
+        )
+    if found.feedback and settings.pace != "sync":
+        raise ConfigError(
+            f"down = {text!r} tells clients how the model has changed since the last round, and pace ="
+            f" {settings.pace!r} sends each of them another one",
+            hint='send models whole: down = "int8"',
+        )
+    return found
 
 
 def _check_choice(settings: Settings, channel: Channel | None, rule: Rule | None) -> None:

@@ -78,6 +78,10 @@ class Settings:
             description='what happens to updates on their way: "clip:0.5", "clip:0.5 | noise:1.0", "int8", "secagg" ...'
         ),
     ] = None
+    down: Annotated[
+        str | None,
+        Meta(description='what happens to models on their way to clients: "bf16", "int8", "drive + feedback" ...'),
+    ] = None
     epsilon: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="privacy that the run may spend; the round that would spend more is not played"),

@@ -25,8 +25,9 @@ class Codec(ABC):
 
     `unbiased`: the mean of what comes back, over keys, is what went in. `contracts`: what comes back is nearer to it
     than nothing, |x - through(x)|^2 <= (1 - d) |x|^2 with some d > 0 for every x, as error feedback needs it.
-    `linear`: for one key, sums may be taken of what travels in the place of what is meant. `matrices`: it looks at rows
-    and columns, so that tensors are not to be joined before.
+    `close`: of many normal numbers no more than an eighth of |x|^2 is lost. `linear`: for one key, sums may be taken of
+    what travels in the place of what is meant. `matrices`: it looks at rows and columns, so that tensors are not to be
+    joined before.
     """
 
     @property
@@ -40,6 +41,10 @@ class Codec(ABC):
     @property
     def contracts(self) -> bool:
         return True
+
+    @property
+    def close(self) -> bool:
+        return False
 
     @property
     def linear(self) -> bool:
@@ -73,6 +78,10 @@ class Codec(ABC):
     def nbytes(self, shape: Sequence[int]) -> int:
         """Bytes that travel for a value of this shape."""
         return sum(math.prod(size) * dtype.itemsize for dtype, size in self.form(shape).values())
+
+    def ratio(self, shape: Sequence[int]) -> float:
+        """How many times fewer bytes travel than those of float32."""
+        return 4 * size_of(shape) / self.nbytes(shape)
 
     def check(self, sent: object, shape: Sequence[int]) -> None:
         """Nothing if this could travel for a value of this shape.  Raises CodecError, before a number is read."""

@@ -27,6 +27,8 @@ class Half(Codec):
 
     kind: Literal["bf16", "fp16"]
 
+    close = True
+
     @property
     def name(self) -> str:
         return self.kind

@@ -48,6 +48,10 @@ class QSGD(Codec):
         return f"{self.name}:{self.levels}"
 
     @property
+    def close(self) -> bool:
+        return self.levels >= 32  # a group of 512 numbers loses 512 / (6 levels^2)
+
+    @property
     def bits(self) -> int:
         """Of a number."""
         return math.ceil(math.log2(2 * self.levels + 1))

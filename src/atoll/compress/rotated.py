@@ -94,6 +94,10 @@ class Eden(Codec):
     def contracts(self) -> bool:
         return not self.unbiased
 
+    @property
+    def close(self) -> bool:
+        return self.bits > 1
+
     def form(self, shape: Sequence[int]) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
         blocks = _blocks(size_of(shape))
         padded = sum(rows * size for rows, size in blocks)

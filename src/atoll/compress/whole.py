@@ -28,6 +28,8 @@ class Whole(Codec):
 
     bits: Literal[4, 8] = 8
 
+    close = True
+
     @property
     def name(self) -> str:
         return f"int{self.bits}"

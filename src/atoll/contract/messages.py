@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -123,6 +124,12 @@ class Work:
     passes: Mapping[int, int] = field(default_factory=dict)
     """Passes over their data that these clients make beyond what the program plans."""
 
+    travels: Record | None = None
+    """What is sent of `shared`, where it travels packed (`atoll.channel.Down`): `shared` is then what comes of it."""
+
+    lengths: Mapping[int, int] = field(default_factory=dict)
+    """Bytes in which what is shared travels to these clients, where they are not those of what is sent to all."""
+
     def received(self, client: int) -> Record:
         return self.shared.replace(**self.own[client]) if client in self.own else self.shared
 
@@ -138,9 +145,17 @@ class Work:
 
     def nbytes(self, client: int) -> int:
         """Bytes that this client downloads."""
-        return nbytes(self.received(client))
+        found = self.lengths.get(client, self._alike)
+        if client not in self.own:
+            return found
+        own = self.own[client]
+        return found + nbytes(own) - sum(nbytes(self.shared[name]) for name in own if name in self.shared)
 
     def nbytes_of(self, clients: Sequence[int]) -> int:
         """Bytes that these clients download together."""
-        alike = nbytes(self.shared)
-        return sum(self.nbytes(client) if client in self.own else alike for client in clients)
+        return sum(map(self.nbytes, clients))
+
+    @cached_property
+    def _alike(self) -> int:
+        """Bytes of what is sent to all."""
+        return nbytes(self.shared if self.travels is None else self.travels)

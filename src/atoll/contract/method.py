@@ -70,6 +70,9 @@ class Method(Program):
     change: ClassVar[Change | None] = None
     """Which field of a reply tells how the client's model changed; None: none does."""
 
+    broadcasts: ClassVar[tuple[str, ...]] = ()
+    """Which fields of what is shared with all clients (`Work.shared`) are models that may travel in fewer bytes."""
+
     paper: ClassVar[str] = ""
     """Where the method comes from, for `atoll methods`."""
 

@@ -123,7 +123,7 @@ class Batched(Engine):
 
     def _need(self, job: Job, samples: int) -> int:
         """Bytes that the state of one client of a group takes, about."""
-        model = max((job.work.nbytes(client) for client in job.clients[:4]), default=0)
+        model = max((nbytes(job.work.received(client)) for client in job.clients[:4]), default=0)
         example = nbytes(self.data.example().inputs)
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
         return 4 * model + 16 * rows * example

@@ -24,7 +24,7 @@ from atoll.engines.widths import Stretch, stretches
 from atoll.errors import EngineError
 from atoll.machine import threads
 from atoll.task import Task
-from atoll.tensors import Record
+from atoll.tensors import Record, nbytes
 
 __all__ = ["LENGTHS", "Trials"]
 
@@ -144,7 +144,7 @@ class Trials:
         full = np.zeros((counts[0], len(orders)), np.bool_)
         for at, read in enumerate(orders):
             full[: counts[at], at] = (read.mask > 0).all(1) & (read.mask.shape[1] == width)
-        return stretches(counts, full, job.work.nbytes(job.clients[0]) // 4)
+        return stretches(counts, full, nbytes(job.work.received(job.clients[0])) // 4)
 
     def widths(self, job: Job) -> int:
         """How many steps are captured for that."""

@@ -54,6 +54,7 @@ class FedAvg(Method):
 
     rules: ClassVar[Mapping[str, Rule]] = RULES
     change: ClassVar[Change | None] = Change("update")
+    broadcasts: ClassVar[tuple[str, ...]] = ("params",)
     paper: ClassVar[str] = "McMahan et al. 2017, Algorithm 1"
 
     def __post_init__(self) -> None:

@@ -45,6 +45,7 @@ class FedSGD(Method):
 
     rules: ClassVar[Mapping[str, Rule]] = RULES
     change: ClassVar[Change | None] = Change("gradient")
+    broadcasts: ClassVar[tuple[str, ...]] = ("params",)
     paper: ClassVar[str] = "McMahan et al. 2017, section 2"
     cost: ClassVar[str] = "1 gradient up, 1 model down"
 

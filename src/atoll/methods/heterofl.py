@@ -69,6 +69,7 @@ class HeteroFL(FedAvg):
     masked: bool = True
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Diao et al. 2021 (ICLR), Algorithm 1"
     cost: ClassVar[str] = "1 sub-model up, 1 down; once the classes it has up"
 

@@ -25,6 +25,7 @@ class Local(FedAvg):
     has never taken part predicts with that one.
     """
 
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "baseline"
     cost: ClassVar[str] = "nothing"
     mixed: ClassVar[bool] = True

@@ -45,6 +45,7 @@ class Scaffold(FedAvg):
     option: Literal[1, 2] = 2
     server_lr: float = 1.0
 
+    broadcasts: ClassVar[tuple[str, ...]] = ("params", "control")
     paper: ClassVar[str] = "Karimireddy et al. 2020, Algorithm 1"
     cost: ClassVar[str] = "2 models up, 2 down; 1 remembered"
 

@@ -117,5 +117,6 @@ class Deployed(Simulation):
             self.memories.forget(client)
         return ServerRound(
             self.method, self.population, state, cohort, number, self.cohorts.seed,
-            channel=self.channel, told=self.progress.told, name=self.data.names.__getitem__,
+            channel=self.channel, told=self.progress.told, down=self.down, spread=self.progress.spread,
+            name=self.data.names.__getitem__,
         )  # fmt: skip

@@ -196,6 +196,7 @@ def _job_record(job: Job) -> Record:
     work = job.work
     return Record(
         shared=work.shared,
+        travels=work.travels or Record(),
         own=_by_client(work.own),
         forms=_by_client(work.forms),
         expected=job.expected,
@@ -212,7 +213,7 @@ def _job_record(job: Job) -> Record:
 def _job(found: Record, method: Method, channel: Channel | None, seed: int) -> Job:
     work = Work(
         found.shared, _of_client(found.own), found.program, found.reduction or None, _of_client(found.forms),
-        _of_pairs(found.passes),
+        _of_pairs(found.passes), found.get("travels") or None,
     )  # fmt: skip
     clients = found.clients.tolist()
     return Job(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from atoll import seeds
+from atoll.channel.down import Down
 from atoll.contract import Channel, Job, Method, Outcome, Population
 from atoll.data import FederatedData
 from atoll.engines import Engine
@@ -78,6 +79,8 @@ class Simulation:
         self.method, self.population, self.data = method, population, data
         self.cohorts, self.engine, self.judge, self.channel = cohorts, engine, judge, channel
         self.rule = rule
+        self.down: Down | None = None
+        """What happens to models on their way to clients."""
         self.tasks = population.tasks
         self.memories = MemoryStore()
         self.state = self.sound = state
@@ -120,6 +123,7 @@ class Simulation:
             choice=self.cohorts.choice.learn(choice, learned),
             rule=self.ruled(learned, round.outcomes, jobs),
             told=round.told,
+            spread=round.spread,
         )
         return Played(record, round.state, round.outcomes, progress)
 
@@ -175,7 +179,8 @@ class Simulation:
             self.memories.forget(client)
         return ServerRound(
             self.method, self.population, state, cohort, number, self.cohorts.seed,
-            channel=self.channel, told=self.progress.told, name=self.data.names.__getitem__,
+            channel=self.channel, told=self.progress.told, down=self.down, spread=self.progress.spread,
+            name=self.data.names.__getitem__,
         )  # fmt: skip
 
     def evaluate(self) -> Evaluation:

@@ -18,9 +18,9 @@ __all__ = ["Progress"]
 class Progress:
     """Where a run is between two rounds.
 
-    `choice`, `rule` and `told` are the states of what chooses cohorts, of what adapts local work, and of the channel
-    (`Channel.begin`). The others are those of
-    the virtual clock: `time` in seconds, and when the last round `began`, up to which methods know who has left;
+    `choice`, `rule`, `told` and `spread` are the states of what chooses cohorts, of what adapts local work, of the
+    channel (`Channel.begin`) and of what packs the broadcast (`atoll.channel.Down`). The others are those of the
+    virtual clock: `time` in seconds, and when the last round `began`, up to which methods know who has left;
     `flights`, orders that are under way, in the order in which they land,
     `landed`, replies that wait for the server's next step, and `failing`, client -> (how many orders in a row it
     broke off, the round up to which it is not asked).
@@ -29,6 +29,7 @@ class Progress:
     choice: Record = field(default_factory=Record)
     rule: Record = field(default_factory=Record)
     told: Record = field(default_factory=Record)
+    spread: Record = field(default_factory=Record)
     time: float = 0.0
     began: float = 0.0
     flights: Sequence[Flight] = ()
@@ -42,6 +43,7 @@ class Progress:
             choice=self.choice,
             rule=self.rule,
             told=self.told,
+            spread=self.spread,
             time=self.time,
             began=self.began,
             flights=to_records([*self.landed, *self.flights]),
@@ -58,6 +60,7 @@ class Progress:
             found.choice,
             found.rule,
             found.told,
+            found.get("spread", Record()),
             found.time,
             found.began,
             flights[found.landed :],

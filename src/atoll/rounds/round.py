@@ -19,6 +19,7 @@ from typing import Literal, NoReturn
 import torch
 
 from atoll import seeds
+from atoll.channel.down import Down
 from atoll.contract import (
     Answer,
     Channel,
@@ -50,10 +51,11 @@ class ServerRound:
         number: the round's, from 1.
         seed: the run's.
         channel: what happens to replies on the way; `told` is its state after the round before.
+        down: what happens to models on their way to clients; `spread` is its state after the round before.
         name: what a client is called in errors.
 
     `phase` is "enrol" (only where the method asks new clients something first), "train" or "over"; `job` is what is
-    asked in it, None when over. `told` is the channel's state, new at the end. `outcomes` are those of the training
+    asked in it, None when over. `told` and `spread` are the states of what is on the way, new at the end. `outcomes` are those of the training
     phase; bytes are of all phases and clients.
     """
 
@@ -68,11 +70,13 @@ class ServerRound:
         *,
         channel: Channel | None = None,
         told: Record | None = None,
+        down: Down | None = None,
+        spread: Record | None = None,
         name: Callable[[int], object] = str,
     ) -> None:
         self.method, self.population, self.number, self.seed = method, population, number, seed
-        self.cohort, self.channel, self._name = cohort, channel, name
-        self.state, self.told = state, told or Record()
+        self.cohort, self.channel, self.down, self._name = cohort, channel, down, name
+        self.state, self.told, self.spread = state, told or Record(), spread or Record()
         self.bytes_up = self.bytes_down = 0
         self.outcomes: list[Outcome] = []
         self.phase: Phase = "over"
@@ -176,6 +180,9 @@ class ServerRound:
         work, expected = self.method.broadcast(self.state, clients), self.method.expects(self.state)
         if channel is not None:
             work = telling(work, channel, self.told)
+        if self.down is not None and clients:
+            fields = self.method.broadcasts
+            work, self.spread = self.down.sent(work, fields, clients, self.seed, self.number, self.spread)
         equal = factors is not None or (channel is not None and channel.equal)
         self._open(
             "train",
@@ -192,6 +199,9 @@ class ServerRound:
         assert self.job is not None
         self.outcomes = list(outcomes)
         replies, refused = reducer.result(), self.refused
+        if self.down is not None:
+            here = {*self.job.clients}
+            self.spread = self.down.heard(self.spread, [o.client for o in outcomes if o.client in here])
         if refused and len(refused) == len(outcomes):
             self._unusable(refused)
         if replies is not None:

@@ -99,6 +99,7 @@ class Timed(Attended):
             choice=self.cohorts.choice.learn(choice, learned),
             rule=self.ruled(learned, round.outcomes, dict.fromkeys(job.clients, job), end),
             told=round.told,
+            spread=round.spread,
             time=end,
             began=start,
             flights=sorted(launched(under_way, kept), key=lambda f: f.order),
@@ -113,7 +114,7 @@ class Timed(Attended):
         """A round that asked nobody, and took no time."""
         clock = Clocked(began=start, ended=start)
         record = self.recorded(number, round.cohort, [], (round.bytes_up, round.bytes_down), since, clock, [])
-        progress = replace(self.progress, choice=choice, told=round.told, time=start, began=start)
+        progress = replace(self.progress, choice=choice, told=round.told, spread=round.spread, time=start, began=start)
         return Played(record, round.state, [], progress)
 
     def enrolled(self, round: ServerRound, start: float) -> tuple[float, float, float]:

@@ -13,7 +13,6 @@ from atoll.contract import Job
 from atoll.data import FederatedData
 from atoll.rounds.adapting import planned
 from atoll.rounds.membership import Membership
-from atoll.tensors import nbytes
 
 __all__ = ["Timing"]
 
@@ -46,8 +45,7 @@ class Timing:
 
     def spans(self, job: Job, clients: Sequence[int], time: float, nth: int = 0) -> Spans:
         """What these clients' orders take that go out at this time. Work of who leaves meanwhile breaks off."""
-        sent, own = nbytes(job.work.shared), job.work.own
-        down = [job.work.nbytes(k) if k in own else sent for k in clients]
+        down = [job.work.nbytes(k) for k in clients]
         known: dict[tuple[int, int], int] = {}
         up = []
         for k in clients:

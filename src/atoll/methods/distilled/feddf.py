@@ -56,6 +56,7 @@ class FedDF(FedAvg):
     distill_lr: float = 0.001
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Lin et al. 2020 (FedDF), Algorithms 1 and 3"
     cost: ClassVar[str] = "1 model up, 1 down; distillation on the server"
     mixed: ClassVar[bool] = True

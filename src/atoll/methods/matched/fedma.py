@@ -59,6 +59,7 @@ class PFNM(FedAvg):
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     change: ClassVar[Change | None] = Change("params", since="params")
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Yurochkin et al. 2019; Wang et al. 2020"
     cost: ClassVar[str] = "1 model up, 1 down; class counts up; matching on the server"
 

@@ -34,6 +34,7 @@ class Peers(Local):
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     change: ClassVar[Change | None] = Change("params", since="params", where="memory")
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     mixed: ClassVar[bool] = False
 
     # ---- server half -------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class CFL(FedAvg):
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     relation: ClassVar[str] = "cosines of updates"
     host: ClassVar[tuple[str, ...]] = ("groups", "last")
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Sattler et al. 2021 (TNNLS)"
 
     def __post_init__(self) -> None:

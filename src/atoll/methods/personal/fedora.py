@@ -85,6 +85,7 @@ class Fedora(FedAvg):
     change: ClassVar[Change | None] = Change("params", since="params", where="memory")
     relation: ClassVar[str] = "likeness of sketches"
     host: ClassVar[tuple[str, ...]] = ("near",)
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Wu et al. 2023 (KDD)"
     cost: ClassVar[str] = "1 model up, 1 down; once a sketch up; 2 validation passes; 1 remembered"
 

@@ -86,6 +86,7 @@ class PFedHN(FedAvg):
     freeze_hypernetwork: bool = False
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Shamsian et al. 2021, Algorithm 1"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,140 @@
+"""The broadcast in fewer bytes: what the server sends to clients goes through a codec as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from atoll import seeds, spec
+from atoll.channel.shrink import Shrink
+from atoll.channel.transform import Update
+from atoll.compress import Codec
+from atoll.compress.parse import CODECS, read
+from atoll.contract import Work
+from atoll.errors import CodecError, ConfigError
+from atoll.tensors import Record, map_leaves, nbytes
+
+__all__ = ["Down"]
+
+
+@dataclass(frozen=True)
+class Down:
+    """What a method says is the model in its broadcast (`Method.broadcasts`), through a codec.
+
+    Clients get what decoding gives, and train from that; the server goes on from its own numbers. By itself the model is
+    sent whole, c(w), whatever a client has: the codec must bring nearly all of it back. With `feedback` what travels is
+    how it differs from what clients hold:   EF21-P: Gruntkowska et al., ICML 2023
+
+    d = c(w - h);  h <- h + d,  so that what was lost of one round is in w - h of the next.
+
+    h is one reference for all. A client that has been away takes the differences since it was there, or h as it is,
+    whichever is less; its first time it takes h. They are sums in one order, so that all hold the same bits.
+
+    Args:
+        codec: see `atoll.compress`.
+        feedback: whether differences are sent.
+    """
+
+    codec: Codec
+    feedback: bool = False
+
+    def __post_init__(self) -> None:
+        what = f"down = {self.text!r}"
+        if self.feedback and not self.codec.contracts:
+            raise ConfigError(
+                f"{what}: what {self.codec.text} loses may be longer than what it is given, and would grow",
+                hint='take another codec: down = "drive + feedback"',
+            )
+        if not self.feedback and not self.codec.close:
+            raise ConfigError(
+                f"{what}: {self.codec.text} brings too little back of a model that is sent whole",
+                hint=f'send differences: down = "{self.codec.text} + feedback"'
+                if self.codec.contracts
+                else 'take a finer codec: down = "int8"',
+            )
+
+    @staticmethod
+    def parse(text: str) -> Down:
+        """From "int8" or "drive + feedback".  Raises ConfigError."""
+        first, *more = spec.chain(text, "down", "+")
+        if first.name not in CODECS:
+            raise spec.unknown("down", first.name, CODECS, text)
+        for each in more:
+            if each.name != "feedback" or each.given is not None or len(more) > 1:
+                raise spec.unknown("down", each.name, ["feedback"], text)
+        return Down(read(first), bool(more))
+
+    @property
+    def text(self) -> str:
+        """How it is written."""
+        return self.codec.text + " + feedback" * self.feedback
+
+    # --- the server's half ------------------------------------------------------------------------------------
+
+    def sent(
+        self, work: Work, fields: Sequence[str], clients: Sequence[int], seed: int, number: int, state: Record
+    ) -> tuple[Work, Record]:
+        """The work of a round as it is sent to these clients, and the state after it.
+
+        Args:
+            fields: of `Work.shared`, that are the model.
+            seed, number: the run's and the round's, the address of what is drawn.
+            state: after the round before; empty before the first.
+        """
+        model = Record({name: work.shared[name] for name in fields})
+        key = torch.tensor(seeds.address(seed, "down", number) >> 2)
+        rest = Record({name: part for name, part in work.shared.items() if name not in fields})
+        if not self.feedback:
+            packed, model = self._packed(model, key)
+            return replace(work, shared=work.shared.replace(**model), travels=rest.replace(down=packed)), state
+        whole, step = nbytes(model), 0
+        if state:
+            held = state.reference
+            differ = Record({name: model[name] - held[name] for name in fields})
+            packed, back = self._packed(differ, key)
+            model = Record({name: held[name] + back[name] for name in fields})
+            step = nbytes(packed)
+        else:
+            state = Record(clients=torch.empty(0, dtype=torch.int64), held=torch.empty(0, dtype=torch.int64), number=0)
+        now = state.number + 1
+        since = dict(zip(state.clients.tolist(), state.held.tolist(), strict=True))
+        missed = {client: now - since[client] for client in clients if client in since}
+        lengths = {k: nbytes(rest) + (min(missed[k] * step, whole) if k in missed else whole) for k in clients}
+        return (
+            replace(work, shared=work.shared.replace(**model), lengths=lengths),
+            state.replace(reference=model, number=now),
+        )
+
+    def heard(self, state: Record, clients: Sequence[int]) -> Record:
+        """The state once these clients have answered: they hold what was sent last."""
+        if not self.feedback or not state or not clients:
+            return state
+        since = dict(zip(state.clients.tolist(), state.held.tolist(), strict=True))
+        since |= dict.fromkeys(clients, state.number)
+        return state.replace(clients=torch.tensor(sorted(since)), held=torch.tensor([since[k] for k in sorted(since)]))
+
+    def _packed(self, values: Record, key: Tensor) -> tuple[Record, Record]:
+        """(what travels, what comes of it)."""
+        update = Update(values, torch.ones(()), Record(), Record())
+        shrink = Shrink(self.codec, packs=True)
+        sent = shrink.send(update, Record(), Record(), key)[0].values
+        form = map_leaves(lambda v: v.new_empty((0, *v.shape)), values)  # names, types and shapes, without a number
+        return sent.replace(form=form), shrink.opened(sent, values)
+
+    # --- the client's -----------------------------------------------------------------------------------------
+
+    def opened(self, received: Record) -> Record:
+        """What a client receives, of what travelled.  Raises CodecError."""
+        packed = received.get("down")
+        if packed is None:  # what is no training is sent as it is
+            return received
+        form = packed.get("form") if isinstance(packed, Record) else None
+        if not isinstance(form, Record) or not all(isinstance(part, Record) for part in form.values()):
+            raise CodecError(f"this is nothing that {self.text} sends", hint="both sides must have one version")
+        due = map_leaves(lambda v: torch.empty(v.shape[1:], dtype=v.dtype, device="meta"), form)
+        sent = Record({name: part for name, part in packed.items() if name != "form"})
+        rest = Record({name: part for name, part in received.items() if name != "down"})
+        return rest.replace(**Shrink(self.codec).opened(sent, due))
