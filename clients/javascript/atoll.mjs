@@ -238,7 +238,7 @@ export class Client {
   async join() {
     const joining = { protocols: [1], software: "atoll.mjs 1", session: this.headers["Atoll-Session"] };
     const { plan, number } = await this.ask("POST", "/v1/join", joining), { hyper, method, model, loss } = plan;
-    const more = ["momentum", "weight_decay", "clip", "channel", "dp_sgd", "augment", "metrics"];
+    const more = ["momentum", "weight_decay", "clip", "channel", "down", "dp_sgd", "augment", "metrics"];
     const plain = method === "fedavg" && hyper.optimizer === "sgd" && !more.some((key) => ({ ...plan, ...hyper })[key]);
     const dense = /^(auto|logistic|2nn|mlp(:[\d, ]+)?)$/.test(model) && (loss ?? "cross_entropy") === "cross_entropy";
     must(plain && dense, `this client trains dense networks by fedavg with plain sgd, and not ${JSON.stringify(plan)}`);

@@ -80,7 +80,9 @@ class Settings:
     ] = None
     down: Annotated[
         str | None,
-        Meta(description='what happens to models on their way to clients: "bf16", "int8", "drive + feedback" ...'),
+        Meta(
+            description='what happens to models on their way to clients: "bf16", "int8", "drive + feedback" ...'
+        ),
     ] = None
     epsilon: Annotated[
         Annotated[float, Meta(gt=0)] | None,

@@ -16,8 +16,10 @@ from atoll.contract import Answer, Job, Reply, Work
 from atoll.errors import CodecError, ConfigError
 from atoll.methods import FedAvg
 from atoll.network.answers import answer_of
+from atoll.network.predicting import at_node
 from atoll.network.remote import _Check
 from atoll.network.requirements import Requirement
+from atoll.network.wire import Task
 from atoll.tensors import Record, Tensors
 from tests.network.cluster import Cluster
 from tests.network.onethread import OneThread
@@ -80,6 +82,41 @@ def test_between_processes(text: str, tmp_path: Path) -> None:
     assert all(numbers < each < numbers + 2000 < 4 * numbers / 2 for each in found)
 
 
+@pytest.mark.parametrize(
+    ("method", "text"), [("fedavg", "int8"), pytest.param("scaffold", "eden:4", marks=pytest.mark.slow)]
+)
+def test_models_come_packed(method: str, text: str, tmp_path: Path) -> None:
+    """What lies there for nodes is as short as it is said to be, and they train from what the simulation's have."""
+    settings = {"method": method, "down": text, "channel": "int8", "model": "mlp:64", "rounds": 3}
+    posted: list[int] = []
+
+    def before(name: str, task: Task) -> None:
+        if task.program == "train":
+            posted.append(task.shared.size)
+
+    made = OneThread(tmp_path, settings, before=before).play()
+    assert not [why for each in made.federation.history for why in each.refused.values()]
+    assert made.same()
+    plain = OneThread(tmp_path / "plain", {**settings, "down": None}).play()
+    down = [sum(each.bytes_down for each in run.federation.history) for run in (made, plain)]
+    assert down[0] < 0.3 * down[1]
+    assert len(posted) == 9
+    numbers = (6 * 64 + 64 + 64 * 3 + 3) * (2 if method == "scaffold" else 1)
+    assert all(0 < each - numbers * (1 if text == "int8" else 0.5) < 2000 for each in posted)
+    assert [each.bytes_down for each in made.federation.history] == [
+        each.bytes_down for each in made.twin().history
+    ]
+
+
+def test_a_node_predicts_with_what_it_got(tmp_path: Path) -> None:
+    """The last model that came packed is opened for predictions as well."""
+    made = OneThread(tmp_path, {"down": "int8", "rounds": 2, "test": "none"}).play()
+    predictor, _, example = at_node(made.place / "ann", {})
+    outputs = predictor.outputs(example)
+    assert outputs.shape == (1, 3)
+    assert bool(torch.isfinite(outputs).all())
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +146,16 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     assert "finite" in str(check(answer(unsound)))
     with pytest.raises(CodecError):
         answer_of(answer(Record()), job, 0, 1 << 20)
+
+
+def test_differences_are_for_simulations(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="models are sent whole"):
+        OneThread(tmp_path, {"down": "drive + feedback"}).play()
+
+
+def test_one_codec_between_machines(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="follows from simulated devices"):
+        OneThread(tmp_path, {"channel": "int8 / drive"}).play()
 
 
 @pytest.mark.parametrize("method", ["fedamp", "fedora"])

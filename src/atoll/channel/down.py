@@ -15,7 +15,7 @@ from atoll.compress import Codec
 from atoll.compress.parse import CODECS, read
 from atoll.contract import Work
 from atoll.errors import CodecError, ConfigError
-from atoll.tensors import Record, map_leaves, nbytes
+from atoll.tensors import Record, Tensors, map_leaves, nbytes
 
 __all__ = ["Down"]
 
@@ -24,9 +24,9 @@ __all__ = ["Down"]
 class Down:
     """What a method says is the model in its broadcast (`Method.broadcasts`), through a codec.
 
-    Clients get what decoding gives, and train from that; the server goes on from its own numbers. By itself the model is
-    sent whole, c(w), whatever a client has: the codec must bring nearly all of it back. With `feedback` what travels is
-    how it differs from what clients hold:   EF21-P: Gruntkowska et al., ICML 2023
+    Clients get what decoding gives, and train from that; the server goes on from its own numbers. By itself the model
+    is sent whole, c(w), whatever a client has: the codec must bring nearly all of it back. With `feedback` what travels
+    is how it differs from what clients hold:   EF21-P: Gruntkowska et al., ICML 2023
 
     d = c(w - h);  h <- h + d,  so that what was lost of one round is in w - h of the next.
 
@@ -89,7 +89,9 @@ class Down:
         rest = Record({name: part for name, part in work.shared.items() if name not in fields})
         if not self.feedback:
             packed, model = self._packed(model, key)
-            return replace(work, shared=work.shared.replace(**model), travels=rest.replace(down=packed)), state
+            return replace(
+                work, shared=work.shared.replace(**model), travels=rest.replace(down=packed)
+            ), state
         whole, step = nbytes(model), 0
         if state:
             held = state.reference
@@ -98,11 +100,15 @@ class Down:
             model = Record({name: held[name] + back[name] for name in fields})
             step = nbytes(packed)
         else:
-            state = Record(clients=torch.empty(0, dtype=torch.int64), held=torch.empty(0, dtype=torch.int64), number=0)
+            state = Record(
+                clients=torch.empty(0, dtype=torch.int64), held=torch.empty(0, dtype=torch.int64), number=0
+            )
         now = state.number + 1
         since = dict(zip(state.clients.tolist(), state.held.tolist(), strict=True))
         missed = {client: now - since[client] for client in clients if client in since}
-        lengths = {k: nbytes(rest) + (min(missed[k] * step, whole) if k in missed else whole) for k in clients}
+        lengths = {
+            k: nbytes(rest) + (min(missed[k] * step, whole) if k in missed else whole) for k in clients
+        }
         return (
             replace(work, shared=work.shared.replace(**model), lengths=lengths),
             state.replace(reference=model, number=now),
@@ -114,14 +120,18 @@ class Down:
             return state
         since = dict(zip(state.clients.tolist(), state.held.tolist(), strict=True))
         since |= dict.fromkeys(clients, state.number)
-        return state.replace(clients=torch.tensor(sorted(since)), held=torch.tensor([since[k] for k in sorted(since)]))
+        return state.replace(
+            clients=torch.tensor(sorted(since)), held=torch.tensor([since[k] for k in sorted(since)])
+        )
 
     def _packed(self, values: Record, key: Tensor) -> tuple[Record, Record]:
         """(what travels, what comes of it)."""
         update = Update(values, torch.ones(()), Record(), Record())
         shrink = Shrink(self.codec, packs=True)
         sent = shrink.send(update, Record(), Record(), key)[0].values
-        form = map_leaves(lambda v: v.new_empty((0, *v.shape)), values)  # names, types and shapes, without a number
+        form = map_leaves(
+            lambda v: v.new_empty((0, *v.shape)), values
+        )  # names, types and shapes, without a number
         return sent.replace(form=form), shrink.opened(sent, values)
 
     # --- the client's -----------------------------------------------------------------------------------------
@@ -132,8 +142,12 @@ class Down:
         if packed is None:  # what is no training is sent as it is
             return received
         form = packed.get("form") if isinstance(packed, Record) else None
-        if not isinstance(form, Record) or not all(isinstance(part, Record) for part in form.values()):
-            raise CodecError(f"this is nothing that {self.text} sends", hint="both sides must have one version")
+        if not isinstance(form, Record) or not all(
+            isinstance(part, Record | Tensors) for part in form.values()
+        ):
+            raise CodecError(
+                f"this is nothing that {self.text} sends", hint="both sides must have one version"
+            )
         due = map_leaves(lambda v: torch.empty(v.shape[1:], dtype=v.dtype, device="meta"), form)
         sent = Record({name: part for name, part in packed.items() if name != "form"})
         rest = Record({name: part for name, part in received.items() if name != "down"})

@@ -34,10 +34,6 @@ class RandK(Codec):
     contracts = False
     linear = True
 
-    @property
-    def close(self) -> bool:
-        return self.share >= 8 / 9  # 1 / share - 1 is lost
-
     def __post_init__(self) -> None:
         self._require(
             "share", 0 < self.share <= 1, "must be above 0, and at most 1", "0.1 keeps one number of ten"

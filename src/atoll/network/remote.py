@@ -140,7 +140,7 @@ class Remote(Engine):
 
         `call` is the number of a call that clients are asked one after the other; None: the next of the round.
         """
-        blob = self._kept(job.work.shared)
+        blob = self._kept(job.work.shared if job.work.travels is None else job.work.travels)
         if call is None:
             if job.round != self._round:
                 self.restart(job.round)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atoll import spec
 from atoll.channel import Chain, channel
+from atoll.channel.down import Down
 from atoll.contract import Change, Method
 from atoll.errors import ConfigError
 from atoll.methods import METHODS
@@ -52,6 +53,11 @@ def check(settings: Settings, method: Method) -> None:
         raise ConfigError(
             f"channel = {chain.text!r} names several codecs, and who takes which follows from simulated devices",
             hint="name one",
+        )
+    if settings.down is not None and Down.parse(settings.down).feedback:
+        raise ConfigError(
+            f"down = {settings.down!r} is for simulations: between machines models are sent whole",
+            hint='take a codec that brings nearly all back: down = "int8"',
         )
     if settings.silo is not None:
         raise ConfigError(

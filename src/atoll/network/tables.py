@@ -67,6 +67,7 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "cohort": "clients a round; null: everybody, or 10 of more than 20",
         "public": "inputs that everybody knows, for methods that distil: a body with one tensor, x",
         "repeatable": "noise and rounding may be drawn from the seed, for a simulation to repeat them: never private",
+        "down": "the codec by which models come packed, in the field `down` of `shared`",
     },
     "Field": {
         "name": 'the part\'s name, "" where there is one part',

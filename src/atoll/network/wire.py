@@ -106,6 +106,7 @@ class Plan(Message, frozen=True):
     """Inputs that everybody knows, for methods that distil: a record with the tensor x [n, ...]."""
     repeatable: bool = False
     """Whether nodes may draw noise and rounding from the seed, so that a simulation repeats the run: never private."""
+    down: Short | None = None
 
 
 class Joined(Message, frozen=True):

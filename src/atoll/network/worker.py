@@ -124,6 +124,7 @@ class _Work:
         from atoll import own, seeds
         from atoll.assembly import architectures, build_method, networks
         from atoll.channel import Chain
+        from atoll.channel.down import Down
         from atoll.engines.client import Client
         from atoll.engines.padding import Padding
         from atoll.engines.sequential import Sequential
@@ -165,6 +166,7 @@ class _Work:
         self.task = made[architecture(begin.number, len(made))]
         channel, _ = stated(plan.channel)
         self.chain = channel if isinstance(channel, Chain) else None
+        self.down = None if plan.down is None else Down.parse(plan.down)
         self.plan, device = plan, torch.device("cpu")
         written = plan.engine == "loop" or begin.silo is not None
         self.padding = None if written else Padding(self.task, self.data, device)
@@ -200,7 +202,7 @@ class _Work:
             problem = self.allowance.refuses(task)
         if problem is not None:
             return Declined(problem)
-        shared = decode(Path(do.shared).read_bytes(), limits=OWN)
+        shared = self._opened(decode(Path(do.shared).read_bytes(), limits=OWN))
         own = Record() if do.own is None else decode(Path(do.own).read_bytes(), limits=OWN)
         memory = None if do.memory is None else decode(Path(do.memory).read_bytes(), limits=OWN) or None
         received = shared.replace(**own) if own else shared
@@ -235,11 +237,9 @@ class _Work:
         from atoll.contract import Channel, Job, Order, Work
         from atoll.rounds.personal import model_of
 
-        received, *rest = (
-            decode(path.read_bytes(), limits=OWN) for path in (shared, own) if path is not None
-        )
-        for each in rest:
-            received = received.replace(**each)
+        received = self._opened(decode(shared.read_bytes(), limits=OWN))
+        if own is not None:
+            received = received.replace(**decode(own.read_bytes(), limits=OWN))
         held = None if memory is None else decode(memory.read_bytes(), limits=OWN) or None
         channel = None if self.chain is None else Channel()
         seed = self.plan.seed
@@ -250,6 +250,10 @@ class _Work:
         made = self.judging.task if program == "evaluate" else self.task
         with seeds.scoped(seed, "personal", task.round):
             return model_of(job, order, made, self.data, held, self.judging.device)
+
+    def _opened(self, shared: Any) -> Any:
+        """What all clients receive, of what came.  Raises CodecError."""
+        return shared if self.down is None else self.down.opened(shared)
 
     def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting

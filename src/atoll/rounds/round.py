@@ -55,8 +55,8 @@ class ServerRound:
         name: what a client is called in errors.
 
     `phase` is "enrol" (only where the method asks new clients something first), "train" or "over"; `job` is what is
-    asked in it, None when over. `told` and `spread` are the states of what is on the way, new at the end. `outcomes` are those of the training
-    phase; bytes are of all phases and clients.
+    asked in it, None when over. `told` and `spread` are the states of what is on the way, new at the end. `outcomes`
+    are those of the training phase; bytes are of all phases and clients.
     """
 
     def __init__(

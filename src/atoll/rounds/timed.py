@@ -114,7 +114,9 @@ class Timed(Attended):
         """A round that asked nobody, and took no time."""
         clock = Clocked(began=start, ended=start)
         record = self.recorded(number, round.cohort, [], (round.bytes_up, round.bytes_down), since, clock, [])
-        progress = replace(self.progress, choice=choice, told=round.told, spread=round.spread, time=start, began=start)
+        progress = replace(
+            self.progress, choice=choice, told=round.told, spread=round.spread, time=start, began=start
+        )
         return Played(record, round.state, [], progress)
 
     def enrolled(self, round: ServerRound, start: float) -> tuple[float, float, float]:
