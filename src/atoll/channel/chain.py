@@ -13,8 +13,8 @@ from atoll.channel.noise import Noise
 from atoll.channel.shrink import Shapes, Shrink, shapes_of
 from atoll.channel.sums import Release, Together
 from atoll.channel.transform import Place, Setting, Transform, Update
-from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply
-from atoll.errors import ConfigError
+from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply, Work
+from atoll.errors import CodecError, ConfigError
 from atoll.privacy.source import Source
 from atoll.tensors import Record, leaves
 
@@ -109,13 +109,13 @@ class Chain(Channel):
 
     @property
     def codecs(self) -> int:
-        return len(self.shrink.codecs) if self.shrink is not None and self.shrink.others else 0
+        return 0 if self.shrink is None else self.shrink.choices
 
-    def taking(self, codec: int) -> Chain:
-        if not self.codecs:
+    def taking(self, work: Work, client: int) -> Chain:
+        if self.shrink is None or not (self.shrink.choices or self.shrink.measures):
             return self
-        assert self.shrink is not None
-        return Chain([*self.transforms[:-1], self.shrink.taking(codec)], self.setting)
+        told = work.shared.get("channel", Record()).get(str(len(self.transforms) - 1), Record())
+        return Chain([*self.transforms[:-1], self.shrink.taking(work.codec(client), told)], self.setting)
 
     def packing(self) -> Chain:
         """The chain at a client on a machine of its own, whose replies are what travels (see `opened`)."""
@@ -125,7 +125,7 @@ class Chain(Channel):
 
     def opened(self, values: Record, job: Job, client: int) -> Record:
         """The values of a reply to a job, of what a client sent that was `packing`.  Raises CodecError."""
-        shrink = self.taking(job.work.codec(client)).shrink
+        shrink = self.taking(job.work, client).shrink
         if shrink is None:
             return values
         sent = Record({name: part for name, part in values.items() if name != "channel"})
@@ -133,7 +133,17 @@ class Chain(Channel):
         change = job.method.change
         if change is not None and change.since is not None and found.get(change.field):
             found = change.put(found[change.field], found, job.work.received(client), Record())
-        return found.replace(channel=values["channel"]) if "channel" in values else found
+        report, due = values.get("channel", Record()), self._report()
+        alike = isinstance(report, Record) and report.keys() == due.keys()
+        if not alike or any(getattr(report[n], "shape", None) != due[n].shape for n in due):
+            raise CodecError(
+                f"what {self.text} tells of itself has another form", hint="both sides must have one channel"
+            )
+        return found.replace(channel=report) if report else found
+
+    def _report(self) -> Record:
+        """What the transforms report, where nobody has."""
+        return Record({name: part for each in self.transforms for name, part in each.nothing().items()})
 
     def drawing(self, source: Source) -> Chain:
         """The chain at a client on a machine of its own, whose draws come from this source and not from the run's seed.
@@ -151,6 +161,8 @@ class Chain(Channel):
         setting = replace(setting, equal=setting.equal or self.equal, size=size)
         if self.shrink is not None and self.shrink.feedback:
             setting = replace(setting, shapes=self._remembered(method, expected))
+        if self.shrink is not None and self.shrink.measures:
+            setting = replace(setting, shapes=self._measured(method, expected))
         chain = self.settled(setting)
         if self.hides or self.noise is not None:
             chain.check(method, expected)
@@ -170,6 +182,16 @@ class Chain(Channel):
                 f"channel {self.text!r}: {type(method).__name__} sends no differences that add up from round to round,"
                 " and what was lost of one is no part of another",
                 hint=f"leave the feedback out: {self.text.replace(' + feedback', '')}",
+            )
+        return shapes_of(expected)
+
+    def _measured(self, method: Method, expected: Record) -> tuple[Shapes, ...]:
+        """The shapes of what is measured, the same in all replies.  Raises ConfigError."""
+        if not expected or method.reduction == "each" or type(method).reducer is not Method.reducer:
+            raise ConfigError(
+                f"channel {self.text!r}: {type(method).__name__} does not average replies of one form, by which codecs"
+                " could be chosen",
+                hint='name a codec: channel="eden:2"',
             )
         return shapes_of(expected)
 
@@ -268,7 +290,7 @@ class Sending(Around):
         update, kept = Update(values, reply.weight, Record(), reply.metrics), {}
         for at, each in enumerate(self.transforms):
             name, news = str(at), told.get(str(at if each.hears is None else each.hears), Record())
-            if isinstance(each, Shrink) and each.others:
+            if isinstance(each, Shrink) and each.choices:
                 news = news.replace(codec=received["codec"])
             update, after = each.send(update, news, own.get(name, Record()), seeds.fold(key, 1000 + at))
             if after:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 
 from atoll import spec
+from atoll.channel.auto import Auto
 from atoll.channel.chain import Chain
 from atoll.channel.clip import Clip
 from atoll.channel.he import HE
@@ -57,6 +58,7 @@ _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
             ),
         ),
     ),
+    "auto": (Auto, (number("share", optional=True),)),
     "skellam": (Skellam, (number("multiplier"), number("lost", optional=True))),
     "he": (HE, (whole("degree", optional=True),)),
     "secagg": (SecAgg, (whole("bits", optional=True), _HOW, number("range", optional=True))),
@@ -112,6 +114,8 @@ def _made(part: str, text: str) -> Transform:
             f"channel {text!r}: clients choose between codecs, and {part.strip()} names something else",
             hint='write the others behind |: "clip:0.5 | int8 / drive"',
         )
+    if call.name == "auto":
+        return Auto(**arguments, feedback=wrapped)
     if wrapped:
         raise ConfigError(
             f"channel {text!r}: {call.name} loses nothing that feedback could make good",

@@ -18,9 +18,9 @@ from atoll.compress import Codec
 from atoll.errors import CodecError, ConfigError
 from atoll.tensors import Record, leaves, map_leaves, named_tensors
 
-__all__ = ["Shrink", "shapes_of"]
+__all__ = ["SMALL", "Shrink", "Unit", "float_shapes", "shapes_of"]
 
-_SMALL = 256
+SMALL = 256
 """A field of fewer numbers goes as it is: counts, lengths and choices, which cost nothing and must be right."""
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -104,15 +104,25 @@ class Shrink(Transform):
         """The transform at a node: its updates are what travels."""
         return replace(self, packs=True)
 
-    def taking(self, codec: int) -> Shrink:
-        """The transform of a client that takes this one of the codecs."""
+    @property
+    def choices(self) -> int:
+        """Codecs that clients choose between, one of them each; 0: there is nothing to choose."""
+        return len(self.codecs) if self.others else 0
+
+    @property
+    def measures(self) -> bool:
+        """Whether it must know the form of replies, to learn from them."""
+        return False
+
+    def taking(self, codec: int, told: Record) -> Shrink:
+        """The transform of a client that takes this one of the codecs; `told` is what all clients were."""
         return replace(self, codec=self.codecs[codec], others=())
 
     def nbytes(self, values: Record, usual: int) -> int:
         named = dict(named_tensors(values))
-        for unit in self._units(_shapes(named)):
+        for at, unit in enumerate(self._units(float_shapes(named))):
             usual -= sum(named[name].numel() * named[name].element_size() for name in unit.names)
-            usual += self.codec.nbytes(unit.shape)
+            usual += self._coded(at).nbytes(unit.shape)
         return usual if self.bound is None else usual + 4
 
     # --- client half ------------------------------------------------------------------------------------------
@@ -130,18 +140,18 @@ class Shrink(Transform):
 
     def send(self, update: Update, told: Record, own: Record, key: Tensor) -> tuple[Update, Record]:
         named, parts, backs, lost = dict(named_tensors(update.values)), [], [], {}
-        units = self._units(_shapes(named))
+        units = self._units(float_shapes(named))
         for at, unit in enumerate(units):
             value = unit.joined(named)
             if self.feedback:
                 value = value + self._left(own, at, unit)
             stream = seeds.fold(key, at)
             if self.packs:
-                codec = self.codecs[int(told.codec)] if self.others else self.codec
+                codec = self._packs(at, told)
                 parts.append(codec.encode(value, stream))
                 back = codec.decode(parts[at], unit.shape)
             else:
-                back = self._through(value, stream, told)
+                back = self._through(at, value, stream, told)
             lost[str(at)] = value
             backs.append(back)
         factor = self._factor(named, units, backs, told)
@@ -157,14 +167,22 @@ class Shrink(Transform):
             return update._replace(values=_travelling(named, units, parts, factor)), own
         return update._replace(values=_filled(update.values, named, units, backs)), own
 
-    def _through(self, value: Tensor, key: Tensor, told: Record) -> Tensor:
+    def _through(self, at: int, value: Tensor, key: Tensor, told: Record) -> Tensor:
         """What comes back by the codec that the client was told. Under `vmap` all are computed, and one is taken."""
         back = self.codec.through(value, key)
-        for at, each in enumerate(self.others, start=1):
-            back = torch.where(told.codec == at, each.through(value, key), back)
+        for which, each in enumerate(self.others, start=1):
+            back = torch.where(told.codec == which, each.through(value, key), back)
         return back
 
-    def _left(self, own: Record, at: int, unit: _Unit) -> Tensor:
+    def _packs(self, at: int, told: Record) -> Codec:
+        """The codec by which a client packs a part, as it was told."""
+        return self.codecs[int(told.codec)] if self.others else self.codec
+
+    def _coded(self, at: int) -> Codec:
+        """The codec of a part at whoever reads it (see `taking`)."""
+        return self.codec
+
+    def _left(self, own: Record, at: int, unit: Unit) -> Tensor:
         """What was lost of this part until now."""
         if str(at) not in own or own[str(at)].shape != unit.shape:
             raise ConfigError(
@@ -175,7 +193,7 @@ class Shrink(Transform):
         return left
 
     def _factor(
-        self, named: Mapping[str, Tensor], units: Sequence[_Unit], backs: Sequence[Tensor], told: Record
+        self, named: Mapping[str, Tensor], units: Sequence[Unit], backs: Sequence[Tensor], told: Record
     ) -> Tensor | None:
         """By what all that comes back is multiplied, for it to be no longer than the bound."""
         if self.bound is None:
@@ -193,7 +211,7 @@ class Shrink(Transform):
         Raises CodecError where something else is there. All sizes and types are looked at before a number is read.
         """
         named = dict(named_tensors(form))
-        units = self._units(_shapes(named))
+        units = self._units(float_shapes(named))
         covered = {name for unit in units for name in unit.names}
         plain = {name: value for name, value in named.items() if name not in covered}
         due = {"packed", "plain"} | ({"factor"} if self.bound is not None else set())
@@ -206,37 +224,37 @@ class Shrink(Transform):
                 f"other fields came than {self.text} sends for this model", hint="has one another?"
             )
         for at, unit in enumerate(units):
-            self.codec.check(sent.packed[str(at)], unit.shape)
+            self._coded(at).check(sent.packed[str(at)], unit.shape)
         single = {"factor": torch.zeros(())} if self.bound is not None else {}
         for name, value in [*plain.items(), *single.items()]:
             found = sent.get(name) if name in single else sent.plain[name]
             if not isinstance(found, Tensor) or found.shape != value.shape or found.dtype != value.dtype:
                 raise CodecError(f"{name} is not {value.dtype} {tuple(value.shape)}", hint="has one another?")
-        backs = [self.codec.decode(sent.packed[str(at)], unit.shape) for at, unit in enumerate(units)]
+        backs = [self._coded(at).decode(sent.packed[str(at)], unit.shape) for at, unit in enumerate(units)]
         if self.bound is not None:
             if not 0 <= float(sent.factor) <= 1:
                 raise CodecError(f"its factor is {float(sent.factor):g}", hint="it lies between 0 and 1")
             backs = [back * sent.factor for back in backs]
         return _filled(form, {**named, **dict(sent.plain.items())}, units, backs)
 
-    def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> list[_Unit]:
+    def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Unit]:
         """What goes through the codec together, of tensors in floating point by name; in the order of names."""
         found = []
         for _, held in groupby(sorted(shapes), lambda name: name.partition(".")[0]):
             names = tuple(held)
             sizes = [torch.Size(shapes[name]).numel() for name in names]
-            if sum(sizes) < _SMALL:
+            if sum(sizes) < SMALL:
                 continue
             if not self.codec.matrices:
-                found.append(_Unit(names, (sum(sizes),)))
+                found.append(Unit(names, (sum(sizes),)))
                 continue
             for name, size in zip(names, sizes, strict=True):
                 if self.codec.nbytes(shapes[name]) < 4 * size:
-                    found.append(_Unit((name,), shapes[name]))
+                    found.append(Unit((name,), shapes[name]))
         return found
 
 
-class _Unit(NamedTuple):
+class Unit(NamedTuple):
     """What goes through a codec together: tensors by name, and the shape that they have as one."""
 
     names: tuple[str, ...]
@@ -248,13 +266,13 @@ class _Unit(NamedTuple):
         return torch.cat([named[name].reshape(-1).float() for name in self.names])
 
 
-def _shapes(named: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def float_shapes(named: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in named.items() if value.is_floating_point()}
 
 
 def shapes_of(form: Record) -> tuple[Shapes, ...]:
     """The shapes of a reply's tensors in floating point, field by field, in the order of their names."""
-    shapes = _shapes(dict(named_tensors(form)))
+    shapes = float_shapes(dict(named_tensors(form)))
     return tuple(
         tuple(shapes[name] for name in held)
         for _, held in groupby(sorted(shapes), lambda name: name.partition(".")[0])
@@ -262,7 +280,7 @@ def shapes_of(form: Record) -> tuple[Shapes, ...]:
 
 
 def _filled(
-    values: Record, named: Mapping[str, Tensor], units: Sequence[_Unit], backs: Sequence[Tensor]
+    values: Record, named: Mapping[str, Tensor], units: Sequence[Unit], backs: Sequence[Tensor]
 ) -> Record:
     """These values with what came back in the place of what went in, in the types that they have."""
     found = dict(named)
@@ -275,7 +293,7 @@ def _filled(
 
 
 def _travelling(
-    named: Mapping[str, Tensor], units: Sequence[_Unit], parts: Sequence[Record], factor: Tensor | None
+    named: Mapping[str, Tensor], units: Sequence[Unit], parts: Sequence[Record], factor: Tensor | None
 ) -> Record:
     covered = {name for unit in units for name in unit.names}
     return Record(

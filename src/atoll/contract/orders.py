@@ -74,8 +74,8 @@ class Channel:
         """Codecs that updates may go through, one of them each; 0: nobody need choose."""
         return 0
 
-    def taking(self, codec: int) -> Channel:
-        """The channel of a client that was told this codec."""
+    def taking(self, work: Work, client: int) -> Channel:
+        """The channel with the codecs that this client was told to take."""
         return self
 
     def nbytes(self, values: Record) -> int:
@@ -220,7 +220,7 @@ class Job:
         """Bytes that a client uploads with these values; the channel acts on what training sends."""
         if self.channel is None or self.work.program != "train":
             return nbytes(values)
-        return self.channel.taking(self.work.codec(client)).nbytes(values)
+        return self.channel.taking(self.work, client).nbytes(values)
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

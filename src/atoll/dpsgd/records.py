@@ -37,6 +37,7 @@ from atoll.contract import (
     Replies,
     Reply,
     Through,
+    Work,
 )
 from atoll.contract.validation import ON_VALIDATION
 from atoll.dpsgd import ghost, persample
@@ -274,8 +275,8 @@ class Records(Channel):
     def codecs(self) -> int:
         return self.channel.codecs
 
-    def taking(self, codec: int) -> Records:
-        return replace(self, channel=self.channel.taking(codec))
+    def taking(self, work: Work, client: int) -> Records:
+        return replace(self, channel=self.channel.taking(work, client))
 
     def nbytes(self, values: Record) -> int:
         return self.channel.nbytes(values)
