@@ -27,6 +27,7 @@ from atoll.rounds.cohort import Cohort
 from atoll.rounds.round import ServerRound
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors, leaves
+from atoll.testing import check
 
 from .driver import line, whole
 
@@ -183,6 +184,49 @@ def test_a_step_is_the_papers(prox: str) -> None:
         assert float(local.params["weight"]) == pytest.approx(w, abs=1e-12)
 
 
+def chosen(own: float, alone: float, targets: Tensor, mask: Tensor | None = None) -> Record:
+    """What a client remembers after no step, with F_i(w) = (w - y_i)^2 on its validation samples."""
+    method, inputs = Fedora(gate="beside"), torch.ones(len(targets), 1, dtype=torch.float64)
+    model = {
+        name: Record(params=Tensors(weight=torch.full((1, 1), v, dtype=torch.float64)), buffers=Tensors())
+        for name, v in (("own", own), ("alone", alone))
+    }
+    received = Record(lr=torch.tensor(0.1, dtype=torch.float64), **model["own"])
+    memory = method.remember(line(), received).replace(alone=model["alone"])
+    batch = whole(inputs, targets.reshape(-1, 1).double())
+    data = data_of(batch if mask is None else batch._replace(mask=mask))
+    return method.finish(line(), method.begin(line(), received, memory, data), data)[1]
+
+
+def test_a_client_predicts_with_the_model_that_loses_less_on_its_validation_samples() -> None:
+    seen, generator = set(), np.random.default_rng(7)
+    for _ in range(20):
+        targets = generator.normal(size=9)
+        own, alone = generator.normal(scale=0.3, size=2)
+        follows = ((own - targets) ** 2).mean() <= ((alone - targets) ** 2).mean()
+        seen.add(bool(follows))
+        padded = torch.cat([torch.from_numpy(targets), torch.full((4,), 50.0, dtype=torch.float64)])
+        for kept in (
+            chosen(own, alone, torch.from_numpy(targets)),
+            chosen(own, alone, padded, torch.tensor([1.0] * 9 + [0.0] * 4)),
+        ):
+            assert float(kept.follows) == follows
+            params, _ = Fedora(gate="beside").personal(Record(), kept)
+            assert float(params["weight"]) == (own if follows else alone)
+    assert seen == {True, False}
+
+
+def test_a_client_that_cannot_compare_predicts_with_the_pulled_model() -> None:
+    assert float(chosen(0.0, 0.0, torch.tensor([9.0, 9.0])).follows) == 1
+    assert float(chosen(0.0, 9.0, torch.tensor([9.0, 9.0])).follows) == 0
+    assert float(chosen(0.0, 9.0, torch.tensor([9.0, 9.0]), torch.zeros(2)).follows) == 1
+    method = Fedora(gate="beside")
+    received = Record(lr=torch.tensor(0.1), params=line().initial()[0], buffers=Tensors())
+    data = ClientData(torch.tensor(4.0), torch.tensor(0))
+    local = method.begin(line(), received, method.remember(line(), received), data)
+    assert float(method.finish(line(), local, data)[1].follows) == 1
+
+
 def test_sketches_are_exact_and_blind_to_padding() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.random((20, 7)).astype(np.float32), rng.integers(0, 3, 20)
@@ -299,6 +343,61 @@ def test_without_a_pull_it_is_local_training() -> None:
         one, other = alone.memories.get(k), pulled.memories.get(k)
         assert one is not None and other is not None
         assert all(torch.equal(a, b) for a, b in zip(leaves(one.params), leaves(other.params), strict=True))
+
+
+def some_alike(odd: int = 3) -> dict[str, object]:
+    """Eight clients with like inputs and few samples; the labels of one mean something else."""
+    rng = np.random.default_rng(4)
+    weights, made = rng.normal(size=(10, 3)), {}
+    for k in range(8):
+        x = (rng.normal(size=(140, 10)) + 1).astype(np.float32)
+        y = (x @ weights + 0.5 * rng.normal(size=(140, 3))).argmax(1)
+        y = (y + 1) % 3 if k == odd else y
+        made[f"c{k}"] = {"train": (x[:40], y[:40]), "test": (x[40:], y[40:])}
+    return made
+
+
+def test_beside_whoever_neighbours_help_follows_and_whoever_they_hurt_does_not() -> None:
+    made, settings = some_alike(), {"lr": 0.3, "batch_size": 8, "momentum": 0.5, "clip": 2.0}
+    found = {}
+    for name, method in (
+        ("beside", Fedora(gate="beside", strength=0.5, **settings)),  # type: ignore[arg-type]
+        ("always", Fedora(gate="always", strength=0.5, **settings)),  # type: ignore[arg-type]
+        ("local", "local"),
+    ):
+        fed = federation(method, made, **({} if isinstance(method, Fedora) else settings))
+        run = fed.fit()
+        assert run.evaluation is not None
+        kind = "personal" if run.evaluation.personal else "clients"
+        memories = [fed.memories.get(k) for k in range(8)]
+        found[name] = memories, [run.evaluation.each[kind]["accuracy"][k] for k in range(8)]
+    follows = [bool(m.follows) for m in found["beside"][0]]  # type: ignore[union-attr]
+    assert not follows[3]
+    assert sum(follows) >= 5
+    for k, (beside, always, local) in enumerate(zip(*(found[n][0] for n in found), strict=True)):
+        assert beside is not None and always is not None and local is not None
+        assert torch.equal(beside.params["weight"], always.params["weight"])
+        assert torch.equal(beside.alone.params["weight"], local.params["weight"])
+        assert found["beside"][1][k] == found["always" if follows[k] else "local"][1][k]
+    gains = [after - before for after, before in zip(found["beside"][1], found["local"][1], strict=True)]
+    assert found["local"][1][3] > found["always"][1][3] + 0.2
+    assert sum(gains) / len(gains) > 0.03
+    assert min(gains) > -0.02
+
+
+def test_beside_without_a_pull_trains_one_model_twice() -> None:
+    fed = federation(Fedora(lr=0.1, batch_size=7, strength=0.0, gate="beside"), groups(), joins={5: 6})
+    fed.fit()
+    for k in (0, 2, 5):
+        kept = fed.memories.get(k)
+        assert kept is not None
+        assert float(kept.follows) == 1
+        assert torch.equal(kept.params["weight"], kept.alone.params["weight"])
+
+
+def test_beside_keeps_the_contract_in_every_engine() -> None:
+    report = check(Fedora(gate="beside", batch_size=8, momentum=0.5), raises=False, rounds=2)
+    assert report.ok, str(report)
 
 
 def test_neighbours_are_of_the_own_group_and_a_newcomer_is_served_at_once() -> None:

@@ -48,9 +48,18 @@ class Fedora(FedAvg):
     sum_j S_kj w_j; nobody else trains anew. A client without validation samples has d = 0. `offer` gives such a
     mean to someone who only has inputs.
 
+    v_k is a mixture of models of the round before, and while all still learn it is behind w_k: d < 0 also for clients
+    that gain by following. What tells them apart is how they would have done alone. gate="beside", not in the paper:
+
+    client:  lambda = strength;  a_k starts where w_k does, and on the same batches a_k <- a_k - lr grad F_k(a_k; batch)
+             it predicts with a_k if F_k(a_k; validation) < F_k(w_k; validation) after the round, else with w_k
+
+    The w_k, which are what is sent, are then those of gate="always" to the bit, and the a_k of those who are there
+    from the first round on those of local training. Without validation samples a client predicts with w_k.
+
     Args:
-        gate: "validation" as above, "always" (lambda = strength), or "soft" (lambda = strength
-            sigmoid(d / softness)).
+        gate: "validation" as above, "always" (lambda = strength), "soft" (lambda = strength
+            sigmoid(d / softness)), or "beside" (twice the training, two models remembered).
         prox: "explicit" as above, or "implicit": w_k <- (w_k + lr lambda v_k) / (1 + lr lambda) after the step.
         strength: factor of lambda.
         softness: of gate="soft", in units of the loss.
@@ -69,7 +78,7 @@ class Fedora(FedAvg):
     the gradient that momentum sums up. Clients that sit out a round keep propagating their last own model.
     """
 
-    gate: Literal["validation", "always", "soft"] = "validation"
+    gate: Literal["validation", "always", "soft", "beside"] = "validation"
     prox: Literal["explicit", "implicit"] = "explicit"
     strength: float = 1.0
     softness: float = 0.1
@@ -87,12 +96,17 @@ class Fedora(FedAvg):
     host: ClassVar[tuple[str, ...]] = ("near",)
     broadcasts: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = "Wu et al. 2023 (KDD)"
-    cost: ClassVar[str] = "1 model up, 1 down; once a sketch up; 2 validation passes; 1 remembered"
+    cost: ClassVar[str] = (
+        "1 model up, 1 down; once a sketch up; 2 validation passes; 1 remembered; beside: 2, twice the training"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self, "gate", self.gate in ("validation", "always", "soft"), "must be validation, always or soft"
+            self,
+            "gate",
+            self.gate in ("validation", "always", "soft", "beside"),
+            "must be validation, always, soft or beside",
         )
         require(self, "prox", self.prox in ("explicit", "implicit"), "must be explicit or implicit")
         require(self, "strength", self.strength >= 0, "must not be negative")
@@ -239,30 +253,35 @@ class Fedora(FedAvg):
     # ---- client half -------------------------------------------------------------------------------------
 
     def remember(self, task: Task, received: Record) -> Record:
-        return Record(params=received.params, buffers=received.buffers)
+        own = Record(params=received.params, buffers=received.buffers)
+        if self.gate == "beside":
+            return own.replace(alone=own, follows=torch.ones_like(received.lr))
+        return own
 
     def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
         own = received.replace(params=memory.params, buffers=memory.buffers)
         local = super().begin(task, own, Record(), data)
         pull = self._pull(task, received, memory, data)
-        return local.replace(anchor=received.params, pull=torch.minimum(pull, 1 / received.lr))
+        local = local.replace(anchor=received.params, pull=torch.minimum(pull, 1 / received.lr))
+        if self.gate == "beside":
+            alone = super().begin(task, received.replace(**memory.alone), Record(), data)
+            return local.replace(alone=alone.replace(received=Record()))
+        return local
 
     def _pull(self, task: Task, received: Record, memory: Record, data: ClientData) -> Tensor:
         """lambda."""
         strength = torch.zeros_like(received.lr) + self.strength
-        if self.gate == "always" or data.validation is None:
+        if self.gate in ("always", "beside") or data.validation is None:
             return strength
-        losses = []
-        for params, buffers in ((memory.params, memory.buffers), (received.params, received.buffers)):
-            totals = task.totals(params, buffers, data.validation)
-            losses.append(totals.loss / totals.count.clamp(min=1))
-        gain = losses[0] - losses[1]
+        gain = _loss(task, memory, data.validation) - _loss(task, received, data.validation)
         if self.gate == "soft":
             return strength * torch.sigmoid(gain / self.softness)
         return strength * torch.where(gain < 0, torch.zeros_like(gain), torch.exp(gain.clamp(max=40) / 2))
 
     def step(self, task: Task, local: Record, batch: Batch) -> Record:
         new = super().step(task, local, batch)
+        if self.gate == "beside":
+            new = new.replace(alone=super().step(task, local.alone, batch))
         rate = local.lr * local.pull
         if self.prox == "explicit":
             return new.replace(params=new.params - (local.params - local.anchor) * rate)
@@ -271,10 +290,33 @@ class Fedora(FedAvg):
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, _ = super().finish(task, local, data)
         own = Record(params=local.params, buffers=local.buffers)
-        return reply._replace(values=own), own
+        reply = reply._replace(values=own)
+        if self.gate != "beside":
+            return reply, own
+        alone = Record(params=local.alone.params, buffers=local.alone.buffers)
+        follows = torch.ones_like(local.lr)
+        if data.validation is not None:
+            hurt = _loss(task, own, data.validation) > _loss(task, alone, data.validation)
+            follows = torch.where(hurt, torch.zeros_like(follows), follows)
+        return reply, own.replace(alone=alone, follows=follows)
 
     def personal(self, received: Record, memory: Record) -> Model:
-        return memory.params, memory.buffers
+        if self.gate != "beside":
+            return memory.params, memory.buffers
+        parts = ((memory.params, memory.alone.params), (memory.buffers, memory.alone.buffers))
+        params, buffers = (_either(memory.follows > 0.5, pulled, alone) for pulled, alone in parts)
+        return params, buffers
+
+
+def _loss(task: Task, model: Record, batch: Batch) -> Tensor:
+    """The mean loss of a model over the real samples; 0 where there are none."""
+    totals = task.totals(model.params, model.buffers, batch)
+    return totals.loss / totals.count.clamp(min=1)  # type: ignore[no-any-return]
+
+
+def _either(first: Tensor, one: Tensors, other: Tensors) -> Tensors:
+    """One where `first` holds, else the other."""
+    return Tensors({name: torch.where(first, value, other[name]) for name, value in one.items()})
 
 
 def _mean(values: Tensor) -> Tensor:
