@@ -45,6 +45,7 @@ CIRCLE = {
     "batch_size": 64, "lr": 0.005, "momentum": 0.9, "weight_decay": 5e-5, "model": "mlp:128,128",
 }  # fmt: skip
 ALWAYS = {"method": "fedora", "gate": "always"}
+BESIDE = {"method": "fedora", "gate": "beside"}
 QUIET = {"runs": None, "eval_every": 0}
 DELTA = 1e-5
 
@@ -77,8 +78,8 @@ def mean(values: Sequence[float]) -> str:
 def circle(seeds: Sequence[int]) -> list[str]:
     rows = {}
     for name, settings in (
-        ("FEDORA, `gate=always`", ALWAYS), ("FEDORA", {"method": "fedora"}), ("Local", {"method": "local"}),
-        ("FedAvg", {"method": "fedavg"}),
+        ("FEDORA, `gate=always`", ALWAYS), ("FEDORA, `gate=beside`", BESIDE), ("FEDORA", {"method": "fedora"}),
+        ("Local", {"method": "local"}), ("FedAvg", {"method": "fedavg"}),
     ):  # fmt: skip
         found = [played(**CIRCLE, **settings, seed=seed)[1:] for seed in seeds]
         figures = [own(run) for run, _ in found]
@@ -91,7 +92,7 @@ def permuted(seeds: Sequence[int]) -> list[str]:
     setting = {**CIRCLE, "partition": "rotated:36+permuted:18,0.5"}
     methods = {
         "Local": {"method": "local"}, "FEDORA": {"method": "fedora"}, "FEDORA, `gate=always`": ALWAYS,
-        "FEDORA, `gate=soft`": {"method": "fedora", "gate": "soft"},
+        "FEDORA, `gate=soft`": {"method": "fedora", "gate": "soft"}, "FEDORA, `gate=beside`": BESIDE,
     }  # fmt: skip
     rows, alone = {}, (0.0, 0.0)
     for name, settings in methods.items():
