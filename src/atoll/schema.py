@@ -67,6 +67,12 @@ def toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, dict):
+        return (
+            "{ "
+            + ", ".join(f"{toml_value(str(key))} = {toml_value(each)}" for key, each in value.items())
+            + " }"
+        )
     return repr(value)
 
 

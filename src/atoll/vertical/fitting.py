@@ -9,20 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from atoll.errors import ConfigError
-from atoll.parties import Link, Transcript, play
+from atoll.parties import Transcript, play
 from atoll.parties.wired import Address, Secured, meet
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
-from atoll.vertical.alignment import Alignment, align
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
-from atoll.vertical.running import Ended, in_order, take_part
+from atoll.vertical.predicting import Predicted, predict, predict_alone
+from atoll.vertical.running import Ended, take_part
 from atoll.vertical.settings import Vertical, Where
-from atoll.vertical.side import FloatArray, Side
+from atoll.vertical.side import FloatArray
 
 __all__ = ["Fitted", "fit", "read", "run"]
 
@@ -58,23 +56,12 @@ class Fitted:
             raise ConfigError(
                 f"the parties are {', '.join(parties)}, and the model's are {', '.join(wanted)}"
             )
-        case = self.plan.case(len(self.labels) or None)
-        protocol = self.plan.made()
-
-        async def role(link: Link) -> Any:
-            party = parties[link.name]
-            found = await align(link, party.ids, wanted, Alignment(session="predict"))
-            assert found.rows is not None
-            rows = in_order(party, found.rows)
-            side = party.side(rows)
-            if link.name != "guest":
-                return await protocol.answer(link, side, case, self.halves[link.name])
-            return rows, await protocol.score(link, side, case, self.halves["guest"])
-
-        rows, score = play(dict.fromkeys(wanted, role)).results["guest"]
-        if case.task == "binary":
-            score = np.stack([1 - score, score], 1)
-        return [parties["guest"].ids[row] for row in rows], score
+        roles = {
+            name: partial(predict, plan=self.plan, party=parties[name], half=self.halves[name])
+            for name in wanted
+        }
+        found: Predicted = play(roles).results["guest"]
+        return list(found.ids), found.shares
 
     def predict(self, parties: Mapping[str, Party]) -> tuple[list[str], list[Any]]:
         """Ids, and the likeliest class of each by its name, or the expected value."""
@@ -88,18 +75,13 @@ class Fitted:
 
         Raises ConfigError for protocols that need every party's columns of a row.
         """
-        if self.plan.protocol != "ftl":
-            raise ConfigError(f"protocol = {self.plan.protocol!r} predicts rows that all parties have")
-        case, protocol = self.plan.case(2), self.plan.made()
-        nothing = Side(np.zeros((0, 0)), ())
+        given = {"guest": None, "host": host}
         roles = {
-            "guest": lambda link: protocol.score(link, nothing, case, self.halves["guest"]),
-            "host": lambda link: protocol.answer(
-                link, host.side(np.arange(len(host))), case, self.halves["host"]
-            ),
+            name: partial(predict_alone, plan=self.plan, party=party, half=self.halves[name])
+            for name, party in given.items()
         }
-        scores: FloatArray = play(roles).results["guest"]
-        return scores
+        found: Predicted = play(roles).results["guest"]
+        return found.shares[:, 1]
 
     def __repr__(self) -> str:
         shown = {k: self.figures[k] for k in ("common", "auc", "accuracy", "rmse") if k in self.figures}
@@ -107,15 +89,18 @@ class Fitted:
         return f"<Fitted {self.plan.protocol} under {self.plan.cipher}: {told}>"
 
 
-def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, runs: str | Path | None = None,
-        log: Sequence[Reader] = (), resume: str | Path | None = None, **settings: Any) -> Fitted:  # fmt: skip
+def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, features: str = "",
+        where: Mapping[str, Where] | None = None, runs: str | Path | None = None, log: Sequence[Reader] = (),
+        resume: str | Path | None = None, **settings: Any) -> Fitted:  # fmt: skip
     """Learn one model from parties with different columns, all in this process.
 
     ``atoll.vertical.fit({"guest": bank, "host": shop}, "secureboost", trees=20, crypto="ou")``
 
     Args:
         parties: "guest" with the label, and hosts by name.
-        protocol: "secureboost", "glm", "splitnn", "ftl", or "psi", which only aligns.
+        protocol: "secureboost", "glm", "splitnn", "ftl"; "features", which looks at columns; "psi", which aligns.
+        features: steps before the protocol, such as ``impute:median + woe:10``.
+        where: what such steps are told of single parties' columns.
         runs: where the run gets its folder; None keeps nothing.
         settings: the protocol's and the run's (`Vertical`), by name.
 
@@ -126,7 +111,8 @@ def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, runs: st
     plan = Vertical(
         protocol=protocol,
         **{key: value for key, value in settings.items() if key in own},
-        party={**{name: Where() for name in parties}, **arbiter},
+        party={**{name: Where() for name in parties}, **(where or {}), **arbiter},
+        features=features,
         given={key: value for key, value in settings.items() if key not in own},
     )
     return play_all(plan, parties, None if runs is None else Path(runs), log, resume)
@@ -168,7 +154,7 @@ def play_all(
         ended: dict[str, Ended] = dict(play(roles, transcript=transcript).results)
         guest = ended["guest"]
         halves = {name: each.half for name, each in ended.items() if each.half is not None}
-        figures = keeper.end(halves, guest.common, guest.train, guest.test)
+        figures = keeper.end(ended, "guest")
         return Fitted(plan, figures, halves, ended, transcript, keeper.session.folder, guest.labels)
 
 
@@ -205,5 +191,5 @@ def play_one(
     with Keeper(own, (name,), transcript, None if place is None else Path(place), log, resume) as keeper:
         ended = asyncio.run(taking_part(keeper))
         halves = {} if ended.half is None else {name: ended.half}
-        figures = keeper.end(halves, ended.common, ended.train, ended.test)
+        figures = keeper.end({name: ended}, name)
         return Fitted(own, figures, halves, {name: ended}, transcript, keeper.session.folder, ended.labels)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import UNSET
 
-from atoll import codec
 from atoll.parties import Transcript
 from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import kinds
@@ -20,10 +20,17 @@ from atoll.runs.readers import Reader
 from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
 from atoll.tensors import Record
-from atoll.vertical.protocol import Progress
+from atoll.vertical.halves import file, save
+from atoll.vertical.protocol import Known, Progress
 from atoll.vertical.settings import Vertical
+from atoll.vertical.side import FloatArray
+
+if TYPE_CHECKING:
+    from atoll.vertical.running import Ended
 
 __all__ = ["Keeper"]
+
+_MATRIX = 100  # columns whose correlations are in the event; all are in the half
 
 _BETTER: Mapping[str, Any] = {
     "auc": "higher", "ks": "higher", "lift": "higher", "rmse": "lower", "r2": "higher", "d2": "higher",
@@ -158,15 +165,21 @@ class Keeper:
         self._last, self._before = now, sent
         self.session.commit(lambda: event, self._snapshot(), last=number == self._steps())
 
-    def end(self, halves: Mapping[str, Record], common: int | None, train: Mapping[str, float],
-            test: Mapping[str, float]) -> dict[str, Any]:  # fmt: skip
-        """All is done; the figures of the event "result"."""
-        self.halves = dict(halves)
+    def end(self, ended: Mapping[str, Ended], shown: str) -> dict[str, Any]:
+        """All is done; the figures of the event "result".
+
+        Args:
+            ended: what each party that is here has in the end.
+            shown: the one whose figures they are.
+        """
+        self.halves = {name: each.half for name, each in ended.items() if each.half is not None}
         if self.session.folder is not None:
-            for name, half in halves.items():
-                self.session.folder.write(f"{name}.half.safetensors", codec.encode(half))
+            for name, half in self.halves.items():
+                self.session.folder.write(file(Path(), name).name, save(half))
         self.session.emit(kinds.Crypto(said=[kinds.Said(**row) for row in self.transcript.rows()]))
-        shown = test or train
+        own = ended[shown]
+        best = own.test or own.train
+        features = [_told(name, each.known) for name, each in ended.items() if each.known is not None]
         found: dict[str, Any] = {
             "method": self.plan.protocol,
             "engine": f"{', '.join(self.plan.names)} under {self.plan.cipher}",
@@ -174,10 +187,28 @@ class Keeper:
             "seconds": round(self._aligned + self.session.seconds, 4),
             "bytes": self.transcript.nbytes(),
             "ciphertexts": self.transcript.ciphertexts(),
-            **({} if common is None else {"common": common}),
-            **{name: shown[name] for name in ("auc", "accuracy", "rmse") if name in shown},
-            **({"train": dict(train)} if train else {}),
-            **({"test": dict(test)} if test else {}),
+            **({} if own.common is None else {"common": own.common}),
+            **{name: best[name] for name in ("auc", "accuracy", "rmse") if name in best},
+            **({"train": dict(own.train)} if own.train else {}),
+            **({"test": dict(own.test)} if own.test else {}),
+            **({"features": features} if features else {}),
         }
         self.session.end(kinds.Result(reason="rounds", **found))
         return found
+
+
+def _told(party: str, known: Known) -> kinds.Features:
+    """For the event: null for what is not finite."""
+    figures = {name: _finite(values) for name, values in known.figures.items()}
+    matrix = known.correlations
+    shown = matrix is not None and len(matrix) <= _MATRIX
+    return kinds.Features(
+        party=party,
+        columns=known.columns,
+        figures=figures,
+        correlations=[_finite(row) for row in matrix] if matrix is not None and shown else UNSET,
+    )
+
+
+def _finite(values: FloatArray) -> list[float | None]:
+    return [float(each) if math.isfinite(each) else None for each in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -12,7 +12,7 @@ from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.side import FloatArray, Side
 
-__all__ = ["Case", "Progress", "Protocol", "Task"]
+__all__ = ["Case", "Known", "Progress", "Protocol", "Task"]
 
 Task = Literal["binary", "multiclass", "regression", "poisson"]
 
@@ -35,6 +35,21 @@ class Case:
     guest: str = "guest"
     hosts: tuple[str, ...] = ("host",)
     arbiter: str | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a party knows of columns in the end: what they are worth to the model, or tell without one.
+
+    Attributes:
+        columns: names of its own, and of others' columns such as "host.2", of which it knows a number and no name.
+        figures: by name ("gain", "weight", "iv" ...), one for each column.
+        correlations: [d, d], where they were asked for.
+    """
+
+    columns: tuple[str, ...]
+    figures: Mapping[str, FloatArray]
+    correlations: FloatArray | None = None
 
 
 @dataclass
@@ -65,6 +80,7 @@ class Protocol(ABC):
     Attributes:
         ciphers: what it can run under; `tasks` what it can learn.
         kinds: all that its roles say to each other.
+        predicts: whether its halves are a model, with `score` and `answer`.
     """
 
     name: ClassVar[str]
@@ -73,6 +89,7 @@ class Protocol(ABC):
     ciphers: ClassVar[tuple[str, ...]]
     tasks: ClassVar[tuple[Task, ...]]
     kinds: ClassVar[tuple[Kind, ...]]
+    predicts: ClassVar[bool] = True
 
     @property
     def steps(self) -> int:
@@ -130,3 +147,13 @@ class Protocol(ABC):
     @abstractmethod
     async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
         """A host's part in that."""
+
+    # --- what columns are worth ---------------------------------------------------------------------------------
+
+    def knows(self, case: Case, party: str, columns: Sequence[str], half: Record) -> Known | None:
+        """What a party can tell of columns by its half; None where nothing.
+
+        Args:
+            columns: the names of its own, as the protocol has had them.
+        """
+        return None

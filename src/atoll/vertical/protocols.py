@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from atoll.vertical.features.table import FeatureTable
 from atoll.vertical.ftl import FTL
 from atoll.vertical.glm import GLM
 from atoll.vertical.protocol import Protocol
@@ -12,7 +13,9 @@ from atoll.vertical.splitnn import SplitNN
 
 __all__ = ["PROTOCOLS", "describe"]
 
-PROTOCOLS: dict[str, type[Protocol]] = {each.name: each for each in (SecureBoost, GLM, SplitNN, FTL)}
+PROTOCOLS: dict[str, type[Protocol]] = {
+    each.name: each for each in (SecureBoost, GLM, SplitNN, FTL, FeatureTable)
+}
 
 
 def describe() -> list[tuple[str, str]]:

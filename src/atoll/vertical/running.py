@@ -15,10 +15,12 @@ from atoll.errors import ConfigError, DataError
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.alignment import Alignment, align, normal
+from atoll.vertical.features import steps
 from atoll.vertical.figures import figures
+from atoll.vertical.halves import half_of, session
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
-from atoll.vertical.protocol import Case
+from atoll.vertical.protocol import Case, Known, Progress, Protocol
 from atoll.vertical.settings import Vertical
 from atoll.vertical.side import Side
 
@@ -39,10 +41,11 @@ class Ended:
     """What a party has in the end.
 
     Attributes:
-        half: its part of the model.
+        half: its part of the model, as `halves.half_of` makes it.
         common: rows that all parties have; `rows` are this party's, in their common order, where it learns them.
         train, test: figures, at the guest.
         labels: what the classes are called, at the guest.
+        known: what it knows of columns, its own and others'.
     """
 
     half: Record | None = None
@@ -51,6 +54,7 @@ class Ended:
     train: Mapping[str, float] = field(default_factory=dict)
     test: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    known: Known | None = None
 
 
 async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Keeper) -> Ended:
@@ -70,27 +74,45 @@ async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Kee
         return Ended(common=found.ids, rows=found.rows)
     assert found.rows is not None
     rows = in_order(party, found.rows)
-    kept, held = _divided(len(rows), plan)
+    protocol = plan.made()
+    kept, held = _divided(len(rows), plan.test if protocol.predicts else 0.0, plan.seed)
     keeper.begin(number, len(rows))
     case = await _settled(link, plan, party)
-    protocol = plan.made()
     side = party.side(rows[kept])
     if plan.protocol == "ftl":  # what only one party has is learned from, too
         alone = np.setdiff1d(np.arange(len(party)), rows)
         side = party.side(np.concatenate([rows[kept], alone]))
         protocol = dataclasses.replace(protocol, **{"overlap": len(kept)})
-    progress = keeper.progress(link.name)
-    if link.name == "guest":
-        half = await protocol.guest(link, side, case, progress)
-        train = await _judged(link, plan, case, half, party.side(rows[kept]))
-        test = await _judged(link, plan, case, half, party.side(rows[held])) if len(held) else {}
+    outer = keeper.progress(link.name)
+    begun = outer.half
+    chain = steps.parse(plan.features, plan.own(link.name))
+    if begun is None:
+        adding = dataclasses.replace(case, crypto=plan.adding)
+        learned = await chain.learn(link, side, adding, len(kept))
     else:
-        half, train, test = await protocol.host(link, side, case, progress), {}, {}
-        for part in (kept, held):
-            if len(part):
-                await protocol.answer(link, party.side(rows[part]), case, half)
+        learned = begun.features
+    name = session(plan, (party.ids[row] for row in rows))
+
+    def half(model: Record) -> Record:
+        return half_of(name, party, learned, model)
+
+    progress = Progress(
+        outer.number,
+        None if begun is None else begun.model,
+        lambda number, model, figures: outer.tell(number, half(model), figures),
+    )
+    ready = chain.apply(side, learned)
+    role = protocol.guest if link.name == "guest" else protocol.host
+    model = await role(link, ready, case, progress)
+    train, test = [
+        await _judged(link, protocol, case, model, chain.apply(party.side(rows[part]), learned))
+        if protocol.predicts and len(part)
+        else {}
+        for part in (kept, held)
+    ]
     await _part(link)
-    return Ended(half, len(rows), rows, train, test, party.labels)
+    known = protocol.knows(case, link.name, ready.columns, model)
+    return Ended(half(model), len(rows), rows, train, test, party.labels, known)
 
 
 def in_order(party: Party, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -128,21 +150,25 @@ async def _settled(link: Link, plan: Vertical, party: Party) -> Case:
     return plan.case((await link.receive("guest", CASE)).classes)
 
 
-def _divided(count: int, plan: Vertical) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _divided(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The common rows to learn from, and those to judge on: alike at all parties, in the common order."""
     if count < 2:
         raise DataError(
             f"the parties have {count or 'no'} row{'s' * (count != 1)} in common",
             hint="are ids written alike? spaces around them do not count, all else does, case too",
         )
-    order = seeds.rng(plan.seed, "vertical.test").permutation(count)
-    held = round(count * plan.test)
+    order = seeds.rng(seed, "vertical.test").permutation(count)
+    held = round(count * share)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-async def _judged(link: Link, plan: Vertical, case: Case, half: Record, side: Side) -> dict[str, float]:
+async def _judged(link: Link, protocol: Protocol, case: Case, model: Record, side: Side) -> dict[str, float]:
+    """Figures at the guest; hosts help."""
+    if link.name != "guest":
+        await protocol.answer(link, side, case, model)
+        return {}
     assert side.y is not None
-    return figures(case.task, side.y, await plan.made().score(link, side, case, half))
+    return figures(case.task, side.y, await protocol.score(link, side, case, model))
 
 
 async def _arbitrate(link: Link, plan: Vertical, number: int, keeper: Keeper) -> Ended:

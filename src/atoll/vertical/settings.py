@@ -16,6 +16,7 @@ from atoll import spec
 from atoll.errors import ConfigError, suggest
 from atoll.schema import convert, parse, toml_line
 from atoll.settings import Place
+from atoll.vertical.features import steps
 from atoll.vertical.protocol import Case, Protocol, Task
 from atoll.vertical.protocols import PROTOCOLS
 
@@ -36,6 +37,11 @@ class Where:
         str | tuple[str, ...] | None, Meta(description="those to learn from; by default all but id and label")
     ] = None
     id: Annotated[str | None, Meta(description="its column of ids, where it has another name there")] = None
+    onehot: Annotated[tuple[str, ...], Meta(description="its columns that the step onehot spreads")] = ()
+    edges: Annotated[
+        Mapping[str, tuple[float, ...]],
+        Meta(description="edges of bins by column, where they are no quantiles"),
+    ] = field(default_factory=dict)
     address: Annotated[str | None, Meta(description="HOST:PORT where it listens, between machines")] = None
 
 
@@ -44,14 +50,15 @@ class Vertical:
     """A run between parties, in words and numbers: what `atoll vertical run` reads.
 
     `party` has the parties by name, of which "guest" has the label and "arbiter" no data; all others are hosts.
-    `given` are the settings of the protocol, which stand in a table of its name.
+    `given` are the settings of the protocol, which stand in a table of its name; `features` are the steps before it, in
+    the table `[features]`.
 
     Raises ConfigError where a value is out of range, or parts do not fit.
     """
 
-    protocol: Annotated[str, Meta(description='"psi", "glm", "secureboost", "splitnn" or "ftl"')] = (
-        "secureboost"
-    )
+    protocol: Annotated[
+        str, Meta(description='"psi", "features", "glm", "secureboost", "splitnn" or "ftl"')
+    ] = "secureboost"
     crypto: Annotated[
         str,
         Meta(
@@ -78,6 +85,7 @@ class Vertical:
     keep: Annotated[str, Meta(description='checkpoints that stay: "last:2", "best", "all"')] = "last:2"
     party: Mapping[str, Where] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
+    features: str = ""
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS and self.protocol != "psi":
@@ -90,6 +98,9 @@ class Vertical:
                               hint='add [party.guest] and [party.host], each with data = "FILE"')  # fmt: skip
         if self.protocol != "psi":
             self.made().check(self.case())
+            steps.check(self.features, self.case(), {name: self.own(name) for name in self.party})
+        elif self.features:
+            raise ConfigError("features: protocol = 'psi' looks at ids alone", hint="leave the steps out")
         if "arbiter" in self.party and (self.protocol == "psi" or not self.made().needs_arbiter):
             raise ConfigError(
                 f"protocol = {self.protocol!r} with these settings has no arbiter",
@@ -120,6 +131,17 @@ class Vertical:
             return self.crypto
         return "none" if self.protocol == "psi" else self.made().usual
 
+    def own(self, name: str) -> steps.Own:
+        """What a party's table says of its columns."""
+        where = self.party[name]
+        return steps.Own(where.onehot, where.edges)
+
+    @property
+    def adding(self) -> str:
+        """The cipher of steps that need the label: the run's where it adds whole numbers and is asked for, else ou."""
+        cipher = self.cipher if self.crypto != "auto" or self.cipher != "none" else "ou"
+        return "ou" if cipher.startswith("ckks") else cipher
+
     def case(self, classes: int | None = None) -> Case:
         """What all parties know, before classes were counted or after."""
         usual = {"binary": 2, "multiclass": 3}.get(self.task, 1)
@@ -130,7 +152,8 @@ class Vertical:
         """Of what all parties must have alike, as 64 hexadecimal digits."""
         alike = {
             "protocol": self.protocol, "crypto": self.cipher, "task": self.task, "test": self.test, "seed": self.seed,
-            "reveal": self.reveal, "parties": self.names, "given": dict(sorted(self.given.items())),
+            "reveal": self.reveal, "parties": self.names, "features": self.features,
+            "given": dict(sorted(self.given.items())),
         }  # fmt: skip
         return sha256(json.dumps(alike, default=str).encode()).hexdigest()
 
@@ -139,7 +162,7 @@ class Vertical:
     @classmethod
     def kinds(cls) -> dict[str, Any]:
         """The annotated type of every key that is no table."""
-        return _kinds(cls, "party", "given")
+        return _kinds(cls, "party", "given", "features")
 
     @classmethod
     def read(cls, file: str | Path | None = None, sets: Sequence[str] = (), **overrides: Any) -> Self:
@@ -173,11 +196,16 @@ class Vertical:
         given |= {key: (value, "") for key, value in overrides.items() if value is not None}
         found = _converted(given, cls.kinds(), "")
         protocol = found.get("protocol", cls.protocol)
+        features, where = tables.get("features", {}).pop("steps", ("", ""))
         for name in tables:
             if name != protocol and name not in (*PROTOCOLS, "psi"):
                 raise ConfigError(
-                    f"unknown table [{name}] {where}", hint=suggest(name, ["party", *PROTOCOLS])
+                    f"unknown table [{name}] ({file})", hint=suggest(name, ["party", *PROTOCOLS])
                 )
+        for key, (_, place) in tables.get("features", {}).items() if protocol != "features" else ():
+            raise ConfigError(
+                f"unknown key 'features.{key}' {place}", hint="before a protocol there are steps"
+            )
         own = _kinds(PROTOCOLS[protocol]) if protocol in PROTOCOLS else {}
         return cls(
             **found,
@@ -186,13 +214,15 @@ class Vertical:
                 for name, table in parties.items()
             },
             given=_converted(tables.get(protocol, {}), own, f"{protocol}."),
+            features=convert("features.steps", features, where, str),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """All keys that are no tables, and the protocol's settings as one."""
         plain = {key: getattr(self, key) for key in self.kinds()}
         settings = dataclasses.asdict(self.made()) if self.protocol != "psi" else {}
-        return {**plain, **{f"{self.protocol}.{key}": value for key, value in settings.items()}}
+        before = {"features.steps": self.features} if self.features else {}
+        return {**plain, **before, **{f"{self.protocol}.{key}": value for key, value in settings.items()}}
 
     def to_toml(self) -> str:
         """A file that repeats the run."""
@@ -200,10 +230,17 @@ class Vertical:
         for name, where in self.party.items():
             lines += ["", f"[party.{name}]"]
             lines += [
-                toml_line(key, value) for key, value in dataclasses.asdict(where).items() if value is not None
+                toml_line(key, value)
+                for key, value in dataclasses.asdict(where).items()
+                if value not in (None, (), {})
             ]
-        if self.given:
-            lines += ["", f"[{self.protocol}]", *(toml_line(key, value) for key, value in self.given.items())]
+        before = {"steps": self.features} if self.features else {}
+        tables = {"features": before, self.protocol: dict(self.given)}
+        if self.protocol == "features":
+            tables = {"features": {**before, **self.given}}
+        for name, table in tables.items():
+            if table:
+                lines += ["", f"[{name}]", *(toml_line(key, value) for key, value in table.items())]
         return "\n".join(lines) + "\n"
 
 

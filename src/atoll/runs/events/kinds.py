@@ -17,6 +17,7 @@ from atoll.runs.events.parts import (
     Clock,
     Columns,
     Evaluation,
+    Features,
     Maybe,
     Number,
     Report,
@@ -39,6 +40,7 @@ __all__ = [
     "Engine",
     "Error",
     "Evaluation",
+    "Features",
     "Maybe",
     "Partition",
     "Problem",
@@ -283,6 +285,9 @@ class Result(Written, kw_only=True):
     rmse: Annotated[Maybe[Number], says("likewise")] = UNSET
     train: Annotated[Maybe[Mapping[str, Number]], says("likewise, all figures on the training rows")] = UNSET
     test: Annotated[Maybe[Mapping[str, Number]], says("and on the test rows")] = UNSET
+    features: Annotated[Maybe[Sequence[Features]], says("what the parties that are here know of columns")] = (
+        UNSET
+    )
     waiting: Annotated[Maybe[float], says("share of the time in which a worker waited or sent, likewise")] = (
         UNSET
     )

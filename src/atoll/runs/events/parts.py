@@ -11,6 +11,7 @@ __all__ = [
     "Clock",
     "Columns",
     "Evaluation",
+    "Features",
     "Maybe",
     "Number",
     "Report",
@@ -196,3 +197,17 @@ class Said(Struct, kw_only=True, forbid_unknown_fields=True):
     nbytes: Annotated[int, says("bytes of what was in them")]
     framing: Annotated[int, says("bytes around it")]
     ciphertexts: Annotated[int, says("how many")]
+
+
+class Features(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What one party knows of columns in the end, its own by their names and others' by numbers."""
+
+    party: Annotated[str, says("who")]
+    columns: Annotated[Sequence[str], says("of others such as host.2")]
+    figures: Annotated[
+        Mapping[str, Sequence[Number]],
+        says("by name, one for each column: gain, splits, weight, iv, vif; null for one that is infinite"),
+    ]
+    correlations: Annotated[
+        Maybe[Sequence[Sequence[Number]]], says("[i][j], in the order of `columns`, of at most 100 columns")
+    ] = UNSET

@@ -76,9 +76,12 @@ class QuantileBins(_Bins):
 
     Args:
         count: bins of a column at most, without that of missing values.
+        least: rows of a bin at least; smaller ones are joined with their neighbours, from the lowest up. That of
+            missing values stays as it is.
     """
 
     count: int = 10
+    least: int = 1
 
     name: ClassVar[str] = "quantile"
 
@@ -89,8 +92,8 @@ class QuantileBins(_Bins):
     def fit(self, side: Side) -> Record:
         edges = {}
         for at in range(side.x.shape[1]):
-            column = side.x[:, at]
-            edges[str(at)] = torch.from_numpy(_quantiles(column[~np.isnan(column)], self.count))
+            values = side.x[~np.isnan(side.x[:, at]), at]
+            edges[str(at)] = torch.from_numpy(_joined(_quantiles(values, self.count), values, self.least))
         return Record(columns=named(side.columns), edges=Tensors(edges))
 
 
@@ -101,6 +104,20 @@ def _quantiles(values: FloatArray, count: int) -> FloatArray:
     found = np.unique(np.quantile(values, np.arange(1, count) / count, method="inverted_cdf"))
     edges: FloatArray = found[found < values.max()]
     return edges
+
+
+def _joined(edges: FloatArray, values: FloatArray, least: int) -> FloatArray:
+    """Those edges that leave at least so many rows in each bin."""
+    counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1).tolist()
+    kept, rows = [], 0
+    for edge, count in zip(edges.tolist(), counts, strict=False):
+        rows += count
+        if rows >= least:
+            kept.append(edge)
+            rows = 0
+    if kept and rows + counts[-1] < least:
+        kept.pop()
+    return np.array(kept, np.float64)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +13,7 @@ from atoll.tensors import Record
 from atoll.vertical.glm import arbiter, predict, sshe
 from atoll.vertical.glm.kinds import KINDS
 from atoll.vertical.glm.settings import Settings
-from atoll.vertical.protocol import Case, Progress, Protocol, Task
+from atoll.vertical.protocol import Case, Known, Progress, Protocol, Task
 from atoll.vertical.side import FloatArray, Side
 
 __all__ = ["GLM"]
@@ -127,6 +128,11 @@ class GLM(Settings, Protocol):
 
     async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
         await predict.answer(link, side, case, half)
+
+    def knows(self, case: Case, party: str, columns: Sequence[str], half: Record) -> Known:
+        weights = half.weights.numpy().reshape(len(columns), -1)  # of standardised columns: comparable
+        names = ["weight"] if weights.shape[1] == 1 else [f"weight {at}" for at in range(weights.shape[1])]
+        return Known(tuple(columns), dict(zip(names, weights.T, strict=True)))
 
 
 def _need(fine: bool, message: str, protocol: GLM) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
+
+import numpy as np
 
 from atoll import he
 from atoll.errors import ConfigError
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
-from atoll.vertical.protocol import Case, Progress, Protocol, Task
+from atoll.vertical.protocol import Case, Known, Progress, Protocol, Task
 from atoll.vertical.secureboost import growing, hosting
+from atoll.vertical.secureboost.forest import Forest
 from atoll.vertical.secureboost.messages import KINDS
 from atoll.vertical.side import FloatArray, Side
 
-__all__ = ["Mode", "SecureBoost"]
+__all__ = ["Importance", "Mode", "SecureBoost"]
 
 Mode = Literal["normal", "complete", "mix", "layered"]
+Importance = Literal["party", "column"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ class SecureBoost(Protocol):
             "mix": one party's in each tree, in turn; "layered": the hosts' in the first half of levels, then the
             guest's.
         precision: bits of the largest gradient; 24 are a float32's.
+        max_delta: for counts, what a leaf changes the logarithm of a mean by at most, before `lr`; their h is that of
+            means as much higher, as XGBoost has it.
+        importance: what the guest learns of the worth of hosts' columns: "party", of all columns of a host together;
+            "column", of each, under a number. Then hosts tell which of their splits are of one column.
         workers: processes that share encryption and sums, at each party.
     """
 
@@ -61,19 +70,21 @@ class SecureBoost(Protocol):
     goss_rest: float = 0.1
     mode: Mode = "normal"
     precision: int = 24
+    max_delta: float = 0.7
+    importance: Importance = "party"
     workers: int = 1
 
     name: ClassVar[str] = "secureboost"
     says: ClassVar[str] = "boosted trees over columns of several parties, by sums of encrypted gradients"
     ciphers: ClassVar[tuple[str, ...]] = ("ou", "paillier", "none")
-    tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression")
+    tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression", "poisson")
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
 
     def __post_init__(self) -> None:
         bounds = {
             "trees": (1, 100_000), "depth": (1, 12), "lr": (1e-9, 100), "bins": (2, 1024), "l2": (0, 1e12),
-            "gamma": (0, 1e12), "min_child": (0, 1e12),
-            "min_rows": (1, 1e12), "goss_top": (0, 1), "precision": (16, 40), "workers": (1, 256),
+            "gamma": (0, 1e12), "min_child": (0, 1e12), "min_rows": (1, 1e12), "goss_top": (0, 1), "precision": (16, 40),
+            "max_delta": (1e-6, 10), "workers": (1, 256),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
@@ -84,6 +95,10 @@ class SecureBoost(Protocol):
             )
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode = {self.mode!r} is none of {', '.join(get_args(Mode))}")
+        if self.importance not in get_args(Importance):
+            raise ConfigError(
+                f"importance = {self.importance!r} is none of {', '.join(get_args(Importance))}"
+            )
 
     @property
     def steps(self) -> int:
@@ -114,3 +129,14 @@ class SecureBoost(Protocol):
 
     async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
         await hosting.answer(link, side, case, half)
+
+    def knows(self, case: Case, party: str, columns: Sequence[str], half: Record) -> Known:
+        if party != case.guest:  # gains are the guest's; a host knows how often a column was taken
+            count = np.bincount(half.splits.column.numpy(), minlength=len(columns)).astype(np.float64)
+            return Known(tuple(columns), {"splits": count})
+        forest, names = Forest.of(half), list(columns)
+        worth = forest.worth(len(columns))
+        for host, (gain, _) in zip(case.hosts, worth[1:], strict=True):
+            names += [f"{host}.{at}" for at in range(len(gain))] if forest.numbers else [host]
+        figures = [np.concatenate([each[at] for each in worth]).astype(np.float64) for at in (0, 1)]
+        return Known(tuple(names), {"gain": figures[0], "splits": figures[1]})

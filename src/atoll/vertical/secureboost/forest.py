@@ -16,29 +16,34 @@ from atoll.vertical.side import FloatArray
 
 __all__ = ["Forest", "Tree"]
 
-_NODES = ("party", "split", "left", "right", "value")
+Numbers = NDArray[np.int64]
+
+_WHOLE, _REAL = ("party", "split", "left", "right"), ("value", "gain")
+_NODES = (*_WHOLE, *_REAL)
 
 
 @dataclass
 class Tree:
     """Nodes, the root first: whose split decides (0 the guest's, k the k-th host's, -1 a leaf) and which of theirs,
-    where rows go that are inside and the others, and what a leaf adds to a score."""
+    where rows go that are inside and the others, what a leaf adds to a score, and what a split has gained."""
 
     party: list[int] = field(default_factory=list)
     split: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     right: list[int] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
+    gain: list[float] = field(default_factory=list)
 
     def leaf(self, value: float) -> int:
         """A new leaf, by number."""
         at = len(self.party)
-        for name, entry in zip(_NODES, (-1, -1, at, at, value), strict=True):
+        for name, entry in zip(_NODES, (-1, -1, at, at, value, 0.0), strict=True):
             getattr(self, name).append(entry)
         return at
 
-    def cut(self, at: int, party: int, split: int, left: float, right: float) -> tuple[int, int]:
+    def cut(self, at: int, party: int, split: int, gain: float, left: float, right: float) -> tuple[int, int]:
         """Make a leaf a node with two leaves, of these values."""
+        self.gain[at] = gain
         self.party[at], self.split[at], self.value[at] = party, split, 0.0
         self.left[at], self.right[at] = self.leaf(left), self.leaf(right)
         return self.left[at], self.right[at]
@@ -52,12 +57,14 @@ class Forest:
         base: the score of every row before the first tree, [groups].
         hosts: how many hosts have splits; `theirs` counts them.
         splits: the guest's own.
+        numbers: of each host that has told which of its splits are of one column, that column's number for each.
     """
 
     base: FloatArray
     hosts: int
     trees: list[Tree] = field(default_factory=list)
     splits: Splits = field(default_factory=Splits.none)
+    numbers: list[Numbers] = field(default_factory=list)
 
     @property
     def theirs(self) -> list[int]:
@@ -67,6 +74,26 @@ class Forest:
             for party in tree.party:
                 if party > 0:
                     found[party - 1] += 1
+        return found
+
+    def worth(self, columns: int) -> list[tuple[FloatArray, Numbers]]:
+        """What splits have gained in all, and how many there are, by column: of the guest's, [columns], and of each
+        host's, [1] where it has not told which splits are of one column."""
+        party = np.array([each for tree in self.trees for each in tree.party], np.int64)
+        split = np.array([each for tree in self.trees for each in tree.split], np.int64)
+        gain = np.array([each for tree in self.trees for each in tree.gain])
+        found = []
+        for at in range(self.hosts + 1):
+            mine = party == at
+            if not at:
+                place, size = self.splits.column[split[mine]], columns
+            elif self.numbers:
+                numbers = self.numbers[at - 1]
+                place, size = numbers[split[mine]], int(numbers.max(initial=-1)) + 1
+            else:
+                place, size = np.zeros(int(mine.sum()), np.int64), 1
+            counts = np.bincount(place, minlength=size).astype(np.int64)
+            found.append((np.bincount(place, gain[mine], size).astype(np.float64), counts))
         return found
 
     def scores(self, inside: list[NDArray[np.bool_]]) -> FloatArray:
@@ -89,20 +116,23 @@ class Forest:
     def record(self) -> Record:
         """As it is kept."""
         nodes = {name: [entry for tree in self.trees for entry in getattr(tree, name)] for name in _NODES}
-        whole = {name: as_tensor(np.array(nodes[name], np.int64)) for name in _NODES[:-1]}
+        whole = {name: as_tensor(np.array(nodes[name], np.int64)) for name in _WHOLE}
+        real = {name: as_tensor(np.array(nodes[name], np.float64)) for name in _REAL}
         return Record(
             base=as_tensor(self.base),
             hosts=self.hosts,
             sizes=as_tensor(np.array([len(tree.party) for tree in self.trees], np.int64)),
             **whole,
-            value=as_tensor(np.array(nodes["value"], np.float64)),
+            **real,
             splits=self.splits.record(),
+            numbers=Record({str(at): as_tensor(each) for at, each in enumerate(self.numbers)}),
         )
 
     @classmethod
     def of(cls, half: Record) -> Forest:
         """The forest that a half holds.  Raises DataError where its trees go nowhere."""
-        forest = cls(as_array(half.base), int(half.hosts), [], Splits.of(half.splits))
+        numbers = [as_array(each) for each in half.numbers.values()]
+        forest = cls(as_array(half.base), int(half.hosts), [], Splits.of(half.splits), numbers)
         starts = np.cumsum([0, *half.sizes.tolist()])
         nodes = {name: half[name].tolist() for name in _NODES}
         for a, b in pairwise(starts):

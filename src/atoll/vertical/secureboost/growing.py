@@ -18,7 +18,7 @@ from atoll.vertical.secureboost import loss, messages
 from atoll.vertical.secureboost.bins import Bins
 from atoll.vertical.secureboost.forest import Forest
 from atoll.vertical.secureboost.growth import Growth
-from atoll.vertical.secureboost.records import as_tensor, packed_bits, unpacked_bits
+from atoll.vertical.secureboost.records import as_array, as_tensor, packed_bits, unpacked_bits
 from atoll.vertical.secureboost.sums import Own, Remote
 from atoll.vertical.side import FloatArray, Side
 
@@ -35,6 +35,8 @@ async def grow(terms: SecureBoost, link: Link, side: Side, case: Case, progress:
     for step in range(progress.number, terms.trees):
         await guest.step(step)
         progress.tell(step + 1, guest.forest.record(), guest.figures())
+    if terms.importance == "column":
+        await guest.hear()
     return guest.forest.record()
 
 
@@ -45,7 +47,7 @@ async def score(link: Link, side: Side, case: Case, half: Record) -> FloatArray:
         raise DataError(f"the model is one of {forest.hosts} hosts, and there are {len(case.hosts)}")
     for host in case.hosts:
         await link.send(host, messages.ASK, Record(rows=len(side)))
-    return loss.probabilities(case.task, await _scores(link, side, case, forest))
+    return loss.predicted(case.task, await _scores(link, side, case, forest), side.exposure)
 
 
 async def _scores(link: Link, side: Side, case: Case, forest: Forest) -> FloatArray:
@@ -77,7 +79,8 @@ class _Guest:
         self.layout.fits(self.secret.public.capacity, self.secret.public.name)
         self.own = Own(Bins(side.x, terms.bins))
         self.remotes: list[Remote] = []
-        base = loss.begin(case, self.y)
+        base = loss.begin(case, self.y, side.exposure)
+        self.limit = terms.max_delta if case.task == "poisson" else np.inf
         given = progress.half
         self.forest = Forest(base, len(case.hosts)) if given is None else Forest.of(given)
         self.scores = np.tile(base, (len(side), 1))
@@ -96,18 +99,30 @@ class _Guest:
 
     def figures(self) -> dict[str, float]:
         """The loss on the rows that are learned."""
-        p = loss.probabilities(self.case.task, self.scores)
+        p = loss.predicted(self.case.task, self.scores, self.side.exposure)
         if self.case.task == "regression":
             return {"loss": float(np.mean((p - self.y) ** 2) / 2)}
+        if self.case.task == "poisson":
+            return {"loss": float(np.mean(p - self.y * np.log(np.maximum(p, 1e-300))))}
         hit = np.where(self.y > 0, p, 1 - p) if p.ndim == 1 else p[np.arange(len(p)), self.y.astype(np.int64)]
         return {"loss": float(-np.log(np.maximum(hit, 1e-300)).mean())}
+
+    async def hear(self) -> None:
+        """Which splits of each host are of one column."""
+        told = []
+        for host, due in zip(self.case.hosts, self.forest.theirs, strict=True):
+            number = as_array((await self.link.receive(host, messages.COLUMNS)).number)
+            if len(number) != due or not ((number >= 0) & (number < max(1, due))).all():
+                raise CodecError(f"boost.columns of {host} are not numbers of its {due} splits")
+            told.append(number)
+        self.forest.numbers = told
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     async def step(self, number: int) -> None:
         """A tree for each group of scores."""
         terms, n = self.terms, len(self.side)
-        g, h = loss.gradients(self.case, self.y, self.scores)
+        g, h = loss.gradients(self.case, self.y, self.scores, self.side.exposure, self.limit)
         grown = np.ones(n, bool)
         if terms.goss_top < 1:
             rng = seeds.rng(self.case.seed, "secureboost.goss", number)
@@ -116,7 +131,9 @@ class _Guest:
         for group in range(g.shape[1]):
             numbers = [loss.Whole.of(each[:, group], terms.precision) for each in (g, h)]
             await self._open(number, [each.whole for each in numbers], grown)
-            growth = Growth(terms, self.forest, self.own, self.remotes, self.side.x, numbers, grown)
+            growth = Growth(
+                terms, self.forest, self.own, self.remotes, self.side.x, numbers, grown, self.limit
+            )
             tree, leaf = await growth.run(number)
             self.forest.trees.append(tree)
             self.scores[:, group] += np.array(tree.value)[leaf]

@@ -38,16 +38,17 @@ class Growth:
     Args:
         numbers: g and h of each row as whole numbers, 0 for rows that do not count.
         grown: the rows that count.
+        limit: what a leaf may change a score by at most, before `lr`.
     """
 
     def __init__(
         self, terms: SecureBoost, forest: Forest, own: Own, remotes: list[Remote], x: FloatArray,
-        numbers: list[Whole], grown: NDArray[np.bool_],
+        numbers: list[Whole], grown: NDArray[np.bool_], limit: float = np.inf,
     ) -> None:  # fmt: skip
         self.terms, self.forest, self.own, self.remotes, self.x = terms, forest, own, remotes, x
         self.whole = np.stack([each.whole.astype(np.float64) for each in numbers])
         self.scale = np.array([each.scale for each in numbers])
-        self.grown = grown
+        self.grown, self.limit = grown, limit
         self.tree = Tree()
         self.at = np.zeros(len(grown), np.int64)
         """The node of each row."""
@@ -73,7 +74,7 @@ class Growth:
         """What a leaf with these sums adds to a score."""
         g, h = sums / self.scale
         bottom = h + self.terms.l2
-        return float(-self.terms.lr * g / bottom) if bottom > 0 else 0.0
+        return float(self.terms.lr * np.clip(-g / bottom, -self.limit, self.limit)) if bottom > 0 else 0.0
 
     def _level(self, nodes: list[int], parent: list[int], sibling: list[int]) -> Level:
         place = np.full(len(self.tree.party), -1, np.int64)
@@ -114,9 +115,12 @@ class Growth:
         return gains
 
     def _fit(self, sums: FloatArray) -> FloatArray:
-        """G^2 / (H + l2)."""
+        """G^2 / (H + l2), or what a leaf within the limit makes of it: -2 G w - (H + l2) w^2."""
         g, h = sums[..., 0] / self.scale[0], sums[..., 1] / self.scale[1]
         fit: FloatArray = g * g / (h + self.terms.l2)
+        if np.isfinite(self.limit):
+            w = np.clip(-g / (h + self.terms.l2), -self.limit, self.limit)
+            fit = -2 * g * w - (h + self.terms.l2) * w * w
         return fit
 
     # --- splitting ----------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ class Growth:
                 continue
             sums = each.sums, level.totals[place] - each.sums
             pair = self.tree.cut(
-                nodes[place], each.party, each.split, self._leaf(sums[0]), self._leaf(sums[1])
+                nodes[place], each.party, each.split, each.gain, self._leaf(sums[0]), self._leaf(sums[1])
             )
             rows, left = inside[place]
             self.at[rows] = np.where(left, *pair)

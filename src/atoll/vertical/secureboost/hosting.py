@@ -35,6 +35,8 @@ async def grow(terms: SecureBoost, link: Link, side: Side, case: Case, progress:
         for group in range(groups):
             await host.tree(step * groups + group)
         progress.tell(step + 1, host.half(), {})
+    if terms.importance == "column":
+        await link.send(case.guest, messages.COLUMNS, Record(number=as_tensor(host.numbers())))
     return host.half()
 
 
@@ -75,7 +77,13 @@ class _Host:
 
     def half(self) -> Record:
         """This host's half of the model."""
-        return Record(splits=self.kept.record())
+        numbers = self.numbers() if self.terms.importance == "column" else np.zeros(0, np.int64)
+        return Record(splits=self.kept.record(), numbers=as_tensor(numbers))
+
+    def numbers(self) -> NDArray[np.int64]:
+        """For each split the number of its column: from 0, in an order that has no meaning."""
+        order = seeds.rng(self.secret, "secureboost.columns").permutation(self.side.x.shape[1])
+        return np.unique(order[self.kept.column], return_inverse=True)[1].astype(np.int64)
 
     async def begin(self, steps: int) -> None:
         """Take the key; help the guest to catch up."""

@@ -10,19 +10,26 @@ from numpy.typing import NDArray
 from atoll.vertical.protocol import Case, Task
 from atoll.vertical.side import FloatArray
 
-__all__ = ["Whole", "begin", "gradients", "probabilities", "sample"]
+__all__ = ["Whole", "begin", "gradients", "predicted", "sample"]
 
 
-def begin(case: Case, y: FloatArray) -> FloatArray:
-    """The score of every row before the first tree, [groups]: log-odds of the mean, the mean, or zeros for classes."""
+def begin(case: Case, y: FloatArray, exposure: FloatArray | None = None) -> FloatArray:
+    """The score of every row before the first tree, [groups]: log-odds of the mean, the mean, the logarithm of the mean
+    count over a span of 1, or zeros for classes."""
+    if case.task == "poisson":
+        spans = np.ones(len(y)) if exposure is None else exposure
+        return np.array([np.log(max(float(y.sum()), 1e-6) / spans.sum())])
     if case.task == "binary":
         share = float(np.clip(y.mean(), 1e-6, 1 - 1e-6))
         return np.array([np.log(share / (1 - share))])
     return np.zeros(case.classes) if case.task == "multiclass" else np.array([y.mean()])
 
 
-def probabilities(task: Task, score: FloatArray) -> FloatArray:
+def predicted(task: Task, score: FloatArray, exposure: FloatArray | None = None) -> FloatArray:
     """Scores [n, groups] -> probabilities [n] or [n, classes], or expected values [n]."""
+    if task == "poisson":
+        mean: FloatArray = np.exp(score[:, 0]) * (1.0 if exposure is None else exposure)
+        return mean
     if task == "binary":
         return _sigmoid(score[:, 0])
     if task == "multiclass":
@@ -32,14 +39,19 @@ def probabilities(task: Task, score: FloatArray) -> FloatArray:
     return score[:, 0].copy()
 
 
-def gradients(case: Case, y: FloatArray, score: FloatArray) -> tuple[FloatArray, FloatArray]:
+def gradients(
+    case: Case, y: FloatArray, score: FloatArray, exposure: FloatArray | None = None, limit: float = 0.0
+) -> tuple[FloatArray, FloatArray]:
     """First and second derivatives of the loss by the scores, each [n, groups].
 
-    Cross-entropy: g = p - y, h = p(1-p), and 2p(1-p) for several classes; squared error: g = s - y, h = 1.
+    Cross-entropy: g = p - y, h = p(1-p), and 2p(1-p) for several classes; squared error: g = s - y, h = 1. Counts with
+    the mean m = exp(s) exposure: g = m - y, and h = m exp(limit), which m'' does not exceed within the limit of a step.
     """
     if case.task == "regression":
         return score - y[:, None], np.ones_like(score)
-    p = probabilities(case.task, score).reshape(len(y), -1)
+    p = predicted(case.task, score, exposure).reshape(len(y), -1)
+    if case.task == "poisson":
+        return p - y[:, None], p * np.exp(limit)
     if case.task == "binary":
         return p - y[:, None], p * (1 - p)
     hit = np.arange(case.classes) == y[:, None]

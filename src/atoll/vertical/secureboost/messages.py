@@ -8,8 +8,8 @@ from atoll.he import AdditiveHE
 from atoll.parties import Field, Kind
 
 __all__ = [
-    "ASK", "BEGIN", "BLOCK", "CHOSEN", "CHUNK", "KINDS", "NODES", "OUTCOMES", "PAIRS", "SIDES", "SPLITS", "SUMS",
-    "TREE", "count", "under",
+    "ASK", "BEGIN", "BLOCK", "CHOSEN", "CHUNK", "COLUMNS", "KINDS", "NODES", "OUTCOMES", "PAIRS", "SIDES", "SPLITS",
+    "SUMS", "TREE", "count", "under",
 ]  # fmt: skip
 
 CHUNK = 1 << 18
@@ -60,7 +60,13 @@ OUTCOMES = Kind(
     "on which side of each of the host's splits in the model each row is, whether it comes to that node or not",
 )
 
-KINDS = (BEGIN, SPLITS, TREE, PAIRS, NODES, SUMS, CHOSEN, SIDES, ASK, OUTCOMES)
+COLUMNS = Kind(
+    "boost.columns",
+    {"number": Field("int64", (None,))},
+    "which of the host's splits in the model are of one column, under numbers without meaning",
+)
+
+KINDS = (BEGIN, SPLITS, TREE, PAIRS, NODES, SUMS, CHOSEN, SIDES, ASK, OUTCOMES, COLUMNS)
 
 
 def under(public: AdditiveHE) -> str | None:
