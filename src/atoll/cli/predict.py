@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from atoll.cli.given import code
+from atoll.cli.predictions import write
 from atoll.cli.serve import plan_of
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
-from atoll.network.predicting import Prediction, at_node, inputs_of, saved
+from atoll.network.predicting import at_node, inputs_of, saved
 from atoll.parts import shapes
-from atoll.runs.folder import writing
 
 __all__ = ["Wish", "command"]
 
@@ -61,41 +56,6 @@ def command(wish: Wish) -> None:
         plan = plan_of(Experiment.read(wish.plan, data="nodes.csv"), {})
         inputs = inputs_of(path, plan)
         predictor = saved(Path(wish.model), plan, inputs)
-    text = "".join((_json if wish.json else _csv)(list(predictor(inputs))))
+    rows = [(each.row, each.value, each.shares) for each in predictor(inputs)]
     print(predictor.about, file=sys.stderr)
-    if wish.out is None:
-        sys.stdout.write(text)
-        return
-    part = Path(f"{wish.out}.part")
-    with writing(Path(wish.out), "the predictions"):
-        part.write_text(text, "utf-8")
-        os.replace(part, wish.out)
-    print(f"{len(inputs):,} rows written to {wish.out}", file=sys.stderr)
-
-
-def _csv(found: list[Prediction]) -> Iterator[str]:
-    """A line for each row: its number (from 1), the class and the shares, or the number."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    names = list(found[0].shares) if found else []
-    writer.writerow(["row", "class", *(f"share {name}" for name in names)] if names else ["row", "value"])
-    for each in found:
-        numbers = [_plain(share) for share in each.shares.values()]
-        value = each.value if isinstance(each.value, str) else _plain(each.value)
-        writer.writerow([each.row, value, *numbers])
-    yield stream.getvalue()
-
-
-def _json(found: list[Prediction]) -> Iterator[str]:
-    """The same, an object a line."""
-    for each in found:
-        shares = {name: float(_plain(share)) for name, share in each.shares.items()}
-        said = (
-            {"class": each.value, "shares": shares} if shares else {"value": float(_plain(float(each.value)))}
-        )
-        yield json.dumps({"row": each.row, **said}, ensure_ascii=False) + "\n"
-
-
-def _plain(number: float) -> str:
-    """A number to the nine digits that tell any two of single precision apart."""
-    return f"{number:.9g}"
+    write(rows, "row", wish.json, wish.out)

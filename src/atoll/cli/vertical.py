@@ -65,13 +65,57 @@ def join(
     _guarded(lambda notice: take_part(wish, name, data, keys, plain, notice), quiet)
 
 
-def _guarded(work: Callable[[Notice], None], quiet: bool) -> None:
+@vertical.command()
+def predict(
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN...", help="The run of the model, or those of all parties; last by default."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="PARTY", help="Which party this is, of several processes.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FILE", help="With --as: this party's rows.")
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="DIR", help="With --as: keys and certificate.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Without TLS; on this machine only.")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="party.NAME.data=FILE, or another address."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write there; else to the terminal.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a row, in the place of CSV.")] = False,
+    quiet: Quiet = False,
+    runs: Runs = None,
+) -> None:
+    """Predict the rows that all parties have, with the halves of a model that a run has left.
+
+    Without --as all parties are played here; with it every party says this command with its own half.
+    """
+    from atoll.cli.parties import Asked
+    from atoll.cli.parties import predict as command
+
+    asked = Asked(run or ["last"], name, data, keys, plain, sets or [], out, json, quiet, runs)
+    _guarded(lambda notice: command(asked, notice), quiet, "nothing was written")
+
+
+def _guarded(
+    work: Callable[[Notice], None],
+    quiet: bool,
+    left: str = "atoll vertical run --resume last goes on",
+) -> None:
     notice = Notice(quiet)
     try:
         work(notice)
     except KeyboardInterrupt:
         notice.clear()
-        print("interrupted; atoll vertical run --resume last goes on", file=sys.stderr)
+        print(f"interrupted; {left}", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
         notice.clear()

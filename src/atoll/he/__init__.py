@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atoll.he.keys import check, keygen, load
 from atoll.he.layout import Layout, numbers, octets
-from atoll.he.scheme import AdditiveHE, Octets, SecretHE, Vector
+from atoll.he.scheme import AdditiveHE, Octets, SecretHE, Vector, told
 
 __all__ = [
     "AdditiveHE",
@@ -17,4 +17,5 @@ __all__ = [
     "load",
     "numbers",
     "octets",
+    "told",
 ]

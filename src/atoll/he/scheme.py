@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from atoll.errors import ConfigError
 from atoll.he.forked import shared
 from atoll.he.layout import Octets, octets
 
-__all__ = ["AdditiveHE", "Octets", "Plain", "SecretHE", "Vector"]
+__all__ = ["AdditiveHE", "Octets", "Plain", "SecretHE", "Told", "Vector", "told"]
 
 Vector = NDArray[Any]
 """Ciphertexts: the first dimensions are theirs, and what else there is belongs to the cipher."""
@@ -153,3 +153,16 @@ class SecretHE(ABC):
         Raises CodecError where one has more than `bits` bits, which no honest sum has: what it is then must not get
         out, since for Okamoto-Uchiyama it tells the key to who chose the ciphertext.
         """
+
+
+class Told(TypedDict):
+    """What a transcript is told of a message: the cipher of what is in it, None where it is open, and how much."""
+
+    under: str | None
+    ciphertexts: int
+
+
+def told(public: AdditiveHE, count: int) -> Told:
+    """Of a message with so many numbers; `Link.send` takes it."""
+    open_ = public.scheme == "none"
+    return {"under": None if open_ else public.name, "ciphertexts": 0 if open_ else count}

@@ -11,16 +11,16 @@ from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.parties import Transcript, play
-from atoll.parties.wired import Address, Secured, meet
+from atoll.parties.wired import Secured, meet
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
-from atoll.vertical.predicting import Predicted, predict, predict_alone
 from atoll.vertical.running import Ended, take_part
 from atoll.vertical.settings import Vertical, Where
 from atoll.vertical.side import FloatArray
+from atoll.vertical.stored import Stored, addresses
 
 __all__ = ["Fitted", "fit", "read", "run"]
 
@@ -51,16 +51,7 @@ class Fitted:
 
         Raises ConfigError where a party is missing, PartyError where they cannot agree.
         """
-        wanted = [name for name in self.plan.names if name != "arbiter"]
-        if set(parties) != set(wanted):
-            raise ConfigError(
-                f"the parties are {', '.join(parties)}, and the model's are {', '.join(wanted)}"
-            )
-        roles = {
-            name: partial(predict, plan=self.plan, party=parties[name], half=self.halves[name])
-            for name in wanted
-        }
-        found: Predicted = play(roles).results["guest"]
+        found = Stored(self.plan, self.halves).predict(parties)
         return list(found.ids), found.shares
 
     def predict(self, parties: Mapping[str, Party]) -> tuple[list[str], list[Any]]:
@@ -75,13 +66,10 @@ class Fitted:
 
         Raises ConfigError for protocols that need every party's columns of a row.
         """
-        given = {"guest": None, "host": host}
-        roles = {
-            name: partial(predict_alone, plan=self.plan, party=party, half=self.halves[name])
-            for name, party in given.items()
-        }
-        found: Predicted = play(roles).results["guest"]
-        return found.shares[:, 1]
+        if self.plan.protocol != "ftl":
+            raise ConfigError(f"protocol = {self.plan.protocol!r} predicts rows that all parties have")
+        found: FloatArray = Stored(self.plan, self.halves).predict({"host": host}).shares[:, 1]
+        return found
 
     def __repr__(self) -> str:
         shown = {k: self.figures[k] for k in ("common", "auc", "accuracy", "rmse") if k in self.figures}
@@ -177,15 +165,11 @@ def play_one(
     where = plan.party[name]
     own = replace(plan, party={**plan.party, name: replace(where, data=data or where.data)})
     party = None if name == "arbiter" else read(own, name)
-    addresses = {
-        each: None if (told := plan.party[each].address) is None else Address.parse(told)
-        for each in plan.names
-    }
     place = default_place() if plan.runs == "auto" else plan.runs
     transcript = Transcript()
 
     async def taking_part(keeper: Keeper) -> Ended:
-        async with meet(name, addresses, secured, transcript, plan.timeout) as link:
+        async with meet(name, addresses(plan), secured, transcript, plan.timeout) as link:
             return await take_part(link, own, party, keeper)
 
     with Keeper(own, (name,), transcript, None if place is None else Path(place), log, resume) as keeper:

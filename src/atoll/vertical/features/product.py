@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.errors import CodecError, ConfigError
-from atoll.he import AdditiveHE, SecretHE, Vector, load
+from atoll.he import AdditiveHE, SecretHE, Vector, load, told
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
 
@@ -103,7 +103,7 @@ async def product_ask(link: Link, q: str, own: Fixed, columns: int, places: int,
         key=torch.from_numpy(np.array(public.key(), np.uint8)),
         rows=torch.from_numpy(np.array(public.to_bytes(cipher.encrypt(plain)))),
     )
-    await link.send(q, ENCRYPTED, message, under=public.name, ciphertexts=len(plain))
+    await link.send(q, ENCRYPTED, message, **told(public, len(plain)))
     blob, what = (await link.receive(q, PRODUCTS)).products.numpy(), f"{PRODUCTS.name} of {q}"
     if len(blob) != columns * slots.groups:
         raise CodecError(f"{what} has {len(blob)} numbers, and {columns * slots.groups} are due")
@@ -142,7 +142,7 @@ async def product_answer(link: Link, p: str, own: Fixed, columns: int, places: i
     ]
     products = np.concatenate(parts) if parts else numbers[:0]
     message = Record(products=torch.from_numpy(np.array(public.to_bytes(public.rerandomise(products)))))
-    await link.send(p, PRODUCTS, message, under=public.name, ciphertexts=len(parts))
+    await link.send(p, PRODUCTS, message, **told(public, len(parts)))
 
 
 def _sums(public: AdditiveHE, numbers: Vector, y: Fixed, slots: _Slots, group: int) -> Vector:

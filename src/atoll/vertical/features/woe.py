@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.errors import CodecError, ConfigError, DataError
-from atoll.he import SecretHE, load
+from atoll.he import SecretHE, load, told
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.features.binning import Binned
@@ -154,7 +154,7 @@ async def woe_ask(
         least=least,
     )
     for host in hosts:
-        await link.send(host, LABELS, message, under=public.name, ciphertexts=len(labels))
+        await link.send(host, LABELS, message, **told(public, len(labels)))
     found = {}
     for host in hosts:
         found[host] = _read(await link.receive(host, BINS), cipher, labels, least, host)
@@ -222,7 +222,7 @@ async def woe_answer(
         rows=torch.from_numpy(rows[order]),
         sums=torch.from_numpy(np.array(blob)),
     )
-    await link.send(guest, BINS, message, under=got.crypto, ciphertexts=len(order))
+    await link.send(guest, BINS, message, **told(public, len(order)))
     heard = await link.receive(guest, EVIDENCE if answer == "woe" else VALUES)
     place = np.argsort(columns)
     if len(heard.iv) != len(columns) or ("woe" in heard and len(heard.woe) != len(order)):

@@ -83,8 +83,8 @@ class SecureBoost(Protocol):
     def __post_init__(self) -> None:
         bounds = {
             "trees": (1, 100_000), "depth": (1, 12), "lr": (1e-9, 100), "bins": (2, 1024), "l2": (0, 1e12),
-            "gamma": (0, 1e12), "min_child": (0, 1e12), "min_rows": (1, 1e12), "goss_top": (0, 1), "precision": (16, 40),
-            "max_delta": (1e-6, 10), "workers": (1, 256),
+            "gamma": (0, 1e12), "min_child": (0, 1e12), "min_rows": (1, 1e12), "goss_top": (0, 1),
+            "precision": (16, 40), "max_delta": (1e-6, 10), "workers": (1, 256),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:

@@ -159,6 +159,5 @@ class _Guest:
                     remote.host,
                     messages.PAIRS,
                     Record(c=part),
-                    messages.under(public),
-                    messages.count(public, part),
+                    **he.told(public, len(part)),
                 )

@@ -165,8 +165,7 @@ class _Host:
             self.case.guest,
             messages.SUMS,
             Record(c=blob),
-            messages.under(public),
-            messages.count(public, blob),
+            **he.told(public, len(blob)),
         )
 
     def _cells(self, c: Vector, place: NDArray[np.int64], slot: NDArray[np.int64], count: int) -> Vector:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from atoll.he import AdditiveHE
 from atoll.parties import Field, Kind
 
 __all__ = [
     "ASK", "BEGIN", "BLOCK", "CHOSEN", "CHUNK", "COLUMNS", "KINDS", "NODES", "OUTCOMES", "PAIRS", "SIDES", "SPLITS",
-    "SUMS", "TREE", "count", "under",
+    "SUMS", "TREE",
 ]  # fmt: skip
 
 CHUNK = 1 << 18
@@ -67,13 +64,3 @@ COLUMNS = Kind(
 )
 
 KINDS = (BEGIN, SPLITS, TREE, PAIRS, NODES, SUMS, CHOSEN, SIDES, ASK, OUTCOMES, COLUMNS)
-
-
-def under(public: AdditiveHE) -> str | None:
-    """What a transcript calls the cipher; None where numbers are open."""
-    return None if public.scheme == "none" else public.name
-
-
-def count(public: AdditiveHE, c: Tensor) -> int:
-    """How many ciphertexts there are."""
-    return 0 if public.scheme == "none" else len(c)
