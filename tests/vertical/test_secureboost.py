@@ -17,12 +17,13 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import atoll
 from atoll import codec
 from atoll.errors import CodecError, ConfigError, DataError
 from atoll.he.plain import Open
 from atoll.parties import Played, play
 from atoll.tensors import Record, named_tensors
-from atoll.vertical.figures import auc
+from atoll.vertical.figures import auc, figures
 from atoll.vertical.protocol import Case, Progress
 from atoll.vertical.secureboost import SecureBoost, growing, hosting, messages
 from atoll.vertical.secureboost.bins import Bins, thresholds
@@ -52,6 +53,7 @@ def made(rows: int = 300, task: str = "binary", hosts: int = 1, lost: float = 0.
         "binary": (score > 0.3).astype(float),
         "multiclass": np.digitize(score, [-1.0, 1.0]).astype(float),
         "regression": score,
+        "poisson": np.rint(np.exp(np.clip(score / 2, -2, 2))),
     }[task]
     x[rng.random(x.shape) < lost] = np.nan
     x[:, 4] = np.where(rng.random(rows) < 0.7, np.nan, x[:, 4])  # mostly missing
@@ -215,7 +217,7 @@ def test_thresholds_set_values_apart_evenly(values: list[float], bins: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("task", "hosts"), [("binary", 1), ("binary", 2), ("multiclass", 1), ("regression", 2)]
+    ("task", "hosts"), [("binary", 1), ("binary", 2), ("multiclass", 1), ("regression", 2), ("poisson", 1)]
 )
 def test_encrypted_and_open_give_the_same_halves_to_the_bit(task: str, hosts: int) -> None:
     sides = made(80, task, hosts)
@@ -255,7 +257,9 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bit(settings: dict[str, A
         fit(boost, sides, case, torn)
 
 
-@pytest.mark.parametrize(("task", "hosts"), [("binary", 1), ("multiclass", 2), ("regression", 1)])
+@pytest.mark.parametrize(
+    ("task", "hosts"), [("binary", 1), ("multiclass", 2), ("regression", 1), ("poisson", 1)]
+)
 def test_where_columns_are_makes_no_difference(task: str, hosts: int) -> None:
     """Equal scores with all columns at the guest: sums are whole numbers, and exact wherever they are made."""
     sides = made(250, task, hosts)
@@ -285,6 +289,83 @@ def test_trees_are_those_of_xgboost() -> None:
              "base_score": y.mean(), "nthread": 1}  # fmt: skip
     theirs = xgboost.train(terms, xgboost.DMatrix(x, y), 5).predict(xgboost.DMatrix(x))
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_counts_are_learned_as_by_xgboost(depth: int) -> None:
+    """A log link, and leaves that change no logarithm by more than 0.7 before lr."""
+    rng = np.random.default_rng(2)
+    x = np.stack([rng.permutation(240) % 24 + at / 10 for at in range(6)], 1)
+    y = rng.poisson(np.exp((x @ rng.normal(size=6)) / 15)).astype(float)
+    assert y.max() > 5 * y.mean()  # so that the bound on leaves is met
+    sides = [Side(x[:, :3], tuple("abc"), y), Side(x[:, 3:], tuple("def"))]
+    boost = SecureBoost(trees=6, depth=depth, bins=32, min_rows=1, precision=40)
+    case = case_of(sides, "poisson")
+    ours = predict(boost, sides, case, fit(boost, sides, case).results)
+    terms = {"objective": "count:poisson", "tree_method": "hist", "max_depth": depth, "eta": 0.3, "max_bin": 256,
+             "base_score": y.mean(), "nthread": 1}  # fmt: skip
+    theirs = xgboost.train(terms, xgboost.DMatrix(x, y), 6).predict(xgboost.DMatrix(x))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_counts_over_unequal_spans_are_rates_times_spans() -> None:
+    sides = made(300, "poisson", lost=0.0)
+    spans = np.random.default_rng(3).uniform(0.5, 3.0, 300)
+    assert sides[0].y is not None
+    y = np.random.default_rng(4).poisson(spans * (1 + sides[0].y)).astype(float)
+    guest = Side(sides[0].x, sides[0].columns, y, spans)
+    case, boost = case_of(sides, "poisson"), SecureBoost(trees=5, depth=2)
+    halves = fit(boost, [guest, sides[1]], case).results
+    found = predict(boost, [guest, sides[1]], case, halves)
+    rate = predict(boost, [Side(guest.x, guest.columns, y, np.ones(300)), sides[1]], case, halves)
+    np.testing.assert_allclose(found, rate * spans, rtol=1e-12)
+    assert abs(found.sum() / y.sum() - 1) < 0.05
+
+
+def test_a_guest_knows_what_columns_are_worth_by_number() -> None:
+    sides = made(300, hosts=2, lost=0.0)
+    case = case_of(sides)
+    coarse, fine = (SecureBoost(trees=6, importance=each) for each in ("party", "column"))  # type: ignore[arg-type]
+    played, named = fit(coarse, sides, case), fit(fine, sides, case)
+    known = coarse.knows(case, "guest", tuple("abcd"), played.results["guest"])
+    assert known.columns == (*"abcd", "host1", "host2")
+    assert "boost.columns" not in {count.kind for count in played.transcript.counts()}
+    finer = fine.knows(case, "guest", tuple("abcd"), named.results["guest"])
+    for at, host in enumerate(case.hosts):
+        half = named.results[host]
+        mine = [place for place, name in enumerate(finer.columns) if name.startswith(f"{host}.")]
+        assert finer.figures["gain"][mine].sum() == pytest.approx(known.figures["gain"][4 + at])
+        # The host can read the numbers: each is one of its columns, with as many splits.
+        own = fine.knows(case, host, tuple("abcd"), half)
+        columns = [set(half.splits.column[half.numbers == number].tolist()) for number in range(len(mine))]
+        assert all(len(each) == 1 for each in columns)
+        assert finer.figures["splits"][mine].tolist() == [
+            own.figures["splits"][each.pop()] for each in columns
+        ]
+        assert "gain" not in own.figures
+    trees = xgboost.train(
+        {"tree_method": "hist", "max_depth": 3, "eta": 0.3, "max_bin": 32, "objective": "binary:logistic",
+         "base_score": sides[0].y.mean()},  # type: ignore[union-attr]
+        xgboost.DMatrix(np.hstack([side.x for side in sides]), sides[0].y), 6,
+    )  # fmt: skip
+    due = sum(trees.get_score(importance_type="total_gain").values())
+    assert 2 * known.figures["gain"].sum() == pytest.approx(due, rel=0.05)  # XGBoost leaves out the half
+
+
+@pytest.mark.parametrize("number", [torch.tensor([0]), torch.full((100,), -1), torch.full((100,), 10_000)])
+def test_numbers_of_columns_that_cannot_be_are_refused(number: torch.Tensor) -> None:
+    sides = made(80)
+    boost, case = SecureBoost(trees=1, depth=2, importance="column"), case_of(sides)
+    wrap = tampered(
+        messages.COLUMNS,
+        lambda record: record.replace(number=number[: len(record.number)] if len(number) > 1 else number[:0]),
+    )
+    roles = {
+        "guest": lambda link: boost.guest(link, sides[0], case, Progress()),
+        "host1": wrap(lambda link: boost.host(link, sides[1], case, Progress())),
+    }
+    with pytest.raises(CodecError, match=r"boost\.columns of host1 are not numbers"):
+        play(roles)
 
 
 @pytest.mark.parametrize("mode", ["normal", "complete", "mix", "layered"])
@@ -357,7 +438,8 @@ def test_no_half_has_what_is_another_partys() -> None:
     sides = made(300)
     played = fit(SecureBoost(trees=4), sides, case_of(sides))
     guest, host = played.results["guest"], played.results["host1"]
-    assert set(host) == {"splits"}
+    assert set(host) == {"splits", "numbers"}
+    assert not len(host.numbers)  # which columns are alike is told only where it is asked for
     assert set(host.splits) == {"column", "threshold", "upper", "missing"}
     own = {float(cut) for column in (1, 2) for cut in thresholds(sides[0].x[:, column], 32)}
     assert {cut for cut in guest.splits.threshold.tolist() if not (2 * cut).is_integer()} <= own
@@ -445,8 +527,8 @@ def tampered(kind: messages.Kind, change: Any) -> Any:
         async def run(link: Any) -> Any:
             send = link.send
 
-            async def sending(to: str, what: Any, record: Record, *rest: Any) -> None:
-                await send(to, what, change(record) if what is kind else record, *rest)
+            async def sending(to: str, what: Any, record: Record, **more: Any) -> None:
+                await send(to, what, change(record) if what is kind else record, **more)
 
             link.send = sending
             return await role(link)
@@ -543,6 +625,8 @@ def test_settings_and_rows_that_do_not_fit_are_refused() -> None:
         {"depth": 13},
         {"goss_top": 0.9, "goss_rest": 0.2},
         {"mode": "fast"},
+        {"importance": "all"},
+        {"max_delta": 0},
         {"lr": 0},
     ):
         with pytest.raises(ConfigError):
@@ -594,6 +678,49 @@ def test_a_hosts_half_loaded_elsewhere_predicts_the_same() -> None:
     assert (first == again).all()
     one = predict(boost, [side.take([7, 3]) for side in sides], case, loaded)
     assert (one == first[[7, 3]]).all()
+
+
+@needs("fate-vertical")
+def test_visits_to_doctors_are_counted_as_well_as_by_xgboost() -> None:
+    sides = fate("dvisits")
+    boost, case = SecureBoost(trees=20, lr=0.1), case_of(sides, "poisson")
+    y = sides[0].y
+    assert y is not None
+    ours = figures("poisson", y, predict(boost, sides, case, fit(boost, sides, case).results))
+    terms = {
+        "objective": "count:poisson",
+        "tree_method": "hist",
+        "max_depth": 3,
+        "eta": 0.1,
+        "max_bin": 32,
+        "nthread": 1,
+    }
+    x = xgboost.DMatrix(np.hstack([side.x for side in sides]), y)
+    theirs = figures("poisson", y, xgboost.train(terms, x, 20).predict(x).astype(np.float64))
+    assert ours["d2"] == pytest.approx(theirs["d2"], abs=0.005)
+    assert ours["rmse"] == pytest.approx(theirs["rmse"], rel=0.005)
+
+
+def test_digits_split_by_columns_are_told_apart_as_well_as_by_xgboost() -> None:
+    digits = atoll.data.load("digits").train
+    x = np.rint(16 * digits.inputs[:900].numpy().reshape(900, 64).astype(np.float64))
+    y = digits.targets[:900].numpy().astype(np.float64)
+    sides = [
+        Side(x[:, :32], tuple(f"a{at}" for at in range(32)), y),
+        Side(x[:, 32:], tuple(f"b{at}" for at in range(32))),
+    ]
+    train, test = ([side.take(part) for side in sides] for part in (slice(600), slice(600, None)))
+    boost, case = SecureBoost(trees=6, depth=3, bins=32, min_rows=1), Case("multiclass", 10, hosts=("host1",))
+    halves = fit(boost, train, case).results
+    terms = {"objective": "multi:softprob", "num_class": 10, "tree_method": "hist", "max_depth": 3, "eta": 0.3,
+             "max_bin": 256, "nthread": 1}  # fmt: skip
+    theirs = xgboost.train(terms, xgboost.DMatrix(x[:600], y[:600]), 6)
+    for each, part in ((train, slice(600)), (test, slice(600, None))):
+        ours = predict(boost, each, case, halves)
+        due = theirs.predict(xgboost.DMatrix(x[part]))
+        accuracy = [(found.argmax(1) == y[part]).mean() for found in (ours, due)]
+        assert accuracy[0] >= accuracy[1] - 0.01
+        assert abs(ours - due).mean() < 0.005
 
 
 @needs("fate-vertical")

@@ -275,7 +275,8 @@ def parse(text: str, own: Own | None = None) -> Steps:
         "select": lambda bins=BINS, rows=ROWS, **rule: _Select(Selection(**rule), bins, rows, own.edges),
     }
     known = {name: parameters for name, (_, parameters) in _KNOWN.items()}
-    return Steps([makers[call.name](**call.read(known)) for call in _calls(text)])
+    given = [(call.name, call.read(known)) for call in _calls(text)]
+    return Steps([makers[name](**settings) for name, settings in given])
 
 
 def check(text: str, case: Case, owns: Mapping[str, Own]) -> None:
