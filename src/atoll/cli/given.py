@@ -70,7 +70,7 @@ def _settings(command: str) -> dict[str, str]:
         of_protocols = {
             each.name: f"{name}.{each.name}" for name, kind in PROTOCOLS.items() for each in fields(kind)
         }
-        return of_protocols | {key: key for key in Vertical.kinds()}
+        return of_protocols | {"steps": "features.steps"} | {key: key for key in Vertical.kinds()}
     return {key: key for key in (_trainings() if command.endswith(" train") else _federations())}
 
 

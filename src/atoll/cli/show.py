@@ -152,12 +152,20 @@ def _protocols() -> list[tuple[str, str]]:
     return describe()
 
 
+def _steps() -> list[tuple[str, str]]:
+    from atoll.vertical.features.steps import describe
+
+    return describe()
+
+
 def _said(name: str) -> str:
     """What a setting is, of `atoll run`, `atoll train` or `atoll vertical`."""
     if name == "strategy":
         from atoll.distributed.settings import Training
 
         return described(Training.kinds()[name])
+    if name == "steps":
+        return "what each party does to its columns before a protocol: [features] steps = ..."
     if name == "protocol":
         from atoll.vertical.settings import Vertical
 
@@ -173,8 +181,10 @@ _KINDS = {
     "channel": transforms,
     "strategy": _strategies,
     "protocol": _protocols,
+    "steps": _steps,
 }
 _ROOM = {
+    "steps": "Several with + in between",
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
     "choose": "A choice of your own: choose=module:Name",

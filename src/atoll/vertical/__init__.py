@@ -8,6 +8,7 @@ from atoll.vertical.protocol import Case, Progress, Protocol
 from atoll.vertical.protocols import PROTOCOLS
 from atoll.vertical.settings import Vertical, Where
 from atoll.vertical.side import Side
+from atoll.vertical.stored import Stored
 
 __all__ = [
     "PROTOCOLS",
@@ -17,6 +18,7 @@ __all__ = [
     "Progress",
     "Protocol",
     "Side",
+    "Stored",
     "Vertical",
     "Where",
     "fit",

@@ -18,7 +18,15 @@ __all__ = ["BEGIN", "END", "rows", "tables", "within"]
 BEGIN = "<!-- from src/atoll/runs/events/kinds.py, by `python -m atoll.runs.events docs/runs.md` -->"
 END = "<!-- up to here -->"
 
-_PARTS = (kinds.Report, kinds.Columns, kinds.Clock, kinds.Evaluation, kinds.Spread)
+_PARTS = (
+    kinds.Report,
+    kinds.Columns,
+    kinds.Clock,
+    kinds.Evaluation,
+    kinds.Spread,
+    kinds.Said,
+    kinds.Features,
+)
 _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
 
 
