@@ -304,8 +304,8 @@ def check(text: str, case: Case, owns: Mapping[str, Own]) -> None:
 
 
 def describe() -> list[tuple[str, str]]:
-    """Each step's name, and what it does and takes, in a line."""
-    return [(name, f"{says}; {spec.usage(name, parameters)}") for name, (says, parameters) in _KNOWN.items()]
+    """How each step is written, and what it does, in a line."""
+    return [(spec.usage(name, parameters), says) for name, (says, parameters) in _KNOWN.items()]
 
 
 def _calls(text: str) -> list[spec.Call]:
