@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 import atoll
-from atoll.methods import SHOT, AdaBN, FedAvg, FedCORAL, FedMMD
+from atoll.methods import FADA, SHOT, AdaBN, FedAvg, FedCORAL, FedMMD
 
 Domain = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -42,6 +42,7 @@ METHODS: dict[str, tuple[type[FedAvg], str, dict[str, Any]]] = {
     "source only": (FedCORAL, PLAIN, {"lam": 0.0}),
     "Fed-CORAL": (FedCORAL, PLAIN, {"lam": 100.0}),
     "Fed-MMD": (FedMMD, PLAIN, {"lam": 1.0}),
+    "FADA": (FADA, PLAIN, {"lam": 0.1, "identifier_lr": 1.0}),
     "SHOT": (SHOT, PLAIN, FIT),
     "source only, BatchNorm": (FedCORAL, NORMAL, {"lam": 0.0}),
     "AdaBN": (AdaBN, NORMAL, {}),

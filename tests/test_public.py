@@ -27,6 +27,7 @@ NAMES = [
     "EngineError",
     "Evaluation",
     "Experiment",
+    "FADA",
     "FedALA",
     "FedAMP",
     "FedAdagrad",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from atoll.experiment import Experiment, run
     from atoll.federation import Federation
     from atoll.methods.adapt.adabn import AdaBN
+    from atoll.methods.adapt.fada import FADA
     from atoll.methods.adapt.fedcoral import FedCORAL
     from atoll.methods.adapt.fedmmd import FedMMD
     from atoll.methods.adapt.shot import SHOT
@@ -112,6 +113,7 @@ _HOMES = {
         "AdaBN",
         "CFL",
         "Ditto",
+        "FADA",
         "FedALA",
         "FedAMP",
         "FedAdagrad",
@@ -170,6 +172,7 @@ _ROOMS = ("channel", "data", "methods", "models", "testing", "vertical")
 __all__ = [
     "APFL",
     "CFL",
+    "FADA",
     "IFCA",
     "PFNM",
     "SHOT",

@@ -318,7 +318,7 @@ def test_training_losses_are_not_told() -> None:
 
 PASS = """fedsgd fedavg fedavgm fedprox fedadagrad fedadam fedyogi scaffold fednova feddyn local fedavg-ft pfedhn
  pfedhn-pc ditto pfedme fedper lg-fedavg fedbn fedrep fedbabu knn-per fedamp heurfedamp cfl fedmd feddf
- fedcoral fedmmd adabn shot"""
+ fedcoral fedmmd fada adabn shot"""
 REFUSED = "qfedavg moon heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca fedfomo"
 
 
@@ -342,7 +342,7 @@ def test_methods_are_refused_by_their_settings_and_not_by_their_names() -> None:
     with pytest.raises(ConfigError, match="train data as a whole"):
         federation("scaffold", option=1)
     federation("moon", mu=0.0)
-    for name in ("fedcoral", "fedmmd"):
+    for name in ("fedcoral", "fedmmd", "fada"):
         federation(name)
         with pytest.raises(ConfigError, match="train data as a whole"):
             federation(name, targets="0")

@@ -11,6 +11,7 @@ from atoll import own
 from atoll.contract import Method
 from atoll.errors import ConfigError, suggest
 from atoll.methods.adapt.adabn import AdaBN
+from atoll.methods.adapt.fada import FADA
 from atoll.methods.adapt.fedcoral import FedCORAL
 from atoll.methods.adapt.fedmmd import FedMMD
 from atoll.methods.adapt.shot import SHOT
@@ -52,6 +53,7 @@ from atoll.methods.scaffold import Scaffold
 __all__ = [
     "APFL",
     "CFL",
+    "FADA",
     "IFCA",
     "METHODS",
     "PFNM",
@@ -147,6 +149,7 @@ METHODS: dict[str, type[Method]] = {
     "feddf": FedDF,
     "fedcoral": FedCORAL,
     "fedmmd": FedMMD,
+    "fada": FADA,
     "adabn": AdaBN,
     "shot": SHOT,
 }
