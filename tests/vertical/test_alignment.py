@@ -586,3 +586,55 @@ def test_several_processes_find_the_same() -> None:
     played = aligned(*sets, guest={"workers": 2}, host={"workers": 2})
     first, second = named(played, *sets)
     assert first == second and len(first) == 2500
+
+
+# --- libsodium ------------------------------------------------------------------------------------------------------
+
+NEUTRAL, ORDER_4 = bytes([1, *[0] * 31]), bytes(32)  # as points of Ed25519: (0, 1), and one with y = 0
+
+
+@given(st.sets(st.text(min_size=1, max_size=6)), st.sets(st.text(min_size=1, max_size=6)))
+@settings(max_examples=10, deadline=None)
+def test_libsodium_finds_the_intersection_too(one: set[str], other: set[str]) -> None:
+    pytest.importorskip("nacl")
+    first, second = ([each for each in {normal(text) for text in ids} if each] for ids in (one, other))
+    played = aligned(first, second, options=Alignment(ecdh="nacl"))
+    found = named(played, first, second)
+    assert found[0] == found[1]
+    assert set(found[0]) == set(first) & set(second)
+    assert {count.under for count in played.transcript.counts()} <= {None, "ed25519"}
+
+
+def test_points_of_libsodium_commute_and_lie_in_the_subgroup() -> None:
+    pytest.importorskip("nacl")
+    from nacl.bindings import crypto_core_ed25519_is_valid_point
+
+    from atoll.vertical.alignment import edwards
+
+    one, other = curve.secret(), curve.secret()
+    flat = b"".join(edwards.point(b"%d" % at, b"salt") for at in range(20))
+    assert edwards.raised(edwards.raised(flat, one), other) == edwards.raised(
+        edwards.raised(flat, other), one
+    )
+    assert edwards.blinded([b"0", b"1"], b"salt", one) == edwards.raised(flat[:64], one)
+    assert edwards.point(b"1", b"one") != edwards.point(b"1", b"two")
+    assert all(crypto_core_ed25519_is_valid_point(flat[at : at + 32]) for at in range(0, len(flat), 32))
+    for wrong in (NEUTRAL, ORDER_4, bytes([255] * 32), bytes([2, *[0] * 31])):
+        with pytest.raises(ValueError, match="no point"):
+            edwards.raised(flat[:32] + wrong, one)
+
+
+def test_parties_compute_in_one_group(tmp_path: Path) -> None:
+    pytest.importorskip("nacl")
+    with pytest.raises(ConfigError, match="ecdh = 'rsa'"):
+        Alignment(ecdh="rsa")  # type: ignore[arg-type]
+    roles = {
+        name: partial(align, ids=["a", "b"], parties=["guest", "host"], options=Alignment(ecdh=ecdh))
+        for name, ecdh in (("guest", "x25519"), ("host", "nacl"))
+    }
+    with pytest.raises(ConfigError, match="ecdh = nacl"):
+        play(roles)
+    place = tmp_path / "kept"
+    for ecdh in ("x25519", "nacl", "nacl"):  # points of the other group are not taken for those of this one
+        played = aligned(["a"], ["b", "a"], options=Alignment(ecdh=ecdh), host={"cache": place})  # type: ignore[arg-type]
+        assert named(played, ["a"], ["b", "a"])[0] == ["a"]

@@ -58,7 +58,9 @@ async def predict(link: Link, plan: Vertical, party: Party, half: Record) -> Pre
         raise ConfigError(f"protocol = {plan.protocol!r} learns no model, and predicts nothing")
     case = await _agreed(link, plan, half)
     parties = [name for name in plan.names if name != "arbiter"]
-    found = await align(link, party.ids, parties, Alignment(session=f"predict {half.session}"))
+    found = await align(
+        link, party.ids, parties, Alignment(session=f"predict {half.session}", ecdh=plan.ecdh)
+    )
     assert found.rows is not None
     rows = in_order(party, found.rows)
     chain = steps.parse(plan.features, plan.own(link.name))

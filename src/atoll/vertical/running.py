@@ -66,7 +66,8 @@ async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Kee
     number = await _greet(link, plan, keeper)
     if party is None:
         return await _arbitrate(link, plan, number, keeper)
-    options = Alignment(reveal=plan.reveal if plan.protocol == "psi" else "both", session=plan.fingerprint())
+    reveal = plan.reveal if plan.protocol == "psi" else "both"
+    options = Alignment(reveal=reveal, session=plan.fingerprint(), ecdh=plan.ecdh)
     found = await align(link, party.ids, [name for name in plan.names if name != "arbiter"], options)
     if plan.protocol == "psi":
         keeper.begin(0, len(party))

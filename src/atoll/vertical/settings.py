@@ -16,6 +16,7 @@ from atoll import spec
 from atoll.errors import ConfigError, suggest
 from atoll.schema import convert, parse, toml_line
 from atoll.settings import Place
+from atoll.vertical.alignment.group import ECDH
 from atoll.vertical.features import steps
 from atoll.vertical.protocol import Case, Protocol, Task
 from atoll.vertical.protocols import PROTOCOLS
@@ -76,6 +77,9 @@ class Vertical:
     reveal: Annotated[
         Literal["both", "guest", "count"], Meta(description="who learns the common ids, with protocol = psi")
     ] = "both"
+    ecdh: Annotated[
+        ECDH, Meta(description="who blinds ids: x25519; nacl, in constant time, needs the extra nacl")
+    ] = "x25519"
     seed: Annotated[Whole, Meta(description="of what all parties draw alike")] = 0
     timeout: Annotated[Above, Meta(description="seconds to wait for another party's message")] = 600.0
     runs: Place = "auto"
@@ -152,7 +156,7 @@ class Vertical:
         """Of what all parties must have alike, as 64 hexadecimal digits."""
         alike = {
             "protocol": self.protocol, "crypto": self.cipher, "task": self.task, "test": self.test, "seed": self.seed,
-            "reveal": self.reveal, "parties": self.names, "features": self.features,
+            "reveal": self.reveal, "parties": self.names, "features": self.features, "ecdh": self.ecdh,
             "given": dict(sorted(self.given.items())),
         }  # fmt: skip
         return sha256(json.dumps(alike, default=str).encode()).hexdigest()

@@ -30,8 +30,7 @@ _PASSES = 3  # of k-means, from where predictions put the clusters
 
 @dataclass(frozen=True, kw_only=True)
 class FADA(Targeted):
-    """Make features alike on both sides, against who tells them apart, and weigh sources by what targets gain.
-    Peng, Huang, Zhu and Saenko, ICLR 2020 (FADA): federated adversarial alignment, dynamic attention
+    """Confuse who tells sides by features; weigh sources by gain.   Peng et al., ICLR 2020 (FADA)
 
     D(f) = relu(f'A + a)'B + b    the identifier: above 0 it takes features f(x) for a source's
     both:    D_k <- D_k - s grad (cross entropy of D_k(f(x)) to the client's own side)(batch)

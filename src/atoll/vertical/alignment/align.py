@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties import Link
 from atoll.tensors import Record
 from atoll.vertical.alignment import curve, kept
+from atoll.vertical.alignment.group import ECDH, group
 from atoll.vertical.alignment.ids import MOST, Distinct, IntArray, Rows, distinct, encoded
 from atoll.vertical.alignment.kept import Blinded
 from atoll.vertical.alignment.kinds import HELLO, REPEATS
@@ -35,20 +36,30 @@ class Alignment:
         fold: whether upper and lower case are one.
         session: a text that all parties know, such as a run's name: points of one session are no use in another.
         chunk: most ids of a message.
+        ecdh: who computes: "x25519", or "nacl", which makes points of names in constant time and takes three times as
+            long.
     """
 
     reveal: Reveal = "both"
     fold: bool = False
     session: str = ""
     chunk: int = 1 << 16
+    ecdh: ECDH = "x25519"
 
     def __post_init__(self) -> None:
         if self.reveal not in ("both", "guest", "count"):
             raise ConfigError(f"reveal = {self.reveal!r}", hint="it is both, guest or count")
+        if self.ecdh not in get_args(ECDH):
+            raise ConfigError(f"ecdh = {self.ecdh!r}", hint=f"it is {' or '.join(get_args(ECDH))}")
         if self.chunk < 1:
             raise ConfigError(f"chunk = {self.chunk} must be 1 at least")
         if len(self.session) > 256:
             raise ConfigError("session has more than 256 characters")
+
+    @property
+    def kept(self) -> str:
+        """For which session, and in which group, a blinded set may be used again."""
+        return f"{self.ecdh} {self.session}"
 
 
 @dataclass(frozen=True)
@@ -100,15 +111,15 @@ async def align(
     if link.name not in parties or len(parties) != len(set(parties)) or len(parties) < 2:
         raise ConfigError(f"{link.name} cannot align with {', '.join(parties) or 'nobody'}")
     own = distinct(ids, options.fold, sample_ids)
-    found = None if cache is None else kept.load(cache, own.digest, options.session)
+    found = None if cache is None else kept.load(cache, own.digest, options.kept)
     salt = curve.secret() if found is None else found.salt
     greeted = await _greet(link, parties, options, own, sample_ids is not None, salt, cache is not None)
-    power = Power(workers)
+    power = Power(workers, group(options.ecdh))
     blinded = found
     if blinded is None:
         blinded = await _blind(own, ids, options, salt, greeted.salt, power)
         if cache is not None:
-            kept.save(cache, own.digest, options.session, blinded)
+            kept.save(cache, own.digest, options.kept, blinded)
     mixes = len(parties) > 2 or options.reveal == "count"
     ring = Ring(link, parties, greeted.sizes, blinded.points, blinded.secret, power, mixes, options.chunk)
     shuffle = blinded.shuffle
@@ -146,7 +157,8 @@ async def _greet(
     """Tell the others what this party has, and hear the same of them."""
     said = (
         f"psi 1, parties = {', '.join(parties)}, reveal = {options.reveal}, fold = {options.fold},"
-        f" session = {options.session!r}, chunk = {options.chunk}"
+        f" session = {options.session!r}, chunk = {options.chunk},"
+        f" ecdh = {options.ecdh}"
     )
     hello = Record(
         salt=torch.frombuffer(bytearray(salt), dtype=torch.uint8),

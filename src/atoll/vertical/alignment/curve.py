@@ -26,6 +26,9 @@ import secrets
 from hashlib import sha256
 from itertools import count
 
+import numpy as np
+from numpy.typing import NDArray
+
 from atoll.errors import MissingExtraError
 
 try:
@@ -37,7 +40,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("gmpy2", "vertical", "private set intersection") from error
 
-__all__ = ["BYTES", "PRIME", "blinded", "on_curve", "point", "raised", "secret"]
+__all__ = ["BYTES", "PRIME", "below", "blinded", "on_curve", "point", "raised", "secret"]
 
 BYTES = 32
 """Of a point, and of a secret."""
@@ -83,6 +86,12 @@ def raised(points: bytes, key: bytes) -> bytes:
     private = X25519PrivateKey.from_private_bytes(key)
     exchange, read = private.exchange, X25519PublicKey.from_public_bytes
     return b"".join([exchange(read(points[at : at + BYTES])) for at in range(0, len(points), BYTES)])
+
+
+def below(points: NDArray[np.uint8]) -> bool:
+    """Whether all numbers [n, 32] are below p: X25519 would read those above as others."""
+    top = (points[:, 31] == 0x7F) & (points[:, 0] >= 0xED) & (points[:, 1:31] == 0xFF).all(1)
+    return not bool((points[:, 31] > 0x7F).any() or top.any())
 
 
 def blinded(names: list[bytes], salt: bytes, key: bytes) -> bytes:

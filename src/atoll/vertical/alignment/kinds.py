@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from atoll.parties import Field, Kind
 
-__all__ = ["BLINDED", "CIPHER", "COMMON", "COUNT", "HELLO", "KINDS", "PLACES", "REPEATS", "SIFTED"]
+__all__ = ["BLINDED", "COMMON", "COUNT", "HELLO", "KINDS", "PLACES", "REPEATS", "SIFTED"]
 
-CIPHER = "x25519"
 
 HELLO = Kind(
     "psi.hello",

@@ -14,7 +14,7 @@ from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.alignment import curve
 from atoll.vertical.alignment.keys import KEY, Keys, drawn, meet, order
-from atoll.vertical.alignment.kinds import BLINDED, CIPHER, COMMON, COUNT, PLACES, SIFTED
+from atoll.vertical.alignment.kinds import BLINDED, COMMON, COUNT, PLACES, SIFTED
 from atoll.vertical.alignment.power import Points, Power
 
 __all__ = ["Ring", "shuffled"]
@@ -94,14 +94,14 @@ class Ring:
         return came
 
     async def _raise(self, points: Points) -> Points:
-        # p = 2^255 - 19 and above, which X25519 would read as another number
-        top = (points[:, 31] == 0x7F) & (points[:, 0] >= 0xED) & (points[:, 1:31] == 0xFF).all(1)
-        if (points[:, 31] > 0x7F).any() or top.any():
+        if not self.power.group.sound(points):
             raise CodecError(f"{BLINDED.name} of {self.previous}: a point is not below 2^255 - 19")
         try:
             return await self.power.raised(points, self.secret)
         except ValueError:
-            raise CodecError(f"{BLINDED.name} of {self.previous}: a point has low order") from None
+            raise CodecError(
+                f"{BLINDED.name} of {self.previous}: a point has low order, or is none"
+            ) from None
 
     # --- what all have ------------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class Ring:
     async def _give(self, to: str, kind: Kind, part: Points | Keys) -> None:
         if len(part):
             record = Record(points=torch.from_numpy(np.array(part)))
-            await self.link.send(to, kind, record, under=CIPHER, ciphertexts=len(part))
+            await self.link.send(to, kind, record, under=self.power.group.name, ciphertexts=len(part))
 
     async def _take(self, sender: str, kind: Kind, due: int) -> Points:
         part: Points = (await self.link.receive(sender, kind)).points.numpy()
