@@ -30,3 +30,23 @@ def test_bodies_that_somebody_needs_stay(tmp_path: Path) -> None:
     desk.tidy(5)
     assert list(blobs.place.iterdir()) == [] and not journal.items("round/")
     journal.close()
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_written_down_and_not_held(tmp_path: Path) -> None:
+    """It was being looked at when its call was closed."""
+    journal, blobs = Journal(tmp_path / "journal.sqlite"), Blobs(tmp_path / "bodies")
+    desk = Desk(journal, blobs)
+    task = Task(
+        id="3-0-0", round=3, program="train", most=1, cohort=1, shared=Blob(sha256=blobs.put(b"w"), size=1)
+    )
+    made = Posted(0, task, key_of(task.id, 0), lambda blob: None)
+    desk.post([made])
+    desk.withdraw([made])
+    answer = blobs.put(b"late")
+    desk.accept(made, answer, 4, None)
+    assert desk.arrived(made.key) is None
+    assert journal.get(made.key) == {"sha256": answer, "size": 4, "refused": None}
+    desk.post([made])  # the round is played again
+    found = desk.arrived(made.key)
+    assert found is not None and found.sha256 == answer
+    journal.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import sqlite3
 import subprocess
@@ -93,6 +94,68 @@ def test_dropping_takes_a_fact_or_all_under_a_path_and_no_others(tmp_path: Path)
         journal.drop("node/a")
         journal.drop("round/7/")  # nothing
     assert found(tmp_path) == ({"round/10/1": 0, "round/1": 5}, ())
+
+
+def test_a_drop_takes_what_was_asked_for_with_it_and_leaves_what_came_after(tmp_path: Path) -> None:
+    """All in one commit, whatever the order of the keys."""
+    with opened(tmp_path) as journal:
+        journal.put_all({"round/1/a": 1, "node/a": 1, "node/b": 1})
+        before = [journal.put_later("round/1/b", 2), journal.put_later("node/c", 2)]
+        drops = [journal._wish("round/1/", {}), journal._wish("node/", {})]
+        after = [journal.put_later("round/1/a", 3), journal.put_later("node/b", 3)]
+        for each in (*before, *drops, *after):
+            each.result()
+        assert journal.items("") == {"node/b": 3, "round/1/a": 3}
+    assert found(tmp_path) == ({"node/b": 3, "round/1/a": 3}, ())
+
+
+def test_facts_of_rounds_are_on_the_disk_and_not_in_memory(tmp_path: Path) -> None:
+    """Python's live objects: a fact would be seven."""
+    with opened(tmp_path) as journal:
+        live = []
+        for number in range(1, 4):
+            journal.put_all({f"round/{number}/0/{k}": fact for k, fact in enumerate(ROUND.values())})
+            journal.put_all(
+                {f"round/{number}/1/{k}": {"sha256": f"{k:064x}", "size": k} for k in range(1000)}
+            )
+            gc.collect()
+            live.append(sys.getallocatedblocks())
+        assert live[2] - live[1] < 500
+        assert journal.get("round/2/1/999") == {"sha256": f"{999:064x}", "size": 999}
+        assert journal.known(["round/1/0/3", "round/1/0/77"]) == {"round/1/0/3": ROUND["round/3/0/3"]}
+        assert list(journal.walk("round/2/1/")) == sorted(
+            (f"round/2/1/{k}", {"sha256": f"{k:064x}", "size": k}) for k in range(1000)
+        )
+        assert (
+            len(journal.items("ro")) == 3 * 1020 and not journal.items("round/4") and not journal.items("s")
+        )
+
+
+def test_a_fact_of_a_round_that_rots_while_the_journal_is_open_is_not_there(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.put_all(ROUND)
+        assert journal._file._base is not None
+        journal._file._base.execute("UPDATE facts SET value = '[1]' WHERE key = 'round/3/0/7'")
+        assert journal.get("round/3/0/7") is None
+        assert journal.items("") == {key: value for key, value in ROUND.items() if key != "round/3/0/7"}
+
+
+def test_who_reads_waits_for_a_commit_and_never_sees_half_of_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        over, seen = threading.Event(), set[tuple[int, ...]]()
+
+        def read() -> None:
+            while not over.is_set():
+                seen.add(tuple(journal.items("round/1/").values()))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for number in range(40):
+            journal.put_all({f"round/1/{k}": number for k in range(3)})
+            journal.drop("round/1/")
+        over.set()
+        reader.join()
+    assert seen <= {(), *((number,) * 3 for number in range(40))}
 
 
 def test_many_threads_share_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,7 @@ class Blobs:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self._durable: dict[
-            str, bool
-        ] = {}  # bodies that this process has written or looked at: are they synced
+        self._durable: dict[str, bool] = {}  # bodies that this process has put or looked at: are they synced
         try:
             if not place.is_dir():
                 place.mkdir(parents=True, exist_ok=True)
@@ -95,7 +93,6 @@ class Blobs:
             sync(self.place)
         except OSError as error:
             raise trouble(path, error) from error
-        self._durable[sha256] = True
 
     def whole(self, sha256: str) -> bool:
         """Whether a body is there, and its bytes are those that it is named after."""

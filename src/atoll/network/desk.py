@@ -129,8 +129,9 @@ class Desk:
         """Open tasks. What has arrived before, by the journal, is there at once."""
         fresh = []
         with self.changed:
+            known = self.journal.known([each.key for each in posted])
             for each in posted:
-                fact = self.journal.get(each.key)
+                fact = known.get(each.key)
                 if fact is not None and fact["sha256"] and not self.blobs.whole(fact["sha256"]):
                     self.journal.drop(each.key)  # the disk has lost it
                     fact = None
@@ -197,10 +198,10 @@ class Desk:
         with self.changed:
             open = [each.task for found in self._open.values() for each in found.values()]
         first = min([first, *(task.round for task in open)])
-        for number in {int(key.split("/")[1]) for key in self.journal.items("round/")}:
+        for number in {int(key.split("/")[1]) for key, _ in self.journal.walk("round/")}:
             if number < first:
                 self.journal.drop(f"round/{number}/")
-        facts = self.journal.items("round/").values()
+        facts = (fact for _, fact in self.journal.walk("round/"))
         named = {fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")}
         sent = {body.sha256 for task in open for body in (task.shared, task.own) if body is not None}
         with self._tidying:
@@ -266,8 +267,10 @@ class Desk:
             self.note("answer-refused", **facts, reason=refused[:500], kind=kind)
         self.journal.put(posted.key, arrival.to_fact())
         with self.changed:
-            self._arrived[posted.key] = arrival
-            self._open.get(posted.client, {}).pop(posted.key, None)
+            if (
+                self._open.get(posted.client, {}).pop(posted.key, None) is not None
+            ):  # else nobody waits for it any more
+                self._arrived[posted.key] = arrival
             self.changed.notify_all()
 
     def fail(self, posted: Posted, failure: Failure) -> bool:

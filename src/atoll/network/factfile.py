@@ -1,8 +1,9 @@
 """The journal's file: rows in SQLite, each with a sum, and a small second file for what must never be lost.
 
-Facts under "round/" can be asked for again; all others (who has which number, which run it is) cannot, and are kept
-twice. The second file is prepared before the database commits and put in place after it: the generation in both says
-which of them is behind.
+Facts under "round/" can be asked for again, and are many: they are in the database only, and read when somebody asks.
+All others (who has which number, which run it is) cannot be asked for again: they are kept twice, and in memory. The
+second file is prepared before the database commits and put in place after it: the generation in both says which of
+them is behind.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,11 +25,15 @@ from atoll.errors import RunError
 from atoll.network.disk import Hold, trouble
 from atoll.network.wal import Tail
 
-__all__ = ["FactFile", "FailedError"]
+__all__ = ["PASSING", "FactFile", "FailedError"]
 
 _FORMAT = 1
-_PASSING = "round/"
+PASSING = "round/"
+"""What the keys of facts begin with that can be asked for again."""
+
+_PAGE = 500  # rows that are read at a time
 _HEAD = ""  # the key of the row that holds the generation
+_NEXT = chr(ord("/") + 1)  # what comes after all keys under a path
 _NO_ROOM = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}  # nothing is lost by these, and room may be made
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _DISK = "look after the disk, and who may write there"
@@ -52,9 +58,9 @@ class _Lasting(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FactFile:
-    """Facts as they are on the disk: JSON by key. One process has it, one thread at a time may call.
+    """Facts as they are on the disk: JSON by key. One process has it; one thread at a time may write, any may read.
 
-    `facts` is what is there. `notices` are sentences about what was found damaged on opening; they are logged, too.
+    `lasting` are those that are kept twice. `notices` are sentences about what was found damaged; they are logged, too.
 
     Raises RunError where another process has the file, a newer release wrote it, it cannot be read or written, or what
     must not be lost is damaged in both files.
@@ -62,7 +68,8 @@ class FactFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.copy = path, path.with_suffix(".lasting.json")
-        self.facts: dict[str, bytes] = {}
+        self.lasting: dict[str, bytes] = {}
+        self._connected = threading.Lock()
         self.notices: list[str] = []
         self._generation = 0
         self._base: sqlite3.Connection | None = None
@@ -79,31 +86,69 @@ class FactFile:
 
     def close(self) -> None:
         """Let others have it; a second call does nothing."""
-        if self._base is not None:
-            self._base.close()
-            self._base = None
+        with self._connected:
+            if self._base is not None:
+                self._base.close()
+                self._base = None
         if self._hold is not None:
             self._hold.release()
             self._hold = None
 
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def passing(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Those of these facts that are there.  Raises RunError where the file cannot be read."""
+        return dict(self._asked(("SELECT key, value, sum FROM facts WHERE key = ?", (key,)) for key in keys))
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Facts that can be asked for again whose keys begin so, in the order of keys.  Raises RunError.
+
+        They are read some at a time: what is written meanwhile may be among them.
+        """
+        prefix = PASSING if PASSING.startswith(prefix) else prefix
+        if not prefix.startswith(PASSING):
+            return
+        after, last = prefix, prefix + "\U0010ffff"
+        asked = "SELECT key, value, sum FROM facts WHERE key {} ? AND key < ? ORDER BY key LIMIT ?"
+        rows = [*self._asked([(asked.format(">="), (after, last, _PAGE))])]
+        while rows:
+            yield from rows
+            after = rows[-1][0]
+            rows = [*self._asked([(asked.format(">"), (after, last, _PAGE))])]
+
+    def _asked(self, selects: Iterable[tuple[str, tuple[Any, ...]]]) -> Iterator[tuple[str, bytes]]:
+        """(key, value) of the rows that are found; those that are not what was written are none."""
+        with self._connected:
+            base = self._base
+            if base is None:
+                raise RunError(f"{self.path} is closed", hint="start the coordinator again")
+            try:
+                found = [row for select, given in selects for row in base.execute(select, given).fetchall()]
+            except sqlite3.Error as error:
+                raise RunError(f"{self.path}: {error}", hint=_DISK) from error
+        for key, value, total in found:
+            if isinstance(value, bytes) and total == _sum(key, value):
+                yield key, value
+            else:
+                self._say(f"{self.path}: what stands under {key!r} is not what was written")
+
     # --- writing ----------------------------------------------------------------------------------------------
 
     def commit(self, changes: Mapping[str, bytes | None]) -> None:
-        """Write these facts, None for one that is to go: all of them, durably, or none.
+        """Write these facts, all of them, durably, or none. None stands for one that is to go, or, where its key ends
+        in "/", for all under it; those go before others are written.
 
         Raises RunError where there is no room, and FailedError after which no more may be written; whether these facts
         are there is known once the file is opened again.
         """
-        passing = all(key.startswith(_PASSING) for key in changes)
+        passing = all(key.startswith(PASSING) for key in changes)
         (self._write if passing else self._write_twice)(changes)
-        _apply(self.facts, changes)
 
     def _write_twice(self, changes: Mapping[str, bytes | None], *, anew: bool = False) -> None:
         generation = self._generation + 1
-        facts = dict(self.facts)
-        _apply(facts, changes)
-        lasting = {key: msgspec.Raw(value) for key, value in facts.items() if not key.startswith(_PASSING)}
-        line = msgspec.json.encode(_Lasting(_FORMAT, generation, lasting))
+        lasting = _applied(self.lasting, changes)
+        held = {key: msgspec.Raw(value) for key, value in lasting.items()}
+        line = msgspec.json.encode(_Lasting(_FORMAT, generation, held))
         try:
             part = beside(self.copy, line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
         except OSError as error:
@@ -113,7 +158,7 @@ class FactFile:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        self._generation = generation
+        self._generation, self.lasting = generation, lasting
         try:
             part.replace(self.copy)
             sync(self.copy.parent)
@@ -121,26 +166,30 @@ class FactFile:
             raise FailedError(f"{self.copy}: {error}", hint=_DISK) from error
 
     def _write(self, changes: Mapping[str, bytes | None], *, anew: bool = False) -> None:
-        base = self._base
-        assert base is not None
-        gone = [(key,) for key, value in changes.items() if value is None]
+        dropped = [key for key, value in changes.items() if value is None]
+        gone = [(key,) for key in dropped if not key.endswith("/")]
+        under = [(path, path[:-1] + _NEXT) for path in dropped if path.endswith("/")]
         rows = [(key, value, _sum(key, value)) for key, value in changes.items() if value is not None]
-        try:
-            base.execute("BEGIN IMMEDIATE")
-            if anew:
-                base.execute("DELETE FROM facts")
-            base.executemany("DELETE FROM facts WHERE key = ?", gone)
-            base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", rows)
-            base.execute("COMMIT")
-        except sqlite3.Error as error:
-            kind = RunError if getattr(error, "sqlite_errorname", "") in _NO_ROOM else FailedError
+        with self._connected:  # nobody reads what may be taken back
+            base = self._base
+            assert base is not None
             try:
-                if base.in_transaction:
-                    base.execute("ROLLBACK")
-            except sqlite3.Error:
-                kind = FailedError
-            hint = "make room on the disk" if kind is RunError else _DISK
-            raise kind(f"{self.path}: {error}", hint=hint) from error
+                base.execute("BEGIN IMMEDIATE")
+                if anew:
+                    base.execute("DELETE FROM facts")
+                base.executemany("DELETE FROM facts WHERE key = ?", gone)
+                base.executemany("DELETE FROM facts WHERE key >= ? AND key < ?", under)
+                base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", rows)
+                base.execute("COMMIT")
+            except sqlite3.Error as error:
+                kind = RunError if getattr(error, "sqlite_errorname", "") in _NO_ROOM else FailedError
+                try:
+                    if base.in_transaction:
+                        base.execute("ROLLBACK")
+                except sqlite3.Error:
+                    kind = FailedError
+                hint = "make room on the disk" if kind is RunError else _DISK
+                raise kind(f"{self.path}: {error}", hint=hint) from error
 
     # --- opening ----------------------------------------------------------------------------------------------
 
@@ -150,35 +199,41 @@ class FactFile:
             part.unlink()  # of a process that was killed
         copy = self._copied()
         try:
-            generation, rotten = self._read()
+            generation, rotten, found = self._read()
         except _BrokenError as error:
             if copy is None:
                 self._both(str(error))
             self._set_aside(str(error))
-            generation, rotten = self._read()
+            generation, rotten, found = self._read()
         for key in rotten:
             self._say(f"{self.path}: what stands under {key or 'its head'!r} is not what was written")
-        stored = {} if rotten else self.facts  # SQLite may miss keys beside a wrong one: write all anew
+        facts, stored = (
+            found,
+            {} if rotten else found,
+        )  # SQLite may miss keys beside a wrong one: write all anew
         if copy is not None and copy.generation >= generation:
             if copy.generation > generation:
                 self._say(
                     f"{self.path} is behind {self.copy.name}: some of the round has to be asked for again"
                 )
-            passing = {key: value for key, value in self.facts.items() if key.startswith(_PASSING)}
-            self.facts = passing | {key: bytes(raw) for key, raw in copy.facts.items()}
-        elif any(not key.startswith(_PASSING) for key in rotten):
+            passing = {key: value for key, value in found.items() if key.startswith(PASSING)}
+            facts = passing | {key: bytes(raw) for key, raw in copy.facts.items()}
+        elif any(not key.startswith(PASSING) for key in rotten):
             self._both("rows are not what was written")
         elif not generation and self.copy.exists():
             self._both("it is gone, or has lost its end")
         self._generation = max(generation, 0 if copy is None else copy.generation)
-        changes: dict[str, bytes | None] = dict.fromkeys(stored.keys() - self.facts.keys())
-        changes |= {key: value for key, value in self.facts.items() if stored.get(key) != value}
+        self.lasting = {key: value for key, value in facts.items() if not key.startswith(PASSING)}
+        changes: dict[str, bytes | None] = dict.fromkeys(stored.keys() - facts.keys())
+        changes |= {key: value for key, value in facts.items() if stored.get(key) != value}
         if changes or rotten or (self._generation and (copy is None or copy.generation != generation)):
             self._write_twice(changes, anew=bool(rotten))
         sync(self.path.parent)
 
-    def _read(self) -> tuple[int, list[str]]:
-        """Open the database and read all rows; its generation, and the keys of rows that are not what was written."""
+    def _read(self) -> tuple[int, list[str], dict[str, bytes]]:
+        """Open the database and read all rows; its generation, the keys of rows that are not what was written, and
+        the facts.
+        """
         tail = Tail(self.path)
         base = self._base = sqlite3.connect(
             self.path, isolation_level=None, timeout=1.0, check_same_thread=False
@@ -225,8 +280,10 @@ class FactFile:
             raise
         return int(used)
 
-    def _checked(self, rows: list[tuple[Any, Any, Any]]) -> tuple[int, list[str]]:
-        generation, rotten, self.facts = 0, [], {}
+    @staticmethod
+    def _checked(rows: list[tuple[Any, Any, Any]]) -> tuple[int, list[str], dict[str, bytes]]:
+        facts: dict[str, bytes] = {}
+        generation, rotten = 0, []
         for name, value, total in rows:
             key = (name or b"").decode("utf-8", "replace")
             if not (isinstance(value, bytes) and total == _sum(key, value)):
@@ -234,8 +291,8 @@ class FactFile:
             elif key == _HEAD:
                 generation = int(value)
             else:
-                self.facts[key] = value
-        return generation, rotten
+                facts[key] = value
+        return generation, rotten, facts
 
     def _copied(self) -> _Lasting | None:
         """What the second file says; None where it is not there, or not whole."""
@@ -281,12 +338,18 @@ class FactFile:
         )
 
 
-def _apply(facts: dict[str, bytes], changes: Mapping[str, bytes | None]) -> None:
+def _applied(facts: Mapping[str, bytes], changes: Mapping[str, bytes | None]) -> dict[str, bytes]:
+    """The lasting facts after these changes."""
+    gone = tuple(key for key, value in changes.items() if value is None and key.endswith("/"))
+    left = {key: value for key, value in facts.items() if not (gone and key.startswith(gone))}
     for key, value in changes.items():
+        if key.startswith(PASSING):
+            continue
         if value is None:
-            facts.pop(key, None)
+            left.pop(key, None)
         else:
-            facts[key] = value
+            left[key] = value
+    return left
 
 
 def _sum(key: str, value: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from atoll.errors import RunError
-from atoll.network.factfile import FactFile, FailedError
+from atoll.network.factfile import PASSING, FactFile, FailedError
 
 __all__ = ["Journal"]
 
@@ -32,8 +32,10 @@ class Journal:
     """Keys and values in SQLite, durable when `put` returns. Any thread may call; commits are made together.
 
     Values are what JSON holds: what `get` returns is as it would be after a restart (tuples are lists), and is not to
-    be changed. A key is a path, such as "round/3/0/answer/7"; facts under "round/" may be asked for again if their file
-    is damaged, all others are kept twice (`atoll.network.factfile`). `notices` says what was found damaged.
+    be changed. A key is a path, such as "round/3/0/answer/7". Facts under "round/" may be asked for again if their file
+    is damaged, and are read from it whenever somebody asks: they are many, and those of rounds that are over are of no
+    use but after a restart. All others are kept twice, and in memory (`atoll.network.factfile`). `notices` says what
+    was found damaged.
 
     After a RunError a fact is not there, and may be put again once there is room; where the disk itself failed, all
     further puts raise, and what is there is known after a restart.
@@ -46,7 +48,7 @@ class Journal:
         self.path = path
         self._file = FactFile(path)
         self.notices = tuple(self._file.notices)
-        self._facts = {key: msgspec.json.decode(value) for key, value in self._file.facts.items()}
+        self._facts = {key: msgspec.json.decode(value) for key, value in self._file.lasting.items()}
         self._lock = threading.Lock()
         self._asked = threading.Condition()
         self._wishes: list[_Wish] = []
@@ -59,13 +61,27 @@ class Journal:
     # --- what is known ----------------------------------------------------------------------------------------
 
     def get(self, key: str, default: Any = None) -> Any:
+        """A fact. One under "round/" is read from the disk: that may wait for a commit, and raise RunError."""
+        if key.startswith(PASSING):
+            return self.known([key]).get(key, default)
         with self._lock:
             return self._facts.get(key, default)
 
+    def known(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Those of these facts, all under "round/", that are there.  Raises RunError where they cannot be read."""
+        return {key: msgspec.json.decode(value) for key, value in self._file.passing(keys).items()}
+
     def items(self, prefix: str) -> dict[str, Any]:
-        """All facts whose key begins so, by key."""
+        """All facts whose key begins so, by key.  Raises RunError where they cannot be read."""
+        return dict(self.walk(prefix))
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        """The same one after the other: those of many rounds need not be in memory at a time."""
         with self._lock:
-            return {key: value for key, value in self._facts.items() if key.startswith(prefix)}
+            lasting = [(key, value) for key, value in self._facts.items() if key.startswith(prefix)]
+        yield from lasting
+        for key, value in self._file.walk(prefix):
+            yield key, msgspec.json.decode(value)
 
     # --- what is written --------------------------------------------------------------------------------------
 
@@ -137,12 +153,10 @@ class Journal:
     def _commit(self, batch: list[_Wish]) -> None:
         changes: dict[str, bytes | None] = {}
         for wish in batch:
-            if wish.drop is not None:
-                known = self._file.facts.keys() | changes.keys()
-                path = wish.drop
-                changes |= {
-                    key: None for key in known if key == path or (path.endswith("/") and key.startswith(path))
-                }
+            if (path := wish.drop) is not None:
+                if path.endswith("/"):  # what was asked for before is dropped with it
+                    changes = {key: value for key, value in changes.items() if not key.startswith(path)}
+                changes[path] = None
             changes |= wish.put
         try:
             if changes:
@@ -155,10 +169,10 @@ class Journal:
             return
         with self._lock:
             for key, value in changes.items():
-                if value is None:
-                    self._facts.pop(key, None)
-                else:
+                if value is not None and not key.startswith(PASSING):
                     self._facts[key] = msgspec.json.decode(value)
+            for key in self._facts.keys() - self._file.lasting.keys():
+                del self._facts[key]
         self.commits, self.lag = self.commits + 1, time.monotonic() - batch[0].since
         for wish in batch:
             wish.done.set_result(None)

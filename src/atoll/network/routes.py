@@ -260,7 +260,7 @@ class Routes:
     async def failure(self, request: web.Request) -> web.Response:
         _, number = self._node(request)
         failure = unpack(await request.read(), Failure)
-        found = self.uploads.open(request, number)
+        found = await self.uploads.open(request, number)
         if isinstance(found, Answered):
             return told(found)
         self.turns.end(number)

@@ -49,13 +49,15 @@ class Uploads:
         self._arriving: dict[int, tuple[int, web.Request]] = {}  # client -> bytes, and who sends them
         self._wide = asyncio.Lock()
 
-    def open(self, request: web.Request, number: int) -> Posted | Answered:
+    async def open(self, request: web.Request, number: int) -> Posted | Answered:
         """The open task that a request names, or what became of it; refuses others'."""
         task_id = request.match_info["id"]
         posted = self.desk.open(number, task_id)
         if posted is not None:
             return posted
-        fact = self.coordinator.journal.get(key_of(task_id, number)) if task_id.count("-") > 1 else None
+        fact = None
+        if task_id.count("-") > 1:
+            fact = await asyncio.to_thread(self.coordinator.journal.get, key_of(task_id, number))
         if fact is not None:
             return Answered(offset=fact["size"], done=True, refused=fact["refused"])
         current = self.desk.task(number)
@@ -66,7 +68,7 @@ class Uploads:
 
     async def answered(self, request: web.Request) -> web.Response:
         number = self.node(request)
-        found = self.open(request, number)
+        found = await self.open(request, number)
         if isinstance(found, Answered):
             return told(found)
         part = self._part(number, found)
@@ -75,7 +77,7 @@ class Uploads:
     async def answer(self, request: web.Request) -> web.Response:
         number = self.node(request)
         await self._alone(number)
-        found = self.open(request, number)
+        found = await self.open(request, number)
         if isinstance(found, Answered):
             return told(found)
         offset, size, sha256 = _upload(request)

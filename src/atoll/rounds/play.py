@@ -18,6 +18,7 @@ from atoll.data import FederatedData
 from atoll.engines import Engine
 from atoll.machine import threads
 from atoll.rounds.adapting import Rule, Seen, asked, limited, seen
+from atoll.rounds.archive import Archive
 from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort, Cohorts
 from atoll.rounds.evaluation import Evaluation
@@ -86,6 +87,7 @@ class Simulation:
         self.state = self.sound = state
         self.number = 0
         self.history: list[Round] = []
+        self._archive = Archive()
         self.progress = Progress(
             cohorts.choice.begin(len(data)),
             Record() if rule is None else rule.begin(),
@@ -222,7 +224,9 @@ class Simulation:
         """Go on after a round that was played elsewhere, with the engine that gives its bits, without any memories."""
         self.engine.close()
         self.engine = self.judge.engine = engine
-        self.history, self.number, self.state, self.sound = history, number, state, sound
+        self.history, self.number, self.state, self.sound = [], number, state, sound
+        for each in history:
+            self._remember(each)
         if progress is not None:
             self.progress = Progress.of_record(progress, self.method, self.channel, self.cohorts.seed)
         self.memories.close()
@@ -233,7 +237,17 @@ class Simulation:
         self.memories.commit()
         if played.record.evaluation is not None:
             self.sound = played.state
-        self.history.append(played.record)
+        self._remember(played.record)
+
+    def _remember(self, record: Round) -> None:
+        """Add a round to those that are over. Of the last one everything is at hand, what is known of the clients of
+        those before it is read where somebody asks.
+        """
+        if self.history:
+            self.history[-1] = self._archive.laid(
+                self.history[-1], self.history[-2] if self.history[1:] else None
+            )
+        self.history.append(record)
 
 
 def _problem(evaluation: Evaluation) -> str | None:

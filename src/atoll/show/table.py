@@ -41,7 +41,6 @@ class Screen(Reader):
         self.planned = self.done = 0
         self.title = self.detail = ""
         self.chosen = ""
-        self.judged: list[int] = []
         self.budget: float | None = None
         self.rounds: deque[Round] = deque(maxlen=_SHOWN)
 
@@ -55,13 +54,11 @@ class Screen(Reader):
             self.planned, self.done = event["rounds"], event["round"]
             self.title = self.title or f"resumed after round {self.done}"
             self.resumed(self.done)
-        elif kind == "partition":
-            self.judged = event["judged"]
         elif kind == "engine":
             self.chosen = event["text"]
             self.engine(self.chosen)
         elif kind == "round":
-            record = Round.of_event(event, self.judged)
+            record = _shown(event)
             self.done = record.number
             self.rounds.append(record)
             self.round(record)
@@ -80,6 +77,12 @@ class Screen(Reader):
 
     def round(self, record: Round) -> None:
         """A round is over."""
+
+
+def _shown(event: Event) -> Round:
+    """A round without what is known of each of its clients, which no table has room for."""
+    found = event["evaluation"]
+    return Round.of_event({**event, "clients": {}, "evaluation": found and {**found, "each": {}}}, judged=())
 
 
 class LiveTable(Screen):
