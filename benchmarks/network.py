@@ -401,10 +401,11 @@ def upload(width: int = 4900, rounds: int = 7) -> dict[str, Any]:
         served = authority.server_certificate(["127.0.0.1"])
         (place / "ca.pem").write_bytes(authority.pem)
         (place / "nginx.conf").write_text(NGINX.format(place=place, port=other, served=served))
-        processes.start("nginx", "nginx", "-c", str(place / "nginx.conf"))
+        master = processes.start("nginx", "nginx", "-c", str(place / "nginx.conf"))
         while not (place / "nginx.pid").is_file():
             time.sleep(0.05)
-        (place / "part").write_text(f"https://127.0.0.1:{other}/body")
+        (worker,) = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
+        (place / "part").write_text(f"https://127.0.0.1:{other}/body {coordinator.pid} {worker}")
         (place / "part").rename(place / "other.txt")
         processes.ended(node, 600)
         found = json.loads(processes.log("node").splitlines()[-1])

@@ -229,12 +229,15 @@ class Line:
             raise RunError("what came has another hash than was announced")
         part.replace(to)
 
-    async def answer(self, task: str, body: Path | bytes) -> Answered:
-        """Send an answer, from where it broke off, until it is accepted or refused.  Raises Stale."""
+    async def answer(self, task: str, body: Path | bytes, sha256: str | None = None) -> Answered:
+        """Send an answer, from where it broke off, until it is accepted or refused.  Raises Stale.
+
+        Its hash is looked for where it is not given.
+        """
         if isinstance(body, bytes):
             size, sha256 = len(body), hashlib.sha256(body).hexdigest()
         else:
-            size, sha256 = body.stat().st_size, _hash(body)
+            size, sha256 = body.stat().st_size, sha256 or _hash(body)
         attempts = iter(range(1 << 62))
 
         async def sent() -> Answered:

@@ -88,7 +88,7 @@ class Node:
         self._certificate = station.certificate
         self._lock: Any = None
         self._windows: tuple[Window, ...] = ()
-        self._seconds: float | None = None  # that the task took which was done last
+        self._last: tuple[str, Done] | None = None  # the task that was done last, and what the worker said
 
     async def run(self) -> None:
         """Join, work, leave."""
@@ -236,7 +236,8 @@ class Node:
                 await asyncio.sleep(0.5)
                 return
         try:
-            found = await line.answer(task.id, path)
+            last = self._last[1] if self._last is not None and self._last[0] == task.id else None
+            found = await line.answer(task.id, path, None if last is None else last.sha256)
         except Refused as error:
             shelf.forget(task.id)
             text = f"round {task.round}: the answer was refused, {error.message}"
@@ -256,7 +257,8 @@ class Node:
             self.rounds += 1
             shelf.over(task.round)
             text = f"round {task.round}: trained and sent {path.name} ({found.offset:,} bytes)"
-            more: dict[str, Any] = {"bytes": found.offset, "seconds": self._seconds}
+            seconds = None if last is None else last.seconds  # it was done before this process began
+            more: dict[str, Any] = {"bytes": found.offset, "seconds": seconds}
             self.station.tell(said("trained", text, round=task.round, task=task.id, **more))
         if found.refused is None:
             self._keep(joined, task)
@@ -325,7 +327,7 @@ class Node:
         except RunError as error:
             return Failure(kind="raised", reason=error.message)
         if isinstance(found, Done):
-            self._seconds = found.seconds
+            self._last = task.id, found
         if isinstance(found, Declined):
             return Failure(kind="refused", reason=found.reason)
         return Failure(kind="raised", reason=found.message) if isinstance(found, Failed) else None

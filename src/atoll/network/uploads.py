@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from atoll.errors import MissingExtraError
 from atoll.network.blobs import mapped
 from atoll.network.coordinator import Coordinator
 from atoll.network.desk import Posted, key_of
+from atoll.network.incoming import Incoming
 from atoll.network.responses import refusal, told
 from atoll.network.wire import Answered, Verdict, pack
 
@@ -115,20 +114,23 @@ class Uploads:
             there = 0
         if offset != there:
             return told(Answered(offset=there), status=409)
-        with part.open("ab") as stream:
+        incoming = Incoming(part)
+        try:
             while piece := await self._piece(request):
-                if there + len(piece) > size:
+                if incoming.size + len(piece) > size:
                     part.unlink()
                     raise refusal(413, "size", f"more than the {size} bytes that were announced")
-                stream.write(piece)
-                there += len(piece)
+                await incoming.take(piece)
                 self.desk.seen(number)
-        if there < size:
-            return told(Answered(offset=there), status=202)
-        self.served(number)  # what is to be done with it keeps nobody from being told
-        async with self._wide if size > _WIDE else contextlib.nullcontext():
-            refused = await asyncio.to_thread(self._settle, part, posted, size, sha256)
-        return told(Answered(offset=size, done=True, refused=refused))
+            if incoming.size == size:
+                self.served(number)  # what is to be done with it keeps nobody from being told
+                await incoming.caught_up()
+                async with self._wide if size > _WIDE else contextlib.nullcontext():
+                    refused = await asyncio.to_thread(self._settle, incoming, posted, sha256)
+                return told(Answered(offset=size, done=True, refused=refused))
+        finally:
+            await incoming.close()
+        return told(Answered(offset=incoming.size), status=202)
 
     async def _piece(self, request: web.Request) -> bytes:
         """What comes next; nothing at the end.  Refuses whoever sends nothing for too long."""
@@ -138,20 +140,18 @@ class Uploads:
         except TimeoutError:
             raise refusal(408, "slow", f"nothing came for {SILENT:g} s", "go on from the offset") from None
 
-    def _settle(self, part: Path, posted: Posted, size: int, sha256: str) -> str | None:
+    def _settle(self, incoming: Incoming, posted: Posted, sha256: str) -> str | None:
         """A whole answer: check it, keep it, write it down; why it is refused, or None."""
-        blob = mapped(part)
-        if hashlib.sha256(blob).hexdigest() != sha256:
+        part, size = incoming.path, incoming.size
+        if incoming.ended() != sha256:
             part.unlink()
             raise refusal(422, "hash", "the bytes have another hash than was announced", "send it again")
-        refused = posted.check(blob)
-        del blob
+        refused = posted.check(mapped(part))
         if refused is not None:
             part.unlink()
             self.desk.accept(posted, None, size, refused, came=sha256)
             return refused
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
+        incoming.sync()
         with self.desk.settling(sha256):
             self.blobs.keep(part, sha256)
             self.desk.accept(posted, sha256, size, None)

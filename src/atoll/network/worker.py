@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import resource
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,6 +79,8 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
     seconds: float
     """For which the client worked; reading and writing come on top."""
+    sha256: str
+    """Of the answer."""
 
 
 class Declined(msgspec.Struct, tag=True, frozen=True):
@@ -227,8 +231,7 @@ class _Work:
             self.allowance.charge(task, private=do.noise is not None)
         kept = encode(after or memory or Record())  # who remembers nothing new keeps what it had
         replaced(Path(do.after), kept)  # first: an answer that is there is sent, whatever happened after it
-        replaced(Path(do.answer), encode(answer.to_record()))
-        return Done(seconds)
+        return Done(seconds, _kept(Path(do.answer), encode(answer.to_record())))
 
     def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
         """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""
@@ -266,6 +269,15 @@ class _Work:
             return Channel()  # memories keep their two parts
         chain = self.chain.settled(Setting(**(task.setting or {})))
         return (chain if noise is None else chain.drawing(Source(noise))).packing()
+
+
+def _kept(path: Path, answer: Any) -> str:
+    """Put an answer in place; its SHA-256, for which nobody waits longer than for the disk."""
+    with ThreadPoolExecutor(1) as beside:
+        writing = beside.submit(replaced, path, answer)
+        sha256 = hashlib.sha256(answer).hexdigest()
+        writing.result()
+    return sha256
 
 
 def _withheld(reply: Any, path: Path) -> Any:

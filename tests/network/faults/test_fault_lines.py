@@ -374,7 +374,10 @@ def test_herd(tmp_path: Path, count: int) -> None:
                 thread.join(60)
 
         all_come()
-        rss = made.processes["coordinator"].rss
+        for _ in made.ticks(60, "the first round"):
+            if made.status().get("state", "").startswith("round 1: 0 of"):
+                break
+        rss = made.processes["coordinator"].rss  # with all that a run needs
         made.kill("coordinator")
         made.start("coordinator")
         for _ in range(3):
