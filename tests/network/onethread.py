@@ -50,6 +50,7 @@ class OneThread:
         place: its directory.
         network: further keys of [network].
         before: called before a node does a task, for tests that do something then.
+        device: what nodes compute on.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class OneThread:
         data: Mapping[str, Samples] | None = None,
         network: Mapping[str, Any] | None = None,
         before: Callable[[str, Task], object] = lambda name, task: None,
+        device: str = "cpu",
     ) -> None:
-        self.place, self.before = place, before
+        self.place, self.before, self.device = place, before, device
         found = data or clients()
         self.suffix = ".npz"  # of nodes' files
         self.names, self.nodes = list(found), dict[str, Node]()
@@ -135,7 +137,8 @@ class Node:
         if joined.plan.public is not None:
             shutil.copyfile(house.coordinator.blobs.path(joined.plan.public.sha256), self.shelf.public)
             public = str(self.shelf.public)
-        self.work = _Work(Begin(joined.plan, source, joined.number, name, str(self.place), public))
+        begin = Begin(joined.plan, source, joined.number, name, str(self.place), public, device=house.device)
+        self.work = _Work(begin)
         house.coordinator.welcome(name, self.work.ready().form)
 
     def worked(self) -> bool:

@@ -46,7 +46,7 @@ class Seen:
             cluster.start("coordinator")
             cluster.until("listening", "coordinator")
             self.waiting = self.anybody.ask("GET", "/")
-            cluster.start("ann", "--log-json")
+            cluster.start("ann", "--log-json", "--device", "cpu")
             bob = Caller(cluster.port, "bob")
             bob.join(place / "bob.npz")
             task = bob.task()
@@ -170,7 +170,9 @@ class TestFigures:
         assert all(len(line) <= 80 for line in out.splitlines())
         assert "round   0 of 2" in out and "1 accepted; refused: none" in out
         assert any(line.startswith("bob") and "1-0-0" in line for line in out.splitlines())
-        assert json.loads(seen.told[1])["nodes"][0]["name"] == "ann"
+        nodes = json.loads(seen.told[1])["nodes"]
+        assert [(each["name"], each["device"]) for each in nodes] == [("ann", "cpu"), ("bob", None)]
+        assert any(line.startswith("ann") and " cpu " in line for line in out.splitlines())
 
     def test_only_operators_stop_it(self, seen: Seen) -> None:
         assert seen.unasked == 403

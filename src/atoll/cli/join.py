@@ -16,6 +16,7 @@ import typer
 from atoll import own
 from atoll.cli.given import code
 from atoll.errors import ConfigError
+from atoll.network.computing import usable
 from atoll.network.node import Node, Station
 from atoll.network.telling import Teller, said
 from atoll.network.wire import LOOPBACK, NAME, PORT, Plan
@@ -45,6 +46,7 @@ class Wish:
     repeatable_noise: bool = False
     log_json: bool = False
     silo: str | None = None
+    device: str = "auto"
 
 
 def command(wish: Wish) -> None:
@@ -55,6 +57,12 @@ def command(wish: Wish) -> None:
             f"--data {wish.data}: there is no such file",
             hint="a CSV, Parquet or NPZ file, or module:function",
         )
+    if wish.silo is not None and wish.device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"--silo {wish.silo} computes on the CPU, and --device says {wish.device}",
+            hint="leave one of them out",
+        )
+    usable(wish.device)
     asyncio.run(_run(wish, host, port))
 
 
@@ -156,6 +164,7 @@ def station_of(
         memory=wish.memory << 20,
         repeatable=wish.repeatable_noise,
         silo=wish.silo,
+        device=wish.device,
         **keys,
     )
 

@@ -153,6 +153,9 @@ def join(
         str | None,
         typer.Option("--silo", metavar="ddp:N", help="Train by N processes, which divide each batch."),
     ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cpu|cuda:N", help="What this node computes on.")
+    ] = "auto",
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
@@ -173,6 +176,7 @@ def join(
             repeatable_noise,
             log_json,
             silo,
+            device,
         )
     )
 

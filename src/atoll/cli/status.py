@@ -107,14 +107,17 @@ def view(found: dict[str, Any]) -> list[str]:
         lines.append(f"epsilon {found['epsilon']:.3g} spent at most")
     uploads = {each["node"]: each for each in found["uploads"]}
     if nodes:
-        lines += ["", f"{'node':<26} {'there':<6}{'silent':>8} {'samples':>9}  {'task':<10} upload"]
+        lines += [
+            "",
+            f"{'node':<18} {'there':<6}{'silent':>8} {'samples':>9}  {'device':<8} {'task':<10} upload",
+        ]
     for each in nodes:
         silent = "-" if each["silent"] is None else f"{each['silent']:.0f} s"
         arriving = uploads.get(each["name"])
         share = f"{arriving['received'] / 1e6:.0f}/{arriving['size'] / 1e6:.0f} MB" if arriving else ""
         lines.append(
-            f"{_short(each['name'], 26):<26} {'yes' if each['there'] else 'no':<6}{silent:>8}"
-            f" {each['samples'] or '-':>9}  {each['task'] or '-':<10} {share}"
+            f"{_short(each['name'], 18):<18} {'yes' if each['there'] else 'no':<6}{silent:>8}"
+            f" {each['samples'] or '-':>9}  {each['device'] or '-':<8} {each['task'] or '-':<10} {share}"
         )
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from atoll import own
@@ -21,17 +22,25 @@ from atoll.tensors import leaves
 
 __all__ = ["approval"]
 
+CPU = torch.device("cpu")
 WIDTH = 80
 """Columns of the text."""
 
 
-def approval(plan: Plan, here: Here, policy: Policy) -> str:
+def approval(plan: Plan, here: Here, policy: Policy, device: torch.device = CPU) -> str:
     """The text, in lines of at most 80 columns.  Raises ConfigError where the plan cannot be carried out here."""
     method, chain = method_of(plan), chain_of(plan)
     loss = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
     tasks = architectures(networks(plan.model, here), here, method, plan.seed, loss, plan.metrics)
     parts = [
-        ("This node", [f"name: {here.names[here.number]}, client {here.number}", *describe(here)]),
+        (
+            "This node",
+            [
+                f"name: {here.names[here.number]}, client {here.number}",
+                *describe(here),
+                f"computes on: {_called(device)}",
+            ],
+        ),
         ("What leaves this machine", [*_leaves(plan, here, policy, method, chain, tasks)]),
         (
             "What stays",
@@ -44,6 +53,10 @@ def approval(plan: Plan, here: Here, policy: Policy) -> str:
         ("What this node's policy says", [*_allowed(policy)]),
     ]
     return "\n".join(f"{title}\n{_listed(lines)}" for title, lines in parts) + "\n"
+
+
+def _called(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -231,6 +231,7 @@ class Coordinator:
 
     def welcome(self, name: str, form: DataForm) -> None:
         """A node says what data it has.  Raises DataError where these do not fit the others', or have changed."""
+        device, form = form.device, msgspec.structs.replace(form, device=None)
         with self._lock:
             fact = self._nodes[name]
             others = (each["form"] for key, each in self._nodes.items() if each["form"] and key != name)
@@ -253,7 +254,7 @@ class Coordinator:
             if known is None:
                 counts = {"train": form.train, "validation": form.validation, "test": form.test}
                 self.notebook.write("announced", node=name, **counts, classes=form.classes)
-            self._know(name, {**fact, "form": msgspec.to_builtins(form)})
+            self._know(name, {**fact, "form": msgspec.to_builtins(form), "device": device})
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))

@@ -54,6 +54,7 @@ class Station:
         keys: where that key is; by default its directory.
         repeatable: whether noise may follow from the run's seed, if the plan says so too: never private.
         silo: what trains here together ("ddp:2"), where it is more than one process.
+        device: what its worker computes on; "auto": a GPU where there is one.
     """
 
     url: str
@@ -73,6 +74,7 @@ class Station:
     keys: Path | None = None
     repeatable: bool = False
     silo: str | None = None
+    device: str = "auto"
 
 
 class Node:
@@ -113,7 +115,8 @@ class Node:
                     text = "noise and rounding follow from the run's seed: what leaves here is NOT private"
                     station.tell(said("repeatable", text))
                 text = f"joined as {station.name}, client {joined.number}; waiting for work"
-                station.tell(said("joined", text, node=station.name, number=joined.number, run=joined.run))
+                facts = {"node": station.name, "number": joined.number, "device": ready.form.device}
+                station.tell(said("joined", text, run=joined.run, **facts))
                 await self._work(line, joined, hand, ready.form)
             except Over:
                 station.tell(said("over", "the run is over"))
@@ -161,7 +164,7 @@ class Node:
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
             place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
             policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
-            silo=station.silo,
+            silo=station.silo, device=station.device,
         )  # fmt: skip
         return Hand(begin, station.limit)
 

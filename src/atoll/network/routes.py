@@ -297,6 +297,7 @@ def status(coordinator: Coordinator, now: float) -> dict[str, Any]:
                 "there": desk.there(number),
                 "silent": None if silent == float("inf") else round(silent, 1),
                 "samples": form and form["train"],
+                "device": fact.get("device"),
                 "task": (task := desk.task(number)) and task.id,
             }
         )

@@ -82,6 +82,7 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "validation": "samples for validation; null: none",
         "test": "samples for tests; null: none, and then the node is not asked to judge",
         "named": "whether parts go by name",
+        "device": "what the node computes on: cpu, cuda:0",
     },
     "Blob": {"sha256": "the body's hash, by which it is fetched", "size": "its bytes"},
     "Task": {

@@ -129,7 +129,10 @@ class Field(Message, frozen=True):
 
 
 class DataForm(Message, frozen=True):
-    """What a node has: the form of its samples and how many there are. `named` says whether parts go by name."""
+    """What a node has: the form of its samples and how many there are. `named` says whether parts go by name.
+
+    `device` is what it computes on, for whoever watches the run; data of one form may be on any.
+    """
 
     inputs: Annotated[tuple[Field, ...], Meta(min_length=1, max_length=64)]
     targets: Field
@@ -138,6 +141,7 @@ class DataForm(Message, frozen=True):
     validation: Count | None = None
     test: Count | None = None
     named: bool = False
+    device: Annotated[str, Meta(pattern="^[a-z]{1,8}(:[0-9]{1,3})?$")] | None = None
 
 
 class Blob(Message, frozen=True):

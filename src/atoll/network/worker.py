@@ -46,6 +46,8 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     threads: int = 1
     silo: str | None = None
     """What trains here together ("ddp:2"), where it is more than this process."""
+    device: str = "cpu"
+    """What it computes on; "auto": a GPU where there is one."""
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -126,7 +128,7 @@ class _Work:
         import torch
 
         from atoll import own, seeds
-        from atoll.assembly import architectures, build_method, networks
+        from atoll.assembly import architectures, build_method, device_named, networks
         from atoll.channel import Chain
         from atoll.channel.down import Down
         from atoll.engines.client import Client
@@ -157,7 +159,8 @@ class _Work:
             self.data = known
         self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
         self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
-        self.text = "" if self.refused else approval(plan, self.data, policy)
+        self.device = device = device_named("cpu" if begin.silo is not None else begin.device)
+        self.text = "" if self.refused else approval(plan, self.data, policy, device)
         self.allowance = None
         if policy.epsilon is not None and not self.refused:
             self.allowance = Allowance(Path(begin.place) / "privacy.jsonl", policy, plan, self.data)
@@ -167,12 +170,14 @@ class _Work:
             made = architectures(
                 networks(plan.model, self.data), self.data, self.method, plan.seed, loss, plan.metrics
             )
+        for each in made:
+            each.hold(device)
         self.task = made[architecture(begin.number, len(made))]
         channel, _ = stated(plan.channel)
         self.chain = channel if isinstance(channel, Chain) else None
         self.down = None if plan.down is None else Down.parse(plan.down)
-        self.plan, device = plan, torch.device("cpu")
-        written = plan.engine == "loop" or begin.silo is not None
+        self.plan = plan
+        written = plan.engine == "loop" or begin.silo is not None or device.type != "cpu"
         self.padding = None if written else Padding(self.task, self.data, device)
         self.client = (Client if written else Sequential)(self.task, self.data, device)
         if begin.silo is not None:
@@ -185,8 +190,9 @@ class _Work:
 
         hours = self.policy.hours
         windows = (hours,) if isinstance(hours, str) else hours or ()
+        form = form_of(self.data, self.number)
         return Ready(
-            form_of(self.data, self.number),
+            msgspec.structs.replace(form, device=str(self.device)),
             self.text,
             self.refused,
             windows,
@@ -195,10 +201,12 @@ class _Work:
 
     def do(self, do: Do) -> Done | Declined:
         """Carry out a task, if the policy allows it.  Raises AtollError."""
+        import torch
+
         from atoll.codec import OWN, decode, encode
-        from atoll.contract import Job, Order, Work
+        from atoll.contract import Answer, Job, Order, Work
         from atoll.engines.sequential import Sequential
-        from atoll.tensors import Record
+        from atoll.tensors import Record, to_device
 
         task = do.task
         problem = self.policy.check_task(task, self.plan, datetime.now())
@@ -223,6 +231,7 @@ class _Work:
         client = self.judging if task.program.partition(" ")[0] == "evaluate" else self.client
         begun = time.monotonic()
         answer, after = client.answer(order, job.program, memory, None, task.cohort)
+        answer = Answer.of_record(to_device(answer.to_record(), torch.device("cpu")))
         seconds = time.monotonic() - begun
         answer = answer._replace(reply=self.policy.told(answer.reply))
         if channel is not None and channel.hides:

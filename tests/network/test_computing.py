@@ -1,0 +1,80 @@
+"""What a node computes on: told at once where it cannot be, shown to who approves, to who watches, and no part of the
+data's form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from atoll.cli.join import Wish
+from atoll.cli.join import command as join
+from atoll.errors import ConfigError
+from atoll.network.computing import usable
+from atoll.network.routes import status
+from atoll.network.wire import Task
+from atoll.network.worker import Begin, _Work
+from tests.network.commands import command
+from tests.network.onethread import OneThread
+
+
+def test_a_device_that_cannot_be_used_is_told_before_anybody_is_called(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n1,0\n")
+    given = [
+        "join",
+        "127.0.0.1:1",
+        "--plain",
+        "--name",
+        "ann",
+        "--approve",
+        "--data",
+        str(tmp_path / "a.csv"),
+    ]
+    code, _, said = command(*given, "--device", "gpu")
+    assert code == 2 and "--device 'gpu' is no device" in said and "cuda:1" in said
+    wish = Wish("127.0.0.1:1", str(tmp_path / "a.csv"), "ann", plain=True, device="cuda:77")
+    with pytest.raises(ConfigError, match="--device 'cuda:77' cannot be used: ") as told:
+        join(wish)
+    assert "Traceback" not in told.value.message and "auto" in str(told.value.hint)
+    with pytest.raises(ConfigError, match="--silo ddp:2 computes on the CPU, and --device says cuda"):
+        join(replace(wish, device="cuda", silo="ddp:2"))
+
+
+@pytest.mark.parametrize("name", ["", "cpu:0", "cuda:", "cuda:1;", "meta"])
+def test_what_is_no_device(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no device"):
+        usable(name)
+
+
+def test_a_worker_computes_where_it_is_told_and_says_so(tmp_path: Path) -> None:
+    """As `--device cpu` does; the coordinator knows, and another device is no other data."""
+    seen: dict[str, list[str | None]] = {}
+
+    def looked(name: str, task: Task) -> None:
+        found = status(made.coordinator, 0.0)["nodes"]
+        seen.setdefault("told", [each["device"] for each in found])
+        form = msgspec.structs.replace(made.nodes["ann"].work.ready().form, device="cuda:3")
+        made.coordinator.welcome("ann", form)
+        seen["then"] = [each["device"] for each in status(made.coordinator, 0.0)["nodes"]]
+
+    made = OneThread(tmp_path, {"rounds": 1}, before=looked, device="cpu")
+    made.play()
+    assert seen == {"told": ["cpu"] * 3, "then": ["cuda:3", "cpu", "cpu"]}
+    work = made.nodes["ann"].work
+    assert "computes on: cpu\n" in work.text and work.client.device == torch.device("cpu")
+    assert made.same()
+
+
+def test_a_worker_refuses_a_device_that_is_not_there(tmp_path: Path) -> None:
+    made = OneThread(tmp_path, {"rounds": 1}).play()
+    begin = Begin(made.coordinator.plan, made.nodes["ann"].source, 0, "ann", str(tmp_path), device="cuda:77")
+    with pytest.raises(ConfigError, match="'cuda:77' cannot be used"):
+        _Work(begin)
+    auto = _Work(msgspec.structs.replace(begin, device="auto")).ready().form.device
+    assert auto == ("cuda:0" if torch.cuda.is_available() else "cpu")
+    silo = _Work(msgspec.structs.replace(begin, device="auto", silo="ddp:2"))
+    assert silo.ready().form.device == "cpu"
