@@ -48,6 +48,7 @@ __all__ = [
     "budgeted",
     "build_method",
     "changed",
+    "downward",
     "hyperparameters",
     "networks",
 ]
@@ -147,7 +148,7 @@ def assemble(
     parts = method, population, data, cohorts, engine, judge, state
     adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
     _check_choice(settings, channel, adaptive)
-    down = None if settings.down is None else _downward(settings.down, method, settings)
+    down = downward(settings, method)
     if nodes is None:
         timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
         made = timed or Simulation(*parts, channel=channel, rule=adaptive)
@@ -187,9 +188,12 @@ def as_found(settings: Settings, made: Simulation) -> Settings:
     return replace(settings, dp_sgd=made.channel.rule.text)
 
 
-def _downward(text: str, method: Method, settings: Settings) -> Down:
-    """What packs the broadcast.  Raises ConfigError where this method's cannot be packed."""
-    found, kind = Down.parse(text), type(method)
+def downward(settings: Settings, method: Method) -> Down | None:
+    """What packs the broadcast, if anything does.  Raises ConfigError where this method's cannot be packed."""
+    text, kind = settings.down, type(method)
+    if text is None:
+        return None
+    found = Down.parse(text)
     if not method.broadcasts:
         able = ", ".join(name for name, each in METHODS.items() if each.broadcasts)
         raise ConfigError(

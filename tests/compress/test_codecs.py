@@ -182,6 +182,16 @@ def test_what_came_back_once_comes_back_the_same(text: str) -> None:
     torch.testing.assert_close(codec.through(once, key(2)), once, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("text", [text for text in TEXTS if parse(text).linear])
+def test_of_linear_ones_sums_may_be_taken_of_what_travels(text: str) -> None:
+    """Where the key is one."""
+    codec, one, two = parse(text), normal(5000, 1), normal(5000, 2)
+    parts = [codec.encode(each, key()) for each in (one, two)]
+    total = parts[0].replace(numbers=parts[0].numbers + parts[1].numbers)
+    due = codec.through(one, key()) + codec.through(two, key())
+    torch.testing.assert_close(codec.decode(total, one.shape), due, rtol=1e-5, atol=1e-5)
+
+
 def test_ratios() -> None:
     size = 1 << 18
     found = {text: 4 * size / parse(text).nbytes((size,)) for text in TEXTS}
@@ -191,7 +201,7 @@ def test_ratios() -> None:
     assert found["eden:2"] == pytest.approx(15.94, abs=0.01)
     assert found["sign"] == pytest.approx(31.75, abs=0.01)
     assert found["qsgd:7"] == pytest.approx(7.88, abs=0.01)
-    assert 4 * size / parse("topk:0.01").nbytes((size,)) == pytest.approx(66.6, abs=0.1)
+    assert parse("topk:0.01").ratio((size,)) == pytest.approx(66.6, abs=0.1)
 
 
 # --- one by one -----------------------------------------------------------------------------------------------------

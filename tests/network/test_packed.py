@@ -172,3 +172,8 @@ def test_a_node_may_require_a_codec() -> None:
     assert Requirement.parse("topk").unmet(channel("topk:0.1 + feedback")) is None  # type: ignore[arg-type]
     for text in ("clip:1", "int4"):
         assert Requirement.parse("int8").unmet(channel(text)) == "int8 is not in it"  # type: ignore[arg-type]
+
+
+def test_whose_models_differ_is_said_before_anybody_is_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sends no model that is the same for all"):
+        OneThread(tmp_path, {"method": "heterofl", "down": "int8", "model": "mlp-bn:8"}).play()

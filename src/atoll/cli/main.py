@@ -303,7 +303,8 @@ def partitions() -> None:
 @app.command("explain")
 def explain_kinds(
     name: Annotated[
-        str | None, typer.Argument(help="devices, choose, adaptive, pace, channel, strategy or protocol.")
+        str | None,
+        typer.Argument(help="devices, choose, adaptive, pace, channel, down, strategy or protocol."),
     ] = None,
 ) -> None:
     """List the kinds of a setting, and what each takes."""

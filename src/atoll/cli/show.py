@@ -14,6 +14,7 @@ from atoll import data as sources
 from atoll import methods, models, own
 from atoll.channel.parse import transforms
 from atoll.clock import kinds
+from atoll.compress.parse import codecs
 from atoll.data.catalogue import find_root
 from atoll.errors import ConfigError, DataError, suggest
 from atoll.experiment import Experiment, run_settings
@@ -179,6 +180,7 @@ _KINDS = {
     "adaptive": rules,
     "pace": paces,
     "channel": transforms,
+    "down": codecs,
     "strategy": _strategies,
     "protocol": _protocols,
     "steps": _steps,
@@ -187,6 +189,8 @@ _ROOM = {
     "steps": "Several with + in between",
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
+    "channel": "Several with | in between; codecs with + feedback behind them, or / between several",
+    "down": "With + feedback, differences",
     "choose": "A choice of your own: choose=module:Name",
 }
 

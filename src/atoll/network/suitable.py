@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from atoll import spec
+from atoll.assembly import downward
 from atoll.channel import Chain, channel
-from atoll.channel.down import Down
 from atoll.contract import Change, Method
 from atoll.errors import ConfigError
 from atoll.methods import METHODS
@@ -54,7 +54,7 @@ def check(settings: Settings, method: Method) -> None:
             f"channel = {chain.text!r} names several codecs, and who takes which follows from simulated devices",
             hint="name one",
         )
-    if settings.down is not None and Down.parse(settings.down).feedback:
+    if (down := downward(settings, method)) is not None and down.feedback:
         raise ConfigError(
             f"down = {settings.down!r} is for simulations: between machines models are sent whole",
             hint='take a codec that brings nearly all back: down = "int8"',
