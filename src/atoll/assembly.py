@@ -14,7 +14,6 @@ from torch import nn
 
 from atoll import own, seeds, spec
 from atoll.channel import Chain
-from atoll.channel.down import Down
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import LOSSY, check_method, examples, private_task
@@ -22,7 +21,7 @@ from atoll.dpsgd.records import DPSGD, PrivateTask, Records
 from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
-from atoll.guarding import calibrated, enough, fitted, sampled
+from atoll.guarding import calibrated, downward, enough, fitted, sampled
 from atoll.machine import threads
 from atoll.methods import METHODS, get
 from atoll.metrics import Metrics
@@ -48,7 +47,6 @@ __all__ = [
     "budgeted",
     "build_method",
     "changed",
-    "downward",
     "hyperparameters",
     "networks",
 ]
@@ -186,27 +184,6 @@ def as_found(settings: Settings, made: Simulation) -> Settings:
     assert isinstance(made.channel, Records)
     assert made.channel.rule is not None
     return replace(settings, dp_sgd=made.channel.rule.text)
-
-
-def downward(settings: Settings, method: Method) -> Down | None:
-    """What packs the broadcast, if anything does.  Raises ConfigError where this method's cannot be packed."""
-    text, kind = settings.down, type(method)
-    if text is None:
-        return None
-    found = Down.parse(text)
-    if not method.broadcasts:
-        able = ", ".join(name for name, each in METHODS.items() if each.broadcasts)
-        raise ConfigError(
-            f"down = {text!r}: {kind.__name__} sends no model that is the same for all clients",
-            hint=f"leave down out, or take one that does: {able}",
-        )
-    if found.feedback and settings.pace != "sync":
-        raise ConfigError(
-            f"down = {text!r} tells clients how the model has changed since the last round, and pace ="
-            f" {settings.pace!r} sends each of them another one",
-            hint='send models whole: down = "int8"',
-        )
-    return found
 
 
 def _check_choice(settings: Settings, channel: Channel | None, rule: Rule | None) -> None:

@@ -11,18 +11,20 @@ import numpy as np
 
 from atoll import privacy, spec
 from atoll.channel import Chain, Setting, channel
+from atoll.channel.down import Down
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import of_samples
 from atoll.dpsgd.records import DPSGD
 from atoll.errors import ConfigError
+from atoll.methods import METHODS
 from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
 from atoll.rounds.chances import chances
 from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
 from atoll.settings import Settings
 from atoll.tensors import Record
 
-__all__ = ["calibrated", "enough", "fitted", "sampled", "stated", "turns"]
+__all__ = ["calibrated", "downward", "enough", "fitted", "sampled", "stated", "turns"]
 
 
 def stated(given: Any) -> tuple[Channel | None, str | None]:
@@ -149,6 +151,27 @@ def fitted(
     return given.fitted(
         method, expected, Setting(cohort, heaviest, settings.seed, equal, rounds=settings.rounds, turns=often)
     )
+
+
+def downward(settings: Settings, method: Method) -> Down | None:
+    """What packs the broadcast, if anything does.  Raises ConfigError where this method's cannot be packed."""
+    text, kind = settings.down, type(method)
+    if text is None:
+        return None
+    found = Down.parse(text)
+    if not method.broadcasts:
+        able = ", ".join(name for name, each in METHODS.items() if each.broadcasts)
+        raise ConfigError(
+            f"down = {text!r}: {kind.__name__} sends no model that is the same for all clients",
+            hint=f"leave down out, or take one that does: {able}",
+        )
+    if found.feedback and settings.pace != "sync":
+        raise ConfigError(
+            f"down = {text!r} tells clients how the model has changed since the last round, and pace ="
+            f" {settings.pace!r} sends each of them another one",
+            hint='send models whole: down = "int8"',
+        )
+    return found
 
 
 def _check(chain: Chain, settings: Settings, data: FederatedData, equal: bool) -> None:

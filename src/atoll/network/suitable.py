@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from atoll import spec
-from atoll.assembly import downward
 from atoll.channel import Chain, channel
 from atoll.contract import Change, Method
 from atoll.errors import ConfigError
+from atoll.guarding import downward
 from atoll.methods import METHODS
 from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
