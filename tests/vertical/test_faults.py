@@ -28,7 +28,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "secureboost": {"trees": 1, "depth": 2, "bins": 8},
     "ftl": {"epochs": 1},
     "psi": {},
+    "features": {},
 }
+EVERY = [pytest.param(name, marks=pytest.mark.slow) if name == "features" else name for name in GIVEN]
 
 
 def plan(protocol: str) -> Vertical:
@@ -87,7 +89,7 @@ async def broken(protocol: str, victim: str, at: str) -> dict[str, Any]:
     return dict(zip(run.names, found, strict=True))
 
 
-@pytest.mark.parametrize("protocol", list(GIVEN))
+@pytest.mark.parametrize("protocol", EVERY)
 def test_a_party_may_die_at_every_message(protocol: str) -> None:
     every = kinds(protocol)
     assert len(every) > 5
@@ -102,7 +104,7 @@ def test_a_party_may_die_at_every_message(protocol: str) -> None:
         assert time.monotonic() - began < 15, (victim, at)
 
 
-@pytest.mark.parametrize("protocol", list(GIVEN))
+@pytest.mark.parametrize("protocol", EVERY)
 def test_every_message_is_checked_where_it_arrives(protocol: str) -> None:
     """A field more, or numbers that are not finite, end the run whoever sends them and whenever."""
     for sender, at in kinds(protocol):
