@@ -55,7 +55,10 @@ async def predict(link: Link, plan: Vertical, party: Party, half: Record) -> Pre
     """
     protocol = plan.made() if plan.protocol != "psi" else None
     if protocol is None or not protocol.predicts:
-        raise ConfigError(f"protocol = {plan.protocol!r} learns no model, and predicts nothing")
+        raise ConfigError(
+            f"protocol = {plan.protocol!r} learns no model, and predicts nothing",
+            hint="name a run of another protocol",
+        )
     case = await _agreed(link, plan, half)
     parties = [name for name in plan.names if name != "arbiter"]
     found = await align(
