@@ -521,6 +521,13 @@ def rows(known: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             f"{ours} MB/s, curl to nginx {theirs}: {three(found['ratio'], 2)}",
             f"half: {'yes' if found['ratio'][0] >= 0.5 else 'no'}",
         )
+        spent = {name: found["bytes"] / 1e6 / each[0] for name, each in found["cpu"].items()}
+        yield (
+            "of which a second of the processor takes",
+            f"node {spent['node']:,.0f} MB, coordinator {spent['coordinator']:,.0f} MB;"
+            f" curl {spent['curl']:,.0f} MB, nginx {spent['nginx']:,.0f} MB",
+            "",
+        )
     for name, found in known.get("round", {}).items():
         if isinstance(found, dict):
             yield (

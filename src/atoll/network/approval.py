@@ -41,7 +41,7 @@ def approval(plan: Plan, here: Here, policy: Policy, device: torch.device = CPU)
                 f"computes on: {_called(device)}",
             ],
         ),
-        ("What leaves this machine", [*_leaves(plan, here, policy, method, chain, tasks)]),
+        ("What leaves this machine", [*_leaves(plan, here, policy, method, chain, tasks, device)]),
         (
             "What stays",
             [
@@ -68,14 +68,21 @@ def _listed(lines: Sequence[str]) -> str:
 
 
 def _leaves(
-    plan: Plan, here: Here, policy: Policy, method: Method, chain: Chain | None, tasks: tuple[Task, ...]
+    plan: Plan,
+    here: Here,
+    policy: Policy,
+    method: Method,
+    chain: Chain | None,
+    tasks: tuple[Task, ...],
+    device: torch.device,
 ) -> Iterator[str]:
     counts = ", ".join(
         f"{held:,} ({split})"
         for split in ("train", "validation", "test")
         if (held := here.held(here.number, split))
     )
-    yield f"The form of a sample, and how many there are: {counts}. That the node is there."
+    yield f"The form of a sample, and how many there are: {counts}."
+    yield f"That the node is there, and that it computes on {device}."
     size = _numbers(plan, here, method, tasks)
     yield f"For each round it is asked for: an update of the model {plan.model} by {plan.method}, {size:,} numbers."
     if here.public is not None and "public" in method.reads:
