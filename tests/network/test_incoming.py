@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +19,18 @@ from atoll.network.incoming import Incoming
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "_BATCH", 50)
+    monkeypatch.setattr(incoming, "_STEP", 50)
     monkeypatch.setattr(incoming, "_BEHIND", 200)
 
 
-async def received(path: Path, pieces: Sequence[bytes]) -> str:
-    """The hash that was found."""
+async def received(path: Path, pieces: Sequence[bytes], pause: float | None = 0.0) -> str:
+    """The hash that was found; other threads get the time to look in between where there is a pause."""
     made = Incoming(path)
     try:
         for piece in pieces:
-            await made.take(piece)
+            made.take(piece)
+            if pause is not None:
+                await asyncio.sleep(pause)
         await made.caught_up()
         found = await asyncio.to_thread(made.ended)
         made.sync()
@@ -38,14 +41,36 @@ async def received(path: Path, pieces: Sequence[bytes]) -> str:
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(before=st.binary(max_size=300), pieces=st.lists(st.binary(min_size=1, max_size=120), max_size=20))
+@given(
+    before=st.binary(max_size=300),
+    pieces=st.lists(st.binary(min_size=1, max_size=120), max_size=20),
+    pause=st.sampled_from([None, 0.0, 0.0005]),
+)
 def test_pieces_of_any_size_go_on_from_what_is_there(
-    tmp_path: Path, before: bytes, pieces: list[bytes]
+    tmp_path: Path, before: bytes, pieces: list[bytes], pause: float | None
 ) -> None:
     path, whole = tmp_path / "part", before + b"".join(pieces)
     path.write_bytes(before)
-    assert asyncio.run(received(path, pieces)) == hashlib.sha256(whole).hexdigest()
+    assert asyncio.run(received(path, pieces, pause)) == hashlib.sha256(whole).hexdigest()
     assert path.read_bytes() == whole
+
+
+def test_what_is_hashed_and_synced_while_the_rest_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    monkeypatch.setattr(incoming.os, "fsync", lambda handle: done.append(os.fstat(handle).st_size))
+
+    async def come() -> None:
+        made = Incoming(tmp_path / "part")
+        for _ in range(10):
+            made.take(b"x" * 60)
+            await made.caught_up()
+        assert made._hashed == 600 and done == [240, 480]
+        made.take(b"x" * 30)
+        await made.close()
+
+    asyncio.run(come())
 
 
 def test_what_came_before_a_line_broke_is_there(tmp_path: Path) -> None:
@@ -53,7 +78,7 @@ def test_what_came_before_a_line_broke_is_there(tmp_path: Path) -> None:
         made = Incoming(tmp_path / "part")
         try:
             for at in range(7):
-                await made.take(bytes([at]) * 33)
+                made.take(bytes([at]) * 33)
             raise ConnectionResetError
         finally:
             await made.close()
@@ -63,70 +88,55 @@ def test_what_came_before_a_line_broke_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "part").read_bytes() == b"".join(bytes([at]) * 33 for at in range(7))
 
 
-def test_who_is_cancelled_leaves_all_that_came_in_its_order(
+def test_a_file_is_not_let_go_of_while_somebody_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while a batch is being written and the next one waits for it."""
+    """Another file might get its number."""
     begun, go_on = threading.Event(), threading.Event()
-    write = Incoming._write
 
-    def slow(made: Incoming, batch: list[bytes]) -> None:
+    def slow(made: Incoming, upto: int) -> None:
         begun.set()
         assert go_on.wait(10)
-        write(made, batch)
+        assert not made._stream.closed
 
-    monkeypatch.setattr(Incoming, "_write", slow)
+    monkeypatch.setattr(Incoming, "_hash", slow)
 
-    async def take() -> None:
+    async def closing() -> None:
         made = Incoming(tmp_path / "part")
+        made.take(b"x" * 60)
+        ended = asyncio.create_task(made.close())
+        await asyncio.to_thread(begun.wait)
+        await asyncio.sleep(0)
+        assert not ended.done()
+        go_on.set()
+        await ended
+        assert made._stream.closed
+
+    asyncio.run(closing())
+
+
+@pytest.mark.parametrize("where", ["fsync", "preadv"])
+def test_a_disk_that_fails_behind_is_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(incoming.os, where, failing)
+    for pause in (None, 0.001):
+        with pytest.raises(OSError, match="input/output"):
+            asyncio.run(received(tmp_path / "part", [b"x" * 60] * 9, pause))
+
+
+def test_a_file_that_has_lost_its_end_is_no_answer(tmp_path: Path) -> None:
+    async def come() -> None:
+        made = Incoming(tmp_path / "part")
+        made.take(b"x" * 40)
+        os.truncate(tmp_path / "part", 10)
         try:
-            for at in range(4):
-                await made.take(bytes([at]) * 60)
+            made.ended()
         finally:
             await made.close()
 
-    async def cancelled() -> None:
-        taking = asyncio.create_task(take())
-        await asyncio.to_thread(begun.wait)
-        await asyncio.sleep(0)
-        taking.cancel()
-        await asyncio.sleep(0)
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await taking
-
-    asyncio.run(cancelled())
-    found = (tmp_path / "part").read_bytes()
-    assert found == b"".join(bytes([at]) * 60 for at in range(len(found) // 60)) and len(found) >= 60
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_after_an_error_nothing_is_written_behind_the_gap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
-) -> None:
-    written = 0
-
-    def full(made: Incoming, batch: list[bytes]) -> None:
-        nonlocal written
-        written += 1
-        if written == 2:
-            if not whole:
-                made._stream.write(batch[0][:7])
-            raise OSError(28, "no space left on device")
-        for piece in batch:
-            made._stream.write(piece)
-
-    monkeypatch.setattr(Incoming, "_write", full)
-    with pytest.raises(OSError, match="no space"):
-        asyncio.run(received(tmp_path / "part", [bytes([at]) * 60 for at in range(9)]))
-    assert (tmp_path / "part").read_bytes() == b"\0" * 60 + (b"" if whole else b"\1" * 7)
-    assert written == 2
-
-
-def test_a_disk_that_fails_behind_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(handle: int) -> None:
-        raise OSError(5, "input/output error")
-
-    monkeypatch.setattr(incoming.os, "fsync", failing)
-    with pytest.raises(OSError, match="input/output"):
-        asyncio.run(received(tmp_path / "part", [b"x" * 60] * 9))
+    with pytest.raises(OSError, match="lost its end"):
+        asyncio.run(come())

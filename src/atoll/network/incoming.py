@@ -1,101 +1,96 @@
-"""An answer as it comes in: written down and hashed beside the event loop, while the next of it comes."""
+"""An answer as it comes in: hashed, and taken by the disk, beside the event loop while the rest of it comes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Incoming"]
 
-_BATCH = 1 << 20
-"""Bytes that are written and hashed at a time; a second batch gathers meanwhile."""
+_STEP = 1 << 20
+"""Bytes that are worth a look by another thread."""
+
+_READ = 1 << 18
+"""Bytes that are read at a time, into the same room: it stays in the processor's cache."""
 
 _BEHIND = 1 << 25
-"""Bytes from which on the disk begins to take what has come, so that little is left to wait for at the end."""
+"""Bytes that are worth a sync, so that little is left to wait for at the end."""
 
 
 class Incoming:
     """The file of an answer that is arriving.
 
-    Of a small one nothing happens before `ended`, which its caller runs beside the event loop anyway.
+    Pieces are written as they come, and none is held: others read them from the file. Of a small answer nothing is done
+    before `ended`, which its caller runs beside the event loop anyway.
 
     Args:
         path: where it is gathered; what is there already is its beginning.
 
-    `size` are the bytes that have come. Raises OSError where they cannot be written, from any call.
+    `size` are the bytes that have come.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stream = path.open("ab", buffering=0)
-        self.size = self._before = self._stream.tell()
-        self._hash = hashlib.sha256()
-        self._batch: list[bytes] = []
-        self._waits = self._unsynced = 0  # bytes
-        self._writing: asyncio.Future[None] | None = None
-        self._syncing: asyncio.Future[None] | None = None
+        self._stream = path.open("a+b", buffering=0)
+        self.size = self._stream.seek(0, os.SEEK_END)
+        self._sha256, self._hashed, self._synced = hashlib.sha256(), 0, self.size
+        self._hashing: asyncio.Future[Any] | None = None
+        self._syncing: asyncio.Future[Any] | None = None
 
-    async def take(self, piece: bytes) -> None:
-        """The next bytes; waits where two batches are there that have not been written."""
-        self._batch.append(piece)
-        self.size += len(piece)
-        self._waits += len(piece)
-        if self._waits >= _BATCH:
-            await self._written()
-            batch, self._batch, self._waits = self._batch, [], 0
-            self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
+    def take(self, piece: bytes) -> None:
+        """Write the next bytes.  Raises OSError where they cannot be."""
+        left = memoryview(piece)
+        while left:
+            written = self._stream.write(left)
+            left, self.size = left[written:], self.size + written
+        if self.size - self._hashed >= _STEP and (self._hashing is None or self._hashing.done()):
+            self._hashing = self._beside(self._hash, self.size, before=self._hashing)
+        if self.size - self._synced >= _BEHIND and (self._syncing is None or self._syncing.done()):
+            self._syncing, self._synced = self._beside(self.sync, before=self._syncing), self.size
 
-    async def _written(self) -> None:
-        """Wait for the batch that is being written, and have the disk take what there is."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)  # whatever becomes of who waits, its thread goes on
-            self._writing = None
-        if self._unsynced >= _BEHIND and (self._syncing is None or self._syncing.done()):
-            await self._synced()
-            self._unsynced = 0
-            self._syncing = asyncio.ensure_future(asyncio.to_thread(os.fsync, self._stream.fileno()))
+    @staticmethod
+    def _beside(
+        action: Callable[..., object], *given: Any, before: asyncio.Future[Any] | None = None
+    ) -> asyncio.Future[Any]:
+        """Do it in another thread.  Raises what came of the time before."""
+        if before is not None:
+            before.result()
+        return asyncio.ensure_future(asyncio.to_thread(action, *given))
 
-    async def _synced(self) -> None:
-        if self._syncing is not None:
-            await asyncio.shield(self._syncing)
-            self._syncing = None
-
-    def _write(self, batch: list[bytes]) -> None:
-        if self._before:  # it came before a line broke
-            with self.path.open("rb") as stream:
-                while self._before:
-                    found = stream.read(min(self._before, _BATCH))
-                    self._hash.update(found)
-                    self._before -= len(found)
-        for piece in batch:
-            left = memoryview(piece)
-            while left:
-                left = left[self._stream.write(left) :]
-            self._hash.update(piece)
-            self._unsynced += len(piece)
+    def _hash(self, upto: int) -> None:
+        handle, room = self._stream.fileno(), memoryview(bytearray(min(_READ, upto - self._hashed)))
+        while self._hashed < upto:
+            found = os.preadv(handle, [room[: upto - self._hashed]], self._hashed)
+            if not found:
+                raise OSError(errno.EIO, f"{self.path} has lost its end")
+            self._sha256.update(room[:found])
+            self._hashed += found
 
     async def caught_up(self) -> None:
-        """Wait until nothing is being written any more."""
-        await self._written()
-        await self._synced()
+        """Wait until nobody looks at it any more.  Raises OSError where the disk has failed."""
+        for each in (self._hashing, self._syncing):
+            if each is not None:
+                await asyncio.shield(each)  # whatever becomes of who waits, its thread goes on
 
     def ended(self) -> str:
-        """Write the last of it; the SHA-256 of all. To be called once nothing is being written."""
-        batch, self._batch = self._batch, []
-        self._write(batch)
-        return self._hash.hexdigest()
+        """The SHA-256 of all. To be called once nobody looks at it.  Raises OSError."""
+        self._hash(self.size)
+        return self._sha256.hexdigest()
 
     def sync(self) -> None:
-        """What has been written lasts through a power cut when this returns."""
+        """What was written before lasts through a power cut when this returns.  Raises OSError."""
         os.fsync(self._stream.fileno())
 
     async def close(self) -> None:
-        """Write what has come; whatever happens, the file is let go of."""
+        """Let go of the file, once nobody looks at it."""
         try:
-            await self.caught_up()
-            if self._batch:
-                await asyncio.to_thread(self.ended)
+            with contextlib.suppress(OSError):
+                await self.caught_up()
         finally:
             self._stream.close()

@@ -120,7 +120,7 @@ class Uploads:
                 if incoming.size + len(piece) > size:
                     part.unlink()
                     raise refusal(413, "size", f"more than the {size} bytes that were announced")
-                await incoming.take(piece)
+                incoming.take(piece)
                 self.desk.seen(number)
             if incoming.size == size:
                 self.served(number)  # what is to be done with it keeps nobody from being told
