@@ -23,7 +23,7 @@ from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import calibrated, downward, enough, fitted, sampled
 from atoll.machine import threads
-from atoll.methods import METHODS, get
+from atoll.methods import METHODS, Decentralised, get
 from atoll.metrics import Metrics
 from atoll.models import build
 from atoll.parts import Parts, shapes, tensors
@@ -245,6 +245,9 @@ def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
         if name not in known:
             kind = get(method) if isinstance(method, str) else type(method)
             hint = suggest(name, [*known, *Settings.kinds()])
+            if name in hyperparameters(Decentralised):  # who is asked for without a server
+                able = ", ".join(key for key, each in METHODS.items() if issubclass(each, Decentralised))
+                hint = f"{kind.__name__} has a server; methods without one: {able}"
             raise ConfigError(f"{kind.__name__} has no setting {name!r}", hint=hint)
     if isinstance(method, str):
         return get(method)(**settings)

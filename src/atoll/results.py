@@ -111,6 +111,7 @@ class Run:
             "refused": sum(len(r.refused) for r in self.rounds),
             "dropped": sum(len(r.dropped) for r in self.rounds),
             "participation": participation(self.rounds, len(self.names)),
+            **({} if last is None or last.consensus is None else {"consensus": last.consensus}),
             **self.clocked(),
             **self.privacy,
             "clients": None if own is None else own.to_dict(),

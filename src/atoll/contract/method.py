@@ -136,6 +136,15 @@ class Method(Program):
         """The global model, (params, buffers); of the first architecture where there are several."""
         return state.params, state.buffers
 
+    def consensus(self, state: Record) -> float | None:
+        """How far the models of peers are apart, the root of their mean squared distance to their mean; None: one
+        model is the server's."""
+        return None
+
+    def carried(self, state: Record) -> int | None:
+        """Bytes that clients sent each other in the round that led to this state; None: all goes through a server."""
+        return None
+
     def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
         """Which clients of the cohort are new and what they are asked first, or None: nobody is asked anything.
 

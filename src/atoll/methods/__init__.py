@@ -27,6 +27,18 @@ from atoll.methods.heterofl import HeteroFL
 from atoll.methods.local import Local
 from atoll.methods.matched import PFNM, FedMA
 from atoll.methods.moon import Moon
+from atoll.methods.neighbours import (
+    ADPSGD,
+    D2,
+    DPSGD,
+    Choco,
+    Decentralised,
+    DiLoCo,
+    Gossip,
+    Moshpit,
+    PushSum,
+    Tracking,
+)
 from atoll.methods.parts.shared import PartlyShared
 from atoll.methods.personal.apfl import APFL
 from atoll.methods.personal.cfl import CFL
@@ -51,15 +63,21 @@ from atoll.methods.qfedavg import QFedAvg
 from atoll.methods.scaffold import Scaffold
 
 __all__ = [
+    "ADPSGD",
     "APFL",
     "CFL",
+    "D2",
+    "DPSGD",
     "FADA",
     "IFCA",
     "METHODS",
     "PFNM",
     "SHOT",
     "AdaBN",
+    "Choco",
+    "Decentralised",
     "Description",
+    "DiLoCo",
     "Ditto",
     "FedALA",
     "FedAMP",
@@ -87,20 +105,24 @@ __all__ = [
     "FedYogi",
     "Fedora",
     "FineTune",
+    "Gossip",
     "HeteroFL",
     "HeurFedAMP",
     "KNNPer",
     "LGFedAvg",
     "Local",
     "Moon",
+    "Moshpit",
     "PFedHN",
     "PFedHNPC",
     "PFedMe",
     "PartlyShared",
     "PerFedAvg",
+    "PushSum",
     "QFedAvg",
     "Scaffold",
     "Setting",
+    "Tracking",
     "describe",
     "fields",
     "get",
@@ -152,6 +174,15 @@ METHODS: dict[str, type[Method]] = {
     "fada": FADA,
     "adabn": AdaBN,
     "shot": SHOT,
+    "dpsgd": DPSGD,
+    "adpsgd": ADPSGD,
+    "pushsum": PushSum,
+    "gossip": Gossip,
+    "tracking": Tracking,
+    "d2": D2,
+    "choco": Choco,
+    "moshpit": Moshpit,
+    "diloco": DiLoCo,
 }
 """Methods by the name they have in a configuration file and on the command line."""
 

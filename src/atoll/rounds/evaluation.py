@@ -62,6 +62,7 @@ class Evaluation:
     there where it is asked for, counts [classes, classes], label by predicted class: "overall" of the global model on
     the global test set, "own" of the models that clients would use on all their test data. `validation` is there where
     a target or `patience` asks: the models that clients would use on their validation data, measure -> Spread.
+    `consensus` is how far the models of peers are apart (`Method.consensus`), where there is no server.
     """
 
     overall: Mapping[str, float] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Evaluation:
     only: int | None = field(default=None, compare=False)
     confusion: Mapping[str, list[list[int]]] = field(default_factory=dict, repr=False)
     validation: Mapping[str, Spread] = field(default_factory=dict)
+    consensus: float | None = None
 
     @property
     def measure(self) -> str:
@@ -108,7 +110,7 @@ class Evaluation:
         return Figures(self.to_dict(), self.measure)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values; `confusion` and `validation` only where they are asked for."""
+        """As plain values; `confusion`, `validation` and `consensus` only where there is such a thing."""
         asked = {
             "validation": {name: spread.to_dict() for name, spread in self.validation.items()},
             "confusion": dict(self.confusion),
@@ -119,6 +121,7 @@ class Evaluation:
             "personal": {name: spread.to_dict() for name, spread in self.personal.items()},
             "newcomers": {name: spread.to_dict() for name, spread in self.newcomers.items()},
             **{name: found for name, found in asked.items() if found},
+            **({} if self.consensus is None else {"consensus": self.consensus}),
         }
 
     def to_event(self, judged: Sequence[int]) -> dict[str, Any]:
@@ -150,5 +153,5 @@ class Evaluation:
         }
         return Evaluation(
             overall, spreads["clients"], spreads["personal"], spreads["newcomers"], each,
-            confusion=event.get("confusion", {}), validation=spreads["validation"],
+            confusion=event.get("confusion", {}), validation=spreads["validation"], consensus=event.get("consensus"),
         )  # fmt: skip

@@ -135,7 +135,10 @@ class Judge:
         newcomers = self._newcomers(method, state, memories, round) if self.newcomers else {}
         confusion = self._confusion(overall=whole, own=list(sums.values()))
         validation = self._validation(method, state, memories, round, time) if self.validates else {}
-        return Evaluation(overall, clients, personal, newcomers, found, only, confusion, validation)
+        consensus = method.consensus(state)
+        return Evaluation(
+            overall, clients, personal, newcomers, found, only, confusion, validation, consensus
+        )
 
     # --- the global model -------------------------------------------------------------------------------------
 

@@ -56,7 +56,8 @@ class ServerRound:
 
     `phase` is "enrol" (only where the method asks new clients something first), "train" or "over"; `job` is what is
     asked in it, None when over. `told` and `spread` are the states of what is on the way, new at the end. `outcomes`
-    are those of the training phase; bytes are of all phases and clients.
+    are those of the training phase; bytes are of all phases and clients, and
+    where there is no server what these send each other.
     """
 
     def __init__(
@@ -208,6 +209,8 @@ class ServerRound:
             if self.channel is not None:
                 self.told, replies = self.channel.learn(self.told, replies)
             self.state = stepped(self.method, self.population, self.state, replies, self.number)
+            if (carried := self.method.carried(self.state)) is not None:
+                self.bytes_up = self.bytes_down = carried
 
     def _unusable(self, refused: Mapping[int, str]) -> NoReturn:
         raise unusable(refused, self.number, self._name)

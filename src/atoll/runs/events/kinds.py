@@ -247,6 +247,9 @@ class Result(Written, kw_only=True):
         Maybe[Number],
         says("how evenly clients took part: Jain's index of their rounds, 1 where all had as many"),
     ] = UNSET
+    consensus: Annotated[
+        Maybe[Number], says("how far peers' models are apart at the end; without a server")
+    ] = UNSET
     epsilon: Annotated[Maybe[Number], says("privacy that was spent")] = UNSET
     delta: Annotated[Maybe[float], says("the chance with which that may fail")] = UNSET
     private: Annotated[Maybe[bool], says("false where noise followed from a seed: nothing is promised")] = (

@@ -80,6 +80,12 @@ class Evaluation(Struct, kw_only=True, forbid_unknown_fields=True):
         Maybe[Spreads],
         says("what clients would use, on their validation data; where a target or `patience` asks"),
     ] = UNSET
+    consensus: Annotated[
+        Maybe[Number],
+        says(
+            "how far peers' models are apart, root of the mean squared distance to their mean; without a server"
+        ),
+    ] = UNSET
     confusion: Annotated[
         Maybe[Mapping[Literal["overall", "own"], Sequence[Sequence[int]]]],
         says(

@@ -1,0 +1,23 @@
+"""Peers without a server: who hears whom, what it counts for, and how what is heard is mixed."""
+
+from __future__ import annotations
+
+from atoll.peer.figures import Figures, exact_after, figures, gap
+from atoll.peer.mixing import Mixture, average
+from atoll.peer.topology import TOPOLOGIES, Topology, topology
+from atoll.peer.weights import Row, Sums, Weights
+
+__all__ = [
+    "TOPOLOGIES",
+    "Figures",
+    "Mixture",
+    "Row",
+    "Sums",
+    "Topology",
+    "Weights",
+    "average",
+    "exact_after",
+    "figures",
+    "gap",
+    "topology",
+]
