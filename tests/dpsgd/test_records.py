@@ -318,7 +318,7 @@ def test_training_losses_are_not_told() -> None:
 
 PASS = """fedsgd fedavg fedavgm fedprox fedadagrad fedadam fedyogi scaffold fednova feddyn local fedavg-ft pfedhn
  pfedhn-pc ditto pfedme fedper lg-fedavg fedbn fedrep fedbabu knn-per fedamp heurfedamp cfl fedmd feddf
- fedcoral fedmmd fada adabn shot"""
+ fedcoral fedmmd fada adabn shot dpsgd adpsgd pushsum gossip tracking d2 choco moshpit diloco"""
 REFUSED = "qfedavg moon heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca fedfomo"
 
 

@@ -7,7 +7,7 @@ from atoll.channel import Chain, channel
 from atoll.contract import Change, Method
 from atoll.errors import ConfigError
 from atoll.guarding import downward
-from atoll.methods import METHODS
+from atoll.methods import METHODS, Decentralised
 from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
@@ -17,6 +17,11 @@ __all__ = ["check", "check_model", "check_public"]
 
 def check(settings: Settings, method: Method) -> None:
     """Raises ConfigError for what is not to be had between machines, saying why."""
+    if isinstance(method, Decentralised):
+        raise ConfigError(
+            f"{type(method).__name__} has no server, and a coordinator is one",
+            hint="take a method with a server, such as fedavg; or simulate it: atoll run",
+        )
     for key, why in (
         ("devices", "makes up how fast clients are, and nodes are as fast as they are"),
         ("exclude", "leaves out devices that are made up to fail"),
