@@ -48,7 +48,10 @@ def read_file(path: Path, peers: int, names: Sequence[object] = ()) -> tuple[Lin
             continue
         place = f"topology: {path}, line {number}"
         if len(line) != len(header):
-            raise ConfigError(f"{place} has {len(line)} cells, and the first line has {len(header)}")
+            raise ConfigError(
+                f"{place} has {len(line)} cells, and the first line has {len(header)}",
+                hint=f"write {','.join(header)}",
+            )
         source, to = (_peer(cell.strip(), peers, known, place) for cell in line[:2])
         weight = _weight(line[2].strip(), place) if len(header) == 3 else None
         if (source, to) in seen:

@@ -138,6 +138,11 @@ class Weights:
         same = np.array_equal(i[there], j[back]) and np.array_equal(j[there], i[back])
         return bool(same and np.allclose(w[there], w[back], rtol=0, atol=_CLOSE))
 
+    @cached_property
+    def doubly(self) -> bool:
+        """Whether rows and columns sum to 1, to 1e-12."""
+        return all(bool((np.abs(each - 1) < _CLOSE).all()) for each in self.sums())
+
     def check(self, sums: Sums, what: str) -> Weights:
         """These weights, whose sums are what they must be, to 1e-12.  Raises ConfigError, naming `what` and a peer."""
         _, _, w = self.entries
@@ -181,7 +186,8 @@ class Weights:
         for peer in place:
             number = int(self.row[peer])
             row = self.rows[number]
-            if users[number] > 1 and users[number] == len(row.peers) and len(set(row.weights)) == 1:
+            alike = users[number] > 1 and users[number] == len(row.peers) and len(set(row.weights)) == 1
+            if alike and self.doubly:
                 if number not in kept:
                     members = tuple(place[other] for other in row.peers if other in place)
                     kept[number] = Row(members, (1 / len(members),) * len(members))

@@ -219,8 +219,8 @@ class Decentralised(FedAvg):
         device = state.peers.model.device
         steps = [each.metrics.steps.reshape(1) for each in replies.each]
         return Record(
-            model=torch.stack([flat(each.params) for each in values]),
-            buffers=torch.stack([flat(each.buffers) for each in values]),
+            model=_stack(state.params, [each.params for each in values]),
+            buffers=_stack(_parts(state.buffers)[0], [each.buffers for each in values]),
             steps=torch.stack(steps).to(state.peers.model),
             lr=float(super().broadcast(state, []).shared.lr),
             key=torch.tensor(keys, device=device).reshape(-1, 1),
@@ -270,6 +270,16 @@ class Decentralised(FedAvg):
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _stack(like: Tensors, each: Sequence[Tensors]) -> Tensor:
+    """`flat` of each, in rows, written once."""
+    first = flat(like)
+    found = first.new_empty(len(each), len(first))
+    for row, tensors in zip(found, each, strict=True):
+        for part, name in zip(row.split([value.numel() for value in like.values()]), like, strict=True):
+            part.copy_(tensors[name].reshape(-1))
+    return found
 
 
 def _rows(stacked: Record, peers: Sequence[int]) -> Record:
