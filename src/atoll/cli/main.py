@@ -300,11 +300,27 @@ def partitions() -> None:
     show_partitions()
 
 
+@app.command()
+def topologies(
+    name: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Only this one, such as ring or base:2.")
+    ] = None,
+    peers: Annotated[int, typer.Option("--peers", min=1, help="How many there are.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Draws what is random.")] = 0,
+) -> None:
+    """Tell how graphs of peers without a server mix: neighbours, messages, spectral gap, exact consensus."""
+    from atoll.cli.topologies import show
+
+    show(name, peers, seed)
+
+
 @app.command("explain")
 def explain_kinds(
     name: Annotated[
         str | None,
-        typer.Argument(help="devices, choose, adaptive, pace, channel, down, strategy or protocol."),
+        typer.Argument(
+            help="devices, choose, adaptive, pace, channel, down, strategy, protocol, steps, topology or mixing."
+        ),
     ] = None,
 ) -> None:
     """List the kinds of a setting, and what each takes."""

@@ -18,6 +18,8 @@ from atoll.compress.parse import codecs
 from atoll.data.catalogue import find_root
 from atoll.errors import ConfigError, DataError, suggest
 from atoll.experiment import Experiment, run_settings
+from atoll.peer.mixing import mixings
+from atoll.peer.topology import topologies
 from atoll.rounds.adapting import rules
 from atoll.rounds.choosing import choices
 from atoll.rounds.paces import paces
@@ -29,6 +31,8 @@ __all__ = [
     "explain_setting",
     "explain_settings",
     "get_data",
+    "new_console",
+    "new_table",
     "show_datasets",
     "show_method",
     "show_methods",
@@ -37,12 +41,14 @@ __all__ = [
 ]
 
 
-def _console() -> Console:
+def new_console() -> Console:
+    """Where tables are shown: 120 columns wide where no terminal says otherwise."""
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
     return Console(width=width, highlight=False)
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """A table with these columns, the first of which names what a line is about."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for column in columns:
         table.add_column(column, style="bold" if column == columns[0] else "", no_wrap=column == columns[0])
@@ -54,10 +60,10 @@ def _table(*columns: str) -> Table:
 
 def show_methods() -> None:
     """All methods, a line each."""
-    table = _table("method", "what it does", "paper", "traffic of a client")
+    table = new_table("method", "what it does", "paper", "traffic of a client")
     for each in methods.describe():
         table.add_row(each.name, each.line, each.paper, each.cost)
-    _console().print(table, "atoll methods NAME lists the settings of one", sep="")
+    new_console().print(table, "atoll methods NAME lists the settings of one", sep="")
 
 
 def show_method(name: str) -> None:
@@ -67,15 +73,15 @@ def show_method(name: str) -> None:
     kind = methods.get(name)
     doc = (kind.__doc__ or "").partition("\n\n    Args:")[0]
     hints = get_type_hints(kind)
-    console = _console()
+    console = new_console()
     console.print(doc, markup=False)
-    table = _table(f"settings of {own.short(name)}", "takes", "default", "meaning")
+    table = new_table(f"settings of {own.short(name)}", "takes", "default", "meaning")
     for each in methods.fields(kind):
         table.add_row(
             each.name, accepted(each.name, hints[each.name]), _shown(each.name, each.default), each.help
         )
     console.print(table)
-    table = _table("settings of every run", "takes", "default", "meaning")
+    table = new_table("settings of every run", "takes", "default", "meaning")
     usual = Experiment().to_dict()
     for key, annotated in run_settings().items():
         table.add_row(key, accepted(key, annotated), _shown(key, usual[key]), described(annotated))
@@ -93,11 +99,11 @@ def _shown(key: str, value: Any) -> str:
 
 def show_models() -> None:
     """The reference networks, a line each, with what their text may set."""
-    table = _table("model", "what it is")
+    table = new_table("model", "what it is")
     for usage, line in models.describe():
         table.add_row(usage, line)
     note = "With -bn behind the name, BatchNorm stands between the layers. A module of your own: model=module:Name"
-    _console().print(table, note, sep="", markup=False)
+    new_console().print(table, note, sep="", markup=False)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -105,7 +111,7 @@ def show_models() -> None:
 
 def show_datasets() -> None:
     """The catalogue, and which of it can be read here."""
-    table = _table("data", "what", "train", "test", "shape", "classes", "clients", "license", "here")
+    table = new_table("data", "what", "train", "test", "shape", "classes", "clients", "license", "here")
     for each in sources.catalogue():
         train, test = each.samples
         cells = [
@@ -118,7 +124,7 @@ def show_datasets() -> None:
         cells += [str(each.classes), f"by {each.natural}" if each.natural else "–", each.license]
         table.add_row(*cells, "yes" if readable(each) else "no")
     note = "Also synthetic:ALPHA,BETA, and your own csv, npz or parquet files and folders. Files are looked for in "
-    _console().print(table, f"{note}{sources.data_root()}", sep="")
+    new_console().print(table, f"{note}{sources.data_root()}", sep="")
 
 
 def readable(entry: sources.Entry) -> bool:
@@ -131,11 +137,11 @@ def readable(entry: sources.Entry) -> bool:
 
 def show_partitions() -> None:
     """The ways to divide, a line each, with what their text may set."""
-    table = _table("partition", "what clients get")
+    table = new_table("partition", "what clients get")
     for usage, line in sources.partitions():
         table.add_row(usage, line)
     note = "A single +permuted:GROUPS may follow. atoll data describe NAME --partition TEXT shows what comes of one"
-    _console().print(table, note, sep="", markup=False)
+    new_console().print(table, note, sep="", markup=False)
 
 
 # --- settings that have kinds ---------------------------------------------------------------------------------
@@ -171,6 +177,8 @@ def _said(name: str) -> str:
         from atoll.vertical.settings import Vertical
 
         return described(Vertical.kinds()[name])
+    if name in ("topology", "mixing"):
+        return next(each.help for each in methods.fields(methods.Decentralised) if each.name == name)
     return described(run_settings()[name])
 
 
@@ -184,6 +192,8 @@ _KINDS = {
     "strategy": _strategies,
     "protocol": _protocols,
     "steps": _steps,
+    "topology": topologies,
+    "mixing": mixings,
 }
 _ROOM = {
     "steps": "Several with + in between",
@@ -199,10 +209,10 @@ def explain_setting(name: str) -> None:
     """The kinds that a setting knows, a line each, with what their text may set.  Raises ConfigError."""
     if name not in _KINDS:
         raise ConfigError(f"the setting {name!r} has no kinds to list", hint=suggest(name, _KINDS))
-    table = _table(name, "what it is")
+    table = new_table(name, "what it is")
     for usage, line in _KINDS[name]():
         table.add_row(usage, " ".join(line.split()))
-    console = _console()
+    console = new_console()
     console.print(_said(name), markup=False)
     console.print(table)
     if name in _ROOM:
@@ -211,17 +221,17 @@ def explain_setting(name: str) -> None:
 
 def explain_settings() -> None:
     """The settings that have kinds, a line each."""
-    table = _table("setting", "what it is")
+    table = new_table("setting", "what it is")
     for name in _KINDS:
         table.add_row(name, _said(name))
-    _console().print(table, "atoll explain NAME lists the kinds of one", sep="")
+    new_console().print(table, "atoll explain NAME lists the kinds of one", sep="")
 
 
 def describe_data(name: str, given: dict[str, Any], sets: list[str]) -> None:
     """A dataset's facts, and the report on a division of it."""
     experiment = Experiment.read(None, sets, data=name, **given)
     dataset = experiment.load()
-    console = _console()
+    console = new_console()
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     rows = [("data", repr(dataset).partition(" ")[2].removesuffix(">"))]

@@ -99,8 +99,8 @@ def figures(topology: Topology) -> Figures:
     every = [each for round in rounds for each in round]
     found = None
     if not topology.one_way:
-        factor = max(0.0, 1 - gap(every))
-        found = 1 - factor ** (1 / len(rounds))
+        factor = 1 - gap(every)
+        found = 1 - factor ** (1 / len(rounds)) if factor > _EXACT else 1.0
     return Figures(
         topology.peers,
         topology.period,

@@ -22,13 +22,25 @@ from torch.nn.functional import embedding_bag
 from atoll import spec
 from atoll.peer.weights import Weights
 
-__all__ = ["KINDS", "Mixture", "average", "largest"]
+__all__ = ["KINDS", "Mixture", "average", "largest", "mixings"]
 
 KINDS: dict[str, tuple[spec.Parameter, ...]] = {
     "plain": (),
     "clipped": (spec.number("tau", above=0),),
     "trimmed": (spec.whole("few", at_least=1),),
 }
+
+
+_SAID = {
+    "plain": "the mean by weight",
+    "clipped": "what differs from one's own by more than tau is shortened to that (clipped gossip)",
+    "trimmed": "number by number, the few largest and the few smallest are left out (BRIDGE-T)",
+}
+
+
+def mixings() -> list[tuple[str, str]]:
+    """How each rule is written, and what it does."""
+    return [(spec.usage(name, takes), _SAID[name]) for name, takes in KINDS.items()]
 
 
 _BAGS = 64  # rows from which sums in bags pay

@@ -14,7 +14,7 @@ from atoll.peer.given import Link, read_file, weighted
 from atoll.peer.graphs import Graph
 from atoll.peer.weights import Sums, Weights
 
-__all__ = ["TOPOLOGIES", "Topology", "read", "topology"]
+__all__ = ["TOPOLOGIES", "Topology", "read", "topologies", "topology"]
 
 _K = spec.whole("k", at_least=1)
 
@@ -42,6 +42,12 @@ TOPOLOGIES: dict[str, tuple[str, tuple[spec.Parameter, ...]]] = {
     "arrows": ("the same, and links go one way", (spec.rest("path"),)),
 }  # fmt: skip
 """What there is by name: what it is, and what it takes."""
+
+
+def topologies() -> list[tuple[str, str]]:
+    """How each is written, and what it is."""
+    return [(spec.usage(name, takes), line) for name, (line, takes) in TOPOLOGIES.items()]
+
 
 _SIMPLE: dict[str, Callable[..., Graph]] = {
     "ring": lambda n, seed: graphs.ring(n),

@@ -135,6 +135,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("replies", ", ".join(f"{count} {what}" for what, count in trouble.items() if count)))
     up, down = sum(r.bytes_up for r in run.rounds), sum(r.bytes_down for r in run.rounds)
     facts.append(("traffic", f"{bytes_text(up)} up, {bytes_text(down)} down"))
+    if last is not None and last.consensus is not None:
+        facts[-1] = ("traffic", f"{bytes_text(up)} between peers")
+        facts.append(("consensus", f"models are {number_text(last.consensus)} from their mean"))
     found = run.clocked()
     if found:
         facts += clock_facts(found, run.to_dict()["participation"])

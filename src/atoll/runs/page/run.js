@@ -261,6 +261,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
 
     _evaluation(round, evaluation) {
       round.evaluation = { overall: evaluation.overall || {}, clients: evaluation.clients || {}, personal: evaluation.personal || {}, newcomers: evaluation.newcomers || {}, validation: evaluation.validation || {} };
+      round.consensus = evaluation.consensus ?? null; // of peers without a server
       if (evaluation.confusion) this.confusion = { round: round.round, ...evaluation.confusion };
       const each = evaluation.each || {};
       const values = {};
