@@ -1,0 +1,112 @@
+"""Phones in a ring: what do people learn from each other where there is no server?
+
+Shows: sixteen phones with digits of a few classes each, that train by themselves, with the two beside them in a ring,
+with four on an exponential graph, and with a server. How fast a graph mixes is told before; how far models are apart
+is measured. Two phones may lie: `--liars 2` has them send the opposite of what they learned, and neighbours that clip
+what they hear go on.
+
+Data: handwritten digits (in the package).
+
+Out: the accuracy of each phone's own model on its own digits, the distance between models, megabytes between phones,
+and a picture of both over rounds.
+
+    python examples/neighbours.py [--rounds 40] [--liars 0] [--out .]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import atoll
+from atoll.peer import figures, topology
+
+PHONES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Liars(atoll.DPSGD):
+    """D-PSGD in which the first few send start - (trained - start) in the place of what they trained."""
+
+    liars: int = 0
+
+    def update(self, state: atoll.Record, replies: atoll.Replies) -> atoll.Record:
+        for at, peer in enumerate(replies.clients):
+            if peer < self.liars:
+                reply = replies.each[at]
+                start = self.broadcast(state, [peer]).received(peer).params
+                lie = start - (reply.values.params - start)
+                replies.each[at] = reply._replace(values=reply.values.replace(params=lie))
+        return super().update(state, replies)
+
+
+def play(name: str, method: atoll.Method, data: atoll.FederatedData, rounds: int) -> atoll.Run | None:
+    """One way to learn, and a line about it; None where it comes to nothing."""
+    made = atoll.Federation(lambda: atoll.models.mlp(64, 32, 10), data, method, rounds=rounds)
+    try:
+        run = made.fit(progress=False)
+    except atoll.DivergedError:
+        print(f"{name:22} diverged in round {made.number + 1}")
+        return None
+    last = run.evaluation
+    assert last is not None
+    own, sent = last.own["accuracy"], sum(each.bytes_up for each in run.rounds) / 1e6
+    apart = "" if last.consensus is None else f"{last.consensus:.3f}"
+    print(f"{name:22} {100 * own.mean:5.1f} % {100 * own.min:6.1f} % {apart:>8} {sent:8.2f} MB")
+    return run
+
+
+def picture(runs: dict[str, atoll.Run], path: Path) -> None:
+    """Accuracy and distance over rounds."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5))
+    for name, run in runs.items():
+        found = [(each.number, each.evaluation) for each in run.rounds if each.evaluation]
+        left.plot([at for at, _ in found], [100 * each.own["accuracy"].mean for _, each in found], label=name)
+        if found[-1][1].consensus is not None:
+            right.plot([at for at, _ in found], [each.consensus for _, each in found], label=name)
+    left.set(xlabel="round", ylabel="accuracy of phones' own models, %")
+    right.set(xlabel="round", ylabel="distance to the mean model")
+    left.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--liars", type=int, default=0)
+    parser.add_argument("--out", default=".")
+    given = parser.parse_args(arguments)
+    for text in ("ring", "exponential"):
+        known = figures(topology(text, PHONES))
+        print(f"{text}: {known.degree} neighbours, models come {known.gap:.0%} closer in a round at least")
+    data = atoll.data.load("digits").partition("dirichlet:0.5", clients=PHONES, seed=0)
+    print("\nhow                   own model   worst    apart    sent")
+    ways: dict[str, atoll.Method] = {
+        "alone": atoll.Local(batch_size=10),
+        "ring": Liars(topology="ring", liars=given.liars, batch_size=10),
+        "exponential": Liars(topology="exponential", liars=given.liars, batch_size=10),
+        "a server": atoll.FedAvg(batch_size=10),
+    }
+    if given.liars:
+        clipped = Liars(topology="exponential", liars=given.liars, mixing="clipped:0.1", batch_size=10)
+        ways = {**ways, "exponential, clipped": clipped}
+    played = {name: play(name, method, data, given.rounds) for name, method in ways.items()}
+    runs = {name: run for name, run in played.items() if run is not None}
+    path = Path(given.out) / "neighbours.png"
+    picture(runs, path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
