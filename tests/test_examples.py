@@ -159,3 +159,10 @@ def test_a_mistake_by_hand_would_be_seen() -> None:
     listing["by_hand"].__globals__["average"] = _equally
     wrong = listing["by_hand"](first, data, 1, 0).state_dict()
     assert max(float((right[name] - wrong[name]).abs().max()) for name in right) > 1e-3
+
+
+def test_neighbours_prints_every_way_to_learn(tmp_path: Path) -> None:
+    text = output("neighbours", tmp_path, "--rounds", "3", "--liars", "1")
+    rows = re.findall(r"^(alone|ring|exponential|a server|exponential, clipped) +[\d.]+ %", text, re.MULTILINE)
+    assert rows == ["alone", "ring", "exponential", "a server", "exponential, clipped"]
+    assert "ring: 2 neighbours, models come 5% closer" in text
