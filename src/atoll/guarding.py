@@ -17,7 +17,7 @@ from atoll.data import FederatedData
 from atoll.dpsgd.fits import of_samples
 from atoll.dpsgd.records import DPSGD
 from atoll.errors import ConfigError
-from atoll.methods import METHODS
+from atoll.methods import METHODS, Decentralised
 from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
 from atoll.rounds.chances import chances
 from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
@@ -135,6 +135,11 @@ def fitted(
     """The channel for a run.  Raises ConfigError where something about the run would undo what it is for."""
     if not isinstance(given, Chain):
         return given
+    if given.shrink is not None and isinstance(method, Decentralised):
+        raise ConfigError(
+            f"channel = {given.text!r} packs how a model differs from what its peer began with, which no neighbour has",
+            hint=f"set method=choco, codec={given.shrink.text}: neighbours keep copies, and hear what changed",
+        )
     equal = data.weights is not None and bool((data.weights == data.weights[0]).all())
     if given.hides or given.noise is not None:
         _check(given, settings, data, equal)

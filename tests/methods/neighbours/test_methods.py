@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import atoll
 from atoll.errors import ConfigError
 from atoll.methods import Decentralised, FedAvg, FedSGD, get
 from atoll.optimizers import SGD
@@ -83,7 +84,8 @@ def test_an_outer_step_of_one_is_dpsgd() -> None:
 
 def test_on_the_complete_graph_the_outer_step_is_dilocos() -> None:
     """SGD with Nesterov momentum on the mean of what local steps changed."""
-    clients, local = blobs(8, 8, 8), {"lr": 0.2, "steps": 4, "batch_size": 4}
+    clients = blobs(8, 8, 8)
+    local: dict[str, Any] = {"lr": 0.2, "steps": 4, "batch_size": 4}
     ours = Played(peers("diloco", topology="complete", **local), network(), clients)
     theirs = Played(FedAvg(**local), network(), clients)
     outer = SGD(momentum=0.9, nesterov=True)
@@ -376,3 +378,26 @@ def test_draws_of_a_round_are_those_of_its_number() -> None:
     one = method.update(state.replace(round=4), replied(state, method, range(6), draw))
     two = method.exchanges(method.graphs(state), 4, range(6))
     assert one.carried == two[0].links * 4 * (state.params.size() + state.peers.buffers.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("channel", "says"),
+    [("int8", "method=choco"), ("secagg:8", "each client's reply"), ("clip:1 | noise:1", "each")],
+)
+def test_channels_that_do_not_fit_are_said(channel: str, says: str) -> None:
+    data = atoll.data.load("digits").partition("iid", clients=4, seed=0)
+    with pytest.raises(ConfigError) as raised:
+        atoll.Federation(atoll.models.mlp(64, 10), data, "dpsgd", channel=channel, rounds=1)
+    assert says in str(raised.value)
+
+
+def test_what_neighbours_see_may_be_blurred() -> None:
+    """Local differential privacy: all models that are mixed are clipped and noised first."""
+    data = atoll.data.load("digits").partition("iid", clients=4, seed=0)
+    made = atoll.Federation(
+        lambda: atoll.models.mlp(64, 10), data, "dpsgd", topology="complete", channel="clip:0.001 | local:0.0",
+        rounds=1, engine="loop", eval_every=0,
+    )  # fmt: skip
+    start = made.state.params.flat()
+    made.fit(progress=False)
+    assert 0.0 < float((made.state.peers.model - start).norm(dim=1).max()) <= 0.0011

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atoll.methods import METHODS, Decentralised, get
+from atoll.assembly import build_method
+from atoll.methods import METHODS, Decentralised
 
 from .peers import begun, one_by_one, replied, same
 
@@ -23,7 +24,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "graph"), CASES)
 def test_one_peer_and_all_at_once(name: str, graph: str) -> None:
     """With everybody there, then with some who are not, and with everybody again."""
-    method = get(name)(topology=graph)
+    method = build_method(name, {"topology": graph})
     assert isinstance(method, Decentralised)
     state, draw = begun(method, 7), torch.Generator().manual_seed(1)
     for there in (range(7), [0, 2, 3, 6], range(7)):
@@ -37,7 +38,7 @@ def test_one_peer_and_all_at_once(name: str, graph: str) -> None:
 
 @pytest.mark.parametrize("rule", ["clipped:0.5", "trimmed:1"])
 def test_rules_of_one_peer_and_of_all(rule: str) -> None:
-    method = get("dpsgd")(topology="regular:4", mixing=rule)
+    method = build_method("dpsgd", {"topology": "regular:4", "mixing": rule})
     assert isinstance(method, Decentralised)
     state, draw = begun(method, 7), torch.Generator().manual_seed(1)
     for _ in range(2):
