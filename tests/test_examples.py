@@ -163,6 +163,8 @@ def test_a_mistake_by_hand_would_be_seen() -> None:
 
 def test_neighbours_prints_every_way_to_learn(tmp_path: Path) -> None:
     text = output("neighbours", tmp_path, "--rounds", "3", "--liars", "1")
-    rows = re.findall(r"^(alone|ring|exponential|a server|exponential, clipped) +[\d.]+ %", text, re.MULTILINE)
+    rows = re.findall(
+        r"^(alone|ring|exponential|a server|exponential, clipped) +[\d.]+ %", text, re.MULTILINE
+    )
     assert rows == ["alone", "ring", "exponential", "a server", "exponential, clipped"]
     assert "ring: 2 neighbours, models come 5% closer" in text

@@ -64,6 +64,7 @@ class Decentralised(FedAvg):
 
     reduction: ClassVar[Literal["mean", "each"]] = "each"
     change: ClassVar[Change | None] = Change("params", since="params")
+    broadcasts: ClassVar[tuple[str, ...]] = ()
     cost: ClassVar[str] = "1 model to each neighbour"
     host: ClassVar[tuple[str, ...]] = ("met", "links")
 
