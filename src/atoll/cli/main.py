@@ -319,9 +319,7 @@ def explain_kinds(
     name: Annotated[
         str | None,
         typer.Argument(
-        typer.Argument(
             help="devices, choose, adaptive, pace, channel, down, strategy, protocol, steps, topology or mixing."
-        ),
         ),
     ] = None,
 ) -> None:
