@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import atoll
-from atoll.peer import figures, topology
+from atoll.topology import figures, topology
 
 PHONES = 16
 

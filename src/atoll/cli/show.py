@@ -18,12 +18,12 @@ from atoll.compress.parse import codecs
 from atoll.data.catalogue import find_root
 from atoll.errors import ConfigError, DataError, suggest
 from atoll.experiment import Experiment, run_settings
-from atoll.peer.mixing import mixings
-from atoll.peer.topology import topologies
 from atoll.rounds.adapting import rules
 from atoll.rounds.choosing import choices
 from atoll.rounds.paces import paces
 from atoll.schema import accepted, described
+from atoll.topology.mixing import mixings
+from atoll.topology.topology import topologies
 from atoll.words import bytes_text
 
 __all__ = [

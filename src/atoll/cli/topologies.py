@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atoll.cli.show import new_console, new_table
 from atoll.errors import ConfigError
-from atoll.peer import Figures, figures, topology
+from atoll.topology import Figures, figures, topology
 
 __all__ = ["show"]
 

@@ -12,8 +12,8 @@ import atoll
 from atoll.errors import ConfigError
 from atoll.methods import Decentralised, FedAvg, FedSGD, get
 from atoll.optimizers import SGD
-from atoll.peer import Mixture
 from atoll.tensors import Record
+from atoll.topology import Mixture
 from tests.methods.driver import Client, Played, blobs, line, network, quadratic
 
 from .peers import begun, replied

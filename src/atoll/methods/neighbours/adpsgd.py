@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from atoll.methods.neighbours.dpsgd import DPSGD
-from atoll.peer import Topology, Weights
+from atoll.topology import Topology, Weights
 
 __all__ = ["ADPSGD"]
 

@@ -13,8 +13,8 @@ from atoll.compress import Codec, parse
 from atoll.errors import ConfigError
 from atoll.methods.neighbours.decentralised import Decentralised
 from atoll.methods.parts.settings import require
-from atoll.peer import Topology, Weights
 from atoll.tensors import Record, nbytes
+from atoll.topology import Topology, Weights
 
 __all__ = ["Choco"]
 

@@ -20,12 +20,12 @@ from atoll.contract import Change, ClientData, Model, Population, Replies, Reply
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.parts.buffers import form
 from atoll.methods.parts.settings import require
-from atoll.peer import Mixture, Row, Sums, Topology, Weights, topology
-from atoll.peer.given import Link
-from atoll.peer.mixing import largest
-from atoll.peer.topology import read
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, nbytes
+from atoll.topology import Mixture, Row, Sums, Topology, Weights, topology
+from atoll.topology.given import Link
+from atoll.topology.mixing import largest
+from atoll.topology.topology import read
 
 __all__ = ["Decentralised", "flat", "unflat"]
 
@@ -69,7 +69,7 @@ class Decentralised(FedAvg):
     host: ClassVar[tuple[str, ...]] = ("met", "links")
 
     sums: ClassVar[Sums] = "both"
-    """Which sums of the weights must be 1 (see `atoll.peer.Sums`)."""
+    """Which sums of the weights must be 1 (see `atoll.topology.Sums`)."""
 
     plain: ClassVar[bool] = True
     """Whether only plain mixing makes sense."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atoll.methods.neighbours.decentralised import Decentralised
-from atoll.peer import Sums, Topology, Weights
 from atoll.tensors import Record
+from atoll.topology import Sums, Topology, Weights
 
 __all__ = ["Gossip"]
 

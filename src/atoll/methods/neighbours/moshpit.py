@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from atoll.methods.neighbours.dpsgd import DPSGD
 from atoll.methods.parts.settings import require
-from atoll.peer import Topology, Weights
+from atoll.topology import Topology, Weights
 
 __all__ = ["Moshpit"]
 

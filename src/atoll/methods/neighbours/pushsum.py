@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from atoll.methods.neighbours.decentralised import Decentralised
-from atoll.peer import Sums
 from atoll.tensors import Record
+from atoll.topology import Sums
 
 __all__ = ["PushSum"]
 

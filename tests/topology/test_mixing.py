@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import ConfigError
-from atoll.peer import Mixture, Weights, average, topology
+from atoll.topology import Mixture, Weights, average, topology
 
 TEXTS = ["ring", "complete", "star", "erdos:0.4", "exponential", "base:2", "grid:2", "regular:4"]
 

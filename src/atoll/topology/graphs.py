@@ -11,7 +11,7 @@ import numpy as np
 
 from atoll import seeds
 from atoll.errors import ConfigError
-from atoll.peer.weights import Weights
+from atoll.topology.weights import Weights
 
 __all__ = [
     "Graph", "by_degree", "by_links", "components", "connected", "erdos", "joined", "matching", "metropolis", "regular",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from atoll import seeds, spec
 from atoll.errors import ConfigError
-from atoll.peer import finite, graphs
-from atoll.peer.given import Link, read_file, weighted
-from atoll.peer.graphs import Graph
-from atoll.peer.weights import Sums, Weights
+from atoll.topology import finite, graphs
+from atoll.topology.given import Link, read_file, weighted
+from atoll.topology.graphs import Graph
+from atoll.topology.weights import Sums, Weights
 
 __all__ = ["TOPOLOGIES", "Topology", "read", "topologies", "topology"]
 

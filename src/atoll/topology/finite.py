@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from atoll import seeds
 from atoll.errors import ConfigError
-from atoll.peer.weights import Weights
+from atoll.topology.weights import Weights
 
 __all__ = ["base", "epidemic", "equitopo", "exponential", "grid", "hypercube", "one_peer", "star"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atoll.errors import ConfigError
-from atoll.peer.weights import Weights
+from atoll.topology.weights import Weights
 
 __all__ = ["Link", "read_file", "weighted"]
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import ConfigError
-from atoll.peer import exact_after, figures, gap, topology
-from atoll.peer.topology import TOPOLOGIES
+from atoll.topology import exact_after, figures, gap, topology
+from atoll.topology.topology import TOPOLOGIES
 
 BOTH_WAYS = [
     "ring", "torus", "complete", "star", "erdos:0.4", "smallworld:4,0.2", "regular:4", "exponential", "one-peer",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.peer.topology import Topology
-from atoll.peer.weights import Weights
+from atoll.topology.topology import Topology
+from atoll.topology.weights import Weights
 
 __all__ = ["Figures", "exact_after", "figures", "gap"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from atoll.peer.figures import Figures, exact_after, figures, gap
-from atoll.peer.mixing import Mixture, average
-from atoll.peer.topology import TOPOLOGIES, Topology, topology
-from atoll.peer.weights import Row, Sums, Weights
+from atoll.topology.figures import Figures, exact_after, figures, gap
+from atoll.topology.mixing import Mixture, average
+from atoll.topology.topology import TOPOLOGIES, Topology, topology
+from atoll.topology.weights import Row, Sums, Weights
 
 __all__ = [
     "TOPOLOGIES",

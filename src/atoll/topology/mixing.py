@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from atoll import spec
-from atoll.peer.weights import Weights
+from atoll.topology.weights import Weights
 
 __all__ = ["KINDS", "Mixture", "average", "largest", "mixings"]
 
