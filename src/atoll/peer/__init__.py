@@ -1,0 +1,1 @@
+"""Peers in processes of their own, without a server (`docs/peer.md`)."""

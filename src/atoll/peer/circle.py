@@ -1,0 +1,380 @@
+"""A peer among others: what it says to them, what it hears from them, and who of them is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from atoll.errors import AtollError, CodecError, ConfigError
+from atoll.network.telling import said
+from atoll.parties.framed import LOOPBACK, Address, Secured, frame, framed, greet, introduced, watched
+from atoll.parties.link import PartyError
+from atoll.peer.line import GONE, Line
+from atoll.peer.words import Absent, Here, Known, Later, No, Said, There, Wanted, Word, known, opened, packed
+
+__all__ = ["Circle", "Other"]
+
+_POLL = 10.0  # seconds for which a question that has no answer yet is kept
+_AGAIN = 0.2  # seconds between two tries to reach somebody
+_REVIVE = 2.0  # seconds between two tries to reach somebody who is gone
+_KEPT = 3  # rounds of which a peer still knows what it said
+_WORDS = 1 << 20  # most bytes of a body that is no model
+
+
+@dataclass
+class Other:
+    """What a peer knows of another one.
+
+    Attributes:
+        address: where it listens, None as long as nobody has said so.
+        begins: the first round in which it takes part, or does so again.
+        round: the round that it was in when it was last heard.
+        gone: whether nobody waits for it any more.
+        met: whether it was ever heard.
+        sent, received: bytes of models, to it and from it.
+        heard: the last round of which its model came.
+        took: the last round of which it has fetched this peer's.
+    """
+
+    address: Address | None = None
+    begins: int = 1
+    round: int = 0
+    gone: bool = False
+    met: bool = False
+    sent: int = 0
+    received: int = 0
+    heard: int = 0
+    took: int = 0
+    line: Line | None = field(default=None, repr=False)
+
+
+class Circle:
+    """The others, as one peer sees them.
+
+    Whoever wants to know what another said in a round asks it, and asks again until it is told, or until nothing was
+    heard from there for `patience` seconds: then that one is gone, and counts as absent until it is heard again.
+
+    Args:
+        name: this peer; `names` are all of the run, in the order of their numbers.
+        run: a hash of what all must have alike.
+        listen: where it listens; `address` is by which others call it, where that is another one.
+        known: where some of the others listen: by name, or addresses alone, whose owners say who they are.
+        secured: TLS; None sends in the clear, which goes only to this machine.
+        patience: seconds of silence after which another one is gone.
+        deadline: seconds after which nobody waits for one that is there, but slow; None: for ever.
+        begins: the first round in which this one takes part.
+        tell: hears who comes and goes.
+
+    Raises ConfigError for plain text beyond this machine.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        run: str,
+        listen: Address,
+        known: Mapping[str, Address],
+        strangers: Sequence[Address] = (),
+        *,
+        address: Address | None = None,
+        secured: Secured | None = None,
+        patience: float = 60.0,
+        deadline: float | None = None,
+        begins: int = 1,
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        if secured is None:
+            far = [each for each in (listen, *known.values(), *strangers) if each.host not in LOOPBACK]
+            if far:
+                raise ConfigError(
+                    f"{far[0]} is another machine, and plain text stays on this one",
+                    hint="leave --plain out, and say --keys DIR",
+                )
+        self.name, self.run, self.listen, self.secured = name, run, listen, secured
+        self.patience, self.deadline, self.tell = patience, deadline, tell
+        self.begins = self.round = begins
+        self.others = {each: Other(known.get(each)) for each in names if each != name}
+        self._own = address or listen
+        self._strangers = list(strangers)
+        self._said: dict[int, bytes] = {}
+        self._news = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._server = await asyncio.start_server(
+                self._listen, self.listen.host, self.listen.port,
+                ssl=None if self.secured is None else self.secured.server,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError(
+                f"{self.name} cannot listen at {self.listen}: {error.strerror or error}",
+                hint="choose another --listen HOST:PORT",
+            ) from None
+        self._keep(asyncio.create_task(self._revive()))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for name in self.others:
+            await self._drop(name)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- what this one says -----------------------------------------------------------------------------------
+
+    async def say(self, number: int, body: bytes) -> None:
+        """Have others told what this peer says in a round."""
+        async with self._news:
+            self._said[number] = body
+            for old in [each for each in self._said if each <= number - _KEPT]:
+                del self._said[old]
+            self._news.notify_all()
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._keep(task)
+        try:
+            async with asyncio.timeout(_POLL):
+                other = await introduced(self.name, reader, writer, self.secured)
+                if other not in self.others:
+                    raise PartyError(f"{other} called, and is no peer of this run")
+                await greet(self.name, writer)
+            watched(writer)
+            while True:
+                head, body = await frame(reader, _WORDS)
+                reply, payload = await self._reply(other, opened(head), body)
+                if isinstance(reply, Said):  # it counts once it is on its way
+                    self.others[other].sent += len(payload)
+                blob = packed(reply)
+                writer.write(framed(blob, len(payload)))
+                writer.write(payload)
+                await writer.drain()
+                if isinstance(reply, Said):
+                    self.others[other].took = max(self.others[other].took, reply.of)
+        except GONE as error:
+            if isinstance(error, PartyError):
+                self.tell(said("refused", f"refused: {error.message}"))
+        except (asyncio.CancelledError, AtollError):  # asyncio would tell of the first as a failure
+            pass
+        finally:
+            writer.close()
+
+    async def _reply(self, other: str, word: Word, body: bytes) -> tuple[Word, bytes]:
+        if isinstance(word, Here):
+            if word.run != self.run:
+                return No("it has other settings: method, model, topology, seed and peers must be alike"), b""
+            self._met(other, word.begins, word.round, known(body))
+            return There(self.begins, self.round), self._known()
+        if not isinstance(word, Wanted):
+            return No("that is no question"), b""
+        self.others[other].round = word.round
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLL), self._news:
+                await self._news.wait_for(lambda: word.of in self._said or self._never(word.of))
+        if word.of in self._said:
+            return Said(word.of, self.round), self._said[word.of]
+        if self._never(word.of):
+            return Absent(self.begins, self.round), b""
+        return Later(self.round), b""
+
+    def _never(self, number: int) -> bool:
+        """Whether nothing will be said of a round that was not said before."""
+        return number < self.begins or number < self.round
+
+    def _known(self) -> bytes:
+        found = {name: str(each.address) for name, each in self.others.items() if each.address is not None}
+        return packed(Known({**found, self.name: str(self._own)}))
+
+    def _met(self, name: str, begins: int, number: int, addresses: Mapping[str, str]) -> None:
+        """Another one has presented itself."""
+        found = self.others[name]
+        if found.gone or not found.met:
+            back = "is there again" if found.met else "is there"
+            self.tell(said("met", f"{name} {back}", peer=name))
+        found.met, found.gone, found.begins, found.round = True, False, begins, number
+        for each, text in addresses.items():
+            if each in self.others and (each == name or self.others[each].address is None):
+                with contextlib.suppress(ConfigError):
+                    self.others[each].address = Address.parse(text)
+
+    # --- what it hears ----------------------------------------------------------------------------------------
+
+    async def gather(self, names: Sequence[str], seconds: float | None) -> list[str]:
+        """Wait until these others are there, at most so long; those that are not, who are gone for now."""
+        due = [name for name in names if not self.others[name].met]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while due := [name for name in names if not self.others[name].met]:
+                    await self._look()
+                    if any(not self.others[name].met for name in due):
+                        await asyncio.sleep(_AGAIN)
+        for name in due:
+            self.others[name].gone = True
+        return due
+
+    async def _look(self) -> None:
+        """Call everybody whose address is known and who was not met, and ask those who were for more addresses."""
+        strangers = list(self._strangers)
+        await asyncio.gather(*map(self._stranger, strangers))
+        lost = any(each.address is None for each in self.others.values())
+        await asyncio.gather(
+            *(
+                self._present(name)
+                for name, each in self.others.items()
+                if each.address is not None and (not each.met or lost)
+            )
+        )
+
+    async def _stranger(self, where: Address) -> None:
+        with contextlib.suppress(*GONE):
+            line = await Line.to(where, self.name, self.secured)
+            self._strangers.remove(where)
+            found = self.others.get(line.name)
+            if found is None or found.line is not None:
+                await line.close()
+                return
+            found.line, found.address = line, where
+
+    async def _present(self, name: str) -> bool:
+        """Tell another one that this is here; whether it could be told.  Raises ConfigError where it refuses."""
+        try:
+            line = await self._line(name)
+            word, body = await line.ask(
+                Here(self.run, self.begins, self.round), self._known(), most=_WORDS
+            )  # fmt: skip
+            if isinstance(word, No):
+                raise ConfigError(f"{name} refuses: {word.why}", hint="all peers start with one file")
+            if not isinstance(word, There):
+                raise PartyError(f"{name} answered something else")
+            self._met(name, word.begins, word.round, known(body))
+        except (*GONE, CodecError):
+            await self._drop(name)
+            return False
+        return True
+
+    async def announce(self, begins: int) -> None:
+        """Take part from a later round on, and tell all that can be reached."""
+        self.begins = self.round = begins
+        async with self._news:
+            self._news.notify_all()
+        await asyncio.gather(
+            *(self._present(n) for n, each in self.others.items() if each.address is not None)
+        )
+
+    def enter(self, number: int) -> None:
+        """This one is in that round now."""
+        self.round = number
+
+    @property
+    def ahead(self) -> int:
+        """The furthest round that others were heard in."""
+        return max((each.round for each in self.others.values()), default=0)
+
+    async def hear(
+        self, number: int, names: Sequence[str], most: int, sound: Callable[[str, bytes], bool]
+    ) -> dict[str, bytes]:
+        """What these others said in a round; those that are gone, or were not there, are missing.
+
+        Args:
+            most: bytes that one may have.
+            sound: whether what one said can be used; it tells why not.
+        """
+        found = await asyncio.gather(*(self._hear(name, number, most) for name in names))
+        came: dict[str, bytes] = {}
+        for name, body in zip(names, found, strict=True):
+            if body is not None and sound(name, body):
+                came[name] = body
+                self.others[name].heard = number
+        return came
+
+    async def _hear(self, name: str, number: int, most: int) -> bytes | None:
+        other, clock = self.others[name], asyncio.get_running_loop().time
+        begun = sign = clock()
+        while not other.gone and number >= other.begins:
+            try:
+                line = await self._line(name)
+                word, body = await line.ask(
+                    Wanted(number, self.round), most=most, patience=_POLL + min(self.patience, _POLL)
+                )
+                if not isinstance(word, Said | Later | Absent):
+                    raise PartyError(f"{name} answered something else")
+            except GONE as error:
+                await self._drop(name)
+                if clock() - sign > self.patience:
+                    self._lost(name, number, f"nothing was heard from it for {self.patience:g} s", error)
+                await asyncio.sleep(_AGAIN)
+                continue
+            sign, other.round = clock(), word.round
+            if isinstance(word, Said):
+                other.received += len(body)
+                return body
+            if isinstance(word, Absent):
+                other.begins = max(other.begins, word.begins)
+                return None
+            if self.deadline is not None and clock() - begun > self.deadline:
+                self.tell(said("late", f"round {number}: {name} is late, and is not waited for", peer=name))
+                return None
+        return None
+
+    def _lost(self, name: str, number: int, why: str, error: BaseException) -> None:
+        self.others[name].gone = True
+        text = f"round {number}: {name} is gone: {why} ({str(error) or type(error).__name__})"
+        self.tell(said("gone", text, peer=name, round=number))
+
+    async def part(self, names: Sequence[str], number: int) -> None:
+        """Wait until those of these that are there have fetched what was said in the last round, or are silent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.patience):
+                while any(not self.others[n].gone and self.others[n].took < number for n in names):
+                    await asyncio.sleep(_AGAIN / 4)
+
+    # --- lines ------------------------------------------------------------------------------------------------
+
+    async def _line(self, name: str) -> Line:
+        """The connection to another one.  Raises one of GONE."""
+        other = self.others[name]
+        if other.line is None:
+            if other.address is None:
+                raise PartyError(f"nobody has said where {name} listens")
+            line = await Line.to(other.address, self.name, self.secured)
+            if line.name != name:
+                await line.close()
+                raise PartyError(f"at {other.address} is {line.name}, and not {name}")
+            return await self._settled(name, line)
+        return other.line
+
+    async def _settled(self, name: str, line: Line) -> Line:
+        """The one line to another one that is kept, where two were opened at a time."""
+        other = self.others[name]
+        if other.line is not None:
+            await line.close()
+        else:
+            other.line = line
+        return other.line
+
+    async def _drop(self, name: str) -> None:
+        line, self.others[name].line = self.others[name].line, None
+        if line is not None:
+            await line.close()
+
+    async def _revive(self) -> None:
+        """Look again and again whether those that are gone are back."""
+        while True:
+            await asyncio.sleep(_REVIVE)
+            for name, other in self.others.items():
+                if other.gone and other.address is not None:
+                    with contextlib.suppress(AtollError):
+                        await self._present(name)

@@ -1,0 +1,180 @@
+"""What peers say to each other over real sockets, and what becomes of those who are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from atoll.errors import ConfigError
+from atoll.parties.framed import Address, framed
+from atoll.peer import circle as module
+from atoll.peer.circle import Circle
+from tests.parties.test_wired import free, hello
+
+NAMES = ["ann", "bea", "cat"]
+
+
+def circle(name: str, where: dict[str, Address], known: Sequence[str] = (), **more: Any) -> Circle:
+    given = {each: where[each] for each in (known or NAMES) if each != name}
+    return Circle(
+        name, NAMES, more.pop("run", "r"), where[name], given, patience=more.pop("patience", 5.0), **more
+    )
+
+
+def fine(name: str, body: bytes) -> bool:
+    return True
+
+
+async def rounds(one: Circle, first: int, last: int, said: dict[tuple[str, int], dict[str, bytes]]) -> None:
+    """A peer that says its name and the number of the round."""
+    others = [each for each in NAMES if each != one.name]
+    for number in range(first, last + 1):
+        one.enter(number)
+        await one.say(number, f"{one.name} {number}".encode())
+        said[one.name, number] = await one.hear(number, others, 1000, fine)
+
+
+def test_all_hear_all() -> None:
+    where, said = {each: free() for each in NAMES}, {}
+
+    async def each(name: str) -> list[str]:
+        async with circle(name, where) as one:
+            missing = await one.gather([k for k in NAMES if k != name], 10)
+            await rounds(one, 1, 4, said)
+            await one.part([k for k in NAMES if k != name], 4)
+            return missing
+
+    async def all_() -> list[list[str]]:
+        return await asyncio.gather(*map(each, NAMES))
+
+    assert asyncio.run(all_()) == [[], [], []]
+    for number in range(1, 5):
+        for name in NAMES:
+            assert said[name, number] == {k: f"{k} {number}".encode() for k in NAMES if k != name}
+
+
+def test_others_are_found_through_any_of_them() -> None:
+    """One knows nobody, the second the first, the third an address without a name."""
+    where, said = {each: free() for each in NAMES}, {}
+
+    async def each(name: str, one: Circle) -> None:
+        async with one:
+            assert await one.gather([k for k in NAMES if k != name], 10) == []
+            await rounds(one, 1, 1, said)
+            await one.part([k for k in NAMES if k != name], 1)
+
+    async def all_() -> None:
+        await asyncio.gather(
+            each("ann", Circle("ann", NAMES, "r", where["ann"], {})),
+            each("bea", Circle("bea", NAMES, "r", where["bea"], {"ann": where["ann"]})),
+            each("cat", Circle("cat", NAMES, "r", where["cat"], {}, [where["bea"]])),
+        )
+
+    asyncio.run(asyncio.wait_for(all_(), 20))
+    assert said["ann", 1] == {"bea": b"bea 1", "cat": b"cat 1"}
+
+
+def test_who_is_gone_is_not_waited_for_again_and_counts_when_it_is_back() -> None:
+    where, said, told = {each: free() for each in NAMES}, {}, []
+
+    async def all_() -> None:
+        async with (
+            circle("ann", where, patience=0.5, tell=told.append) as ann,
+            circle("bea", where, patience=0.5) as bea,
+        ):
+            async with circle("cat", where) as cat:
+                for one in (ann, bea, cat):
+                    assert await one.gather([k for k in NAMES if k != one.name], 10) == []
+                await asyncio.gather(*(rounds(one, 1, 1, said) for one in (ann, bea, cat)))
+            begun = asyncio.get_running_loop().time()
+            await asyncio.gather(*(rounds(one, 2, 9, said) for one in (ann, bea)))
+            assert (
+                asyncio.get_running_loop().time() - begun < 3
+            )  # silence is waited for once, not eight times
+            async with circle("cat", where, begins=3) as cat:
+                assert await cat.gather(["ann", "bea"], 10) == []
+                assert cat.ahead == 9
+                await cat.announce(cat.ahead + 1)
+                await asyncio.gather(*(rounds(one, 10, 11, said) for one in (ann, bea, cat)))
+
+    asyncio.run(asyncio.wait_for(all_(), 30))
+    assert said["ann", 1] == {"bea": b"bea 1", "cat": b"cat 1"}
+    for number in range(2, 10):
+        assert said["ann", number] == {"bea": f"bea {number}".encode()}
+    assert set(said["ann", 10]) == {"bea", "cat"} and set(said["cat", 11]) == {"ann", "bea"}
+    assert sum("cat is gone" in each for each in told) == 1
+    assert any("cat is there again" in each for each in told)
+
+
+def test_another_run_is_refused() -> None:
+    where = {each: free() for each in NAMES}
+
+    async def all_() -> None:
+        async with circle("ann", where), circle("bea", where, run="another") as bea:
+            await bea.gather(["ann"], 5)
+
+    with pytest.raises(ConfigError, match="ann refuses: it has other settings"):
+        asyncio.run(all_())
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        b"GET / HTTP/1.1\r\n\r\n" + bytes(64),
+        hello("stranger"),
+        hello("bea") + framed(b"{}", 0),
+        hello("bea") + framed(b'{"type":"wanted","of":1}', 0),
+        hello("bea") + framed(b"{", 1 << 40),
+        hello("bea")[:5],
+    ],
+)
+def test_what_is_no_peer_ends_nothing(opening: bytes) -> None:
+    where, said = {each: free() for each in NAMES}, {}
+
+    async def all_() -> None:
+        async with circle("ann", where, ["cat"]) as ann, circle("cat", where, ["ann"]) as cat:
+            reader, writer = await asyncio.open_connection(where["ann"].host, where["ann"].port)
+            writer.write(opening)
+            writer.write_eof()
+            async with asyncio.timeout(5):
+                await reader.read()  # until it is closed
+            writer.close()
+            assert await ann.gather(["cat"], 10) == await cat.gather(["ann"], 10) == []
+            ann.others["bea"].gone = cat.others["bea"].gone = True
+            await asyncio.gather(*(rounds(one, 1, 1, said) for one in (ann, cat)))
+
+    asyncio.run(asyncio.wait_for(all_(), 20))
+    assert said["ann", 1] == {"cat": b"cat 1"}
+
+
+def test_what_cannot_be_used_is_left_out() -> None:
+    where, said = {each: free() for each in NAMES}, {}
+
+    async def all_() -> dict[str, bytes]:
+        async with circle("ann", where) as ann, circle("bea", where) as bea, circle("cat", where) as cat:
+            for one in (ann, bea, cat):
+                await one.gather([k for k in NAMES if k != one.name], 10)
+            await asyncio.gather(*(rounds(one, 1, 1, said) for one in (bea, cat)), ann.say(1, b""))
+            return await ann.hear(1, ["bea", "cat"], 1000, lambda name, body: name == "cat")
+
+    assert asyncio.run(all_()) == {"cat": b"cat 1"}
+
+
+def test_a_slow_one_is_left_behind_only_with_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {each: free() for each in NAMES}
+
+    async def all_() -> dict[str, bytes]:
+        async with circle("ann", where, patience=1.0, deadline=0.1) as ann, circle("bea", where):
+            await ann.gather(["bea"], 10)
+            return await ann.hear(1, ["bea"], 1000, fine)
+
+    monkeypatch.setattr(module, "_POLL", 0.2)
+    assert asyncio.run(asyncio.wait_for(all_(), 10)) == {}
+
+
+def test_plain_text_stays_here() -> None:
+    with pytest.raises(ConfigError, match="plain text stays"):
+        Circle("ann", NAMES, "r", Address("0.0.0.0", 9000), {})
