@@ -1,0 +1,188 @@
+"""One peer's half of a method without a server: its values, its local work, and what it makes of what it hears."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from atoll import codec
+from atoll.codec import Form, Limits
+from atoll.contract import Job, Order, Replies, Work
+from atoll.data import FederatedData
+from atoll.engines.client import Client
+from atoll.engines.padding import Padding
+from atoll.engines.sequential import Sequential
+from atoll.errors import CodecError
+from atoll.methods.neighbours.decentralised import Decentralised
+from atoll.rounds.judging import figures, measures, totals
+from atoll.task import Task
+from atoll.tensors import Record, finite, leaves
+from atoll.topology import Weights, topology
+
+__all__ = ["Member"]
+
+_SLACK = 1 << 16  # bytes of a message beyond those of one that is known
+
+
+class Member:
+    """One peer of a method without a server.
+
+    It computes what a simulation computes for it, in the same order and so to the bit, but sees nothing of others than
+    what they send. All values but `known` are those after the last round.
+
+    Args:
+        data: of which client `number` is here.
+        names: of all peers, in the order of their numbers.
+        written: whether steps are taken as they are written, and not captured.
+
+    `own` are its vectors, `counters` the whole numbers of its model, `known` what others offered last, by number,
+    where that is needed to read what they send.
+    """
+
+    def __init__(
+        self,
+        method: Decentralised,
+        task: Task,
+        data: FederatedData,
+        number: int,
+        names: Sequence[str],
+        seed: int,
+        written: bool = False,
+    ) -> None:
+        self.method, self.task, self.data, self.number, self.seed = method, task, data, number, seed
+        self.graphs = topology(method.topology, len(names), seed, tuple(names))
+        self.phases = len(method.exchanges(self.graphs, 0, range(len(names))))
+        self._state, self.own, self.counters = method.outfit(task, seed)
+        self.known: dict[int, Record] = {}
+        device = torch.device("cpu")
+        self._client = (Client if written else Sequential)(task, data, device)
+        self._padding = None if written else Padding(task, data, device)
+        self._trained = self._offered = Record()
+        self.device = device
+
+    # --- local work -------------------------------------------------------------------------------------------
+
+    def train(self, round: int) -> float | None:
+        """The local work of a round, from 1; its mean training loss. What it offers is there afterwards."""
+        method, rows = self.method, self._rows(round)
+        sent = method.broadcast(rows, [0])
+        work = Work(sent.shared, {self.number: sent.own[0]})
+        job = Job(method, work, [self.number], round, self.seed, method.expects(rows))
+        if self._padding is not None and isinstance(self._client, Sequential):
+            self._client.padded = not self._padding.seen(job, _Nothing())
+        order: Order = job.order(self.number)
+        answer, _ = self._client.answer(order, job.program, None)
+        came = method.trained(rows, Replies([self.number], float(answer.reply.weight), each=[answer.reply]))
+        self._trained = Record({name: value[0] if torch.is_tensor(value) else value for name, value in came.items()})
+        self._counted = answer.reply.values.counters
+        self._offered = method.offer(self.own, self._trained)
+        sums = answer.reply.metrics
+        count = float(sums.count) if "count" in sums else 0.0
+        return float(sums.loss) / count if count else None
+
+    def _rows(self, round: int) -> Record:
+        """This peer's values as a simulation of it alone would have them."""
+        return self._state.replace(
+            round=round - 1,
+            peers=Record({name: value.unsqueeze(0) for name, value in self.own.items()}),
+            counters=self.counters.map(lambda value: value.unsqueeze(0)),
+            met=torch.ones(1, dtype=torch.bool),
+        )
+
+    # --- exchanges --------------------------------------------------------------------------------------------
+
+    def weights(self, round: int, phase: int, there: Sequence[int]) -> Weights:
+        """Who hears whom in an exchange of a round, from 1, among those that are there."""
+        return self.method.exchanges(self.graphs, round - 1, there)[phase]
+
+    def hears(self, round: int, phase: int, there: Sequence[int]) -> list[int]:
+        """Whom this peer hears in it."""
+        at = list(there).index(self.number)
+        return [there[each] for each in self.weights(round, phase, there).hears(at)]
+
+    def message(self) -> tuple[bytes, bytes]:
+        """What it says in the first exchange of a round: as it travels, and whole, for who has missed something."""
+        whole = codec.encode(self._offered)
+        packed = codec.encode(self.method.pack(self.own, self._trained)) if self.method.packs else whole
+        return packed, whole
+
+    @property
+    def most(self) -> int:
+        """Bytes that a message of another one may have."""
+        return len(codec.encode(self._offered)) + _SLACK
+
+    def read(self, number: int, body: bytes, whole: bool) -> Record:
+        """What another one offers.  Raises CodecError for anything else, numbers that are not finite among it."""
+        if whole or not self.method.packs:
+            found = codec.decode(body, Form.of(self._offered), Limits(nbytes=self.most))
+        else:
+            form = Form.of(self.method.pack(self.own, self._trained))
+            packed = codec.decode(body, form, Limits(nbytes=self.most))
+            found = self.method.unpack(self.known.get(number, self._first), packed)
+        if not all(finite(value) for value in leaves(found) if torch.is_tensor(value)):
+            raise CodecError("it has numbers that are not finite")
+        return found
+
+    @property
+    def _first(self) -> Record:
+        """What every peer is taken to have offered before it has spoken: they all begin alike."""
+        _, own, _ = self.method.outfit(self.task, self.seed)
+        return own
+
+    def mixed(
+        self, round: int, phase: int, there: Sequence[int], mine: Record, heard: Mapping[int, Record]
+    ) -> Record:
+        """What it makes of its own values and those of others by number; all it hears among `there` are in it."""
+        at = list(there).index(self.number)
+        row = self.weights(round, phase, there).of_peer(at)
+        values = [mine if place == at else heard[there[place]] for place in row.peers]
+        return self.method.mixed(values, row, at)
+
+    def settle(self, mixed: Record) -> None:
+        """The round is over."""
+        self.own = self.method.settle(self.own, self._trained, self._offered, mixed)
+        self.counters = self._counted
+
+    @property
+    def offered(self) -> Record:
+        """What it offers in this round."""
+        return self._offered
+
+    # --- what it is worth -------------------------------------------------------------------------------------
+
+    def judged(self) -> dict[str, float]:
+        """Figures of its model on its own test data; {} where there are none."""
+        samples = self.data.samples(self.number, "test")
+        if samples is None or not samples.count:
+            return {}
+        params, buffers = self.model()
+        found = measures(self.task, self.device, params, buffers, samples)
+        return figures(self.task, [(samples.count, totals(self.task, found))])
+
+    def model(self) -> Any:
+        """The model that this peer predicts with: (params, buffers)."""
+        sent = self.method.broadcast(self._rows(1), [0]).own[0]
+        return sent.params, sent.buffers
+
+    # --- what is kept -----------------------------------------------------------------------------------------
+
+    def held(self) -> Record:
+        """What it goes on from."""
+        known = Record({str(number): each for number, each in self.known.items()}) if self.method.packs else Record()
+        return Record(own=self.own, counters=self.counters, known=known)
+
+    def take(self, held: Record) -> None:
+        """Go on from what was `held`."""
+        self.own, self.counters = held.own, held.counters
+        self.known = {int(number): each for number, each in held.known.items()}
+
+
+class _Nothing:
+    """Peers remember nothing but their values."""
+
+    def get(self, client: int) -> Record | None:
+        return None
+
+    def put(self, client: int, memory: Record) -> None: ...
