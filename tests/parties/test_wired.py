@@ -15,8 +15,9 @@ import torch
 from atoll.errors import ConfigError, DataError
 from atoll.parties import Field, Kind, Link, PartyError, Transcript, play
 from atoll.parties import wired as wired_module
+from atoll.parties.framed import Address
 from atoll.parties.link import VERSION
-from atoll.parties.wired import Address, meet
+from atoll.parties.wired import meet
 from atoll.tensors import Record
 
 NUMBERS = Kind("test.numbers", {"x": Field("float64", (None,))}, "numbers")

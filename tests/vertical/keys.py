@@ -12,7 +12,7 @@ from atoll.network.authority import Authority
 from atoll.network.certifying import certify
 from atoll.network.identity import Identity
 from atoll.network.tls import newest
-from atoll.parties.wired import Secured
+from atoll.parties.framed import Secured
 
 
 def party_keys(authority: Authority, name: str, place: Path, role: str = "party") -> Path:

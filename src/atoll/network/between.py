@@ -11,7 +11,7 @@ from atoll.errors import ConfigError
 from atoll.network.certificates import IdentityError, read
 from atoll.network.identity import Identity
 from atoll.network.tls import newest
-from atoll.parties.wired import Secured
+from atoll.parties.framed import Secured
 
 __all__ = ["secured"]
 
@@ -20,7 +20,7 @@ def secured(keys: Path, name: str) -> Secured:
     """The contexts of a party whose keys lie there (`atoll ca enrol`).
 
     Whoever is at the other end must have a certificate of the same authority that names it as a party, and is in its
-    dates; the name is compared by `atoll.parties.wired`. That a certificate was revoked is not seen without asking the
+    dates; the name is compared by `atoll.parties.framed`. That a certificate was revoked is not seen without asking the
     authority: its days should be few.
 
     Raises ConfigError where there is no certificate for this party.

@@ -4,70 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
-import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
-import msgspec
 
 from atoll.errors import AtollError, ConfigError
-from atoll.parties.link import VERSION, Link, PartyError, Pipe
+from atoll.parties.framed import (
+    LOOPBACK,
+    Address,
+    BadFrame,
+    Secured,
+    frame,
+    framed,
+    greet,
+    introduced,
+    watched,
+)
+from atoll.parties.link import Link, PartyError, Pipe
 from atoll.parties.transcript import Transcript
 
-__all__ = ["Address", "Secured", "meet"]
+__all__ = ["meet"]
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-_FRAME = struct.Struct("<IQ")  # bytes of the head, and of the body
-_HEAD = 1 << 12
-_MOST = 1 << 30
 _AHEAD = 1 << 31  # bytes that may wait to be read by a role
 _AGAIN = 0.2  # seconds between two tries to reach somebody who does not listen yet
-_SILENT = 15  # seconds without a sign of the other machine after which the system looks whether it is there
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a party listens."""
-
-    host: str
-    port: int
-
-    @staticmethod
-    def parse(text: str) -> Address:
-        """From "host.example.org:9000".  Raises ConfigError."""
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ConfigError(f"{text!r} is no address", hint="such as bank.example.org:9000")
-        return Address(host.strip("[]"), int(port))
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Secured:
-    """TLS on both sides: the contexts, and who is at the other end by its certificate.
-
-    Attributes:
-        server, client: for who listens, and who calls; both ask for a certificate of the common authority.
-        named: the name in a certificate (DER), None where it has none.
-    """
-
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-    named: Callable[[bytes], str | None]
-
-
-class _Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who opens a connection, and what it speaks."""
-
-    name: str
-    version: int
 
 
 class _Wire:
@@ -83,7 +43,7 @@ class _Wire:
 
     async def put(self, head: bytes, body: bytes) -> None:
         try:
-            self._writer.write(_FRAME.pack(len(head), len(body)) + head)
+            self._writer.write(framed(head, len(body)))
             self._writer.write(body)
             await self._writer.drain()
         except (OSError, ssl.SSLError):
@@ -103,13 +63,13 @@ class _Wire:
         why = "the connection has ended"
         try:
             while True:
-                head, body = await _frame(self._reader)
+                head, body = await frame(self._reader)
                 async with self._news:
                     await self._news.wait_for(lambda: self._ahead < _AHEAD)
                     self._come.append((head, body))
                     self._ahead += len(body)
                     self._news.notify_all()
-        except _Bad as error:
+        except BadFrame as error:
             why = str(error)
         except (OSError, EOFError, ssl.SSLError):
             pass
@@ -123,17 +83,6 @@ class _Wire:
         self._writer.close()
         with contextlib.suppress(OSError, ssl.SSLError):
             await self._writer.wait_closed()
-
-
-class _Bad(Exception):
-    """A frame that nobody would send."""
-
-
-async def _frame(reader: asyncio.StreamReader, most: int = _MOST) -> tuple[bytes, bytes]:
-    head, body = _FRAME.unpack(await reader.readexactly(_FRAME.size))
-    if head > _HEAD or body > most:
-        raise _Bad(f"it announced a message of {head + body} bytes, and the limit is {most}")
-    return await reader.readexactly(head), await reader.readexactly(body)
 
 
 @asynccontextmanager
@@ -211,11 +160,11 @@ async def _gather(
         answering.add(task)
         task.add_done_callback(answering.discard)
         try:
-            other = await _introduced(name, reader, writer, secured)
+            other = await introduced(name, reader, writer, secured)
             if other not in later or other in wires:
                 raise PartyError(f"{other} called, and is not expected here (again)")
-            await _say(name, writer)
-        except (AtollError, OSError, EOFError, _Bad, ssl.SSLError) as error:
+            await greet(name, writer)
+        except (AtollError, OSError, EOFError, BadFrame, ssl.SSLError) as error:
             writer.close()
             if isinstance(error, PartyError):
                 failed.append(error)
@@ -274,11 +223,11 @@ async def _called(name: str, other: str, where: Address | None, secured: Secured
             await asyncio.sleep(_AGAIN)  # it may start later
             continue
         try:
-            await _say(name, writer)
-            found = await _introduced(name, reader, writer, secured)
+            await greet(name, writer)
+            found = await introduced(name, reader, writer, secured)
             if found != other:
                 raise PartyError(f"at {where} is {found}, and {other} is expected there")
-        except (OSError, EOFError, _Bad, ssl.SSLError):
+        except (OSError, EOFError, BadFrame, ssl.SSLError):
             writer.close()
             raise PartyError(f"{other} at {where} refused the connection",
                              hint="certificates of one authority, and names as in the file?") from None  # fmt: skip
@@ -288,41 +237,6 @@ async def _called(name: str, other: str, where: Address | None, secured: Secured
         return _wire(other, reader, writer)
 
 
-async def _say(name: str, writer: asyncio.StreamWriter) -> None:
-    hello = msgspec.json.encode(_Hello(name, VERSION))
-    writer.write(_FRAME.pack(len(hello), 0) + hello)
-    await writer.drain()
-
-
-async def _introduced(
-    name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secured: Secured | None
-) -> str:
-    """Who is at the other end, as it says and, under TLS, as its certificate says."""
-    blob, _ = await _frame(reader, 0)
-    try:
-        hello = msgspec.json.decode(blob, type=_Hello)
-    except msgspec.MsgspecError:
-        raise PartyError(f"somebody who called {name} does not speak like a party") from None
-    if hello.version != VERSION:
-        raise PartyError(
-            f"{hello.name} speaks version {hello.version} of the protocol, and {name} version {VERSION}",
-            hint="install the same version everywhere",
-        )
-    if secured is not None:
-        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        known = None if certificate is None else secured.named(certificate)
-        if known != hello.name:
-            raise PartyError(f"{hello.name} has a certificate of {known or 'nobody'}")
-    return hello.name
-
-
 def _wire(other: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Wire:
-    """A connection of which the system notices when the other machine is gone."""
-    found = writer.get_extra_info("socket")
-    if found is not None:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option, value in (("TCP_KEEPIDLE", _SILENT), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, option):
-                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    watched(writer)
     return _Wire(other, reader, writer)

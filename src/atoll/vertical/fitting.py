@@ -11,7 +11,8 @@ from typing import Any
 
 from atoll.errors import ConfigError
 from atoll.parties import Transcript, play
-from atoll.parties.wired import Secured, meet
+from atoll.parties.framed import Secured
+from atoll.parties.wired import meet
 from atoll.runs.folder import RunFolder, default_place
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
