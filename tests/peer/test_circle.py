@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from atoll.errors import ConfigError
+from atoll.errors import CodecError, ConfigError
 from atoll.parties.framed import Address, framed
 from atoll.peer import circle as module
 from atoll.peer.circle import Circle
@@ -24,8 +24,8 @@ def circle(name: str, where: dict[str, Address], known: Sequence[str] = (), **mo
     )
 
 
-def fine(name: str, body: bytes) -> bool:
-    return True
+def fine(name: str, body: bytes, whole: bool) -> bytes:
+    return body
 
 
 async def rounds(one: Circle, first: int, last: int, said: dict[tuple[str, int], dict[str, bytes]]) -> None:
@@ -34,7 +34,7 @@ async def rounds(one: Circle, first: int, last: int, said: dict[tuple[str, int],
     for number in range(first, last + 1):
         one.enter(number)
         await one.say(number, f"{one.name} {number}".encode())
-        said[one.name, number] = await one.hear(number, others, 1000, fine)
+        said[one.name, number] = await one.hear(number, others, 1000, fine, False)
 
 
 def test_all_hear_all() -> None:
@@ -153,12 +153,17 @@ def test_what_is_no_peer_ends_nothing(opening: bytes) -> None:
 def test_what_cannot_be_used_is_left_out() -> None:
     where, said = {each: free() for each in NAMES}, {}
 
+    def read(name: str, body: bytes, whole: bool) -> bytes:
+        if name == "bea":
+            raise CodecError("of another form")
+        return body
+
     async def all_() -> dict[str, bytes]:
         async with circle("ann", where) as ann, circle("bea", where) as bea, circle("cat", where) as cat:
             for one in (ann, bea, cat):
                 await one.gather([k for k in NAMES if k != one.name], 10)
             await asyncio.gather(*(rounds(one, 1, 1, said) for one in (bea, cat)), ann.say(1, b""))
-            return await ann.hear(1, ["bea", "cat"], 1000, lambda name, body: name == "cat")
+            return await ann.hear(1, ["bea", "cat"], 1000, read, False)
 
     assert asyncio.run(all_()) == {"cat": b"cat 1"}
 
@@ -169,10 +174,31 @@ def test_a_slow_one_is_left_behind_only_with_a_deadline(monkeypatch: pytest.Monk
     async def all_() -> dict[str, bytes]:
         async with circle("ann", where, patience=1.0, deadline=0.1) as ann, circle("bea", where):
             await ann.gather(["bea"], 10)
-            return await ann.hear(1, ["bea"], 1000, fine)
+            return await ann.hear(1, ["bea"], 1000, fine, False)
 
     monkeypatch.setattr(module, "_POLL", 0.2)
     assert asyncio.run(asyncio.wait_for(all_(), 10)) == {}
+
+
+def test_who_has_missed_something_is_told_the_whole() -> None:
+    where, heard = {each: free() for each in NAMES}, []
+
+    def read(name: str, body: bytes, whole: bool) -> bool:
+        heard.append((body, whole))
+        return True
+
+    async def all_() -> None:
+        async with circle("ann", where) as ann, circle("bea", where) as bea:
+            await ann.gather(["bea"], 10)
+            for number in range(1, 6):
+                for one in (ann, bea):
+                    one.enter(number)
+                await bea.say(number, f"change {number}".encode(), f"all {number}".encode())
+                if number != 3:
+                    await ann.hear(number, ["bea"], 1000, read, True)
+
+    asyncio.run(asyncio.wait_for(all_(), 10))
+    assert heard == [(b"change 1", False), (b"change 2", False), (b"all 4", True), (b"change 5", False)]
 
 
 def test_plain_text_stays_here() -> None:

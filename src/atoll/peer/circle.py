@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
 from atoll.errors import AtollError, CodecError, ConfigError
 from atoll.network.telling import said
@@ -22,6 +22,7 @@ _AGAIN = 0.2  # seconds between two tries to reach somebody
 _REVIVE = 2.0  # seconds between two tries to reach somebody who is gone
 _KEPT = 3  # rounds of which a peer still knows what it said
 _WORDS = 1 << 20  # most bytes of a body that is no model
+T = TypeVar("T")
 
 
 @dataclass
@@ -100,7 +101,9 @@ class Circle:
         self.others = {each: Other(known.get(each)) for each in names if each != name}
         self._own = address or listen
         self._strangers = list(strangers)
-        self._said: dict[int, bytes] = {}
+        self._said: dict[int, tuple[int, bytes, bytes]] = {}
+        self.spoken = 0
+        """The last round of which it has said something."""
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -134,10 +137,15 @@ class Circle:
 
     # --- what this one says -----------------------------------------------------------------------------------
 
-    async def say(self, number: int, body: bytes) -> None:
-        """Have others told what this peer says in a round."""
+    async def say(self, number: int, body: bytes, whole: bytes | None = None) -> None:
+        """Have others told what this peer says in a round.
+
+        Args:
+            whole: the same by itself, where `body` is only what has changed since it spoke before.
+        """
         async with self._news:
-            self._said[number] = body
+            self._said[number] = self.spoken, body, body if whole is None else whole
+            self.spoken = number
             for old in [each for each in self._said if each <= number - _KEPT]:
                 del self._said[old]
             self._news.notify_all()
@@ -185,7 +193,8 @@ class Circle:
             async with asyncio.timeout(_POLL), self._news:
                 await self._news.wait_for(lambda: word.of in self._said or self._never(word.of))
         if word.of in self._said:
-            return Said(word.of, self.round), self._said[word.of]
+            since, body, whole = self._said[word.of]
+            return Said(word.of, self.round, since), whole if word.whole else body
         if self._never(word.of):
             return Absent(self.begins, self.round), b""
         return Later(self.round), b""
@@ -217,7 +226,7 @@ class Circle:
         due = [name for name in names if not self.others[name].met]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while due := [name for name in names if not self.others[name].met]:
+                while (due := [name for name in names if not self.others[name].met]) and not self.behind:
                     await self._look()
                     if any(not self.others[name].met for name in due):
                         await asyncio.sleep(_AGAIN)
@@ -279,35 +288,55 @@ class Circle:
         self.round = number
 
     @property
+    def behind(self) -> bool:
+        """Whether others have gone on without this one: they wait for nobody more than a round."""
+        return self.ahead > self.round + 1
+
+    @property
     def ahead(self) -> int:
         """The furthest round that others were heard in."""
         return max((each.round for each in self.others.values()), default=0)
 
     async def hear(
-        self, number: int, names: Sequence[str], most: int, sound: Callable[[str, bytes], bool]
-    ) -> dict[str, bytes]:
-        """What these others said in a round; those that are gone, or were not there, are missing.
+        self,
+        number: int,
+        names: Sequence[str],
+        most: int,
+        read: Callable[[str, bytes, bool], T],
+        chained: bool,
+    ) -> dict[str, T]:
+        """What these others said in a round, as `read` has it; those are missing who are gone, or were not there.
 
         Args:
             most: bytes that one may have.
-            sound: whether what one said can be used; it tells why not.
+            read: makes something of who it is from, a body, and whether it stands by itself; raises CodecError for
+                what cannot be used.
+            chained: whether what one says says it only to who has heard what came before.
         """
-        found = await asyncio.gather(*(self._hear(name, number, most) for name in names))
-        came: dict[str, bytes] = {}
+        found = await asyncio.gather(*(self._hear(name, number, most, chained) for name in names))
+        came: dict[str, T] = {}
         for name, body in zip(names, found, strict=True):
-            if body is not None and sound(name, body):
-                came[name] = body
+            if body is None:
+                continue
+            try:
+                came[name] = read(name, *body)
+            except CodecError as error:
+                text = f"round {number}: what {name} said cannot be used: {error.message}"
+                self.tell(said("unusable", text, peer=name, round=number))
+            else:
                 self.others[name].heard = number
         return came
 
-    async def _hear(self, name: str, number: int, most: int) -> bytes | None:
+    async def _hear(self, name: str, number: int, most: int, chained: bool) -> tuple[bytes, bool] | None:
+        """(what one said, whether it stands by itself)."""
         other, clock = self.others[name], asyncio.get_running_loop().time
         begun = sign = clock()
+        whole = not chained
         while not other.gone and number >= other.begins:
             try:
                 line = await self._line(name)
                 word, body = await line.ask(
-                    Wanted(number, self.round), most=most, patience=_POLL + min(self.patience, _POLL)
+                    Wanted(number, self.round, whole), most=most, patience=_POLL + min(self.patience, _POLL)
                 )
                 if not isinstance(word, Said | Later | Absent):
                     raise PartyError(f"{name} answered something else")
@@ -320,7 +349,10 @@ class Circle:
             sign, other.round = clock(), word.round
             if isinstance(word, Said):
                 other.received += len(body)
-                return body
+                if whole or word.since == other.heard:
+                    return body, whole
+                whole = True  # something in between was missed
+                continue
             if isinstance(word, Absent):
                 other.begins = max(other.begins, word.begins)
                 return None

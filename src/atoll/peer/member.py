@@ -9,7 +9,7 @@ import torch
 
 from atoll import codec
 from atoll.codec import Form, Limits
-from atoll.contract import Job, Order, Replies, Work
+from atoll.contract import Job, Order, Population, Replies, Work
 from atoll.data import FederatedData
 from atoll.engines.client import Client
 from atoll.engines.padding import Padding
@@ -18,7 +18,7 @@ from atoll.errors import CodecError
 from atoll.methods.neighbours.decentralised import Decentralised
 from atoll.rounds.judging import figures, measures, totals
 from atoll.task import Task
-from atoll.tensors import Record, finite, leaves
+from atoll.tensors import Record, Tensors, finite, leaves
 from atoll.topology import Weights, topology
 
 __all__ = ["Member"]
@@ -54,12 +54,20 @@ class Member:
         self.method, self.task, self.data, self.number, self.seed = method, task, data, number, seed
         self.graphs = topology(method.topology, len(names), seed, tuple(names))
         self.phases = len(method.exchanges(self.graphs, 0, range(len(names))))
-        self._state, self.own, self.counters = method.outfit(task, seed)
+        state = method.setup(task, Population(len(names), (task,), seed=seed, names=names))
+        self._first = Record({name: value[number].clone() for name, value in state.peers.items()})
+        """What every peer is taken to have offered before it has spoken: they all begin alike."""
+        self.own = self._first
+        self.counters = state.counters.map(lambda value: value[number].clone())
+        self._state = state.replace(peers=Record(), counters=Tensors(), met=torch.ones(1, dtype=torch.bool))
+        self.packs = type(method).pack is not Decentralised.pack
+        """Whether what travels is less than what is offered, and says it only to who has heard what came before."""
         self.known: dict[int, Record] = {}
         device = torch.device("cpu")
         self._client = (Client if written else Sequential)(task, data, device)
         self._padding = None if written else Padding(task, data, device)
         self._trained = self._offered = Record()
+        self._counted = self.counters
         self.device = device
 
     # --- local work -------------------------------------------------------------------------------------------
@@ -75,7 +83,9 @@ class Member:
         order: Order = job.order(self.number)
         answer, _ = self._client.answer(order, job.program, None)
         came = method.trained(rows, Replies([self.number], float(answer.reply.weight), each=[answer.reply]))
-        self._trained = Record({name: value[0] if torch.is_tensor(value) else value for name, value in came.items()})
+        self._trained = Record(
+            {name: value[0] if torch.is_tensor(value) else value for name, value in came.items()}
+        )
         self._counted = answer.reply.values.counters
         self._offered = method.offer(self.own, self._trained)
         sums = answer.reply.metrics
@@ -88,7 +98,6 @@ class Member:
             round=round - 1,
             peers=Record({name: value.unsqueeze(0) for name, value in self.own.items()}),
             counters=self.counters.map(lambda value: value.unsqueeze(0)),
-            met=torch.ones(1, dtype=torch.bool),
         )
 
     # --- exchanges --------------------------------------------------------------------------------------------
@@ -105,7 +114,7 @@ class Member:
     def message(self) -> tuple[bytes, bytes]:
         """What it says in the first exchange of a round: as it travels, and whole, for who has missed something."""
         whole = codec.encode(self._offered)
-        packed = codec.encode(self.method.pack(self.own, self._trained)) if self.method.packs else whole
+        packed = codec.encode(self.method.pack(self.own, self._trained)) if self.packs else whole
         return packed, whole
 
     @property
@@ -115,7 +124,7 @@ class Member:
 
     def read(self, number: int, body: bytes, whole: bool) -> Record:
         """What another one offers.  Raises CodecError for anything else, numbers that are not finite among it."""
-        if whole or not self.method.packs:
+        if whole or not self.packs:
             found = codec.decode(body, Form.of(self._offered), Limits(nbytes=self.most))
         else:
             form = Form.of(self.method.pack(self.own, self._trained))
@@ -125,12 +134,6 @@ class Member:
             raise CodecError("it has numbers that are not finite")
         return found
 
-    @property
-    def _first(self) -> Record:
-        """What every peer is taken to have offered before it has spoken: they all begin alike."""
-        _, own, _ = self.method.outfit(self.task, self.seed)
-        return own
-
     def mixed(
         self, round: int, phase: int, there: Sequence[int], mine: Record, heard: Mapping[int, Record]
     ) -> Record:
@@ -138,7 +141,7 @@ class Member:
         at = list(there).index(self.number)
         row = self.weights(round, phase, there).of_peer(at)
         values = [mine if place == at else heard[there[place]] for place in row.peers]
-        return self.method.mixed(values, row, at)
+        return self.method.combine(values, row, at)
 
     def settle(self, mixed: Record) -> None:
         """The round is over."""
@@ -170,7 +173,7 @@ class Member:
 
     def held(self) -> Record:
         """What it goes on from."""
-        known = Record({str(number): each for number, each in self.known.items()}) if self.method.packs else Record()
+        known = Record({str(number): each for number, each in self.known.items()}) if self.packs else Record()
         return Record(own=self.own, counters=self.counters, known=known)
 
     def take(self, held: Record) -> None:

@@ -36,6 +36,8 @@ class Wanted(msgspec.Struct, tag="wanted", frozen=True, forbid_unknown_fields=Tr
     of: int
     round: int
     """The round that the asker is in."""
+    whole: bool = False
+    """Whether by itself, and not as what it differs by from what was said before."""
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, forbid_unknown_fields=True):
@@ -43,6 +45,8 @@ class Said(msgspec.Struct, tag="said", frozen=True, forbid_unknown_fields=True):
 
     of: int
     round: int
+    since: int = 0
+    """The last round before, of which it said something; 0 where there is none."""
 
 
 class Later(msgspec.Struct, tag="later", frozen=True, forbid_unknown_fields=True):
