@@ -20,7 +20,8 @@ __all__ = ["Circle", "Other"]
 _POLL = 10.0  # seconds for which a question that has no answer yet is kept
 _AGAIN = 0.2  # seconds between two tries to reach somebody
 _REVIVE = 2.0  # seconds between two tries to reach somebody who is gone
-_KEPT = 3  # rounds of which a peer still knows what it said
+_KEPT = 2  # rounds of which a peer still knows what it said, whoever has fetched it
+_MOST = 64  # and of which it does for those who have not
 _WORDS = 1 << 20  # most bytes of a body that is no model
 T = TypeVar("T")
 
@@ -37,7 +38,6 @@ class Other:
         met: whether it was ever heard.
         sent, received: bytes of models, to it and from it.
         heard: the last round of which its model came.
-        took: the last round of which it has fetched this peer's.
     """
 
     address: Address | None = None
@@ -48,8 +48,17 @@ class Other:
     sent: int = 0
     received: int = 0
     heard: int = 0
-    took: int = 0
     line: Line | None = field(default=None, repr=False)
+
+
+@dataclass
+class _Saying:
+    """What this peer said in a round: since which round, what changed, the whole, and who has not fetched it."""
+
+    since: int
+    body: bytes
+    whole: bytes
+    due: set[str]
 
 
 class Circle:
@@ -101,7 +110,8 @@ class Circle:
         self.others = {each: Other(known.get(each)) for each in names if each != name}
         self._own = address or listen
         self._strangers = list(strangers)
-        self._said: dict[int, tuple[int, bytes, bytes]] = {}
+        self._said: dict[int, _Saying] = {}
+        self._missed = 0
         self.spoken = 0
         """The last round of which it has said something."""
         self._news = asyncio.Condition()
@@ -137,17 +147,20 @@ class Circle:
 
     # --- what this one says -----------------------------------------------------------------------------------
 
-    async def say(self, number: int, body: bytes, whole: bytes | None = None) -> None:
+    async def say(self, number: int, to: Sequence[str], body: bytes, whole: bytes | None = None) -> None:
         """Have others told what this peer says in a round.
 
         Args:
+            to: who will ask for it.
             whole: the same by itself, where `body` is only what has changed since it spoke before.
         """
         async with self._news:
-            self._said[number] = self.spoken, body, body if whole is None else whole
+            self._said[number] = _Saying(self.spoken, body, body if whole is None else whole, {*to})
             self.spoken = number
             for old in [each for each in self._said if each <= number - _KEPT]:
-                del self._said[old]
+                due = (name for name in self._said[old].due if not self.others[name].gone)
+                if old <= number - _MOST or not any(due):
+                    del self._said[old]
             self._news.notify_all()
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,8 +183,8 @@ class Circle:
                 writer.write(framed(blob, len(payload)))
                 writer.write(payload)
                 await writer.drain()
-                if isinstance(reply, Said):
-                    self.others[other].took = max(self.others[other].took, reply.of)
+                if isinstance(reply, Said) and reply.of in self._said:
+                    self._said[reply.of].due.discard(other)
         except GONE as error:
             if isinstance(error, PartyError):
                 self.tell(said("refused", f"refused: {error.message}"))
@@ -184,8 +197,9 @@ class Circle:
         if isinstance(word, Here):
             if word.run != self.run:
                 return No("it has other settings: method, model, topology, seed and peers must be alike"), b""
-            self._met(other, word.begins, word.round, known(body))
-            return There(self.begins, self.round), self._known()
+            gone = self.others[other].gone
+            self._met(other, word, known(body))
+            return There(self.begins, self.round, gone), self._known()
         if not isinstance(word, Wanted):
             return No("that is no question"), b""
         self.others[other].round = word.round
@@ -193,8 +207,8 @@ class Circle:
             async with asyncio.timeout(_POLL), self._news:
                 await self._news.wait_for(lambda: word.of in self._said or self._never(word.of))
         if word.of in self._said:
-            since, body, whole = self._said[word.of]
-            return Said(word.of, self.round, since), whole if word.whole else body
+            found = self._said[word.of]
+            return Said(word.of, self.round, found.since), found.whole if word.whole else found.body
         if self._never(word.of):
             return Absent(self.begins, self.round), b""
         return Later(self.round), b""
@@ -207,13 +221,15 @@ class Circle:
         found = {name: str(each.address) for name, each in self.others.items() if each.address is not None}
         return packed(Known({**found, self.name: str(self._own)}))
 
-    def _met(self, name: str, begins: int, number: int, addresses: Mapping[str, str]) -> None:
+    def _met(self, name: str, word: Here | There, addresses: Mapping[str, str]) -> None:
         """Another one has presented itself."""
         found = self.others[name]
         if found.gone or not found.met:
             back = "is there again" if found.met else "is there"
             self.tell(said("met", f"{name} {back}", peer=name))
-        found.met, found.gone, found.begins, found.round = True, False, begins, number
+        found.met, found.gone, found.begins, found.round = True, False, word.begins, word.round
+        if word.gone:
+            self._missed = max(self._missed, word.round)
         for each, text in addresses.items():
             if each in self.others and (each == name or self.others[each].address is None):
                 with contextlib.suppress(ConfigError):
@@ -261,14 +277,13 @@ class Circle:
         """Tell another one that this is here; whether it could be told.  Raises ConfigError where it refuses."""
         try:
             line = await self._line(name)
-            word, body = await line.ask(
-                Here(self.run, self.begins, self.round), self._known(), most=_WORDS
-            )  # fmt: skip
+            here = Here(self.run, self.begins, self.round, self.others[name].gone)
+            word, body = await line.ask(here, self._known(), most=_WORDS)
             if isinstance(word, No):
                 raise ConfigError(f"{name} refuses: {word.why}", hint="all peers start with one file")
             if not isinstance(word, There):
                 raise PartyError(f"{name} answered something else")
-            self._met(name, word.begins, word.round, known(body))
+            self._met(name, word, known(body))
         except (*GONE, CodecError):
             await self._drop(name)
             return False
@@ -277,6 +292,7 @@ class Circle:
     async def announce(self, begins: int) -> None:
         """Take part from a later round on, and tell all that can be reached."""
         self.begins = self.round = begins
+        self._missed = 0
         async with self._news:
             self._news.notify_all()
         await asyncio.gather(
@@ -288,14 +304,9 @@ class Circle:
         self.round = number
 
     @property
-    def behind(self) -> bool:
-        """Whether others have gone on without this one: they wait for nobody more than a round."""
-        return self.ahead > self.round + 1
-
-    @property
-    def ahead(self) -> int:
-        """The furthest round that others were heard in."""
-        return max((each.round for each in self.others.values()), default=0)
+    def behind(self) -> int:
+        """The furthest round of those who have given this one up, and gone on without it; 0 where nobody has."""
+        return self._missed if self._missed > self.begins else 0
 
     async def hear(
         self,
@@ -355,6 +366,8 @@ class Circle:
                 continue
             if isinstance(word, Absent):
                 other.begins = max(other.begins, word.begins)
+                if number >= word.begins:  # it was there, and has not kept it for this one
+                    self._missed = max(self._missed, word.round)
                 return None
             if self.deadline is not None and clock() - begun > self.deadline:
                 self.tell(said("late", f"round {number}: {name} is late, and is not waited for", peer=name))
@@ -366,11 +379,11 @@ class Circle:
         text = f"round {number}: {name} is gone: {why} ({str(error) or type(error).__name__})"
         self.tell(said("gone", text, peer=name, round=number))
 
-    async def part(self, names: Sequence[str], number: int) -> None:
-        """Wait until those of these that are there have fetched what was said in the last round, or are silent."""
+    async def part(self, number: int) -> None:
+        """Wait until those that are there have fetched what was said in the last round, or are silent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.patience):
-                while any(not self.others[n].gone and self.others[n].took < number for n in names):
+                while any(not self.others[name].gone for name in self._said[number].due):
                     await asyncio.sleep(_AGAIN / 4)
 
     # --- lines ------------------------------------------------------------------------------------------------

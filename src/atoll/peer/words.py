@@ -21,6 +21,8 @@ class Here(msgspec.Struct, tag="here", frozen=True, forbid_unknown_fields=True):
     """The first round in which it takes part, or does so again."""
     round: int
     """The round that it is in."""
+    gone: bool
+    """Whether it had given the other up."""
 
 
 class There(msgspec.Struct, tag="there", frozen=True, forbid_unknown_fields=True):
@@ -28,6 +30,7 @@ class There(msgspec.Struct, tag="there", frozen=True, forbid_unknown_fields=True
 
     begins: int
     round: int
+    gone: bool
 
 
 class Wanted(msgspec.Struct, tag="wanted", frozen=True, forbid_unknown_fields=True):
