@@ -155,9 +155,11 @@ class Experiment(Origin, Settings):
         given |= {key: (value, "") for key, value in overrides.items()}
         if file is not None:
             content = parse(Path(file))
-            content.pop(
-                "network", None
-            )  # where a coordinator stands, which is no matter of the run (`atoll serve`)
+            for table in (
+                "network",
+                "peers",
+            ):  # who stands where is no matter of the run (`atoll serve`, `peer`)
+                content.pop(table, None)
             method = given["method"][0] if "method" in given else content.get("method", Experiment.method)
             content = for_method(content, str(method).strip())
             given = {**{key: (value, f"({file})") for key, value in content.items()}, **given}

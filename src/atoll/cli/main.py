@@ -115,6 +115,56 @@ def serve(
     command(Wish(file, sets or [], host, port, min_clients, place, ca, plain, save, quiet, log_json))
 
 
+@app.command(cls=WithSettings)
+def peer(
+    file: Annotated[str, typer.Argument(metavar="FILE.toml", help="Settings, the same at all peers.")],
+    name: Annotated[str, typer.Option("--name", help="Which of the peers this is.")],
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where it listens.")
+    ] = None,
+    neighbours: Annotated[
+        str | None,
+        typer.Option("--neighbours", metavar="HOST:PORT,...", help="Any others; those know the rest."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="By which others call it, if not as it listens."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FILE|MODULE:FUNCTION", help="Its data; they stay here.")
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="DIR", help="Keys and certificate, from `atoll ca enrol`.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Without TLS; on this machine only.")] = False,
+    place: Annotated[
+        str | None, typer.Option("--place", metavar="DIR", help="Where it keeps its run (peers/NAME).")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option("--patience", help="Seconds of silence after which another one is given up.")
+    ] = 60.0,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", help="Seconds a round may wait for a slow one.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", help="Seconds for all neighbours to come at the beginning.")
+    ] = 600.0,
+    sets: Sets = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn with neighbours, without a server. Whatever happens, the same command goes on where it stopped."""
+    check_file(file)
+    from atoll.cli.peer import Wish, command
+
+    command(
+        Wish(
+            file, name, sets or [], listen, address, neighbours, data, keys, plain, place, patience, deadline, wait,
+            json, quiet,
+        )
+    )  # fmt: skip
+
+
 @app.command()
 def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the coordinator is.")],

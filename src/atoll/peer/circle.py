@@ -238,11 +238,17 @@ class Circle:
     # --- what it hears ----------------------------------------------------------------------------------------
 
     async def gather(self, names: Sequence[str], seconds: float | None) -> list[str]:
-        """Wait until these others are there, at most so long; those that are not, who are gone for now."""
-        due = [name for name in names if not self.others[name].met]
+        """Wait until these others are there, at most so long; those that are not, who are gone for now.
+
+        Who is told that others have gone on without it does not wait for the rest.
+        """
+        due, clock = [name for name in names if not self.others[name].met], asyncio.get_running_loop().time
+        begun = clock()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while (due := [name for name in names if not self.others[name].met]) and not self.behind:
+                while due := [name for name in names if not self.others[name].met]:
+                    if self.behind and clock() - begun > _REVIVE:
+                        break
                     await self._look()
                     if any(not self.others[name].met for name in due):
                         await asyncio.sleep(_AGAIN)

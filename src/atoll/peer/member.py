@@ -111,10 +111,15 @@ class Member:
         at = list(there).index(self.number)
         return [there[each] for each in self.weights(round, phase, there).hears(at)]
 
-    def message(self) -> tuple[bytes, bytes]:
-        """What it says in the first exchange of a round: as it travels, and whole, for who has missed something."""
-        whole = codec.encode(self._offered)
-        packed = codec.encode(self.method.pack(self.own, self._trained)) if self.packs else whole
+    def message(self, values: Record, first: bool) -> tuple[bytes, bytes]:
+        """What it says in an exchange: as it travels, and whole, for who has missed something.
+
+        Args:
+            values: what it offers, or what it made of that in the exchange before.
+            first: whether this is the first exchange of the round.
+        """
+        whole = codec.encode(values)
+        packed = codec.encode(self.method.pack(self.own, self._trained)) if self.packs and first else whole
         return packed, whole
 
     @property

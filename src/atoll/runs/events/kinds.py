@@ -18,6 +18,7 @@ from atoll.runs.events.parts import (
     Columns,
     Evaluation,
     Features,
+    Link,
     Maybe,
     Number,
     Report,
@@ -41,6 +42,7 @@ __all__ = [
     "Error",
     "Evaluation",
     "Features",
+    "Link",
     "Maybe",
     "Partition",
     "Problem",
@@ -104,6 +106,12 @@ class Start(Written, kw_only=True):
         Maybe[Sequence[str]],
         says("with different columns, in their order (`atoll vertical`); a round is then a step"),
     ] = UNSET
+    peers: Annotated[
+        Maybe[Sequence[str]], says("that learn without a server, in their order (`atoll peer`)")
+    ] = UNSET
+    peer: Annotated[
+        Maybe[str], says("which of them wrote this; figures are of its own model and test data")
+    ] = UNSET
     config: Annotated[Mapping[str, Any], says("all settings")]
     changed: Annotated[Maybe[Sequence[str]], says("those that are not their defaults")] = UNSET
     versions: Annotated[Mapping[str, str], says("of atoll, python, torch, numpy")] = {}
@@ -165,6 +173,9 @@ class Round(Written, kw_only=True):
     clock: Annotated[Maybe[Clock], says("what it was on the virtual clock, where there is one")] = UNSET
     spent: Annotated[Maybe[Spent], says("privacy, where updates are blurred")] = UNSET
     work: Annotated[Maybe[Work], says("where workers train one model")] = UNSET
+    links: Annotated[Maybe[Mapping[str, Link]], says("of a peer, to the others that it has to do with")] = (
+        UNSET
+    )
 
 
 class Affinity(Written, kw_only=True):
@@ -297,6 +308,10 @@ class Result(Written, kw_only=True):
     memory: Annotated[Maybe[float], says("bytes of a worker at its peak, likewise")] = UNSET
     bubble: Annotated[
         Maybe[Number], says("share of a step in which a stage of a pipeline waits, by its schedule")
+    ] = UNSET
+    missing: Annotated[
+        Maybe[Mapping[str, Sequence[int]]],
+        says("of a peer: others, and the rounds in which nothing came of them"),
     ] = UNSET
     clients: Annotated[Maybe[Spread | None], says("the main measure of the models clients would use")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("the last one, without `each`")] = UNSET

@@ -12,6 +12,7 @@ __all__ = [
     "Columns",
     "Evaluation",
     "Features",
+    "Link",
     "Maybe",
     "Number",
     "Report",
@@ -125,6 +126,15 @@ class Columns(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = UNSET
     norm: Annotated[Maybe[Sequence[Number]], says("norm of its update")] = UNSET
     cosine: Annotated[Maybe[Sequence[Number]], says("cosine of its update to the mean update")] = UNSET
+
+
+class Link(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a peer and another one said to each other in a round (`atoll peer`)."""
+
+    sent: Annotated[int, says("bytes of models to the other one")]
+    received: Annotated[int, says("and from it")]
+    heard: Annotated[int, says("the last round of which its model came; 0 where none has")]
+    gone: Annotated[bool, says("whether it was given up")]
 
 
 class Clock(Struct, kw_only=True, forbid_unknown_fields=True):
