@@ -1,0 +1,218 @@
+"""Peers that speak over sockets come to the models of the simulation, to the bit, also after one was broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import atoll
+from atoll.cli.peer import alike, checked, member_of
+from atoll.errors import ConfigError
+from atoll.experiment import Experiment
+from atoll.parties.framed import Address
+from atoll.peer.keeping import Book, Labels
+from atoll.peer.member import Member
+from atoll.peer.running import Seat, take_part
+from atoll.tensors import Record
+from tests.parties.test_wired import free
+
+LABELS = Labels("method", "data", "model", 0, 0)
+NAMES = ["0", "1", "2", "3"]
+
+
+@pytest.fixture(autouse=True)
+def _in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All peers are in this process, whose random state each watches: they train one after the other."""
+
+    async def done(work: Any, *arguments: Any) -> Any:
+        await asyncio.sleep(0)
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", done)
+
+
+def experiment(method: str, topology: str, **more: Any) -> Experiment:
+    given = {
+        "data": "digits",
+        "clients": len(NAMES),
+        "rounds": 4,
+        "model": "mlp:12",
+        "epochs": 1,
+        "runs": None,
+    }
+    return Experiment.read(
+        **{**given, "engine": "loop", "eval_every": 0, **more}, method=method, topology=topology
+    )
+
+
+def member(one: Experiment, number: int) -> Member:
+    data = one.divide(one.load())
+    return member_of(one, checked(one), data, number, [str(name) for name in data.names])
+
+
+async def peer(
+    one: Experiment,
+    number: int,
+    where: dict[str, Address],
+    place: Path,
+    tell: Any = lambda _: None,
+    **more: Any,
+) -> Member:
+    """One peer, to its end."""
+    made, name = member(one, number), NAMES[number]
+    seat = Seat(where[name], {k: v for k, v in where.items() if k != name}, **{"patience": 20.0, **more})
+    labels = Labels(one.method, "digits", one.model, one.seed, one.rounds)
+    await take_part(
+        made, NAMES, alike(one, made, NAMES), labels, seat, place / name, tell=tell, every=one.eval_every
+    )
+    return made
+
+
+def simulated(one: Experiment) -> Record:
+    federation = one.build()
+    federation.fit(progress=False)
+    return federation.state.peers  # type: ignore[no-any-return]
+
+
+def same(members: list[Member], rows: Record) -> bool:
+    return all(torch.equal(each.own[name], rows[name][each.number]) for each in members for name in rows)
+
+
+@pytest.mark.parametrize(
+    ("method", "topology", "more"),
+    [
+        ("dpsgd", "ring", {}),
+        ("dpsgd", "star", {}),
+        ("dpsgd", "one-peer", {"mixing": "clipped:0.5"}),
+        ("adpsgd", "complete", {}),
+        ("choco", "ring", {}),
+        ("gossip", "ring", {}),
+        ("pushsum", "epidemic:1", {}),
+        ("tracking", "ring", {}),
+        ("d2", "ring", {}),
+        ("moshpit", "grid:2", {}),
+        ("dpsgd", "ring", {"engine": "processes", "batch_size": 10}),
+    ],
+)
+def test_the_models_are_those_of_the_simulation(
+    method: str, topology: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    one = experiment(method, topology, **more)
+    where = {name: free() for name in NAMES}
+
+    async def all_() -> list[Member]:
+        return await asyncio.gather(*(peer(one, at, where, tmp_path) for at in range(len(NAMES))))
+
+    assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
+
+
+class _Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["dpsgd", "choco"])
+def test_who_is_broken_off_goes_on_to_the_bit(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ends without a word in its third round, after the others have heard it, and comes back soon."""
+    one = experiment(method, "ring", rounds=6)
+    where = {name: free() for name in NAMES}
+    commit, armed = Book.commit, [True]
+
+    def breaking(self: Book, round: int, *more: Any) -> None:
+        if self.name == "2" and round == 3 and armed[0]:
+            armed[0] = False
+            raise _Broken
+        commit(self, round, *more)
+
+    monkeypatch.setattr(Book, "commit", breaking)
+
+    async def twice() -> Member:
+        with contextlib.suppress(_Broken):
+            await peer(one, 2, where, tmp_path)
+        assert not armed[0]
+        return await peer(one, 2, where, tmp_path)
+
+    async def all_() -> list[Member]:
+        rest = (peer(one, at, where, tmp_path) for at in (0, 1, 3))
+        return await asyncio.gather(*rest, twice())
+
+    assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
+
+
+@pytest.mark.parametrize("method", ["dpsgd", "choco"])
+def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(method: str, tmp_path: Path) -> None:
+    one = experiment(method, "complete", rounds=24, eval_every=12)
+    where, told = {name: free() for name in NAMES}, list[str]()
+
+    async def late() -> Member:
+        first = asyncio.ensure_future(peer(one, 2, where, tmp_path))
+        while not any('"round":3' in each.read_text() for each in (tmp_path / "2").glob("*/events.jsonl")):
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+        while not any('"round":8,' in each.read_text() for each in (tmp_path / "0").glob("*/events.jsonl")):
+            await asyncio.sleep(0.01)
+        assert any("2 is gone" in each for each in told)
+        return await peer(one, 2, where, tmp_path, told.append)
+
+    async def all_() -> list[Member]:
+        rest = (peer(one, at, where, tmp_path, told.append, patience=0.3) for at in (0, 1, 3))
+        return await asyncio.gather(*rest, late())
+
+    members = asyncio.run(asyncio.wait_for(all_(), 120))
+    assert any("goes on from round" in each for each in told), "; ".join(told)
+    if method == "dpsgd":  # on the complete graph, all have one model after each round
+        assert all(torch.equal(each.own.model, members[0].own.model) for each in members)
+    else:  # all know what the others have said, though some of it was not heard
+        for one_, other in itertools.permutations(members, 2):
+            assert torch.equal(one_.known[other.number].known, other.own.known)
+    log = next((tmp_path / "0").glob("*/events.jsonl")).read_text()
+    assert '"missing":{"2":' in log and '"links":{' in log
+
+
+def test_a_run_that_is_over_is_not_begun_again(tmp_path: Path) -> None:
+    one = experiment("dpsgd", "ring", rounds=1)
+    where = {name: free() for name in NAMES}
+
+    async def all_() -> None:
+        await asyncio.gather(*(peer(one, at, where, tmp_path) for at in range(len(NAMES))))
+
+    asyncio.run(asyncio.wait_for(all_(), 60))
+    with pytest.raises(ConfigError, match="0 has finished its run"):
+        asyncio.run(peer(one, 0, where, tmp_path))
+
+
+def test_what_is_not_finite_is_not_mixed() -> None:
+    one = experiment("dpsgd", "ring")
+    first, second = member(one, 0), member(one, 1)
+    for each in (first, second):
+        each.train(1)
+    bad = second.offered.replace(model=second.offered.model.clone())
+    bad.model[3] = float("nan")
+    body, _ = second.message(bad, first=True)
+    with pytest.raises(atoll.AtollError, match="not finite"):
+        first.read(1, body, True)
+    with pytest.raises(atoll.AtollError):
+        first.read(1, body[:-1], True)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"method": "fedavg"}, "needs a server"),
+        ({"devices": "lognormal:1.5"}, "is for a simulation"),
+        ({"cohort": 2}, "is for a simulation"),
+    ],
+)
+def test_what_is_for_a_server_or_a_simulation_is_refused(more: dict[str, Any], problem: str) -> None:
+    given = {"data": "digits", "method": "dpsgd", **more}
+    with pytest.raises(ConfigError, match=problem):
+        checked(Experiment.read(**given))
