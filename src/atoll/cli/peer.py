@@ -208,7 +208,9 @@ def found(wish: Wish, experiment: Experiment, listed: list[str]) -> tuple[Federa
 def _number(name: str, names: list[str]) -> int:
     if name not in names:
         shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
-        raise ConfigError(f"--name {name}: the peers are {shown}")
+        raise ConfigError(
+            f"--name {name}: the peers are {shown}", hint="their names stand in [peers], or are their numbers"
+        )
     return names.index(name)
 
 

@@ -1,0 +1,181 @@
+"""`atoll peer` as people use it: processes that speak over TLS, are killed, and are started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atoll.cli.main import main
+from atoll.experiment import Experiment
+from atoll.network.authority import Authority
+from atoll.tensors import Record
+from tests.parties.test_wired import free
+from tests.vertical.keys import party_keys
+
+RUN = """
+data = "digits"
+clients = {count}
+method = "{method}"
+topology = "{topology}"
+rounds = {rounds}
+model = "mlp:12"
+eval_every = 0
+engine = "processes"
+"""
+
+
+class Street:
+    """Peers as processes, with keys of one authority."""
+
+    def __init__(
+        self, place: Path, count: int, rounds: int, method: str = "dpsgd", topology: str = "ring"
+    ) -> None:
+        self.place, self.names = place, [f"phone-{at}" for at in range(count)]
+        self.where = {name: free() for name in self.names}
+        authority = Authority.init(place / "ca")
+        self.keys = {name: party_keys(authority, name, place / "keys" / name) for name in self.names}
+        self.file = place / "run.toml"
+        listed = "".join(f'{name} = ""\n' for name in self.names)
+        text = RUN.format(count=count, rounds=rounds, method=method, topology=topology)
+        self.file.write_text(f"{text}[peers]\n{listed}")
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *more: str) -> None:
+        """One peer, which knows the address of the first one, and of nobody else (the first knows the second's)."""
+        first = self.names[0] if name != self.names[0] else self.names[1]
+        command = [
+            sys.executable, "-m", "atoll", "peer", str(self.file), "--name", name, "--listen", str(self.where[name]),
+            "--neighbours", str(self.where[first]), "--keys", str(self.keys[name]), "--place", str(self.of(name)),
+            *more,
+        ]  # fmt: skip
+        with (self.place / f"{name}.log").open("a") as log:
+            self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+
+    def of(self, name: str) -> Path:
+        return self.place / "peers" / name
+
+    def log(self, name: str) -> str:
+        return (self.place / f"{name}.log").read_text()
+
+    def reached(self, name: str, number: int, seconds: float = 90) -> None:
+        """Wait until a peer has come so far."""
+        until = time.monotonic() + seconds
+        while not any(
+            f'"round":{number},' in each.read_text() for each in self.of(name).glob("*/events.jsonl")
+        ):
+            assert time.monotonic() < until, self.log(name)
+            time.sleep(0.02)
+
+    def kill(self, name: str) -> None:
+        self.running[name].send_signal(signal.SIGKILL)
+        self.running.pop(name).wait(10)
+
+    def ended(self, seconds: float = 180) -> dict[str, int]:
+        return {name: process.wait(seconds) for name, process in self.running.items()}
+
+    def model(self, name: str) -> dict[str, torch.Tensor]:
+        (found,) = self.of(name).glob("*/model.safetensors")
+        return load_file(found)
+
+    def close(self) -> None:
+        for process in self.running.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+
+def simulated(street: Street) -> Sequence[Record]:
+    """The peers' models in a simulation."""
+    federation = Experiment.read(street.file, runs=None).build()
+    federation.fit(progress=False)
+    sent = federation.method.broadcast(federation.state, range(len(street.names))).own
+    return [sent[at].params for at in range(len(street.names))]
+
+
+def same(street: Street) -> bool:
+    return all(
+        torch.equal(street.model(name)[key], value)
+        for name, params in zip(street.names, simulated(street), strict=True)
+        for key, value in params.items()
+    )
+
+
+def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(tmp_path: Path) -> None:
+    street = Street(tmp_path, 3, rounds=30)
+    try:
+        for name in street.names:
+            street.start(name)
+        street.reached("phone-1", 4)
+        street.kill("phone-1")
+        street.start("phone-1")
+        assert street.ended() == dict.fromkeys(street.names, 0), [*map(street.log, street.names)]
+    finally:
+        street.close()
+    assert "goes on after round" in street.log("phone-1")
+    assert same(street)
+
+
+@pytest.mark.slow
+def test_eight_of_whom_one_is_killed_for_good_and_one_comes_back(tmp_path: Path) -> None:
+    street = Street(tmp_path, 8, rounds=40, topology="exponential")
+    try:
+        for name in street.names:
+            street.start(name, "--patience", "3")
+        street.reached("phone-2", 5)
+        street.kill("phone-2")
+        street.kill("phone-5")
+        street.reached("phone-0", 12)
+        street.start("phone-5", "--patience", "3")
+        assert set(street.ended(400).values()) == {0}, [*map(street.log, street.names)]
+    finally:
+        street.close()
+    assert "phone-2: nothing came in" in street.log("phone-1") + street.log("phone-3")
+    assert "goes on from round" in street.log("phone-5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpsgd", "choco", "tracking"])
+def test_eight_over_tls_are_the_simulation(method: str, tmp_path: Path) -> None:
+    street = Street(tmp_path, 8, rounds=6, method=method, topology="exponential")
+    try:
+        for name in street.names:
+            street.start(name)
+        assert set(street.ended(400).values()) == {0}, [*map(street.log, street.names)]
+    finally:
+        street.close()
+    assert same(street)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--plain"], "where does phone-0 listen"),
+        (["--plain", "--listen", "127.0.0.1:9"], "phone-0 knows nobody"),
+        (["--listen", "127.0.0.1:9", "--neighbours", "127.0.0.1:10"], "say --keys DIR"),
+        (["--plain", "--listen", "0.0.0.0:9", "--neighbours", "127.0.0.1:10"], "plain text stays"),
+        (["--plain", "--set", "method=fedavg"], "topology is a setting of"),
+        (["--plain", "--set", "topology=rink"], "did you mean 'ring'"),
+        (["--plain", "--set", "cohort=2"], "is for a simulation"),
+        (["--plain", "--name", "stranger"], "--name stranger: the peers are phone-0"),
+    ],
+)
+def test_mistakes_end_with_one_screen(
+    more: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.toml"
+    text = RUN.format(count=2, rounds=1, method="dpsgd", topology="ring")
+    file.write_text(text + '[peers]\nphone-0 = ""\nphone-1 = ""\n')
+    with pytest.raises(SystemExit) as found:
+        main(["peer", str(file), "--name", "phone-0", "--place", str(tmp_path / "p"), *more])
+    said = capsys.readouterr().err
+    assert found.value.code == 2 and problem in said and "hint" in said, said
+    assert "Traceback" not in said
