@@ -236,6 +236,8 @@ class Digest:
         }
         if event.get("clock"):
             thin["clock"] = _clock(event)
+        if links := event.get("links"):
+            thin["links"] = links
         if spent := event.get("spent"):
             thin["spent"] = {key: short(each) if key in _SPENT else each for key, each in spent.items()}
         self._rounds.append(_Round(number, thin, self._order, cohort, columns, bool(evaluation)))

@@ -10,6 +10,7 @@ const Hero = (() => {
     const { start } = run;
     setText($("#run-title"), [run.title, start.partition].filter(Boolean).join(", "));
     const facts = [start.cohort ? `${count(start.cohort)} of ${plural(start.clients, "client")} a round` : null,
+      start.peer ? `${start.peer} of ${count(start.peers.length)} peers` : null,
       start.model ? `${start.model}${start.parameters ? ` (${count(start.parameters)} parameters)` : ""}` : null,
       run.engine ? `engine ${run.engine.name}` : start.engine ? `engine ${start.engine}` : null, start.device ? `on ${start.device}` : null,
       known(start.seed) ? `seed ${start.seed}` : null, run.name];

@@ -26,6 +26,7 @@
     const EXPLAINED = {
       clients: "The global model after each round: on the test set, and on every client’s own test data. The band holds the middle 80 % of clients; a wide one means that the model serves some far better than others.",
       workers: "The model after each report, on the test set.",
+      peer: "This peer’s own model after each round, on its own test data.",
       parties: "What the guest knows after each step: the loss, and figures on its training rows. Those on test rows are below.",
       personal: "Clients’ personal models after each round on their own test data, beside the global model there and on the test set. The band holds the middle 80 % of clients with their personal models.",
     };
@@ -52,7 +53,7 @@
         over.replaceChildren(...Object.entries(all).map(([key, { label }]) => h("option", { value: key }, label)));
         over.value = all[axis] ? axis : "rounds";
       }
-      setText($(".explain", section), EXPLAINED[run.start.workers ? "workers" : run.start.parties ? "parties" : run.personalised ? "personal" : "clients"]);
+      setText($(".explain", section), EXPLAINED[run.start.workers ? "workers" : run.start.peer ? "peer" : run.start.parties ? "parties" : run.personalised ? "personal" : "clients"]);
       draw(run, measure);
       note(run);
       fillTable(run);

@@ -69,6 +69,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
       this.measure = "accuracy";
       this.judged = [];
       this.place = null; // client -> position among those judged
+      this.links = new Map(); // of a peer: to others, by name
       this.rounds = [];
       this.evaluations = [];
       this.problems = new Map();
@@ -136,6 +137,13 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
 
     on_engine(event) { this.engine = event; }
     on_affinity(event) { if (event.clients && event.clients.length) this.affinity = event; }
+    /** What a peer has said to another one and heard of it, in all rounds so far. */
+    _link(name, link, round) {
+      const before = this.links.get(name) || { sent: 0, received: 0, missed: 0, heard: 0 };
+      const missed = before.missed + (link.heard < round && (link.gone || link.heard > 0) ? 1 : 0);
+      this.links.set(name, { ...link, sent: before.sent + link.sent, received: before.received + link.received, missed });
+    }
+
     on_crypto(event) { this.said = event.said; }
     on_checkpoint(event) { this.checkpoint = event; }
     on_resume(event) { this.resumed += 1; this.planned = event.rounds || this.planned; this.ending = null; }
@@ -174,6 +182,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
         spent: event.spent || null,
         allEnergy: (before ? before.allEnergy : 0) + (event.clock ? event.clock.energy : 0),
       };
+      Object.entries(event.links || {}).forEach(([name, link]) => this._link(name, link, event.round));
       if (round.clock) {
         round.clock.came.each((client) => this.away.delete(client));
         round.clock.left.each((client) => this.away.add(client));
