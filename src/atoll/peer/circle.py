@@ -13,6 +13,7 @@ from atoll.network.telling import said
 from atoll.parties.framed import LOOPBACK, Address, Secured, frame, framed, greet, introduced, watched
 from atoll.parties.link import PartyError
 from atoll.peer.line import GONE, Line
+from atoll.peer.sayings import Sayings
 from atoll.peer.words import Absent, Here, Known, Later, No, Said, There, Wanted, Word, known, opened, packed
 
 __all__ = ["Circle", "Other"]
@@ -20,8 +21,6 @@ __all__ = ["Circle", "Other"]
 _POLL = 10.0  # seconds for which a question that has no answer yet is kept
 _AGAIN = 0.2  # seconds between two tries to reach somebody
 _REVIVE = 2.0  # seconds between two tries to reach somebody who is gone
-_KEPT = 2  # rounds of which a peer still knows what it said, whoever has fetched it
-_MOST = 64  # and of which it does for those who have not
 _WORDS = 1 << 20  # most bytes of a body that is no model
 T = TypeVar("T")
 
@@ -49,16 +48,6 @@ class Other:
     received: int = 0
     heard: int = 0
     line: Line | None = field(default=None, repr=False)
-
-
-@dataclass
-class _Saying:
-    """What this peer said in a round: since which round, what changed, the whole, and who has not fetched it."""
-
-    since: int
-    body: bytes
-    whole: bytes
-    due: set[str]
 
 
 class Circle:
@@ -110,11 +99,9 @@ class Circle:
         self.others = {each: Other(known.get(each)) for each in names if each != name}
         self._own = address or listen
         self._strangers = list(strangers)
-        self._said: dict[int, _Saying] = {}
-        self._missed = 0
-        self.spoken = 0
-        """The last round of which it has said something."""
-        self._news = asyncio.Condition()
+        self.sayings = Sayings()
+        self._without: dict[str, int] = {}
+        """By the name of who has given this one up, the round it was in."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -154,14 +141,7 @@ class Circle:
             to: who will ask for it.
             whole: the same by itself, where `body` is only what has changed since it spoke before.
         """
-        async with self._news:
-            self._said[number] = _Saying(self.spoken, body, body if whole is None else whole, {*to})
-            self.spoken = number
-            for old in [each for each in self._said if each <= number - _KEPT]:
-                due = (name for name in self._said[old].due if not self.others[name].gone)
-                if old <= number - _MOST or not any(due):
-                    del self._said[old]
-            self._news.notify_all()
+        await self.sayings.put(number, to, body, whole, lambda name: self.others[name].gone)
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -183,8 +163,8 @@ class Circle:
                 writer.write(framed(blob, len(payload)))
                 writer.write(payload)
                 await writer.drain()
-                if isinstance(reply, Said) and reply.of in self._said:
-                    self._said[reply.of].due.discard(other)
+                if isinstance(reply, Said):
+                    self.sayings.fetched(reply.of, other)
         except GONE as error:
             if isinstance(error, PartyError):
                 self.tell(said("refused", f"refused: {error.message}"))
@@ -203,11 +183,8 @@ class Circle:
         if not isinstance(word, Wanted):
             return No("that is no question"), b""
         self.others[other].round = word.round
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_POLL), self._news:
-                await self._news.wait_for(lambda: word.of in self._said or self._never(word.of))
-        if word.of in self._said:
-            found = self._said[word.of]
+        found = await self.sayings.of(word.of, self._never, _POLL)
+        if found is not None:
             return Said(word.of, self.round, found.since), found.whole if word.whole else found.body
         if self._never(word.of):
             return Absent(self.begins, self.round), b""
@@ -229,7 +206,7 @@ class Circle:
             self.tell(said("met", f"{name} {back}", peer=name))
         found.met, found.gone, found.begins, found.round = True, False, word.begins, word.round
         if word.gone:
-            self._missed = max(self._missed, word.round)
+            self._without[name] = word.round
         for each, text in addresses.items():
             if each in self.others and (each == name or self.others[each].address is None):
                 with contextlib.suppress(ConfigError):
@@ -298,9 +275,8 @@ class Circle:
     async def announce(self, begins: int) -> None:
         """Take part from a later round on, and tell all that can be reached."""
         self.begins = self.round = begins
-        self._missed = 0
-        async with self._news:
-            self._news.notify_all()
+        self._without = {}
+        await self.sayings.changed()
         await asyncio.gather(
             *(self._present(n) for n, each in self.others.items() if each.address is not None)
         )
@@ -311,8 +287,13 @@ class Circle:
 
     @property
     def behind(self) -> int:
-        """The furthest round of those who have given this one up, and gone on without it; 0 where nobody has."""
-        return self._missed if self._missed > self.begins else 0
+        """The round of those who have given this one up, and gone on without it; 0 where nobody has.
+
+        Of several the median: one that lies about its round leads nobody astray by itself.
+        """
+        rounds = sorted(self._without.values())
+        found = rounds[(len(rounds) - 1) // 2] if rounds else 0
+        return found if found > self.begins else 0
 
     async def hear(
         self,
@@ -373,7 +354,7 @@ class Circle:
             if isinstance(word, Absent):
                 other.begins = max(other.begins, word.begins)
                 if number >= word.begins:  # it was there, and has not kept it for this one
-                    self._missed = max(self._missed, word.round)
+                    self._without[name] = word.round
                 return None
             if self.deadline is not None and clock() - begun > self.deadline:
                 self.tell(said("late", f"round {number}: {name} is late, and is not waited for", peer=name))
@@ -389,7 +370,7 @@ class Circle:
         """Wait until those that are there have fetched what was said in the last round, or are silent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.patience):
-                while any(not self.others[name].gone for name in self._said[number].due):
+                while any(not self.others[name].gone for name in self.sayings.due(number)):
                     await asyncio.sleep(_AGAIN / 4)
 
     # --- lines ------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class Book:
         self.facts = {
             "heard": {name: other.heard for name, other in circle.others.items() if other.heard},
             "addresses": {n: str(other.address) for n, other in circle.others.items() if other.address},
-            "spoken": circle.spoken, "missing": self.missing, "sent": self.sent, "received": self.received,
+            "spoken": circle.sayings.spoken, "missing": self.missing, "sent": self.sent, "received": self.received,
         }  # fmt: skip
         self.number, now_ = round, time.perf_counter()
         event = kinds.Round(

@@ -72,7 +72,7 @@ async def take_part(
             address=seat.address, secured=seat.secured, patience=seat.patience, deadline=seat.deadline,
             begins=book.number * member.phases + 1, tell=tell,
         )  # fmt: skip
-        circle.spoken = book.facts.get("spoken", 0)
+        circle.sayings.spoken = book.facts.get("spoken", 0)
         for name, number in book.facts.get("heard", {}).items():
             circle.others[name].heard = number
         async with circle:
@@ -125,7 +125,7 @@ class _Rounds:
                 break
             await self._round(round, last=round == rounds)
             round += 1
-        if self.circle.spoken == rounds * phases:
+        if self.circle.sayings.spoken == rounds * phases:
             await self.circle.part(rounds * phases)
 
     async def _round(self, round: int, last: bool) -> None:
