@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from atoll.errors import AtollError, CodecError, ConfigError
 from atoll.network.telling import said
 from atoll.parties.framed import LOOPBACK, Address, Secured, frame, framed, greet, introduced, watched
 from atoll.parties.link import PartyError
-from atoll.peer.line import GONE, Line
+from atoll.peer.line import GONE
+from atoll.peer.others import Lines, Other
 from atoll.peer.sayings import Sayings
 from atoll.peer.words import Absent, Here, Known, Later, No, Said, There, Wanted, Word, known, opened, packed
 
@@ -23,31 +23,6 @@ _AGAIN = 0.2  # seconds between two tries to reach somebody
 _REVIVE = 2.0  # seconds between two tries to reach somebody who is gone
 _WORDS = 1 << 20  # most bytes of a body that is no model
 T = TypeVar("T")
-
-
-@dataclass
-class Other:
-    """What a peer knows of another one.
-
-    Attributes:
-        address: where it listens, None as long as nobody has said so.
-        begins: the first round in which it takes part, or does so again.
-        round: the round that it was in when it was last heard.
-        gone: whether nobody waits for it any more.
-        met: whether it was ever heard.
-        sent, received: bytes of models, to it and from it.
-        heard: the last round of which its model came.
-    """
-
-    address: Address | None = None
-    begins: int = 1
-    round: int = 0
-    gone: bool = False
-    met: bool = False
-    sent: int = 0
-    received: int = 0
-    heard: int = 0
-    line: Line | None = field(default=None, repr=False)
 
 
 class Circle:
@@ -97,6 +72,7 @@ class Circle:
         self.patience, self.deadline, self.tell = patience, deadline, tell
         self.begins = self.round = begins
         self.others = {each: Other(known.get(each)) for each in names if each != name}
+        self.lines = Lines(name, self.others, secured)
         self._own = address or listen
         self._strangers = list(strangers)
         self.sayings = Sayings()
@@ -126,7 +102,7 @@ class Circle:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for name in self.others:
-            await self._drop(name)
+            await self.lines.drop(name)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -248,18 +224,13 @@ class Circle:
 
     async def _stranger(self, where: Address) -> None:
         with contextlib.suppress(*GONE):
-            line = await Line.to(where, self.name, self.secured)
+            await self.lines.stranger(where)
             self._strangers.remove(where)
-            found = self.others.get(line.name)
-            if found is None or found.line is not None:
-                await line.close()
-                return
-            found.line, found.address = line, where
 
     async def _present(self, name: str) -> bool:
         """Tell another one that this is here; whether it could be told.  Raises ConfigError where it refuses."""
         try:
-            line = await self._line(name)
+            line = await self.lines.to(name)
             here = Here(self.run, self.begins, self.round, self.others[name].gone)
             word, body = await line.ask(here, self._known(), most=_WORDS)
             if isinstance(word, No):
@@ -268,7 +239,7 @@ class Circle:
                 raise PartyError(f"{name} answered something else")
             self._met(name, word, known(body))
         except (*GONE, CodecError):
-            await self._drop(name)
+            await self.lines.drop(name)
             return False
         return True
 
@@ -332,14 +303,14 @@ class Circle:
         whole = not chained
         while not other.gone and number >= other.begins:
             try:
-                line = await self._line(name)
+                line = await self.lines.to(name)
                 word, body = await line.ask(
                     Wanted(number, self.round, whole), most=most, patience=_POLL + min(self.patience, _POLL)
                 )
                 if not isinstance(word, Said | Later | Absent):
                     raise PartyError(f"{name} answered something else")
             except GONE as error:
-                await self._drop(name)
+                await self.lines.drop(name)
                 if clock() - sign > self.patience:
                     self._lost(name, number, f"nothing was heard from it for {self.patience:g} s", error)
                 await asyncio.sleep(_AGAIN)
@@ -372,35 +343,6 @@ class Circle:
             async with asyncio.timeout(self.patience):
                 while any(not self.others[name].gone for name in self.sayings.due(number)):
                     await asyncio.sleep(_AGAIN / 4)
-
-    # --- lines ------------------------------------------------------------------------------------------------
-
-    async def _line(self, name: str) -> Line:
-        """The connection to another one.  Raises one of GONE."""
-        other = self.others[name]
-        if other.line is None:
-            if other.address is None:
-                raise PartyError(f"nobody has said where {name} listens")
-            line = await Line.to(other.address, self.name, self.secured)
-            if line.name != name:
-                await line.close()
-                raise PartyError(f"at {other.address} is {line.name}, and not {name}")
-            return await self._settled(name, line)
-        return other.line
-
-    async def _settled(self, name: str, line: Line) -> Line:
-        """The one line to another one that is kept, where two were opened at a time."""
-        other = self.others[name]
-        if other.line is not None:
-            await line.close()
-        else:
-            other.line = line
-        return other.line
-
-    async def _drop(self, name: str) -> None:
-        line, self.others[name].line = self.others[name].line, None
-        if line is not None:
-            await line.close()
 
     async def _revive(self) -> None:
         """Look again and again whether those that are gone are back."""

@@ -1,0 +1,80 @@
+"""The other peers, as one knows them, and its lines to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from atoll.parties.framed import Address, Secured
+from atoll.parties.link import PartyError
+from atoll.peer.line import Line
+
+__all__ = ["Lines", "Other"]
+
+
+@dataclass
+class Other:
+    """What a peer knows of another one.
+
+    Attributes:
+        address: where it listens, None as long as nobody has said so.
+        begins: the first round in which it takes part, or does so again.
+        round: the round that it was in when it was last heard.
+        gone: whether nobody waits for it any more.
+        met: whether it was ever heard.
+        sent, received: bytes of models, to it and from it.
+        heard: the last round of which its model came.
+    """
+
+    address: Address | None = None
+    begins: int = 1
+    round: int = 0
+    gone: bool = False
+    met: bool = False
+    sent: int = 0
+    received: int = 0
+    heard: int = 0
+    line: Line | None = field(default=None, repr=False)
+
+
+class Lines:
+    """The connections to others on which this peer asks; one to each, opened when it is wanted."""
+
+    def __init__(self, name: str, others: dict[str, Other], secured: Secured | None) -> None:
+        self.name, self.others, self.secured = name, others, secured
+
+    async def to(self, name: str) -> Line:
+        """The connection to another one.  Raises one of GONE."""
+        other = self.others[name]
+        if other.line is None:
+            if other.address is None:
+                raise PartyError(f"nobody has said where {name} listens")
+            line = await Line.to(other.address, self.name, self.secured)
+            if line.name != name:
+                await line.close()
+                raise PartyError(f"at {other.address} is {line.name}, and not {name}")
+            return await self._settled(name, line)
+        return other.line
+
+    async def _settled(self, name: str, line: Line) -> Line:
+        """The one line to another one that is kept, where two were opened at a time."""
+        other = self.others[name]
+        if other.line is not None:
+            await line.close()
+        else:
+            other.line = line
+        return other.line
+
+    async def drop(self, name: str) -> None:
+        line, self.others[name].line = self.others[name].line, None
+        if line is not None:
+            await line.close()
+
+    async def stranger(self, where: Address) -> str | None:
+        """Who listens there, None for nobody of this run; the line to it is kept.  Raises one of GONE."""
+        line = await Line.to(where, self.name, self.secured)
+        found = self.others.get(line.name)
+        if found is None or found.line is not None:
+            await line.close()
+            return None
+        found.line, found.address = line, where
+        return line.name
