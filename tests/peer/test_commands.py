@@ -66,7 +66,7 @@ class Street:
     def log(self, name: str) -> str:
         return (self.place / f"{name}.log").read_text()
 
-    def reached(self, name: str, number: int, seconds: float = 90) -> None:
+    def reached(self, name: str, number: int, seconds: float = 300) -> None:
         """Wait until a peer has come so far."""
         until = time.monotonic() + seconds
         while not any(

@@ -98,6 +98,7 @@ def same(members: list[Member], rows: Record) -> bool:
         ("d2", "ring", {}),
         ("moshpit", "grid:2", {}),
         ("dpsgd", "ring", {"engine": "processes", "batch_size": 10}),
+        ("dpsgd", "ring", {"channel": "clip:0.2 | local:0.1"}),
     ],
 )
 def test_the_models_are_those_of_the_simulation(
@@ -188,6 +189,22 @@ def test_a_run_that_is_over_is_not_begun_again(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(all_(), 60))
     with pytest.raises(ConfigError, match="0 has finished its run"):
         asyncio.run(peer(one, 0, where, tmp_path))
+
+
+def test_noise_is_a_secret_and_drawn_once_for_a_round(tmp_path: Path) -> None:
+    one = experiment("dpsgd", "ring", channel="clip:0.2 | local:0.5")
+    data, names = one.divide(one.load()), NAMES
+
+    def offers(place: Path | None) -> torch.Tensor:
+        made = member_of(one, checked(one), data, 0, names, place)
+        made.train(1)
+        return made.offered.model  # type: ignore[no-any-return]
+
+    first = offers(tmp_path / "a")
+    assert torch.equal(first, offers(tmp_path / "a"))  # who is broken off says the same again, and no more
+    assert not torch.equal(first, offers(tmp_path / "b"))
+    assert not torch.equal(first, offers(None))
+    assert (tmp_path / "a" / "noise.key").stat().st_mode & 0o077 == 0
 
 
 def test_what_is_not_finite_is_not_mixed() -> None:

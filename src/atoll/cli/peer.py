@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import signal
 import sys
 from collections.abc import Mapping
@@ -17,12 +18,16 @@ from rich.console import Console
 
 from atoll import own, seeds
 from atoll.assembly import architectures, build_method, networks
+from atoll.channel import Chain, Setting
 from atoll.cli.events import JsonLines
 from atoll.cli.run import terminable
 from atoll.cli.serve import plan_of
+from atoll.contract import Population
 from atoll.data import FederatedData
+from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
+from atoll.guarding import stated
 from atoll.methods import METHODS
 from atoll.methods.neighbours.decentralised import Decentralised
 from atoll.network.here import Here
@@ -35,12 +40,13 @@ from atoll.runs.events import Event
 from atoll.runs.readers import Reader
 from atoll.schema import parse
 from atoll.settings import Settings
+from atoll.task import Task
 from atoll.words import bytes_text, duration_text, value_text
 
 __all__ = ["Wish", "command"]
 
 _DATA = ("partition", "client", "clients", "public")
-_MATTER = {"rounds", "seed", "engine", "eval_every"}
+_MATTER = {"rounds", "seed", "engine", "eval_every", "channel"}
 """Settings of a run that a peer goes by; with others it would not do what they say."""
 
 _ASIDE = {"runs", "checkpoint", "keep", "device", "workers", "eval_clients"}
@@ -112,7 +118,8 @@ def command(wish: Wish) -> None:
             hint="atoll ca invite NAME --role party, and atoll ca enrol, make one",
         )
     data, names, number = found(wish, experiment, list(table))
-    member = member_of(experiment, method, data, number, names)
+    place = Path(wish.place or f"peers/{wish.name}")
+    member = member_of(experiment, method, data, number, names, place)
     seat = seat_of(wish, table, names[number])
     labels = Labels(
         own.short(experiment.method), wish.data or experiment.data, experiment.model, experiment.seed,
@@ -120,7 +127,6 @@ def command(wish: Wish) -> None:
     )  # fmt: skip
     log: list[Reader] = [] if wish.quiet else [Lines(console)]
     log += [JsonLines()] if wish.json else []
-    place = Path(wish.place or f"peers/{wish.name}")
 
     async def play() -> Any:
         work = asyncio.ensure_future(
@@ -215,16 +221,50 @@ def _number(name: str, names: list[str]) -> int:
 
 
 def member_of(
-    experiment: Experiment, method: Decentralised, data: FederatedData, number: int, names: list[str]
+    experiment: Experiment,
+    method: Decentralised,
+    data: FederatedData,
+    number: int,
+    names: list[str],
+    place: Path | None = None,
 ) -> Member:
-    """This peer's half of the method.  Raises ConfigError."""
+    """This peer's half of the method; what it draws noise from is kept in its `place`.  Raises ConfigError."""
     named = experiment.loss and own.named(experiment.loss)
     loss: Any = own.found(str(experiment.loss), "loss") if named else experiment.loss
     with seeds.scoped(experiment.seed, "node"):
         tasks = architectures(
             networks(experiment.model, data), data, method, experiment.seed, loss, experiment.metrics
         )
-    return Member(method, tasks[0], data, number, names, experiment.seed, experiment.engine == "loop")
+    channel, secret = None, None
+    if experiment.channel is not None:
+        channel = channel_of(experiment, method, tasks[0], data, names)
+        secret = None if place is None else _secret(place)
+    return Member(
+        method, tasks[0], data, number, names, experiment.seed, experiment.engine == "loop", channel, secret
+    )
+
+
+def channel_of(
+    experiment: Experiment, method: Decentralised, task: Task, data: FederatedData, names: list[str]
+) -> Chain:
+    """What happens to a peer's model before anybody hears it.  Raises ConfigError for what needs a server."""
+    chain, _ = stated(experiment.channel)
+    assert isinstance(chain, Chain)
+    population = Population(len(names), (task,), data.example().inputs[:1], seed=experiment.seed, names=names)
+    with seeds.scoped(experiment.seed, "setup"):
+        expected = method.expects(method.setup(task, population))
+    return chain.fitted(
+        method, expected, Setting(len(names), seed=experiment.seed, rounds=experiment.rounds, secret=True)
+    )
+
+
+def _secret(place: Path) -> bytes:
+    """What noise is drawn from: kept, so that a round that is played again draws the same."""
+    file = place / "noise.key"
+    if not file.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        replaced(file, secrets.token_bytes(32), secret=True)
+    return file.read_bytes()
 
 
 def seat_of(wish: Wish, table: Mapping[str, Address | None], name: str) -> Seat:

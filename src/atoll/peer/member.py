@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from atoll import codec
+from atoll.channel import Chain
 from atoll.codec import Form, Limits
 from atoll.contract import Job, Order, Population, Replies, Work
 from atoll.data import FederatedData
@@ -16,7 +18,9 @@ from atoll.engines.padding import Padding
 from atoll.engines.sequential import Sequential
 from atoll.errors import CodecError
 from atoll.methods.neighbours.decentralised import Decentralised
+from atoll.privacy.source import Source
 from atoll.rounds.judging import figures, measures, totals
+from atoll.rounds.round import telling
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, finite, leaves
 from atoll.topology import Weights, topology
@@ -36,6 +40,9 @@ class Member:
         data: of which client `number` is here.
         names: of all peers, in the order of their numbers.
         written: whether steps are taken as they are written, and not captured.
+        channel: what happens to its model on the way, fitted.
+        secret: 32 bytes from which noise is drawn; None: it follows from the seed, and protects nobody. A round that
+            is played again draws the same, and so tells no more.
 
     `own` are its vectors, `counters` the whole numbers of its model, `known` what others offered last, by number,
     where that is needed to read what they send.
@@ -50,7 +57,10 @@ class Member:
         names: Sequence[str],
         seed: int,
         written: bool = False,
+        channel: Chain | None = None,
+        secret: bytes | None = None,
     ) -> None:
+        self._channel, self._secret = channel, secret
         self.method, self.task, self.data, self.number, self.seed = method, task, data, number, seed
         self.graphs = topology(method.topology, len(names), seed, tuple(names))
         self.phases = len(method.exchanges(self.graphs, 0, range(len(names))))
@@ -76,8 +86,13 @@ class Member:
         """The local work of a round, from 1; its mean training loss. What it offers is there afterwards."""
         method, rows = self.method, self._rows(round)
         sent = method.broadcast(rows, [0])
-        work = Work(sent.shared, {self.number: sent.own[0]})
-        job = Job(method, work, [self.number], round, self.seed, method.expects(rows))
+        work, channel = Work(sent.shared, {self.number: sent.own[0]}), self._channel
+        if channel is not None:
+            work = telling(work, channel, channel.begin())
+            if self._secret is not None:
+                key = hashlib.sha256(self._secret + round.to_bytes(8, "little")).digest()
+                channel = channel.drawing(Source(key))
+        job = Job(method, work, [self.number], round, self.seed, method.expects(rows), channel=channel)
         if self._padding is not None and isinstance(self._client, Sequential):
             self._client.padded = not self._padding.seen(job, _Nothing())
         order: Order = job.order(self.number)
