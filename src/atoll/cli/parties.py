@@ -18,7 +18,7 @@ from atoll.cli.predictions import Row, write
 from atoll.cli.run import terminable
 from atoll.errors import ConfigError
 from atoll.parties import Transcript
-from atoll.parties.wired import Secured
+from atoll.parties.framed import Secured
 from atoll.runs.events import Event, encode
 from atoll.runs.events.kinds import Error, Features
 from atoll.runs.folder import RunFolder

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from atoll.errors import ConfigError
 from atoll.parties import Link, Transcript, play
-from atoll.parties.wired import Address, Secured, meet
+from atoll.parties.framed import Address, Secured
+from atoll.parties.wired import meet
 from atoll.runs.folder import RunFolder
 from atoll.tensors import Record
 from atoll.vertical.halves import load
