@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import struct
@@ -14,7 +15,18 @@ import msgspec
 from atoll.errors import ConfigError
 from atoll.parties.link import VERSION, PartyError
 
-__all__ = ["LOOPBACK", "Address", "BadFrame", "Secured", "frame", "framed", "greet", "introduced", "watched"]
+__all__ = [
+    "LOOPBACK",
+    "Address",
+    "BadFrame",
+    "Secured",
+    "ended",
+    "frame",
+    "framed",
+    "greet",
+    "introduced",
+    "watched",
+]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -107,6 +119,16 @@ async def introduced(
         if known != hello.name:
             raise PartyError(f"{hello.name} has a certificate of {known or 'nobody'}")
     return hello.name
+
+
+async def ended(writer: asyncio.StreamWriter, seconds: float = 0.0) -> None:
+    """End a connection: what was written may still go for so long. Nothing of it is left when this returns."""
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):  # errors of TLS are OSErrors
+        async with asyncio.timeout(seconds):
+            await writer.wait_closed()
+    writer.transport.abort()
+    await asyncio.sleep(0)
 
 
 def watched(writer: asyncio.StreamWriter) -> None:

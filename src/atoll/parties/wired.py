@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from atoll.parties.framed import (
     Address,
     BadFrame,
     Secured,
+    ended,
     frame,
     framed,
     greet,
@@ -27,6 +27,7 @@ from atoll.parties.transcript import Transcript
 __all__ = ["meet"]
 
 _AHEAD = 1 << 31  # bytes that may wait to be read by a role
+_PARTING = 5.0  # seconds for last words to go
 _AGAIN = 0.2  # seconds between two tries to reach somebody who does not listen yet
 
 
@@ -80,9 +81,7 @@ class _Wire:
     async def close(self) -> None:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
-        self._writer.close()
-        with contextlib.suppress(OSError, ssl.SSLError):
-            await self._writer.wait_closed()
+        await ended(self._writer, _PARTING)
 
 
 @asynccontextmanager
@@ -136,8 +135,7 @@ async def meet(
 
 
 async def _closed(wires: Mapping[str, _Wire]) -> None:
-    for wire in wires.values():
-        await wire.close()
+    await asyncio.gather(*(wire.close() for wire in wires.values()))
 
 
 async def _gather(
@@ -165,13 +163,13 @@ async def _gather(
                 raise PartyError(f"{other} called, and is not expected here (again)")
             await greet(name, writer)
         except (AtollError, OSError, EOFError, BadFrame, ssl.SSLError) as error:
-            writer.close()
+            await ended(writer)
             if isinstance(error, PartyError):
                 failed.append(error)
                 come.set()
             return
         except asyncio.CancelledError:  # its end, and asyncio would tell of it as a failure
-            writer.close()
+            await ended(writer)
             return
         wires[other] = _wire(other, reader, writer)
         come.set()
@@ -228,11 +226,11 @@ async def _called(name: str, other: str, where: Address | None, secured: Secured
             if found != other:
                 raise PartyError(f"at {where} is {found}, and {other} is expected there")
         except (OSError, EOFError, BadFrame, ssl.SSLError):
-            writer.close()
+            await ended(writer)
             raise PartyError(f"{other} at {where} refused the connection",
                              hint="certificates of one authority, and names as in the file?") from None  # fmt: skip
         except BaseException:
-            writer.close()
+            await ended(writer)
             raise
         return _wire(other, reader, writer)
 

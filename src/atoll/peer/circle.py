@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 from atoll.errors import AtollError, CodecError, ConfigError
 from atoll.network.telling import said
-from atoll.parties.framed import LOOPBACK, Address, Secured, frame, framed, greet, introduced, watched
+from atoll.parties.framed import LOOPBACK, Address, Secured, ended, frame, framed, greet, introduced, watched
 from atoll.parties.link import PartyError
 from atoll.peer.line import GONE
 from atoll.peer.others import Lines, Other
@@ -147,7 +147,7 @@ class Circle:
         except (asyncio.CancelledError, AtollError):  # asyncio would tell of the first as a failure
             pass
         finally:
-            writer.close()
+            await ended(writer)
 
     async def _reply(self, other: str, word: Word, body: bytes) -> tuple[Word, bytes]:
         if isinstance(word, Here):

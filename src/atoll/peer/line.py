@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 
 from atoll.parties.framed import (
     Address,
     BadFrame,
     Secured,
+    ended,
     frame,
     framed,
     greet,
@@ -50,7 +50,7 @@ class Line:
                 await greet(own, writer)
                 name = await introduced(own, reader, writer, secured)
             except BaseException:
-                writer.close()
+                await ended(writer)
                 raise
         watched(writer)
         return Line(name, reader, writer)
@@ -69,7 +69,4 @@ class Line:
         return opened(found), came
 
     async def close(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(*GONE):
-            async with asyncio.timeout(1):
-                await self._writer.wait_closed()
+        await ended(self._writer, 1.0)
