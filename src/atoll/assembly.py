@@ -21,12 +21,13 @@ from atoll.dpsgd.records import DPSGD, PrivateTask, Records
 from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
-from atoll.guarding import calibrated, downward, enough, fitted, sampled
+from atoll.guarding import calibrated, downward, enough, fitted, robust, sampled
 from atoll.machine import threads
 from atoll.methods import METHODS, Decentralised, get
 from atoll.metrics import Metrics
 from atoll.models import build
 from atoll.parts import Parts, shapes, tensors
+from atoll.robust import parse as aggregation
 from atoll.rounds.adapting import Rule
 from atoll.rounds.adapting import rule as adapting
 from atoll.rounds.choosing import choice
@@ -123,7 +124,11 @@ def assemble(
         )  # fmt: skip
     else:
         engine = nodes.engine(tasks, data, device, settings)
-    aside = None if channel is None else Channel()  # what is judged leaves no trace, and needs no protection
+    aggregate = given.get("aggregate", settings.aggregate)
+    robustly = None if aggregate is None else aggregation(aggregate)
+    aside = (
+        None if channel is None and robustly is None else Channel()
+    )  # what is judged leaves no trace, and needs no protection
     if rule is not None:
         aside = Records()
     judge = Judge(
@@ -141,6 +146,8 @@ def assemble(
         settings.stragglers,
     )
     channel = fitted(channel, settings, method, data, size, method.expects(state))
+    if robustly is not None:
+        channel = robust(robustly, channel, settings, method, data)
     if rule is not None:
         channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state
@@ -155,6 +162,8 @@ def assemble(
     made.down = down
     if adaptive is not None and adaptive.compares:
         _check_comparable(settings, made)
+    if robustly is not None:
+        robustly.check(made.replies)
     return made
 
 

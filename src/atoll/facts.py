@@ -30,8 +30,8 @@ from atoll.task import Task
 __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event"]
 
 _TELLING = (
-    "channel", "sampling", "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum", "late",
-    "retry", "exclude", "adaptive", "dp_sgd", "ray_gpus",
+    "channel", "aggregate", "sampling", "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum",
+    "late", "retry", "exclude", "adaptive", "dp_sgd", "ray_gpus",
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 

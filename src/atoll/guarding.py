@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from atoll import privacy, spec
-from atoll.channel import Chain, Setting, channel
+from atoll.channel import Chain, Robust, Setting, channel
 from atoll.channel.down import Down
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
@@ -19,12 +19,13 @@ from atoll.dpsgd.records import DPSGD
 from atoll.errors import ConfigError
 from atoll.methods import METHODS, Decentralised
 from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
+from atoll.robust import Aggregation
 from atoll.rounds.chances import chances
 from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
 from atoll.settings import Settings
 from atoll.tensors import Record
 
-__all__ = ["calibrated", "downward", "enough", "fitted", "sampled", "stated", "turns"]
+__all__ = ["calibrated", "downward", "enough", "fitted", "robust", "sampled", "stated", "turns"]
 
 
 def stated(given: Any) -> tuple[Channel | None, str | None]:
@@ -230,3 +231,39 @@ def _heaviest(chain: Chain, data: FederatedData) -> float:
         )
     sizes: Sequence[int] = [data.size(client) for client in range(len(data))]
     return float(np.max(sizes))
+
+
+def robust(
+    rule: Aggregation, channel: Channel | None, settings: Settings, method: Method, data: FederatedData
+) -> Robust:
+    """The channel with the rule of `aggregate` around it.  Raises ConfigError where they do not go together."""
+    what, kind = f"aggregate = {rule.text!r}", type(method).__name__
+    if channel is not None and channel.hides:
+        raise ConfigError(
+            f"{what} looks at updates one by one, and {settings.channel!r} hides them from the server",
+            hint="leave one of the two out; behind secure aggregation clip:0.5 bounds what a single client can do",
+        )
+    if isinstance(channel, Chain) and channel.noise is not None:
+        raise ConfigError(
+            f"{what}: {channel.noise.text} hides what one client changes in a sum, and a rule that chooses among"
+            " updates may change by more",
+            hint='blur each update before it leaves: channel = "clip:0.5 | local:1.0"',
+        )
+    if method.reduction == "each" or type(method).reducer is not Method.reducer:
+        raise ConfigError(
+            f"{what} takes the place of a mean, and {kind} puts replies together in a way of its own",
+            hint="take fedavg, fedprox, fedadam, scaffold, ditto ...",
+        )
+    if method.change is None or method.change.since is not None:
+        raise ConfigError(
+            f"{what} compares how clients' models change, and {kind} does not send that",
+            hint="a method of your own declares it: change = Change('update'), with update = trained - received",
+        )
+    if data.weights is not None and not (data.weights == data.weights[0]).all():
+        raise ConfigError(
+            f"{what} counts all clients alike, and they have weights of their own",
+            hint='set weights="equal"',
+        )
+    return Robust(
+        channel or Channel(), aggregation=rule, rules=tuple(method.rules.items()), seed=settings.seed
+    )

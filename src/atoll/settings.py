@@ -84,6 +84,12 @@ class Settings:
             description='what happens to models on their way to clients: "bf16", "int8", "drive + feedback" ...'
         ),
     ] = None
+    aggregate: Annotated[
+        str | None,
+        Meta(
+            description='what makes one update of a round\'s, where clients may lie: "median", "nnm + trimmed:4" ...'
+        ),
+    ] = None
     epsilon: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="privacy that the run may spend; the round that would spend more is not played"),
@@ -211,7 +217,7 @@ class Settings:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Settings)}
 
 
-_CALLED = {"devices": "text", "choose": "name"}
+_CALLED = {"devices": "text", "choose": "name", "aggregate": "text"}
 """Settings that may be objects in Python, and what these are called by."""
 
 
@@ -219,6 +225,8 @@ def _as_text(key: str, value: Any) -> Any:
     """A setting as files have it."""
     if isinstance(value, Target):
         return str(value)
+    if key == "aggregate" and isinstance(value, list | tuple):
+        return " + ".join(getattr(each, "text", str(each)) for each in value)
     return getattr(value, _CALLED[key], value) if key in _CALLED else value
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from atoll.channel import Chain, Local, Skellam
 from atoll.channel.masked import SecAgg
-from atoll.contract import Outcome
+from atoll.contract import Outcome, inmost
 from atoll.dpsgd.fits import of_samples
 from atoll.dpsgd.records import Records
 from atoll.errors import BudgetError, ConfigError
@@ -85,7 +85,7 @@ class Spending:
         self.settings, self.simulation = settings, simulation
         channel = simulation.channel
         self.records = channel if isinstance(channel, Records) else None
-        inner = channel.channel if isinstance(channel, Records) else channel
+        inner = inmost(channel)
         self.chain = inner if isinstance(inner, Chain) else None
         self._figures: dict[str, object] = {}
         self._beside: _Account | None = None

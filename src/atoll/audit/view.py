@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from atoll.channel import Chain
-from atoll.contract import Channel, Job
+from atoll.contract import Channel, Job, inmost
 from atoll.data import FederatedData, Samples
-from atoll.dpsgd.records import Records
 from atoll.engines.client import Client
 from atoll.federation import Federation
 from atoll.machine import threads
@@ -88,7 +87,7 @@ def seen(federation: Federation, client: int, *, protected: bool = True) -> Seen
     with threads(1):
         answer, _ = Client(task, Cut(federation.data, 1), device).answer(order, job.program, None)
     reply = job.weighed([client], answer.reply)
-    inner = channel.channel if isinstance(channel, Records) else channel
+    inner = inmost(channel)
     chain = inner if isinstance(inner, Chain) else None
     hides = chain is not None and chain.hides
     values = masked(reply.values) if hides else reply.values

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from atoll.channel.masked import SecAgg
     from atoll.channel.noise import Noise
     from atoll.channel.parse import channel, transforms
+    from atoll.channel.robust import Robust
     from atoll.channel.shrink import Shrink
     from atoll.channel.skellam import Skellam
     from atoll.channel.transform import Setting, Transform, Update
@@ -26,6 +27,7 @@ __all__ = [
     "Clip",
     "Local",
     "Noise",
+    "Robust",
     "SecAgg",
     "Setting",
     "Shrink",
@@ -37,9 +39,9 @@ __all__ = [
 ]
 
 _WHERE = {
-    "HE": "he", "Chain": "chain", "Clip": "clip", "Local": "local", "Noise": "noise", "SecAgg": "masked",
-    "Setting": "transform", "Shrink": "shrink", "Skellam": "skellam", "Transform": "transform", "Update": "transform",
-    "channel": "parse", "transforms": "parse",
+    "HE": "he", "Chain": "chain", "Clip": "clip", "Local": "local", "Noise": "noise", "Robust": "robust",
+    "SecAgg": "masked", "Setting": "transform", "Shrink": "shrink", "Skellam": "skellam", "Transform": "transform",
+    "Update": "transform", "channel": "parse", "transforms": "parse",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from atoll.contract.change import Change
 from atoll.contract.gather import Gathering, outcome
 from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work, as_written
 from atoll.contract.method import Evaluate, Method, Program
-from atoll.contract.orders import Answer, Channel, Job, Memories, Order, Outcome
+from atoll.contract.orders import Answer, Channel, Job, Memories, Order, Outcome, Outer, inmost, refilled
 from atoll.contract.reduce import Each, Mean, Reducer, Replies, Rule, Total, chunks
 from atoll.contract.screen import misshapen, screen
 from atoll.contract.validation import ON_VALIDATION, OnValidation
@@ -30,6 +30,7 @@ __all__ = [
     "OnValidation",
     "Order",
     "Outcome",
+    "Outer",
     "Plan",
     "Population",
     "Program",
@@ -42,7 +43,9 @@ __all__ = [
     "Work",
     "as_written",
     "chunks",
+    "inmost",
     "misshapen",
     "outcome",
+    "refilled",
     "screen",
 ]

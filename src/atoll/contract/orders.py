@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from atoll.contract.reduce import Reducer, Replies
 from atoll.contract.validation import ON_VALIDATION, OnValidation
 from atoll.tensors import Record, Tensors, map_leaves, nbytes
 
-__all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome"]
+__all__ = ["Answer", "Channel", "Job", "Memories", "Order", "Outcome", "Outer", "inmost", "refilled"]
 
 
 class Memories(Protocol):
@@ -89,6 +89,66 @@ class Channel:
     def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
         """The state after a round, and its replies as the method is to have them."""
         return state, replies
+
+
+@dataclass(frozen=True)
+class Outer(Channel):
+    """A channel around another one, which does what that does where nothing else is said.
+
+    Args:
+        channel: the one inside.
+    """
+
+    channel: Channel = Channel()  # noqa: RUF009 - it has no state
+
+    @property
+    def equal(self) -> bool:
+        return self.channel.equal
+
+    @property
+    def hides(self) -> bool:
+        return self.channel.hides
+
+    @property
+    def always(self) -> bool:
+        return self.channel.always
+
+    def begin(self) -> Record:
+        return self.channel.begin()
+
+    def tell(self, state: Record) -> Record:
+        return self.channel.tell(state)
+
+    def program(self, name: str, inner: Program, change: Change | None) -> Around:
+        return self.channel.program(name, inner, change)
+
+    @property
+    def codecs(self) -> int:
+        return self.channel.codecs
+
+    def taking(self, work: Work, client: int) -> Channel:
+        return replace(self, channel=self.channel.taking(work, client))
+
+    def nbytes(self, values: Record) -> int:
+        return self.channel.nbytes(values)
+
+    def reducer(self, job: Job, inner: Reducer) -> Reducer:
+        return self.channel.reducer(job, inner)
+
+    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
+        return self.channel.learn(state, replies)
+
+
+def inmost(channel: Channel | None) -> Channel | None:
+    """What is inside of all that is around it."""
+    while isinstance(channel, Outer):
+        channel = channel.channel
+    return channel
+
+
+def refilled(channel: Channel, inner: Channel) -> Channel:
+    """The same channels around another one in the place of the `inmost`."""
+    return replace(channel, channel=refilled(channel.channel, inner)) if isinstance(channel, Outer) else inner
 
 
 class Order(NamedTuple):

@@ -30,13 +30,16 @@ class Replies:
     """The accepted replies of a round as a method asked for them: reduced (`mean`), or `each` of them.
 
     `clients` are sorted; `weight` is their total weight. `mean` has the fields of the replies, each reduced by its
-    rule, which is the mean by weight unless the method declares another (`Method.rules`).
+    rule, which is the mean by weight unless the method declares another (`Method.rules`). `kept` is what each client's
+    update counted for behind a robust rule, in shares of what it would count for in a mean of all alike: 0 where it was
+    left out, 1 as in the mean.
     """
 
     clients: list[int]
     weight: float
     mean: Record = field(default_factory=Record)
     each: list[Reply] = field(default_factory=list)
+    kept: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:

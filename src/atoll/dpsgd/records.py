@@ -18,7 +18,7 @@ covered, nor are models that clients keep for themselves and make for an evaluat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -28,16 +28,12 @@ from atoll import seeds, spec
 from atoll.contract import (
     Around,
     Change,
-    Channel,
     ClientData,
-    Job,
+    Outer,
     Plan,
     Program,
-    Reducer,
-    Replies,
     Reply,
     Through,
-    Work,
 )
 from atoll.contract.validation import ON_VALIDATION
 from atoll.dpsgd import ghost, persample
@@ -233,7 +229,7 @@ def _closed(data: ClientData) -> ClientData:
 
 
 @dataclass(frozen=True)
-class Records(Channel):
+class Records(Outer):
     """A channel that makes the programs which train private, inside of what happens to updates on their way.
 
     Programs that judge ("evaluate", "personal") are as they were: their figures are measured, not sent.
@@ -244,7 +240,6 @@ class Records(Channel):
         calls: gradients that a step takes of one batch.
     """
 
-    channel: Channel = Channel()  # noqa: RUF009 - it has no state
     rule: DPSGD | None = None
     calls: int = 1
 
@@ -252,37 +247,3 @@ class Records(Channel):
         if name.removesuffix(ON_VALIDATION) not in ("evaluate", "personal"):
             inner = PrivateSteps(inner)
         return self.channel.program(name, inner, change)
-
-    @property
-    def equal(self) -> bool:
-        return self.channel.equal
-
-    @property
-    def hides(self) -> bool:
-        return self.channel.hides
-
-    @property
-    def always(self) -> bool:
-        return self.channel.always
-
-    def begin(self) -> Record:
-        return self.channel.begin()
-
-    def tell(self, state: Record) -> Record:
-        return self.channel.tell(state)
-
-    @property
-    def codecs(self) -> int:
-        return self.channel.codecs
-
-    def taking(self, work: Work, client: int) -> Records:
-        return replace(self, channel=self.channel.taking(work, client))
-
-    def nbytes(self, values: Record) -> int:
-        return self.channel.nbytes(values)
-
-    def reducer(self, job: Job, inner: Reducer) -> Reducer:
-        return self.channel.reducer(job, inner)
-
-    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
-        return self.channel.learn(state, replies)

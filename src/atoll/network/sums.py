@@ -14,8 +14,7 @@ from atoll.channel.secagg import AbortedError, RejectedError, from_client, pack,
 from atoll.channel.secagg.messages import Boxes, Confirmation, FromClient, FromServer, Keys, Masked, Shares
 from atoll.channel.sums import Together
 from atoll.channel.transform import Setting, Vector
-from atoll.contract import Channel, Job, Outcome, Reducer
-from atoll.dpsgd.records import Records
+from atoll.contract import Channel, Job, Outcome, Reducer, inmost, refilled
 from atoll.errors import CodecError, ConfigError, RunError
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted, key_of
@@ -56,8 +55,8 @@ def hidden(job: Job) -> bool:
 
 
 def chain_of(channel: Channel | None) -> Chain | None:
-    """The chain of a channel, if there is one: by itself, or around private steps."""
-    inner = channel.channel if isinstance(channel, Records) else channel
+    """The chain of a channel, if there is one: by itself, or inside of others."""
+    inner = inmost(channel)
     return inner if isinstance(inner, Chain) else None
 
 
@@ -301,4 +300,5 @@ def between(channel: Channel | None, secret: bool) -> Channel | None:
             hint="write secagg:16 in its place",
         )
     chain = Chain(chain.transforms, replace(chain.setting or Setting(), secret=secret))
-    return replace(channel, channel=chain) if isinstance(channel, Records) else chain
+    assert channel is not None
+    return refilled(channel, chain)

@@ -187,7 +187,7 @@ class Unhurried(Deployed):
         self.desk.closed(str(number), "train", outcomes, since)
         everybody = {o.client: o for o in [*air.lost, *outcomes]}
         cohort = Cohort(sorted(everybody))
-        found = columns(cohort, list(everybody.values()), since, self.method.plan().epochs)
+        found = columns(cohort, list(everybody.values()), since, self.method.plan().epochs, replies.kept)
         by_client = {f.client: float(number - f.number) for f in taken}
         found["staleness"] = [by_client.get(client, float("nan")) for client in cohort.clients]
         record = Round(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +32,7 @@ class _Air:
         self.state, self.told, self.time, self.choice = state, now.told, now.time, now.choice
         self.flights, self.landed = list(now.flights), list(now.landed)
         self.broken: list[Flight] = []
+        self.kept: Mapping[int, float] = {}
         self.draws = 0
         self.bytes_down = self.bytes_up = 0
         self.energy = self.spent = 0.0
@@ -88,6 +89,7 @@ class Asynchronous(Timed):
         if replies is not None:
             if self.channel is not None:
                 air.told, replies = self.channel.learn(air.told, replies)
+            air.kept = replies.kept
             with seeds.scoped(self.cohorts.seed, "settle train", number):
                 air.state = stepped(self.method, self.population, air.state, replies, number)
         elif refused and len(refused) == len(outcomes):
@@ -228,7 +230,9 @@ class Asynchronous(Timed):
             failing=self.failures(now, number, over, air.time),
         )
         traffic = air.bytes_up, air.bytes_down
-        record = self.recorded(number, cohort, outcomes, traffic, since, clock, list(shown.values()))
+        record = self.recorded(
+            number, cohort, outcomes, traffic, since, clock, list(shown.values()), air.kept
+        )
         return Played(record, air.state, outcomes, progress)
 
 

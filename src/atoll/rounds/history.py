@@ -27,6 +27,7 @@ class Round:
     planned local epochs (in a round with stragglers), `start` and `end` of the engine's work in seconds of the round.
     On a virtual clock also when orders `began` and were `done` (or ended with the round), `download`, `compute`,
     `upload`, in virtual seconds, and `staleness`; `clock` is what the round was there.
+    Behind a robust rule, `kept`: what an update counted for, in shares of what it would in a mean.
     `spent` is what privacy it cost, where updates are blurred.
     """
 

@@ -17,10 +17,17 @@ from atoll.rounds.history import Round
 __all__ = ["alike", "apart", "columns", "mean_loss", "taught"]
 
 
-def columns(cohort: Cohort, outcomes: Sequence[Outcome], since: float, epochs: int) -> dict[str, list[float]]:
+def columns(
+    cohort: Cohort,
+    outcomes: Sequence[Outcome],
+    since: float,
+    epochs: int,
+    kept: Mapping[int, float] | None = None,
+) -> dict[str, list[float]]:
     """What is known of each client of a round, column by column.
 
-    `since` is when the round began, `epochs` are the local epochs planned.
+    `since` is when the round began, `epochs` are the local epochs planned, `kept` is what a robust rule counted updates
+    for.
     """
     by_client = {outcome.client: outcome for outcome in outcomes}
     rows = [by_client.get(client) for client in cohort.clients]
@@ -43,6 +50,8 @@ def columns(cohort: Cohort, outcomes: Sequence[Outcome], since: float, epochs: i
         cosine = dict(zip((o.client for o in seen), cosines.tolist(), strict=True))
         found["norm"] = [norm.get(client, nan) for client in cohort.clients]
         found["cosine"] = [cosine.get(client, nan) for client in cohort.clients]
+    if kept:
+        found["kept"] = [kept.get(client, nan) for client in cohort.clients]
     return {name: column for name, column in found.items() if any(v == v for v in column)}
 
 

@@ -117,7 +117,8 @@ class Simulation:
         dropped = sorted({*cohort.dropped, *(k for k in cohort.clients if k not in answered)})
         record = Round(
             number, cohort.clients, dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
-            round.bytes_down, seconds, clients=columns(cohort, round.outcomes, since, self.method.plan().epochs),
+            round.bytes_down, seconds,
+            clients=columns(cohort, round.outcomes, since, self.method.plan().epochs, round.kept),
         )  # fmt: skip
         learned = taught(number, cohort.clients, round.outcomes, self.history)
         progress = replace(

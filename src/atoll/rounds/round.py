@@ -56,8 +56,8 @@ class ServerRound:
 
     `phase` is "enrol" (only where the method asks new clients something first), "train" or "over"; `job` is what is
     asked in it, None when over. `told` and `spread` are the states of what is on the way, new at the end. `outcomes`
-    are those of the training phase; bytes are of all phases and clients, and
-    where there is no server what these send each other.
+    are those of the training phase, `kept` is what a robust rule counted updates for (see `Replies`); bytes are of all
+    phases and clients, and where there is no server what these send each other.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class ServerRound:
         self.state, self.told, self.spread = state, told or Record(), spread or Record()
         self.bytes_up = self.bytes_down = 0
         self.outcomes: list[Outcome] = []
+        self.kept: Mapping[int, float] = {}
         self.phase: Phase = "over"
         self.job: Job | None = None
         self._gathering: Gathering | None = None
@@ -208,6 +209,7 @@ class ServerRound:
         if replies is not None:
             if self.channel is not None:
                 self.told, replies = self.channel.learn(self.told, replies)
+            self.kept = replies.kept
             self.state = stepped(self.method, self.population, self.state, replies, self.number)
             if (carried := self.method.carried(self.state)) is not None:
                 self.bytes_up = self.bytes_down = carried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -107,7 +107,9 @@ class Timed(Attended):
         )
         self._not_in_vain(clock, number)
         traffic = round.bytes_up, round.bytes_down
-        record = self.recorded(number, everyone, round.outcomes, traffic, since, clock, [*sent, *earlier])
+        record = self.recorded(
+            number, everyone, round.outcomes, traffic, since, clock, [*sent, *earlier], round.kept
+        )
         return Played(record, round.state, round.outcomes, progress)
 
     def _empty(self, round: ServerRound, choice: Record, number: int, since: float, start: float) -> Played:
@@ -270,9 +272,10 @@ class Timed(Attended):
         since: float,
         clock: Clocked,
         flights: Sequence[Flight],
+        kept: Mapping[int, float] | None = None,
     ) -> Round:
         """The round as it is remembered: the clock's columns beside the others. `traffic` is bytes up and down."""
-        found = columns(cohort, outcomes, since, self.method.plan().epochs)
+        found = columns(cohort, outcomes, since, self.method.plan().epochs, kept)
         by_client = {f.client: f for f in flights}
         rows = [by_client.get(client) for client in cohort.clients]
         nan = math.nan

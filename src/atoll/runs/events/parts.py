@@ -126,6 +126,10 @@ class Columns(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = UNSET
     norm: Annotated[Maybe[Sequence[Number]], says("norm of its update")] = UNSET
     cosine: Annotated[Maybe[Sequence[Number]], says("cosine of its update to the mean update")] = UNSET
+    kept: Annotated[
+        Maybe[Sequence[Number]],
+        says("what a robust rule counted its update for: 0 left out, 1 as in a mean; behind `aggregate`"),
+    ] = UNSET
 
 
 class Link(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,137 @@
+"""The server's half where clients may lie: updates are kept one by one, and a rule makes one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from atoll.contract import Each, Job, Mean, Outer, Reducer, Replies, Reply, Rule
+from atoll.errors import RunError
+from atoll.robust import Aggregation, Rows
+from atoll.tensors import Record, leaves, map_leaves, named_tensors, to_device
+
+__all__ = ["Robust", "Several"]
+
+
+class Several(Each):
+    """Keeps every reply, and takes none where they are fewer than the rule needs.
+
+    Args:
+        aggregation: the rule.
+    """
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        super().__init__()
+        self.aggregation = aggregation
+
+    def result(self) -> Replies | None:
+        counted = sum(float(reply.weight) > 0 for reply in self.replies)
+        return super().result() if self.aggregation.enough(counted) else None
+
+
+@dataclass(frozen=True)
+class Robust(Outer):
+    """A rule in the place of the mean, around what happens to updates on their way.
+
+    The vector that it is a rule of is all that would be averaged or added up of a reply, joined: SCAFFOLD's control
+    variates and BatchNorm's statistics as well as the change of the model, so that nothing is left in which to lie
+    unseen. A field that would be added up comes out as many times as there are replies. Counters keep their rule.
+    All clients count the same: how many samples somebody has is what it says. Replies without weight count for nothing.
+
+    Its state is a number of steps, for addresses of draws, and, where the rule wants it, what it gave last.
+
+    Args:
+        aggregation: the rule, and what stands before it.
+        rules: what becomes of fields that are not averaged, as the method declares it.
+        seed: the run's.
+    """
+
+    aggregation: Aggregation = field(kw_only=True)
+    rules: tuple[tuple[str, Rule], ...] = ()
+    seed: int = 0
+
+    @property
+    def equal(self) -> bool:
+        return True
+
+    def begin(self) -> Record:
+        return Record(inner=self.channel.begin(), step=0)
+
+    def tell(self, state: Record) -> Record:
+        return self.channel.tell(state.inner)
+
+    def reducer(self, job: Job, inner: Reducer) -> Reducer:
+        if type(inner) is not Mean or job.work.program != "train":
+            return self.channel.reducer(job, inner)
+        return Several(self.aggregation)
+
+    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
+        step = state.step + 1
+        replies, centre = self._aggregated(replies, step, state.get("centre"))
+        inner, replies = self.channel.learn(state.inner, replies)
+        return Record(inner=inner, step=step, **({} if centre is None else {"centre": centre})), replies
+
+    def _aggregated(
+        self, replies: Replies, step: int, centre: Record | None
+    ) -> tuple[Replies, Record | None]:
+        """The replies as one, and what is kept of it for the next time."""
+        counted = [at for at, each in enumerate(replies.each) if float(each.weight) > 0]
+        values = [replies.each[at].values for at in counted]
+        form = self._vector(values[0])
+        rows = [[*leaves(self._vector(each))] for each in values]
+        _check(rows)
+        if self.aggregation.beside == "centre":
+            last = map_leaves(torch.zeros_like, form) if centre is None else centre
+            rows.append([*leaves(to_device(last, rows[0][0].device))])
+        found = self.aggregation.of(Rows(rows), self.seed, step)
+        parts = iter(found.parts)
+        vector: Record = map_leaves(lambda v: next(parts).to(v.dtype), form)
+        kept = dict(zip((replies.clients[at] for at in counted), found.kept.tolist(), strict=True))
+        total = {
+            name: map_leaves(lambda v: v * len(counted), part) if self._rule(name) == "sum" else part
+            for name, part in vector.items()
+        }
+        mean = Record({**total, **self._rest(values)})
+        new = vector if self.aggregation.beside == "centre" else None
+        return replace(replies, mean=mean, each=[], kept=kept), new
+
+    def _rule(self, name: str) -> Rule:
+        return dict(self.rules).get(name, "mean")
+
+    def _vector(self, values: Record) -> Record:
+        """What the rule is for, of the values of a reply."""
+        found = Record(
+            {k: part for k, part in values.items() if k != "channel" and self._rule(k) in ("mean", "sum")}
+        )
+        for name, value in named_tensors(found):
+            if not value.is_floating_point():
+                raise RunError(
+                    f"aggregate = {self.aggregation.text!r}: {name} of the replies holds whole numbers",
+                    hint="declare what becomes of the field, such as rules = {NAME: 'max'} in the method",
+                )
+        return found
+
+    def _rest(self, values: Sequence[Record]) -> Mapping[str, object]:
+        """The other fields: counters by their rule, and what transforms report: a share of 1 at most each."""
+        mean = Mean({**dict(self.rules), "channel": "sum"})
+        for each in values:
+            other = {k: part for k, part in each.items() if self._rule(k) == "max"}
+            if "channel" in each:
+                other["channel"] = map_leaves(lambda v: v.clamp(0, 1), each.channel)
+            mean.add(0, Reply(Record(other), torch.ones(()), Record()))
+        found = mean.result()
+        assert found is not None
+        return found.mean
+
+
+def _check(rows: Sequence[Sequence[Tensor]]) -> None:
+    """Whether rows can be compared.  Raises RunError."""
+    shapes = [part.shape for part in rows[0]]
+    if any([part.shape for part in row] != shapes for row in rows):
+        raise RunError(
+            "clients' updates differ in form, and a robust rule compares them number by number",
+            hint="leave aggregate out",
+        )

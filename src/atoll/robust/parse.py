@@ -1,0 +1,61 @@
+"""Aggregations as text: ``nnm + trimmed:4``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from atoll import spec
+from atoll.errors import ConfigError
+from atoll.robust.aggregation import Aggregation
+from atoll.robust.average import Average
+from atoll.robust.krum import Krum, MultiKrum
+from atoll.robust.median import Median
+from atoll.robust.nnm import NNM
+from atoll.robust.rule import Before, Columns, Rule
+from atoll.robust.trimmed import Trimmed
+from atoll.spec import Parameter, whole
+
+__all__ = ["parse", "rules"]
+
+_F = whole("f", at_least=0)
+_MAYBE_F = whole("f", at_least=0, optional=True)
+
+_KNOWN: dict[str, tuple[type[Before | Rule | Columns], tuple[Parameter, ...]]] = {
+    "mean": (Average, ()),
+    "median": (Median, ()),
+    "trimmed": (Trimmed, (_F,)),
+    "krum": (Krum, (_F,)),
+    "multikrum": (MultiKrum, (_F, whole("m", at_least=1, optional=True))),
+    "nnm": (NNM, (_MAYBE_F,)),
+}
+
+
+def rules() -> list[tuple[str, str]]:
+    """How each stage is written, and the first line of what its class says of itself."""
+    return [
+        (spec.usage(name, parameters), (inspect.getdoc(kind) or "").split("\n")[0])
+        for name, (kind, parameters) in _KNOWN.items()
+    ]
+
+
+def parse(given: str | Aggregation | Rule | Columns | Sequence[Before | Rule | Columns]) -> Aggregation:
+    """The aggregation of a text, a rule or a list of stages; an `Aggregation` is taken as it is.  Raises ConfigError.
+
+    >>> parse("nnm + trimmed:4").liars
+    4
+    """
+    if isinstance(given, Aggregation):
+        return given
+    if isinstance(given, Rule | Columns):
+        return Aggregation([given])
+    if isinstance(given, str):
+        known = {name: parameters for name, (_, parameters) in _KNOWN.items()}
+        calls = spec.chain(given, "aggregate", "+")
+        return Aggregation([_KNOWN[call.name][0](**call.read(known)) for call in calls])
+    if isinstance(given, list | tuple):
+        return Aggregation(given)
+    raise ConfigError(
+        f"aggregate is a {type(given).__name__}",
+        hint='give a text such as "nnm + trimmed:4", or a list of rules',
+    )
