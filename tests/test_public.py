@@ -110,6 +110,7 @@ NAMES = [
     "data",
     "methods",
     "models",
+    "robust",
     "run",
     "sweep",
     "train",

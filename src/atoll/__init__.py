@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atoll import channel, data, methods, models, vertical
+    from atoll import channel, data, methods, models, robust, vertical
     from atoll.callbacks import Callback
     from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
@@ -189,7 +189,7 @@ _HOMES = {
     "trials": ("compare", "sweep"),
 }
 _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = ("channel", "data", "methods", "models", "testing", "vertical")
+_ROOMS = ("channel", "data", "methods", "models", "robust", "testing", "vertical")
 
 __all__ = [
     "ADPSGD",
@@ -290,6 +290,7 @@ __all__ = [
     "data",
     "methods",
     "models",
+    "robust",
     "run",
     "sweep",
     "train",
