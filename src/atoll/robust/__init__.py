@@ -11,7 +11,20 @@ from torch import Tensor
 
 from atoll.robust.aggregation import Aggregated, Aggregation
 from atoll.robust.average import Average
+from atoll.robust.bound import Bound
+from atoll.robust.bucket import Bucket
+from atoll.robust.bulyan import Bulyan
+from atoll.robust.caf import CAF
+from atoll.robust.cclip import CenteredClip
+from atoll.robust.clipping import ARC, Shorten
+from atoll.robust.dnc import DnC
+from atoll.robust.flame import Flame
+from atoll.robust.fltrust import FLTrust
+from atoll.robust.foolsgold import FoolsGold
+from atoll.robust.geometric import Geometric, Smoothed
 from atoll.robust.krum import Krum, MultiKrum
+from atoll.robust.mda import MDA
+from atoll.robust.meamed import Meamed
 from atoll.robust.median import Median
 from atoll.robust.nnm import NNM
 from atoll.robust.parse import parse, rules
@@ -21,18 +34,33 @@ from atoll.robust.rule import Before, Columns, Rule
 from atoll.robust.trimmed import Trimmed
 
 __all__ = [
+    "ARC",
+    "CAF",
+    "MDA",
     "NNM",
     "Aggregated",
     "Aggregation",
     "Average",
     "Before",
+    "Bound",
+    "Bucket",
+    "Bulyan",
+    "CenteredClip",
     "Columns",
+    "DnC",
+    "FLTrust",
+    "Flame",
+    "FoolsGold",
+    "Geometric",
     "Krum",
+    "Meamed",
     "Median",
     "MultiKrum",
     "Points",
     "Rows",
     "Rule",
+    "Shorten",
+    "Smoothed",
     "Trimmed",
     "aggregate",
     "parse",

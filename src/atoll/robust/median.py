@@ -10,7 +10,7 @@ from torch import Tensor
 from atoll.robust.ranks import ranks
 from atoll.robust.rule import Columns
 
-__all__ = ["Median"]
+__all__ = ["Median", "median"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,16 @@ class Median(Columns):
     name: ClassVar[str] = "median"
 
     def middle(self, ordered: Tensor) -> Tensor:
-        half = ordered.shape[1] // 2
-        return ordered[:, half].clone() if ordered.shape[1] % 2 else ordered[:, half - 1 : half + 1].mean(1)
+        return median(ordered)
 
     def parts(self, values: Tensor) -> Tensor:
         size = values.shape[1]
         low, high = (size - 1) // 2, size // 2
         place = ranks(values)
         return ((place == low).to(values) + (place == high).to(values)) / 2
+
+
+def median(ordered: Tensor) -> Tensor:
+    """The middle of each row [k, m] of numbers in order, [k]."""
+    half = ordered.shape[1] // 2
+    return ordered[:, half].clone() if ordered.shape[1] % 2 else ordered[:, half - 1 : half + 1].mean(1)

@@ -36,11 +36,10 @@ class Stage(ABC):
     @property
     def text(self) -> str:
         """How it is written."""
-        values = [getattr(self, each.name) for each in fields(self)]
-        given = [
-            f"{value:g}" if isinstance(value, float) else str(value) for value in values if value is not None
-        ]
-        return f"{self.name}:{','.join(given)}" if given else self.name
+        given = [(each, getattr(self, each.name)) for each in fields(self)]
+        while given and given[-1][1] == given[-1][0].default:
+            given.pop()
+        return f"{self.name}:{','.join(_plainly(value) for _, value in given)}" if given else self.name
 
     def check(self, count: int, liars: int) -> None:
         """Nothing where so many updates are enough.  Raises ConfigError that says what would fit."""
@@ -53,7 +52,7 @@ class Stage(ABC):
         fits = f"{self.name} with f = {most} at most" if most >= 0 else "another rule"
         raise ConfigError(
             f"aggregate: {self.text} needs {formula} updates or more for f = {liars}, and there are {count}",
-            hint=f"take {fits}, or set cohort to {need + 0} or more",
+            hint=f"take {fits}, or set cohort to {need} or more",
         )
 
     def _require(self, name: str, holds: bool, problem: str, hint: str | None = None) -> None:
@@ -113,3 +112,9 @@ class Columns(Stage):
     @abstractmethod
     def parts(self, values: Tensor) -> Tensor:
         """What each number counts for in the result, [k, m], for coordinates [k, m] in any order."""
+
+
+def _plainly(value: float) -> str:
+    """A number as one types it, all of it."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
