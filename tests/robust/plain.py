@@ -1,4 +1,4 @@
-"""Every rule as its paper has it, number by number: rows [n, d] in float64, no inner products, no order that is shared."""
+"""Every rule as its paper has it: rows [n, d] in float64, no inner products, no order that is shared."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ def multikrum(x: Rows, f: int, m: int | None = None) -> Rows:
 
 def bulyan(x: Rows, f: int) -> Rows:
     rest, chosen = list(x), []
-    for _ in range(len(x) - 2 * f):
-        chosen.append(rest.pop(int(np.argmin(krum_scores(np.array(rest), f)))))
+    while len(chosen) < len(x) - 2 * f:
+        scores, all_ = krum_scores(np.array(rest), f), (distances(np.array(rest)) ** 2).sum(1)
+        best = min(range(len(rest)), key=lambda at: (round(scores[at], 9), all_[at]))
+        chosen.append(rest.pop(best))
     return meamed(np.array(chosen), 2 * f)
 
 
@@ -70,7 +72,7 @@ def caf(x: Rows, f: int) -> Rows:
         if values[-1] < smallest:
             best, smallest = mean, values[-1]
         t = ((x - mean) @ vectors[:, -1]) ** 2
-        c = c * (1 - t / t.max())
+        c = c * (1 - np.minimum(t / t[c > 0].max(), 1))
     return best
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from atoll.robust.krum import scores
+from atoll.robust.krum import ranking
 from atoll.robust.meamed import nearest_mean, nearest_parts
 from atoll.robust.points import Points
 from atoll.robust.rows import Matrix
@@ -36,7 +36,7 @@ class Bulyan(Columns):
     def chosen(self, points: Points) -> Matrix:
         rest, found = list(range(points.count)), []
         for _ in range(points.count - 2 * self.f):
-            at = int(np.argmin(scores(points.near[np.ix_(rest, rest)], self.f)))
+            at = ranking(points.near[np.ix_(rest, rest)], self.f)[0]
             found.append(rest.pop(at))
         chosen: Matrix = np.eye(points.count)[found]
         return chosen

@@ -20,8 +20,8 @@ class CAF(Rule):
     """Covariance-bound-agnostic filter.   Allouah et al., ICML 2025, Algorithm 3
 
     From weights c_i = 1: with the weighted mean and the direction v of largest weighted variance,
-    c_i <- c_i (1 - t_i / max t), t_i = (v . (x_i - mean))^2, until sum c <= n - 2f. The result is the mean whose
-    largest variance was smallest. With f = 0 the mean.
+    c_i <- c_i (1 - t_i / max t), t_i = (v . (x_i - mean))^2, max t over those that still count, until
+    sum c <= n - 2f. The result is the mean whose largest variance was smallest. With f = 0 the mean.
 
     Args:
         f: how many clients may lie.
@@ -38,9 +38,10 @@ class CAF(Rule):
             variance, along = spread(points, weights)
             if variance < smallest:
                 best, smallest = weights, variance
-            if not along.max() > 0:  # all that are left are one
+            most = along[weights > 0].max()  # of those that count: one of them is left out each time
+            if not most > 0:  # all that are left are one
                 break
-            weights = weights * (1.0 - along / along.max())
+            weights = weights * (1.0 - np.minimum(along / most, 1.0))
         found: Matrix = best / best.sum()
         return found
 

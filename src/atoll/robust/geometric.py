@@ -29,13 +29,13 @@ class Geometric(Rule):
     def weights(self, points: Points) -> Matrix:
         distances = np.sqrt(points.near)
         first = distances[np.argmin(distances.sum(1))]
-        usual = float(np.median(first[first > 0])) if (first > 0).any() else 0.0
-        if usual == 0.0:  # all are one
-            return np.full(points.count, 1.0 / points.count)
+        usual = float(np.median(first))
+        if usual == 0.0:  # more than half are one point, and that is it
+            return np.where(first == 0.0, 1.0 / np.count_nonzero(first == 0.0), 0.0)
         found = _inverse(first + usual, 0.0)
         for _ in range(_MOST):
             before, found = found, _inverse(points.away(_all(points, found)), 1e-9 * usual)
-            if np.abs(found - before).max() < _STILL:
+            if np.abs(found / before - 1.0).max() < _STILL:
                 break
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from atoll.robust.points import Points
 from atoll.robust.rows import Matrix
 from atoll.robust.rule import Rule
 
-__all__ = ["Krum", "MultiKrum", "scores"]
+__all__ = ["Krum", "MultiKrum", "ranking", "scores"]
 
 
 def scores(squares: Matrix, f: int) -> Matrix:
@@ -20,6 +21,11 @@ def scores(squares: Matrix, f: int) -> Matrix:
     near = np.sort(squares + np.diag(np.full(count, np.inf)), axis=1)[:, : max(count - f - 2, 1)]
     found: Matrix = near.sum(1)
     return found
+
+
+def ranking(squares: Matrix, f: int) -> Sequence[int]:
+    """The updates in the order of their scores; of equal ones, as two neighbours may be, first who is nearer to all."""
+    return np.lexsort((squares.sum(1), scores(squares, f))).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Krum(Rule):
 
     def weights(self, points: Points) -> Matrix:
         found = np.zeros(points.count)
-        found[int(np.argmin(scores(points.near, self.f)))] = 1.0
+        found[ranking(points.near, self.f)[0]] = 1.0
         return found
 
 
@@ -62,5 +68,5 @@ class MultiKrum(Rule):
     def weights(self, points: Points) -> Matrix:
         many = min(self.m or points.count - self.f, points.count)
         found = np.zeros(points.count)
-        found[np.argsort(scores(points.near, self.f), kind="stable")[:many]] = 1.0 / many
+        found[ranking(points.near, self.f)[:many]] = 1.0 / many
         return found

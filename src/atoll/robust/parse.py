@@ -86,7 +86,8 @@ def parse(given: str | Aggregation | Rule | Columns | Sequence[Before | Rule | C
     if isinstance(given, str):
         known = {name: parameters for name, (_, parameters) in _KNOWN.items()}
         calls = spec.chain(given, "aggregate", "+")
-        return Aggregation([_KNOWN[call.name][0](**call.read(known)) for call in calls])
+        read = [(call.read(known), call.name) for call in calls]
+        return Aggregation([_KNOWN[name][0](**arguments) for arguments, name in read])
     if isinstance(given, list | tuple):
         return Aggregation(given)
     raise ConfigError(
