@@ -249,6 +249,11 @@ def robust(
             " updates may change by more",
             hint='blur each update before it leaves: channel = "clip:0.5 | local:1.0"',
         )
+    if rule.beside == "root":
+        raise ConfigError(
+            f"{what} compares updates with one that the server makes of root data, and it has none",
+            hint="set root=100, so many training samples that are set aside for the server",
+        )
     if method.reduction == "each" or type(method).reducer is not Method.reducer:
         raise ConfigError(
             f"{what} takes the place of a mean, and {kind} puts replies together in a way of its own",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atoll.channel.he import HE
     from atoll.channel.local import Local
     from atoll.channel.masked import SecAgg
+    from atoll.channel.momentum import Momentum
     from atoll.channel.noise import Noise
     from atoll.channel.parse import channel, transforms
     from atoll.channel.robust import Robust
@@ -26,6 +27,7 @@ __all__ = [
     "Chain",
     "Clip",
     "Local",
+    "Momentum",
     "Noise",
     "Robust",
     "SecAgg",
@@ -39,9 +41,9 @@ __all__ = [
 ]
 
 _WHERE = {
-    "HE": "he", "Chain": "chain", "Clip": "clip", "Local": "local", "Noise": "noise", "Robust": "robust",
-    "SecAgg": "masked", "Setting": "transform", "Shrink": "shrink", "Skellam": "skellam", "Transform": "transform",
-    "Update": "transform", "channel": "parse", "transforms": "parse",
+    "HE": "he", "Chain": "chain", "Clip": "clip", "Local": "local", "Momentum": "momentum", "Noise": "noise",
+    "Robust": "robust", "SecAgg": "masked", "Setting": "transform", "Shrink": "shrink", "Skellam": "skellam",
+    "Transform": "transform", "Update": "transform", "channel": "parse", "transforms": "parse",
 }  # fmt: skip
 
 

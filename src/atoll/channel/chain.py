@@ -20,9 +20,13 @@ from atoll.tensors import Record, leaves
 
 __all__ = ["Chain", "Sending"]
 
-_ORDER: tuple[Place, ...] = ("bound", "blur", "shrink", "hide")
+_ORDER: tuple[Place, ...] = ("gather", "bound", "blur", "shrink", "hide")
 
 _WHY = {
+    ("bound", "gather"): "a mean of the past is what is bounded, for it is what is sent",
+    ("blur", "gather"): "noise is for what is sent, and a mean of the past would take it off again",
+    ("shrink", "gather"): "what is packed is what travels",
+    ("hide", "gather"): "hidden numbers have no mean",
     (
         "blur",
         "bound",
@@ -159,7 +163,7 @@ class Chain(Channel):
         """
         size = sum(v.numel() for v in leaves(expected) if isinstance(v, Tensor))
         setting = replace(setting, equal=setting.equal or self.equal, size=size)
-        if self.shrink is not None and self.shrink.feedback:
+        if any(each.remembers for each in self.transforms):
             setting = replace(setting, shapes=self._remembered(method, expected))
         if self.shrink is not None and self.shrink.measures:
             setting = replace(setting, shapes=self._measured(method, expected))
@@ -178,10 +182,13 @@ class Chain(Channel):
     def _remembered(self, method: Method, expected: Record) -> tuple[Shapes, ...]:
         """The shapes of what clients remember of errors, the same in all rounds.  Raises ConfigError."""
         if not expected or method.change is None or method.change.since is not None:
+            what = next(each for each in self.transforms if each.remembers)
             raise ConfigError(
                 f"channel {self.text!r}: {type(method).__name__} sends no differences that add up from round to round,"
                 " and what was lost of one is no part of another",
-                hint=f"leave the feedback out: {self.text.replace(' + feedback', '')}",
+                hint=f"leave the feedback out: {self.text.replace(' + feedback', '')}"
+                if what is self.shrink
+                else f"leave {what.text} out",
             )
         return shapes_of(expected)
 

@@ -12,6 +12,7 @@ from atoll.channel.clip import Clip
 from atoll.channel.he import HE
 from atoll.channel.local import Local
 from atoll.channel.masked import SecAgg
+from atoll.channel.momentum import Momentum
 from atoll.channel.noise import Noise
 from atoll.channel.shrink import Shrink
 from atoll.channel.skellam import Skellam
@@ -36,6 +37,7 @@ _MATRIX = Parameter(
 )
 
 _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
+    "momentum": (Momentum, (number("beta", at_least=0, below=1),)),
     "clip": (
         Clip,
         (

@@ -91,6 +91,10 @@ class Shrink(Transform):
         return " / ".join(each.text for each in self.codecs) + " + feedback" * self.feedback
 
     @property
+    def remembers(self) -> bool:
+        return self.feedback
+
+    @property
     def hears(self) -> int | None:
         return None if self.bound is None else self.at
 

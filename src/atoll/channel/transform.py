@@ -19,8 +19,8 @@ __all__ = ["Place", "Setting", "Transform", "Update", "Vector"]
 
 Vector = NDArray[Any]
 
-Place = Literal["bound", "blur", "shrink", "hide"]
-"""Where in a chain a transform stands: what bounds updates, blurs them, packs them, hides them; in this order."""
+Place = Literal["gather", "bound", "blur", "shrink", "hide"]
+"""Where in a chain a transform stands: what gathers updates, bounds, blurs, packs, hides them; in this order."""
 
 
 class Update(NamedTuple):
@@ -96,6 +96,11 @@ class Transform(ABC):
     @property
     def equal(self) -> bool:
         """Whether clients must count the same, for a bound on one client's share to hold."""
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a client remembers as many numbers as it sends, and so must send as many in all rounds."""
         return False
 
     @property

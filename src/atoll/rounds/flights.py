@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from atoll.contract import Channel, Job, Memories, Method, Outcome, Reply, Work
 from atoll.engines import Engine
 from atoll.tensors import Record, leaves
 
 __all__ = ["Done", "Flight", "computed", "landed", "launched", "merged", "of_records", "to_records"]
+
+Weights = Mapping[int, float] | NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,13 @@ def merged(one: Job, other: Job) -> Job | None:
         cohort=len(clients),
         epochs={**one.epochs, **other.epochs},
         limits={**one.limits, **other.limits},
+        weights=_both(one.weights, other.weights),
     )
+
+
+def _both(one: Weights, other: Weights) -> Weights:
+    """What clients of two jobs count for; those of a whole population are the same for both."""
+    return {**one, **other} if isinstance(one, Mapping) and isinstance(other, Mapping) else one
 
 
 def _same(one: Record, other: Record) -> bool:

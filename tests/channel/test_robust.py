@@ -1,0 +1,245 @@
+"""Rules in the place of a mean: in every engine, in rounds of every kind, and after a break."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from atoll.channel import Momentum, Update
+from atoll.contract import Replies, Reply
+from atoll.errors import ConfigError, RunError
+from atoll.federation import Federation
+from atoll.robust import Krum, aggregate
+from atoll.tensors import Record, leaves
+from tests.contract.test_seams import bits, data, federation
+
+
+def flat(state: Record) -> Tensor:
+    return torch.cat([v.float().flatten() for v in leaves(state) if isinstance(v, Tensor)])
+
+
+def robust(
+    rule: Any = "trimmed:1", method: Any = "fedavg", engine: str = "loop", **settings: Any
+) -> Federation:
+    return federation(method, engine, aggregate=rule, **settings)
+
+
+@pytest.mark.parametrize("rule", ["nnm + trimmed:1", "cclip:0.5,2"])
+@pytest.mark.parametrize("method", ["fedavg", "scaffold"])
+def test_engines_agree(rule: str, method: str) -> None:
+    made = [robust(rule, method, engine) for engine in ("loop", "batched", "processes")]
+    kept = [each.fit(progress=False).rounds[-1].clients["kept"] for each in made]
+    for each, counted in zip(made[1:], kept[1:], strict=True):
+        assert torch.allclose(flat(made[0].state), flat(each.state), rtol=1e-4, atol=1e-5)
+        assert counted == pytest.approx(kept[0], abs=1e-3)
+
+
+def test_workers_make_no_difference_to_a_bit() -> None:
+    one, two = (robust("nnm + trimmed:1", engine="processes", workers=n) for n in (1, 2))
+    assert one.fit(progress=False) and two.fit(progress=False)
+    assert bits(one.state) == bits(two.state)
+
+
+def test_the_mean_of_all_alike_is_that_of_equal_weights() -> None:
+    settings: dict[str, Any] = {
+        "rounds": 3,
+        "cohort": 4,
+        "seed": 5,
+        "batch_size": 4,
+        "engine": "loop",
+        "device": "cpu",
+    }
+    plain = Federation(_network, data().weigh("equal"), **settings)
+    made = Federation(_network, data(), aggregate="mean", **settings)
+    assert plain.fit(progress=False) and made.fit(progress=False)
+    assert torch.allclose(flat(plain.state), flat(made.state), atol=1e-6)
+
+
+def _network() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+    )
+
+
+@pytest.mark.parametrize("rule", ["cclip:0.5,2", "bucket:2 + median", "flame:0.01"])
+def test_a_run_that_was_broken_off_ends_in_the_same_bits(rule: str, tmp_path: Path) -> None:
+    whole = robust(rule, rounds=4)
+    whole.fit(progress=False)
+    robust(rule, rounds=2, runs=str(tmp_path), checkpoint=1).fit(progress=False)
+    again = robust(rule, rounds=4, runs=str(tmp_path), checkpoint=1).resume("last")
+    again.fit(progress=False)
+    assert bits(again.state) == bits(whole.state)
+    assert again.simulation.progress.told.step == 4
+    if rule.startswith("cclip"):
+        assert bits(again.simulation.progress.told.centre) == bits(whole.simulation.progress.told.centre)
+
+
+@pytest.mark.parametrize("pace", ["buffered:4", "sync"])
+def test_on_the_virtual_clock(pace: str) -> None:
+    made = robust("median", devices="lognormal:1.0", pace=pace)
+    last = made.fit(progress=False).rounds[-1]
+    kept = np.array(last.clients["kept"], float)
+    assert np.nansum(kept) == pytest.approx(4, abs=1e-3) and np.count_nonzero(kept == kept) == 4
+    free = federation("fedavg", devices="lognormal:1.0", pace=pace)
+    free.fit(progress=False)
+    assert not torch.equal(flat(made.state), flat(free.state))
+
+
+def test_other_transforms_come_before() -> None:
+    made = robust("median", channel="momentum:0.5 | clip:0.01,0.5 | int8")
+    run = made.fit(progress=False)
+    norm = made.simulation.progress.told.inner["1"].norm
+    assert float(norm) != pytest.approx(0.01)  # its quantile is followed
+    assert "kept" in run.rounds[-1].clients
+
+
+# --- one step by hand -----------------------------------------------------------------------------------------------
+
+
+def _learned(rule: Any, method: str = "scaffold") -> tuple[Federation, list[Record], Replies]:
+    made = robust(rule, method)
+    job = made.simulation.opened(made.state, made.simulation.enlist(1)[0], 1).job
+    assert job is not None
+    reducer, rng = job.reducer(), np.random.default_rng(1)
+    values = []
+    for client in job.clients:
+        form = job.form(client)
+        counters = {k: torch.tensor(client) for k in form.counters}
+        random = {
+            name: type(form[name])({k: torch.from_numpy(rng.normal(size=v.shape)).float() for k, v in form[name].items()})
+            for name in ("update", "buffers", "control")
+        }  # fmt: skip
+        values.append(Record(random, counters=type(form.counters)(counters)))
+        reducer.add(client, Reply(values[-1], torch.tensor(1.0), Record()))
+    replies = reducer.result()
+    assert replies is not None and made.simulation.channel is not None
+    return made, values, made.simulation.channel.learn(made.simulation.progress.told, replies)[1]
+
+
+def _vector(values: Record) -> Tensor:
+    return torch.cat(
+        [v.flatten() for name in ("update", "buffers", "control") for v in values[name].values()]
+    )
+
+
+@pytest.mark.parametrize("rule", ["krum:0", "geometric", "trimmed:1"])
+def test_all_that_is_sent_is_one_vector(rule: str) -> None:
+    _, values, replies = _learned(rule)
+    wanted = aggregate(torch.stack([_vector(each) for each in values]), rule)
+    assert torch.allclose(_vector(replies.mean), wanted, atol=1e-6)
+    assert int(next(iter(replies.mean.counters.values()))) == max(
+        replies.clients
+    )  # the rule that the method declares
+    assert replies.weight == 4 and sum(replies.kept.values()) == pytest.approx(4)
+
+
+def test_rules_may_be_objects() -> None:
+    made = robust([Krum(0)])
+    assert made.settings.aggregate == "krum:0" == robust(Krum(0)).settings.aggregate
+
+
+def test_replies_without_weight_are_left_out_and_too_few_teach_nothing() -> None:
+    made = robust("trimmed:1")
+    job = made.simulation.opened(made.state, made.simulation.enlist(1)[0], 1).job
+    assert job is not None
+    for idle, found in ((1, True), (2, False)):
+        reducer = job.reducer()
+        for at, client in enumerate(job.clients):
+            reducer.add(client, Reply(job.form(client), torch.tensor(float(at >= idle)), Record()))
+        replies = reducer.result()
+        assert (replies is not None) == found
+        if replies is not None:
+            assert made.simulation.channel is not None
+            kept = made.simulation.channel.learn(made.simulation.progress.told, replies)[1].kept
+            assert sorted(kept) == sorted(job.clients[1:])
+
+
+def test_updates_that_differ_in_form_are_said_to() -> None:
+    made = robust("median")
+    channel = made.simulation.channel
+    assert channel is not None
+    each = [Reply(Record(update=torch.zeros(n)), torch.tensor(1.0), Record()) for n in (2, 3)]
+    with pytest.raises(RunError, match="differ in form"):
+        channel.learn(channel.begin(), Replies([0, 1], 2.0, each=each))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        ({"method": "fedora"}, "puts replies together in a way of its own", "take fedavg"),
+        ({"rule": "krum:2"}, "krum:2 needs 2f + 3 = 7 updates or more for f = 2, and there are 4", "f = 0 at most"),
+        ({"rule": "trimmed:1", "pace": "fedasync:poly,0.5", "devices": "equal"}, "and there are 1", "cohort to 3"),
+        ({"rule": "fltrust"}, "root", "root"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        robust(settings.pop("rule", "median"), **settings)
+    assert message in caught.value.message and hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("channel", "message", "hint"),
+    [
+        ("secagg", "hides them from the server", "clip:0.5 bounds"),
+        ("clip:0.5 | noise:1.0", "hides what one client changes in a sum", "local:1.0"),
+    ],
+)
+def test_what_looks_at_sums_is_refused(channel: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Federation(
+            lambda: torch.nn.Linear(6, 3), data(), cohort=4, channel=channel, aggregate="median", device="cpu"
+        )
+    assert message in caught.value.message and hint in str(caught.value.hint)
+
+
+def test_weights_of_the_data_must_be_equal() -> None:
+    weighed = data().weigh({"site0": 2.0})
+    with pytest.raises(ConfigError, match="counts all clients alike"):
+        Federation(_network, weighed, "fedavg", cohort=4, aggregate="median", device="cpu")
+
+
+# --- momentum -------------------------------------------------------------------------------------------------------
+
+
+def test_momentum_is_a_mean_of_what_was_sent() -> None:
+    plain, made = (
+        federation("fedavg", rounds=1, cohort=7, channel=channel) for channel in (None, "momentum:0.9")
+    )
+    plain.fit(progress=False)
+    made.fit(progress=False)
+    assert bits(plain.state) == bits(made.state)  # at first it is what it is
+    memory = made.memories.get(0)
+    assert memory is not None and float(memory.channel["0"].begun) == 1
+    twice, own = (
+        Momentum(0.75, shapes=(((3,),),)),
+        Record({"0": torch.tensor([4.0, 0.0, 8.0])}, begun=torch.tensor(1.0)),
+    )
+    update = Update(Record(u=torch.tensor([0.0, 4.0, 8.0])), torch.tensor(1.0), Record(), Record())
+    sent, kept = twice.send(update, Record(), own, torch.tensor(0))
+    assert sent.values.u.tolist() == kept["0"].tolist() == [3.0, 1.0, 8.0]
+    _, kept = twice.send(update._replace(weight=torch.tensor(0.0)), Record(), own, torch.tensor(0))
+    assert kept["0"].tolist() == [4.0, 0.0, 8.0]
+
+
+@pytest.mark.parametrize("engine", ["batched", "processes"])
+def test_momentum_in_every_engine(engine: str) -> None:
+    made = [federation("scaffold", e, channel="momentum:0.9 | clip:1") for e in ("loop", engine)]
+    for each in made:
+        each.fit(progress=False)
+    assert torch.allclose(flat(made[0].state), flat(made[1].state), rtol=1e-4, atol=1e-5)
+
+
+def test_momentum_comes_first() -> None:
+    with pytest.raises(ConfigError, match="a mean of the past is what is bounded"):
+        federation("fedavg", channel="clip:1 | momentum:0.9")
+    with pytest.raises(ConfigError, match="no differences that add up"):
+        federation("fedamp", channel="momentum:0.9")
