@@ -19,6 +19,7 @@ _COLUMNS = {
     "samples": 5,
     "norm": 4,
     "cosine": 4,
+    "kept": 3,
     "work": 3,
     "start": 5,
     "end": 5,

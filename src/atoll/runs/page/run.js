@@ -6,7 +6,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
   const [IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER] = [0, 1, 2, 3, 4, 5, 6];
   const ROUNDS_WITH_COLUMNS = 60;
   const EVALUATIONS = 48; // with a value for each client; twice what a digest keeps
-  const COLUMNS = ["loss", "samples", "norm", "cosine", "work", "start", "end", "began", "download", "compute", "upload", "done", "staleness"];
+  const COLUMNS = ["loss", "samples", "norm", "cosine", "work", "start", "end", "began", "download", "compute", "upload", "done", "staleness", "kept"];
 
   /** A set of clients: their numbers, or a bit for each where that is smaller. */
   class Clients {
