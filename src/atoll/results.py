@@ -84,6 +84,21 @@ class Run:
         clocks = {r.number: vars(r.clock) for r in self.rounds if r.clock is not None}
         return totals([*clocks.values()], clocks.get(self.target_round or 0))
 
+    def robust(self) -> dict[str, dict[str, float]]:
+        """What a robust rule made of updates: how many there were, how many it left out (under 1 % of their share in a
+        mean), and the least that a client counted for, on average over its rounds; empty without one."""
+        of: dict[int, list[float]] = {}
+        for each in self.rounds:
+            for client, kept in zip(each.cohort, each.clients.get("kept", ()), strict=False):
+                if kept == kept:  # not NaN
+                    of.setdefault(client, []).append(kept)
+        if not of:
+            return {}
+        every = [kept for found in of.values() for kept in found]
+        least = min(sum(found) / len(found) for found in of.values())
+        out = sum(kept < 0.01 for kept in every)
+        return {"robust": {"updates": len(every), "left_out": out, "least": round(least, 4)}}
+
     def history(self, name: str = "accuracy") -> list[tuple[int, float]]:
         """(round, value) of a measure, for the rounds that were evaluated."""
         found = [(r.number, r.evaluation.value(name)) for r in self.rounds if r.evaluation is not None]
@@ -114,6 +129,7 @@ class Run:
             **({} if last is None or last.consensus is None else {"consensus": last.consensus}),
             **self.clocked(),
             **self.privacy,
+            **self.robust(),
             "clients": None if own is None else own.to_dict(),
             "evaluation": last.to_dict() if last else None,
         }

@@ -96,6 +96,8 @@ def test_other_transforms_come_before() -> None:
     norm = made.simulation.progress.told.inner["1"].norm
     assert float(norm) != pytest.approx(0.01)  # its quantile is followed
     assert "kept" in run.rounds[-1].clients
+    assert run.to_dict()["robust"]["updates"] == 16
+    assert "robust" not in federation("fedavg", rounds=1).fit(progress=False).to_dict()
 
 
 # --- one step by hand -----------------------------------------------------------------------------------------------
@@ -111,9 +113,9 @@ def _learned(rule: Any, method: str = "scaffold") -> tuple[Federation, list[Reco
         form = job.form(client)
         counters = {k: torch.tensor(client) for k in form.counters}
         random = {
-            name: type(form[name])({k: torch.from_numpy(rng.normal(size=v.shape)).float() for k, v in form[name].items()})
+            name: form[name].map(lambda v: torch.from_numpy(rng.normal(size=v.shape)).float())
             for name in ("update", "buffers", "control")
-        }  # fmt: skip
+        }
         values.append(Record(random, counters=type(form.counters)(counters)))
         reducer.add(client, Reply(values[-1], torch.tensor(1.0), Record()))
     replies = reducer.result()

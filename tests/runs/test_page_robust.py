@@ -33,4 +33,4 @@ def test_what_a_rule_kept_is_on_the_page(tmp_path: Path) -> None:
     for each in run.rounds:
         for client, kept in zip(each.cohort, each.clients["kept"], strict=True):
             out[client].append(kept == 0)
-    assert sorted(cells) == sorted(f"{round(100 * sum(v) / len(v))} %" for v in out.values())
+    assert sorted(cells) == sorted(f"{round(100 * sum(v) / len(v))}\u00a0%" for v in out.values())

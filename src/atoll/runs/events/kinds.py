@@ -271,6 +271,12 @@ class Result(Written, kw_only=True):
         UNSET
     )
     samples_delta: Annotated[Maybe[Number], says("likewise")] = UNSET
+    robust: Annotated[
+        Maybe[Mapping[str, float]],
+        says(
+            "behind a robust rule: `updates`, how many it `left_out`, the `least` that a client counted for, on average"
+        ),
+    ] = UNSET
     virtual_seconds: Annotated[Maybe[float], says("of the run, on the virtual clock")] = UNSET
     target_virtual_seconds: Annotated[
         Maybe[Number], says("likewise, when the target was reached; null where it was not")
