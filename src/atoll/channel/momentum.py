@@ -17,7 +17,7 @@ __all__ = ["Momentum"]
 
 @dataclass(frozen=True)
 class Momentum(Transform):
-    """Momentum of workers.   Karimireddy et al., ICML 2021, Algorithm 1
+    """Momentum of workers.   Karimireddy et al., ICML 2021
 
     m <- beta m + (1 - beta) u, and m is sent; at first m = u. All of an update, and each client for itself, however
     many rounds lie between two of its turns.

@@ -18,6 +18,7 @@ from atoll.compress.parse import codecs
 from atoll.data.catalogue import find_root
 from atoll.errors import ConfigError, DataError, suggest
 from atoll.experiment import Experiment, run_settings
+from atoll.robust import rules as aggregations
 from atoll.rounds.adapting import rules
 from atoll.rounds.choosing import choices
 from atoll.rounds.paces import paces
@@ -188,7 +189,7 @@ _KINDS = {
     "adaptive": rules,
     "pace": paces,
     "channel": transforms,
-    "down": codecs,
+    "aggregate": aggregations,
     "strategy": _strategies,
     "protocol": _protocols,
     "steps": _steps,
@@ -199,8 +200,7 @@ _ROOM = {
     "steps": "Several with + in between",
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
-    "channel": "Several with | in between; codecs with + feedback behind them, or / between several",
-    "down": "With + feedback, differences",
+    "aggregate": "Several with + in between, the rule last",
     "choose": "A choice of your own: choose=module:Name",
 }
 

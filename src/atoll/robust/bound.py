@@ -16,7 +16,7 @@ __all__ = ["Bound"]
 
 @dataclass(frozen=True)
 class Bound(Rule):
-    """The mean of updates that are cut to a norm, and noise on it.   Sun et al. 2019 ("Can you really backdoor")
+    """The mean of updates that are cut to a norm, and noise on it.   Sun et al. 2019
 
     (1/n) sum_i x_i min(1, tau / |x_i|) + N(0, deviation^2). A client moves the result by tau / n at most: enough
     against few liars who must shout to be heard, as most backdoors must. The noise blurs what is left, and promises no

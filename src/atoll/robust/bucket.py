@@ -16,7 +16,7 @@ __all__ = ["Bucket"]
 
 @dataclass(frozen=True)
 class Bucket(Before):
-    """Buckets of s updates by lot, each one's mean in their place.   Karimireddy et al., ICLR 2022, Algorithm 1
+    """Buckets of s updates by lot, each one's mean in their place.   Karimireddy et al., ICLR 2022
 
     Honest means differ less; but f liars may spoil f of the n / s buckets. The last bucket may be smaller.
 

@@ -19,7 +19,7 @@ __all__ = ["Bulyan"]
 
 @dataclass(frozen=True)
 class Bulyan(Columns):
-    """Choose n - 2f updates by Krum one by one; then mean around median.   El Mhamdi et al., ICML 2018, Algorithm 2
+    """Choose n - 2f updates by Krum one by one; then mean around median.   El Mhamdi et al., ICML 2018
 
     Each coordinate is the mean of the n - 4f numbers of those chosen that are nearest to their median: a liar that is
     near in distance cannot be far in a single coordinate.

@@ -17,7 +17,7 @@ __all__ = ["CAF", "spread"]
 
 @dataclass(frozen=True)
 class CAF(Rule):
-    """Covariance-bound-agnostic filter.   Allouah et al., ICML 2025, Algorithm 3
+    """Covariance-bound-agnostic filter.   Allouah et al., ICML 2025
 
     From weights c_i = 1: with the weighted mean and the direction v of largest weighted variance,
     c_i <- c_i (1 - t_i / max t), t_i = (v . (x_i - mean))^2, max t over those that still count, until

@@ -16,7 +16,7 @@ __all__ = ["CenteredClip"]
 
 @dataclass(frozen=True)
 class CenteredClip(Rule):
-    """Centered clipping.   Karimireddy et al., ICML 2021, Algorithm 2
+    """Centered clipping.   Karimireddy et al., ICML 2021
 
     v <- v + (1/n) sum_i (x_i - v) min(1, tau / |x_i - v|), from the v of the last round, at first 0.
 

@@ -35,7 +35,7 @@ class Shorten(Before):
 
 @dataclass(frozen=True)
 class ARC(Before):
-    """Adaptive robust clipping: the longest are cut to the norm of the next.   Allouah et al., ICLR 2025, Algorithm 2
+    """Adaptive robust clipping: the longest are cut to the norm of the next.   Allouah et al., ICLR 2025
 
     Of n updates the floor(2 (f/n) (n - f)) longest are cut to the norm of the one after them. Unlike a fixed norm it
     harms no guarantee of a rule behind it.

@@ -19,7 +19,7 @@ __all__ = ["DnC"]
 class DnC(Rule):
     """Divide and conquer: the mean without the f that lie furthest along the first principal direction.
 
-    Shejwalkar & Houmansadr, NDSS 2021, Algorithm 2. There the direction is found for random subsets of coordinates,
+    Shejwalkar & Houmansadr, NDSS 2021. There the direction is found for random subsets of coordinates,
     since a decomposition is costly; from inner products all of them can be looked at, and once is enough.
 
     Args:

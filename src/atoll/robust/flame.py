@@ -17,7 +17,7 @@ __all__ = ["Flame"]
 
 @dataclass(frozen=True)
 class Flame(Rule):
-    """Cluster by direction, cut to the median norm, blur.   Nguyen et al., USENIX Security 2022, Algorithm 1
+    """Cluster by direction, cut to the median norm, blur.   Nguyen et al., USENIX Security 2022
 
     Of updates that are joined from the smallest cosine distance on, the first cluster of more than half counts: what
     HDBSCAN finds for a cluster of at least n/2 + 1. The mean of x_i min(1, S / |x_i|) over it, S the median norm of

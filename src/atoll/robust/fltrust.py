@@ -16,7 +16,7 @@ __all__ = ["FLTrust"]
 
 @dataclass(frozen=True)
 class FLTrust(Rule):
-    """Trust by likeness to an update that the server makes of root data.   Cao et al., NDSS 2021, Algorithm 2
+    """Trust by likeness to an update that the server makes of root data.   Cao et al., NDSS 2021
 
     sum_i T_i (|g_0| / |g_i|) g_i / sum_i T_i with T_i = max(0, cos(g_i, g_0)): every update is as long as the server's,
     and who points against it counts for nothing. No bound on the number of liars; root data must be like everybody's.

@@ -16,7 +16,7 @@ __all__ = ["FoolsGold"]
 
 @dataclass(frozen=True)
 class FoolsGold(Rule):
-    """Clients whose updates point alike count for less: one liar under many names.   Fung et al., RAID 2020, Alg. 1
+    """Clients whose updates point alike count for less: one liar under many names.   Fung et al., RAID 2020
 
     With s_ij the cosines of updates and v_i the largest of client i, s_ij is pardoned by v_i / v_j where that is below
     1; a_i = 1 - max_j s_ij over the largest a, and then logit(a_i) + 0.5, cut to [0, 1]. The mean is by a. Cosines are

@@ -42,7 +42,7 @@ class Geometric(Rule):
 
 @dataclass(frozen=True)
 class Smoothed(Rule):
-    """A few of Weiszfeld's steps with distances of at least nu (RFA).   Pillutla et al., IEEE TSP 2022, Algorithm 2
+    """A few of Weiszfeld's steps with distances of at least nu (RFA).   Pillutla et al., IEEE TSP 2022
 
     z <- sum_i (x_i / max(nu, |x_i - z|)) / sum_i (1 / max(nu, |x_i - z|)), from z = 0, the model as it was.
 

@@ -30,7 +30,7 @@ def ranking(squares: Matrix, f: int) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Krum(Rule):
-    """The one update whose n - f - 2 nearest neighbours are nearest.   Blanchard et al., NeurIPS 2017, Section 4
+    """The one update whose n - f - 2 nearest neighbours are nearest.   Blanchard et al., NeurIPS 2017
 
     Args:
         f: how many clients may lie.
@@ -49,7 +49,7 @@ class Krum(Rule):
 
 @dataclass(frozen=True)
 class MultiKrum(Rule):
-    """The mean of the m updates with the best scores of Krum.   Blanchard et al., NeurIPS 2017, Section 6
+    """The mean of the m updates with the best scores of Krum.   Blanchard et al., NeurIPS 2017
 
     Args:
         f: how many clients may lie.

@@ -20,7 +20,7 @@ __all__ = ["MDA"]
 class MDA(Rule):
     """Minimum-diameter averaging: the mean of the n - f updates whose largest distance is smallest.
 
-    Rousseeuw 1985; El Mhamdi et al., ICML 2018, Section 3.   The set is found exactly, by asking of a distance whether
+    Rousseeuw 1985; El Mhamdi et al., ICML 2018.   The set is found exactly, by asking of a distance whether
     f updates can be left out for no pair to be further apart: quick where lies stand out, at worst 2^f steps.
 
     Args:

@@ -18,7 +18,7 @@ __all__ = ["Meamed", "nearest_mean", "nearest_parts"]
 class Meamed(Columns):
     """The mean of the n - f numbers of each coordinate that are nearest to its median.   Xie et al. 2018
 
-    "Generalized Byzantine-tolerant SGD", Definition 7. With f = 0 the mean.
+    "Generalized Byzantine-tolerant SGD". With f = 0 the mean.
 
     Args:
         f: how many clients may lie.

@@ -16,7 +16,7 @@ __all__ = ["NNM"]
 
 @dataclass(frozen=True)
 class NNM(Before):
-    """Nearest-neighbour mixing.   Allouah et al., AISTATS 2023, Algorithm 2
+    """Nearest-neighbour mixing.   Allouah et al., AISTATS 2023
 
     x_i <- the mean of the n - f updates that are nearest to it, itself among them. Honest updates come closer to one
     another, and a rule behind it has the best error there can be where clients' data differ.
