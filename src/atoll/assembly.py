@@ -21,7 +21,7 @@ from atoll.dpsgd.records import DPSGD, PrivateTask, Records
 from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
-from atoll.guarding import calibrated, downward, enough, fitted, robust, sampled
+from atoll.guarding import calibrated, check_root, downward, enough, fitted, robust, sampled
 from atoll.machine import threads
 from atoll.methods import METHODS, Decentralised, get
 from atoll.metrics import Metrics
@@ -126,6 +126,7 @@ def assemble(
         engine = nodes.engine(tasks, data, device, settings)
     aggregate = given.get("aggregate", settings.aggregate)
     robustly = None if aggregate is None else aggregation(aggregate)
+    check_root(robustly, data)
     aside = (
         None if channel is None and robustly is None else Channel()
     )  # what is judged leaves no trace, and needs no protection
@@ -147,7 +148,7 @@ def assemble(
     )
     channel = fitted(channel, settings, method, data, size, method.expects(state))
     if robustly is not None:
-        channel = robust(robustly, channel, settings, method, data)
+        channel = robust(robustly, channel, settings, method, data, tasks, device)
     if rule is not None:
         channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state

@@ -67,6 +67,12 @@ class Experiment(Origin, Settings):
         Annotated[int, Meta(ge=0)] | Share,
         Meta(description="share or number of training samples that everybody knows, without their labels"),
     ] = 0
+    root: Annotated[
+        Annotated[int, Meta(ge=0)] | Share,
+        Meta(
+            description='share or number of training samples that are the server\'s, for aggregate = "fltrust"'
+        ),
+    ] = 0
     augment: Annotated[
         str | None,
         Meta(
@@ -198,6 +204,7 @@ class Experiment(Origin, Settings):
                 test=self.test,
                 validation=self.validation,
                 public=self.public,
+                root=self.root,
             )
         divided = divided if self.augment is None else divided.augment(self.augment)
         return divided if self.weights is None else divided.weigh(self.weights)
@@ -285,6 +292,7 @@ class Experiment(Origin, Settings):
             "partition": ("auto", "natural"),
             "clients": (None,),
             "public": (0,),
+            "root": (0,),
         }
         for key, values in usual.items():
             if getattr(self, key) not in values:

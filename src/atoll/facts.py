@@ -146,6 +146,9 @@ def identity(
         found["public data"] = about.checksum(
             b"".join(part.cpu().numpy().tobytes() for part in tensors([data.public.inputs]))
         )
+    if data.root is not None:
+        held = [*tensors([data.root.inputs]), data.root.targets]
+        found["root data"] = about.checksum(b"".join(part.cpu().numpy().tobytes() for part in held))
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 

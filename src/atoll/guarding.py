@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from atoll import privacy, spec
 from atoll.channel import Chain, Robust, Setting, channel
@@ -16,6 +17,7 @@ from atoll.contract import Channel, Method
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import of_samples
 from atoll.dpsgd.records import DPSGD
+from atoll.engines.root import Root
 from atoll.errors import ConfigError
 from atoll.methods import METHODS, Decentralised
 from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
@@ -23,9 +25,10 @@ from atoll.robust import Aggregation
 from atoll.rounds.chances import chances
 from atoll.rounds.choosing import Choice, Cyclic, Poisson, Uniform
 from atoll.settings import Settings
+from atoll.task import Task
 from atoll.tensors import Record
 
-__all__ = ["calibrated", "downward", "enough", "fitted", "robust", "sampled", "stated", "turns"]
+__all__ = ["calibrated", "check_root", "downward", "enough", "fitted", "robust", "sampled", "stated", "turns"]
 
 
 def stated(given: Any) -> tuple[Channel | None, str | None]:
@@ -234,7 +237,13 @@ def _heaviest(chain: Chain, data: FederatedData) -> float:
 
 
 def robust(
-    rule: Aggregation, channel: Channel | None, settings: Settings, method: Method, data: FederatedData
+    rule: Aggregation,
+    channel: Channel | None,
+    settings: Settings,
+    method: Method,
+    data: FederatedData,
+    tasks: Sequence[Task],
+    device: torch.device,
 ) -> Robust:
     """The channel with the rule of `aggregate` around it.  Raises ConfigError where they do not go together."""
     what, kind = f"aggregate = {rule.text!r}", type(method).__name__
@@ -249,10 +258,10 @@ def robust(
             " updates may change by more",
             hint='blur each update before it leaves: channel = "clip:0.5 | local:1.0"',
         )
-    if rule.beside == "root":
+    if rule.beside == "root" and data.root is None:
         raise ConfigError(
             f"{what} compares updates with one that the server makes of root data, and it has none",
-            hint="set root=100, so many training samples that are set aside for the server",
+            hint="set root=100, so many training samples that are set aside for the server (in a simulation)",
         )
     if method.reduction == "each" or type(method).reducer is not Method.reducer:
         raise ConfigError(
@@ -270,5 +279,18 @@ def robust(
             hint='set weights="equal"',
         )
     return Robust(
-        channel or Channel(), aggregation=rule, rules=tuple(method.rules.items()), seed=settings.seed
+        channel or Channel(),
+        aggregation=rule,
+        rules=tuple(method.rules.items()),
+        seed=settings.seed,
+        root=None if data.root is None else Root(tasks, data.root, data.classes, device),
     )
+
+
+def check_root(rule: Aggregation | None, data: FederatedData) -> None:
+    """Raises ConfigError for root data that nothing looks at."""
+    if data.root is not None and (rule is None or rule.beside != "root"):
+        raise ConfigError(
+            f"root sets {data.root.count} samples aside for the server, and nothing looks at them",
+            hint='leave root out, or set aggregate="fltrust"',
+        )

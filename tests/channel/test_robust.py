@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import atoll
 from atoll.channel import Momentum, Update
 from atoll.contract import Replies, Reply
+from atoll.data import Samples
 from atoll.errors import ConfigError, RunError
 from atoll.federation import Federation
 from atoll.robust import Krum, aggregate
@@ -168,6 +170,54 @@ def test_updates_that_differ_in_form_are_said_to() -> None:
     each = [Reply(Record(update=torch.zeros(n)), torch.tensor(1.0), Record()) for n in (2, 3)]
     with pytest.raises(RunError, match="differ in form"):
         channel.learn(channel.begin(), Replies([0, 1], 2.0, each=each))
+
+
+# --- the server's own data ------------------------------------------------------------------------------------------
+
+
+def rooted(engine: str = "loop", **settings: Any) -> Federation:
+    rng = np.random.default_rng(8)
+    inputs = torch.from_numpy(rng.normal(size=(20, 6)).astype(np.float32))
+    root = Samples(inputs, torch.from_numpy(rng.integers(0, 3, 20)))
+    usual = {"rounds": 3, "cohort": 4, "seed": 5, "device": "cpu", "batch_size": 4, "aggregate": "fltrust"}
+    return Federation(_network, data().entrust(root), "scaffold", engine=engine, **{**usual, **settings})
+
+
+def test_the_server_trains_on_its_own_data_and_trusts_by_it(tmp_path: Path) -> None:
+    made = [rooted(engine) for engine in ("loop", "processes")]
+    for each in made:
+        each.fit(progress=False)
+    assert torch.allclose(flat(made[0].state), flat(made[1].state), rtol=1e-4, atol=1e-5)
+    rooted(rounds=2, runs=str(tmp_path), checkpoint=1).fit(progress=False)
+    again = rooted(runs=str(tmp_path), checkpoint=1).resume("last")
+    again.fit(progress=False)
+    assert bits(again.state) == bits(made[0].state)
+
+
+def test_trust_in_one_step_by_hand() -> None:
+    made = rooted()
+    job = made.simulation.opened(made.state, made.simulation.enlist(1)[0], 1).job
+    assert job is not None and made.simulation.channel is not None
+    reducer, _ = made.engine.run(job, made.memories)
+    replies = reducer.result()
+    assert replies is not None and replies.beside is not None
+    rows = torch.stack([_vector(each.values) for each in replies.each])
+    wanted = aggregate(rows, "fltrust", beside=_vector(replies.beside.values))
+    found = made.simulation.channel.learn(made.simulation.progress.told, replies)[1]
+    assert torch.allclose(_vector(found.mean), wanted, atol=1e-6)
+    assert set(found.kept) == set(job.clients)
+
+
+def test_root_data_are_set_aside_and_kept(tmp_path: Path) -> None:
+    digits = atoll.data.load("digits")
+    divided = digits.partition("iid", clients=5, seed=1, root=50, public=20, test=None)
+    assert divided.root is not None and divided.root.count == 50
+    assert sum(divided.size(k) for k in range(5)) == digits.train.count - 70
+    again = atoll.data.FederatedData.load(divided.save(tmp_path / "divided.npz"))
+    assert again.root is not None and torch.equal(again.root.targets, divided.root.targets)
+    assert divided.choose([1, 2]).root is divided.root
+    with pytest.raises(ConfigError, match="sets 50 samples aside for the server, and nothing looks at them"):
+        Federation(atoll.models.mlp(64, 10), divided, aggregate="median", device="cpu")
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

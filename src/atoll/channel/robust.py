@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +23,19 @@ class Several(Each):
 
     Args:
         aggregation: the rule.
+        own: what makes the server's own reply, where the rule wants one.
     """
 
-    def __init__(self, aggregation: Aggregation) -> None:
+    def __init__(self, aggregation: Aggregation, own: Callable[[], Reply] | None = None) -> None:
         super().__init__()
-        self.aggregation = aggregation
+        self.aggregation, self.own = aggregation, own
 
     def result(self) -> Replies | None:
         counted = sum(float(reply.weight) > 0 for reply in self.replies)
-        return super().result() if self.aggregation.enough(counted) else None
+        found = super().result() if self.aggregation.enough(counted) else None
+        if found is not None and self.own is not None:
+            found.beside = self.own()
+        return found
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,16 @@ class Robust(Outer):
         aggregation: the rule, and what stands before it.
         rules: what becomes of fields that are not averaged, as the method declares it.
         seed: the run's.
+        root: what makes the server's own reply to a job, of data that it has.
     """
 
     aggregation: Aggregation = field(kw_only=True)
     rules: tuple[tuple[str, Rule], ...] = ()
     seed: int = 0
+    root: Callable[[Job], Reply] | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "root": None}  # workers on other machines do not need the server's data
 
     @property
     def equal(self) -> bool:
@@ -66,7 +77,7 @@ class Robust(Outer):
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         if type(inner) is not Mean or job.work.program != "train":
             return self.channel.reducer(job, inner)
-        return Several(self.aggregation)
+        return Several(self.aggregation, None if self.root is None else partial(self.root, job))
 
     def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
         step = state.step + 1
@@ -86,6 +97,9 @@ class Robust(Outer):
         if self.aggregation.beside == "centre":
             last = map_leaves(torch.zeros_like, form) if centre is None else centre
             rows.append([*leaves(to_device(last, rows[0][0].device))])
+        if replies.beside is not None:
+            rows.append([*leaves(to_device(self._vector(replies.beside.values), rows[0][0].device))])
+            _check(rows)
         found = self.aggregation.of(Rows(rows), self.seed, step)
         parts = iter(found.parts)
         vector: Record = map_leaves(lambda v: next(parts).to(v.dtype), form)

@@ -32,7 +32,7 @@ class Replies:
     `clients` are sorted; `weight` is their total weight. `mean` has the fields of the replies, each reduced by its
     rule, which is the mean by weight unless the method declares another (`Method.rules`). `kept` is what each client's
     update counted for behind a robust rule, in shares of what it would count for in a mean of all alike: 0 where it was
-    left out, 1 as in the mean.
+    left out, 1 as in the mean. `beside` is what the server itself replies, of data of its own, where a rule wants it.
     """
 
     clients: list[int]
@@ -40,6 +40,7 @@ class Replies:
     mean: Record = field(default_factory=Record)
     each: list[Reply] = field(default_factory=list)
     kept: Mapping[int, float] = field(default_factory=dict)
+    beside: Reply | None = None
 
     @property
     def count(self) -> int:

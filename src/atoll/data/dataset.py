@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.errors import DataError
-from atoll.parts import Inputs, alone, shapes
+from atoll.parts import alone, shapes
 from atoll.seeds import rng
 
 from .division import Division, Partitioner, Place, deal_test, split_rows
@@ -104,6 +104,7 @@ class Dataset:
         test: str | float | None = "auto",
         validation: float | int = 0,
         public: float | int = 0,
+        root: float | int = 0,
     ) -> FederatedData:
         """Divide the training samples among clients.
 
@@ -119,22 +120,26 @@ class Dataset:
             validation: a share (float) or a count (int) of each client's remaining training rows.
             public: a share or a count of all training rows that no client gets: everybody knows them, without
                 their labels (`FederatedData.publish`).
+            root: a share or a count of all training rows, with their labels, that no client gets: they are the
+                server's (`FederatedData.entrust`).
 
         Every client keeps at least one training sample. Raises `DataError` where the division is impossible.
         """
         from .partition.parse import resolve
 
-        if public:
-            rest, inputs = self._set_aside(public, seed)
+        if public or root:
+            name, amount = ("public", public) if public else ("root", root)
+            rest, aside = self._set_aside(name, amount, seed)
             divided = rest.partition(
-                partitioner, clients=clients, seed=seed, test=test, validation=validation
-            )
+                partitioner, clients=clients, seed=seed, test=test, validation=validation,
+                root=root if public else 0,
+            )  # fmt: skip
             known = (
-                inputs
+                aside.inputs
                 if divided.scale is None
-                else apply(alone(inputs, "scale"), self.features or (), divided.scale)
+                else apply(alone(aside.inputs, "scale"), self.features or (), divided.scale)
             )
-            return divided.publish(known)
+            return divided.publish(known) if public else divided.entrust(Samples(known, aside.targets))
         rule = resolve(partitioner, clients, self)
         check_splits(test, validation)
         division = rule.divide(self, seed)
@@ -170,16 +175,16 @@ class Dataset:
             partition=str(rule),
         )
 
-    def _set_aside(self, amount: float | int, seed: int) -> tuple[Dataset, Inputs]:
-        """The data without some training rows, chosen at random, and the inputs of these."""
+    def _set_aside(self, name: str, amount: float | int, seed: int) -> tuple[Dataset, Samples]:
+        """The data without some training rows, chosen at random, and these."""
         count = round(amount * self.train.count) if isinstance(amount, float) else amount
         if not 0 < count < self.train.count:
             raise DataError(
-                f"public = {amount}, but {self.name} has {self.train.count:,} training samples",
+                f"{name} = {amount}, but {self.name} has {self.train.count:,} training samples",
                 hint="a share below 1, or a number that leaves something to the clients",
             )
-        order = rng(seed, "data.public").permutation(self.train.count)
-        return self.only(np.sort(order[count:])), self.train.take(order[:count]).inputs
+        order = rng(seed, f"data.{name}").permutation(self.train.count)
+        return self.only(np.sort(order[count:])), self.train.take(order[:count])
 
     def only(self, rows: IntArray) -> Dataset:
         """The data with no other training rows than these."""

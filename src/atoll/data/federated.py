@@ -40,6 +40,7 @@ class FederatedData(ABC):
         classes: how many classes there are; None for a regression.
         dataset, partition: what reports call the data and the way it was divided.
         public: samples that everybody knows, the server too, or None; see `publish`.
+        root: samples, with their targets, that the server has, or None; see `entrust`.
         augmentation: what is done to every training batch anew, or None; see `augment`.
         scale: the constants that the inputs were scaled by when the data was divided (``scale="federated"``), as
             `from_frame` takes them; None otherwise.
@@ -47,6 +48,7 @@ class FederatedData(ABC):
     """
 
     public: Samples | None = None
+    root: Samples | None = None
     augmentation: Augmentation | None = None
     scale: Constants | None = None
     weights: FloatArray | None = None
@@ -123,6 +125,18 @@ class FederatedData(ABC):
             )
         known = copy.copy(self)
         known.public = Samples(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        return known
+
+    def entrust(self, root: Samples) -> FederatedData:
+        """The same data, and samples with targets that the server has (for `aggregate = "fltrust"`)."""
+        shape = shapes(self.example().inputs)
+        if not root.count or shapes(root.inputs) != shape:
+            raise DataError(
+                f"{root.count} root samples are of shape {shapes(root.inputs)}, the clients' of {shape}",
+                hint="root data are like the clients', at least one sample",
+            )
+        known = copy.copy(self)
+        known.root = root
         return known
 
     def augment(self, what: str | Callable[[Any], Any]) -> FederatedData:
@@ -281,6 +295,7 @@ class Resident(FederatedData):
             test_set=self._official,
         )
         chosen.public, chosen.scale, chosen.augmentation = self.public, self.scale, self.augmentation
+        chosen.root = self.root
         chosen.weights = None if self.weights is None else scaled(self.weights[positions])
         return chosen
 
@@ -302,6 +317,8 @@ class Resident(FederatedData):
             pools["official"] = self._official
         if self.public is not None:
             pools["public"] = self.public
+        if self.root is not None:
+            pools["root"] = self.root
         stored: dict[int, str] = {}
         for split, pool in pools.items():
             # Splits that share a pool store it once: the second holds the name of the first.
@@ -353,7 +370,7 @@ class Resident(FederatedData):
             partition=str(arrays["about"][1]),
             test_set=used.get("official"),
         )
-        data.public = used.get("public")
+        data.public, data.root = used.get("public"), used.get("root")
         if "weights" in arrays:
             data.weights = arrays["weights"].astype(np.float64)
         return data

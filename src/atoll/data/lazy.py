@@ -136,7 +136,7 @@ class Lazy(FederatedData):
             reading=self._reading,
             positions=positions if self._positions is None else self._positions[positions],
         )
-        chosen.public, chosen.augmentation = self.public, self.augmentation
+        chosen.public, chosen.root, chosen.augmentation = self.public, self.root, self.augmentation
         chosen.weights = None if self.weights is None else scaled(self.weights[positions])
         return chosen
 
