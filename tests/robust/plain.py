@@ -182,7 +182,7 @@ RULES: dict[str, Callable[[Rows], Rows]] = {
     "nnm + krum:2": lambda x: krum(nnm(x, 2), 2),
     "arc:2 + median": lambda x: np.median(arc(x, 2), axis=0),
     "arc:2 + geometric": lambda x: geometric(arc(x, 2)),
-    "clip:1 + nnm + meamed:2": lambda x: meamed(nnm(clipped(x, 1), 2), 2),
+    "clip:1 + meamed:2": lambda x: meamed(clipped(x, 1), 2),
     "clip:2 + arc + nnm + caf:2": lambda x: caf(nnm(arc(clipped(x, 2), 2), 2), 2),
 }
 """By their texts: what each makes of rows."""
