@@ -146,9 +146,9 @@ def assemble(
         sampled(settings, channel, choice(given.get("choose", settings.choose))),
         settings.stragglers,
     )
-    channel = fitted(channel, settings, method, data, size, method.expects(state))
+    channel = fitted(channel, settings, method, data, size, method.expects(state), robustly is not None)
     if robustly is not None:
-        channel = robust(robustly, channel, settings, method, data, tasks, device)
+        channel = robust(robustly, channel, settings, method, data, tasks, device, size)
     if rule is not None:
         channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state

@@ -13,6 +13,7 @@ import torch
 from atoll import privacy, spec
 from atoll.channel import Chain, Robust, Setting, channel
 from atoll.channel.down import Down
+from atoll.channel.masked import FLOOR
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import of_samples
@@ -135,8 +136,12 @@ def fitted(
     data: FederatedData,
     cohort: int,
     expected: Record,
+    alike: bool = False,
 ) -> Channel | None:
-    """The channel for a run.  Raises ConfigError where something about the run would undo what it is for."""
+    """The channel for a run, in which clients count `alike` or not.
+
+    Raises ConfigError where something about the run would undo what it is for.
+    """
     if not isinstance(given, Chain):
         return given
     if given.shrink is not None and isinstance(method, Decentralised):
@@ -144,7 +149,7 @@ def fitted(
             f"channel = {given.text!r} packs how a model differs from what its peer began with, which no neighbour has",
             hint=f"set method=choco, codec={given.shrink.text}: neighbours keep copies, and hear what changed",
         )
-    equal = data.weights is not None and bool((data.weights == data.weights[0]).all())
+    equal = alike or (data.weights is not None and bool((data.weights == data.weights[0]).all()))
     if given.hides or given.noise is not None:
         _check(given, settings, data, equal)
     often = 1
@@ -244,14 +249,22 @@ def robust(
     data: FederatedData,
     tasks: Sequence[Task],
     device: torch.device,
+    size: int,
 ) -> Robust:
     """The channel with the rule of `aggregate` around it.  Raises ConfigError where they do not go together."""
     what, kind = f"aggregate = {rule.text!r}", type(method).__name__
     if channel is not None and channel.hides:
-        raise ConfigError(
-            f"{what} looks at updates one by one, and {settings.channel!r} hides them from the server",
-            hint="leave one of the two out; behind secure aggregation clip:0.5 bounds what a single client can do",
-        )
+        if rule.groups is None:
+            raise ConfigError(
+                f"{what} looks at updates one by one, and {settings.channel!r} hides them from the server",
+                hint=f'let it look at sums of groups: aggregate = "groups:4 + {rule.text}"',
+            )
+        if size < FLOOR * rule.groups.k:
+            raise ConfigError(
+                f"{what} has {rule.groups.k} groups in a cohort of {size}, and a sum of fewer than {FLOOR} hides"
+                " nobody",
+                hint=f"set cohort to {FLOOR * rule.groups.k} or more",
+            )
     if isinstance(channel, Chain) and channel.noise is not None:
         raise ConfigError(
             f"{what}: {channel.noise.text} hides what one client changes in a sum, and a rule that chooses among"

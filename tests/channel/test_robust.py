@@ -172,6 +172,46 @@ def test_updates_that_differ_in_form_are_said_to() -> None:
         channel.learn(channel.begin(), Replies([0, 1], 2.0, each=each))
 
 
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def grouped(channel: str | None, rule: str = "groups:3 + median", **settings: Any) -> Federation:
+    usual = {"rounds": 2, "cohort": 12, "seed": 5, "device": "cpu", "batch_size": 4, "engine": "loop"}
+    network = lambda: torch.nn.Linear(6, 3)  # noqa: E731
+    return Federation(
+        network, data(range(9, 23)), "scaffold", aggregate=rule, channel=channel, **{**usual, **settings}
+    )
+
+
+def test_groups_behind_secure_aggregation_are_the_means_of_groups() -> None:
+    plain, ideal, played = (grouped(channel) for channel in (None, "secagg:20", "secagg:20,protocol"))
+    runs = [each.fit(progress=False) for each in (plain, ideal, played)]
+    assert bits(ideal.state) == bits(played.state)
+    for run in runs[1:]:
+        kept = np.array(run.rounds[0].clients["kept"])
+        assert len(kept) == 12 and kept.sum() == pytest.approx(12, abs=1e-3) and len(np.unique(kept)) <= 3
+    plain, ideal = grouped(None), grouped("secagg:20")
+    job = ideal.simulation.opened(ideal.state, ideal.simulation.enlist(1)[0], 1).job
+    assert job is not None
+    reducer, _ = ideal.engine.run(job, ideal.memories)
+    replies = reducer.result()
+    assert replies is not None and len(replies.each) == 3
+    bare = plain.engine.run(
+        plain.simulation.opened(ideal.state, plain.simulation.enlist(1)[0], 1).job, plain.memories
+    )
+    every = dict(zip(bare[0].clients, bare[0].replies, strict=True))
+    for group, mean in zip(replies.groups, replies.each, strict=True):
+        wanted = torch.stack([every[client].values.update.flat() for client in group]).mean(0)
+        assert torch.allclose(mean.values.update.flat(), wanted, atol=1e-4)
+
+
+def test_groups_must_hide() -> None:
+    with pytest.raises(ConfigError, match="a sum of fewer than 3 hides nobody"):
+        grouped("secagg", "groups:5 + median")
+    with pytest.raises(ConfigError, match="trimmed:2 needs 2f"):
+        grouped("secagg", "groups:3 + trimmed:2")
+
+
 # --- the server's own data ------------------------------------------------------------------------------------------
 
 
@@ -241,7 +281,7 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("channel", "message", "hint"),
     [
-        ("secagg", "hides them from the server", "clip:0.5 bounds"),
+        ("secagg", "hides them from the server", "groups:4 + median"),
         ("clip:0.5 | noise:1.0", "hides what one client changes in a sum", "local:1.0"),
     ],
 )

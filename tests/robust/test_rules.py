@@ -231,7 +231,7 @@ def test_texts_come_back(text: str) -> None:
 
 def test_every_stage_is_explained() -> None:
     known = rules()
-    assert len(known) == 21
+    assert len(known) == 22
     assert all(len(line) > 20 for _, line in known)
 
 
@@ -245,6 +245,7 @@ def test_every_stage_is_explained() -> None:
             "median makes one update of many, and nothing can follow it",
             "put median at the end",
         ),
+        ("nnm:2 + groups:3 + median", "groups are made of clients", "put groups:3 at the beginning"),
         ("nnm:2", "no rule follows it", "nnm:2 + trimmed:2"),
         ("trimmed", "trimmed needs f", "write trimmed:F"),
         ("trimmed:-1", "f = '-1' is not a whole number at least 0", "write trimmed:F"),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from atoll import seeds
 from atoll.contract import Each, Job, Mean, Outer, Reducer, Replies, Reply, Rule
 from atoll.errors import RunError
 from atoll.robust import Aggregation, Rows
 from atoll.tensors import Record, leaves, map_leaves, named_tensors, to_device
 
-__all__ = ["Robust", "Several"]
+__all__ = ["Grouped", "Robust", "Several"]
 
 
 class Several(Each):
@@ -36,6 +38,49 @@ class Several(Each):
         if found is not None and self.own is not None:
             found.beside = self.own()
         return found
+
+
+@dataclass
+class Means(Replies):
+    """The means of groups of clients, in the place of their replies."""
+
+    groups: list[list[int]] = field(default_factory=list)
+
+
+class Grouped(Several):
+    """Keeps hidden replies, and adds them up group by group, each sum by itself.
+
+    Groups are cut from all that were asked, whoever answers. One in which too few did for a sum is left out.
+
+    Args:
+        reducer: makes what takes the hidden replies of a group.
+        job: what clients were asked.
+        seed: the run's.
+    """
+
+    def __init__(self, aggregation: Aggregation, reducer: Callable[[], Reducer], job: Job, seed: int) -> None:
+        super().__init__(aggregation)
+        self.reducer, self.job, self.seed = reducer, job, seed
+
+    def result(self) -> Replies | None:
+        assert self.aggregation.groups is not None
+        asked, replies = sorted(self.job.clients), dict(zip(self.clients, self.replies, strict=True))
+        draw = seeds.rng(self.seed, "groups", self.job.round)
+        found = Means(sorted(self.clients), self.weight)
+        for part in self.aggregation.groups.cut(len(asked), draw):
+            group, reducer = [asked[at] for at in part if asked[at] in replies], self.reducer()
+            for client in group:
+                reducer.add(client, replies[client])
+            summed = reducer.result()
+            if summed is not None:
+                found.each.append(Reply(summed.mean, torch.ones(()), Record()))
+                found.groups.append(group)
+        return found if _after(self.aggregation).enough(len(found.groups)) else None
+
+
+def _after(aggregation: Aggregation) -> Aggregation:
+    """What is done with the means of groups."""
+    return Aggregation(aggregation.stages[1:])
 
 
 @dataclass(frozen=True)
@@ -77,6 +122,10 @@ class Robust(Outer):
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         if type(inner) is not Mean or job.work.program != "train":
             return self.channel.reducer(job, inner)
+        if self.channel.hides:
+            return Grouped(
+                self.aggregation, lambda: self.channel.reducer(job, Mean(inner.rules)), job, self.seed
+            )
         return Several(self.aggregation, None if self.root is None else partial(self.root, job))
 
     def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
@@ -89,6 +138,9 @@ class Robust(Outer):
         self, replies: Replies, step: int, centre: Record | None
     ) -> tuple[Replies, Record | None]:
         """The replies as one, and what is kept of it for the next time."""
+        rule, grouped = self.aggregation, isinstance(replies, Means)
+        if grouped:
+            rule = _after(rule)
         counted = [at for at, each in enumerate(replies.each) if float(each.weight) > 0]
         values = [replies.each[at].values for at in counted]
         form = self._vector(values[0])
@@ -100,17 +152,20 @@ class Robust(Outer):
         if replies.beside is not None:
             rows.append([*leaves(to_device(self._vector(replies.beside.values), rows[0][0].device))])
             _check(rows)
-        found = self.aggregation.of(Rows(rows), self.seed, step)
+        found = rule.of(Rows(rows), self.seed, step)
         parts = iter(found.parts)
         vector: Record = map_leaves(lambda v: next(parts).to(v.dtype), form)
-        kept = dict(zip((replies.clients[at] for at in counted), found.kept.tolist(), strict=True))
+        if isinstance(replies, Means):
+            kept = _shared(replies.groups, found.kept.tolist())
+        else:
+            kept = dict(zip((replies.clients[at] for at in counted), found.kept.tolist(), strict=True))
         total = {
             name: map_leaves(lambda v: v * len(counted), part) if self._rule(name) == "sum" else part
             for name, part in vector.items()
         }
-        mean = Record({**total, **self._rest(values)})
+        mean = Record({**total, **self._rest(values, 1.0 if not grouped else math.inf)})
         new = vector if self.aggregation.beside == "centre" else None
-        return replace(replies, mean=mean, each=[], kept=kept), new
+        return Replies(replies.clients, replies.weight, mean, kept=kept), new
 
     def _rule(self, name: str) -> Rule:
         return dict(self.rules).get(name, "mean")
@@ -128,17 +183,27 @@ class Robust(Outer):
                 )
         return found
 
-    def _rest(self, values: Sequence[Record]) -> Mapping[str, object]:
+    def _rest(self, values: Sequence[Record], most: float) -> Mapping[str, object]:
         """The other fields: counters by their rule, and what transforms report: a share of 1 at most each."""
         mean = Mean({**dict(self.rules), "channel": "sum"})
         for each in values:
             other = {k: part for k, part in each.items() if self._rule(k) == "max"}
             if "channel" in each:
-                other["channel"] = map_leaves(lambda v: v.clamp(0, 1), each.channel)
+                other["channel"] = map_leaves(lambda v: v.clamp(0, most), each.channel)
             mean.add(0, Reply(Record(other), torch.ones(()), Record()))
         found = mean.result()
         assert found is not None
         return found.mean
+
+
+def _shared(groups: Sequence[Sequence[int]], kept: Sequence[float]) -> dict[int, float]:
+    """What each client counted for, from what its group did."""
+    count = sum(map(len, groups))
+    return {
+        client: share * count / (len(groups) * len(group))
+        for group, share in zip(groups, kept, strict=True)
+        for client in group
+    }
 
 
 def _check(rows: Sequence[Sequence[Tensor]]) -> None:

@@ -64,6 +64,12 @@ def check(settings: Settings, method: Method) -> None:
             f"down = {settings.down!r} is for simulations: between machines models are sent whole",
             hint='take a codec that brings nearly all back: down = "int8"',
         )
+    if settings.aggregate is not None and isinstance(chain, Chain) and chain.hides:
+        raise ConfigError(
+            f"aggregate = {settings.aggregate!r} and channel = {chain.text!r}: nodes play one sum a round, not one a"
+            " group",
+            hint="leave one of the two out",
+        )
     if settings.silo is not None:
         raise ConfigError(
             f"silo = {settings.silo!r}: how a node trains is its own affair",

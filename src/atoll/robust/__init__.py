@@ -22,6 +22,7 @@ from atoll.robust.flame import Flame
 from atoll.robust.fltrust import FLTrust
 from atoll.robust.foolsgold import FoolsGold
 from atoll.robust.geometric import Geometric, Smoothed
+from atoll.robust.groups import Groups
 from atoll.robust.krum import Krum, MultiKrum
 from atoll.robust.mda import MDA
 from atoll.robust.meamed import Meamed
@@ -52,6 +53,7 @@ __all__ = [
     "Flame",
     "FoolsGold",
     "Geometric",
+    "Groups",
     "Krum",
     "Meamed",
     "Median",

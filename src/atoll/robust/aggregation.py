@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.errors import ConfigError
+from atoll.robust.groups import Groups
 from atoll.robust.points import Points
 from atoll.robust.ranks import ordered
 from atoll.robust.rows import Matrix, Rows
@@ -61,6 +62,12 @@ class Aggregation:
                 f"aggregate {self.text!r}: {self.stages[-1].name} makes other updates of many, and no rule follows it",
                 hint=f'write "{self.text} + trimmed:2" (or mean, median, krum:2 ...)',
             )
+        for each in self.stages[1:]:
+            if isinstance(each, Groups):
+                raise ConfigError(
+                    f"aggregate {self.text!r}: groups are made of clients, and so they come first",
+                    hint=f"put {each.text} at the beginning",
+                )
         for each in self.before:
             if each.name in ("nnm", "arc") and each.liars is None and self.liars is None:
                 raise ConfigError(
@@ -82,6 +89,11 @@ class Aggregation:
     def before(self) -> tuple[Before, ...]:
         """What stands before it."""
         return self.stages[:-1]  # type: ignore[return-value]
+
+    @property
+    def groups(self) -> Groups | None:
+        """The groups whose means it is of, where it does not see single updates."""
+        return self.stages[0] if isinstance(self.stages[0], Groups) else None
 
     @property
     def liars(self) -> int | None:

@@ -20,6 +20,7 @@ from atoll.robust.flame import Flame
 from atoll.robust.fltrust import FLTrust
 from atoll.robust.foolsgold import FoolsGold
 from atoll.robust.geometric import Geometric, Smoothed
+from atoll.robust.groups import Groups
 from atoll.robust.krum import Krum, MultiKrum
 from atoll.robust.mda import MDA
 from atoll.robust.meamed import Meamed
@@ -62,6 +63,7 @@ _KNOWN: dict[str, tuple[type[Before | Rule | Columns], tuple[Parameter, ...]]] =
     "arc": (ARC, (_MAYBE_F,)),
     "bucket": (Bucket, (whole("s", at_least=1),)),
     "clip": (Shorten, (_TAU,)),
+    "groups": (Groups, (whole("k", at_least=2),)),
 }
 
 
