@@ -31,9 +31,15 @@ def robust(
     return federation(method, engine, aggregate=rule, **settings)
 
 
-@pytest.mark.parametrize("rule", ["nnm + trimmed:1", "cclip:0.5,2"])
-@pytest.mark.parametrize("method", ["fedavg", "scaffold"])
-def test_engines_agree(rule: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        ("scaffold", "nnm + trimmed:1"),
+        pytest.param("fedavg", "cclip:0.5,2", marks=pytest.mark.slow),
+        pytest.param("fedavg", "bucket:2 + median", marks=pytest.mark.slow),
+    ],
+)
+def test_engines_agree(method: str, rule: str) -> None:
     made = [robust(rule, method, engine) for engine in ("loop", "batched", "processes")]
     kept = [each.fit(progress=False).rounds[-1].clients["kept"] for each in made]
     for each, counted in zip(made[1:], kept[1:], strict=True):
@@ -322,7 +328,7 @@ def test_momentum_is_a_mean_of_what_was_sent() -> None:
     assert kept["0"].tolist() == [4.0, 0.0, 8.0]
 
 
-@pytest.mark.parametrize("engine", ["batched", "processes"])
+@pytest.mark.parametrize("engine", ["batched", pytest.param("processes", marks=pytest.mark.slow)])
 def test_momentum_in_every_engine(engine: str) -> None:
     made = [federation("scaffold", e, channel="momentum:0.9 | clip:1") for e in ("loop", engine)]
     for each in made:
