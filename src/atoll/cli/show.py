@@ -189,6 +189,7 @@ _KINDS = {
     "adaptive": rules,
     "pace": paces,
     "channel": transforms,
+    "down": codecs,
     "aggregate": aggregations,
     "strategy": _strategies,
     "protocol": _protocols,
@@ -200,6 +201,8 @@ _ROOM = {
     "steps": "Several with + in between",
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
+    "channel": "Several with | in between; codecs with + feedback behind them, or / between several",
+    "down": "With + feedback, differences",
     "aggregate": "Several with + in between, the rule last",
     "choose": "A choice of your own: choose=module:Name",
 }
