@@ -128,8 +128,8 @@ PARAMETERS = {
     " eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep",
     "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel down aggregate epsilon"
-    " delta sampling choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience"
-    " eval_every eval_clients"
+    " delta sampling choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target"
+    " patience eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep data label client features categorical"
     " classes missing scale ignore partition clients test validation public root augment weights model loss metrics"
     " method"
