@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from atoll import own, seeds, spec
+from atoll import misleading, own, seeds, spec
 from atoll.channel import Chain
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
@@ -117,9 +117,13 @@ def assemble(
             rule = enough(rule, channel, settings, method, data, calls)
             for each in hidden:
                 each.rule = rule
+    attackers = misleading.found(
+        settings, given.get("attack", settings.attack), data, membership.newcomers, tasks
+    )
     if nodes is None:
+        trained = data if attackers is None else attackers.data
         engine = make(
-            settings.engine, tasks, data, device, settings.workers, settings.rounds,
+            settings.engine, tasks, trained, device, settings.workers, settings.rounds,
             settings.ray_address, settings.ray_gpus, silo=settings.silo,
         )  # fmt: skip
     else:
@@ -134,7 +138,7 @@ def assemble(
         aside = Records()
     judge = Judge(
         tasks[0], data, engine, device, seed, settings.eval_clients, membership, settings.adapt, aside,
-        settings.validates,
+        settings.validates, None if attackers is None else attackers.wanted,
     )  # fmt: skip
     check_validation(settings, judge)
     cohorts = Cohorts(
@@ -149,6 +153,8 @@ def assemble(
     channel = fitted(channel, settings, method, data, size, method.expects(state), robustly is not None)
     if robustly is not None:
         channel = robust(robustly, channel, settings, method, data, tasks, device, size)
+    if attackers is not None:
+        channel = misleading.lying(attackers, channel, method, tasks, len(data))
     if rule is not None:
         channel = Records(channel or Channel(), rule, calls)
     parts = method, population, data, cohorts, engine, judge, state
@@ -161,6 +167,7 @@ def assemble(
     else:
         made = nodes.rounds(settings, parts, channel, adaptive)
     made.down = down
+    made.attackers = () if attackers is None else attackers.clients
     if adaptive is not None and adaptive.compares:
         _check_comparable(settings, made)
     if robustly is not None:

@@ -31,7 +31,7 @@ __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event
 
 _TELLING = (
     "channel", "aggregate", "sampling", "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum",
-    "late", "retry", "exclude", "adaptive", "dp_sgd", "ray_gpus",
+    "late", "retry", "exclude", "adaptive", "dp_sgd", "ray_gpus", "attack",
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 
@@ -59,6 +59,7 @@ def opening(
     cohorts: Cohorts,
     judge: Judge,
     changed: Sequence[str],
+    attackers: Sequence[int] = (),
 ) -> tuple[kinds.Start, kinds.Partition]:
     """The events that a run begins with (`docs/runs.md`); `config` are all its settings as plain values, of
     which those `changed` are not their defaults.
@@ -92,6 +93,7 @@ def opening(
         joins=here.joins,
         leaves=here.leaves,
         newcomers=here.newcomers,
+        attackers=attackers,
         report=data.report().to_dict(),
     )
 
@@ -103,6 +105,7 @@ def identity(
     cohorts: Cohorts,
     device: str,
     settings: Settings,
+    attackers: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What decides the bits of a round, as plain values."""
     usual = Settings()
@@ -138,6 +141,8 @@ def identity(
         if schedule:
             found[name] = about.checksum(sorted(schedule.items()))
     found |= {name: about.checksum(said) for name, said in here.stated.items()}
+    if attackers:
+        found["attackers"] = about.checksum(np.array(attackers, np.int64).tobytes())
     if data.augmentation is not None:
         found["augment"] = data.augmentation.text
     if data.weights is not None:

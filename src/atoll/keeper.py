@@ -176,14 +176,16 @@ class Keeper:
             key for key, value in asked.items() if key not in ("method", "runs") and value != usual.get(key)
         ]
         return facts.opening(
-            self.labels, config, self.method, task, self.data, simulation.cohorts, simulation.judge, changed
-        )
+            self.labels, config, self.method, task, self.data, simulation.cohorts, simulation.judge, changed,
+            simulation.attackers,
+        )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
         device = self.simulation.judge.device.type
         return facts.identity(
-            self.method, self.tasks, self.data, self.simulation.cohorts, device, self.settings
-        )
+            self.method, self.tasks, self.data, self.simulation.cohorts, device, self.settings,
+            self.simulation.attackers,
+        )  # fmt: skip
 
     def _snapshot(self) -> Snapshot:
         now = self.simulation
@@ -242,7 +244,7 @@ class Keeper:
             engine = make(
                 name,
                 self.tasks,
-                self.data,
+                engine.data,
                 device,
                 threads,
                 address=settings.ray_address,

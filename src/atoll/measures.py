@@ -9,7 +9,17 @@ from typing import Any, Literal, Protocol
 from atoll import spec
 from atoll.errors import ConfigError, suggest
 
-__all__ = ["BETTER", "OF_MAIN", "Better", "Figures", "Measured", "Target", "called", "parts"]
+__all__ = [
+    "ATTACK_SUCCESS",
+    "BETTER",
+    "OF_MAIN",
+    "Better",
+    "Figures",
+    "Measured",
+    "Target",
+    "called",
+    "parts",
+]
 
 Better = Literal["higher", "lower"]
 BETTER: Mapping[str, Better] = {
@@ -26,8 +36,12 @@ BETTER: Mapping[str, Better] = {
     "mae": "lower",
     "mse": "lower",
     "rmse": "lower",
+    "attack_success": "lower",
 }
 """Measures that have a name of their own, and which of two values is the better one."""
+
+ATTACK_SUCCESS = "attack_success"
+"""The share of test samples that a model takes for what attackers of a simulation want (`docs/attacks.md`)."""
 
 _KINDS = ("clients", "personal", "newcomers", "validation")
 _OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}

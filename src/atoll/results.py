@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from atoll.measures import Better, called
+from atoll.measures import ATTACK_SUCCESS, Better, called
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round, best, participation
 from atoll.runs.events import Event
@@ -62,6 +62,11 @@ class Run:
     def accuracy(self) -> float | None:
         """Accuracy of the global model on the global test set."""
         return None if self.evaluation is None else self.evaluation.overall.get("accuracy")
+
+    @property
+    def attack_success(self) -> float | None:
+        """The share of test samples that the global model takes for what attackers want, where they want anything."""
+        return None if self.evaluation is None else self.evaluation.overall.get(ATTACK_SUCCESS)
 
     @property
     def best_round(self) -> int | None:
@@ -120,6 +125,7 @@ class Run:
             "bytes_down": sum(r.bytes_down for r in self.rounds),
             "accuracy": last.overall.get("accuracy") if last else None,
             "loss": last.overall.get("loss") if last else None,
+            **({ATTACK_SUCCESS: found} if (found := self.attack_success) is not None else {}),
             "metrics": {name: last.value(name) for name in last.further} if last else {},
             "target_round": self.target_round,
             "best_round": self.best_round,

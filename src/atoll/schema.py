@@ -110,7 +110,7 @@ def _words(kind: Any) -> str:
     bare = kind.__origin__ if get_origin(kind) is Annotated else kind
     if get_origin(bare) is Literal:
         return ", ".join(map(str, get_args(bare)))
-    if get_origin(bare) is tuple:
+    if get_origin(bare) in (tuple, list):
         return "a list"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " ".join([names.get(bare, str(bare)), " and ".join(bounds)]).rstrip()

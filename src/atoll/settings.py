@@ -90,6 +90,16 @@ class Settings:
             description='what makes one update of a round\'s, where clients may lie: "median", "nnm + trimmed:4" ...'
         ),
     ] = None
+    attackers: Annotated[
+        Count | Share | str | list[str] | None,
+        Meta(description="clients that lie, in a simulation: a number, a share, or their names"),
+    ] = None
+    attack: Annotated[
+        str | None,
+        Meta(
+            description='what they do: "signflip", "alie", "minmax", "labelflip", "backdoor:0 + scaling" ...'
+        ),
+    ] = None
     epsilon: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="privacy that the run may spend; the round that would spend more is not played"),
@@ -217,7 +227,7 @@ class Settings:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Settings)}
 
 
-_CALLED = {"devices": "text", "choose": "name", "aggregate": "text"}
+_CALLED = {"devices": "text", "choose": "name", "aggregate": "text", "attack": "text"}
 """Settings that may be objects in Python, and what these are called by."""
 
 

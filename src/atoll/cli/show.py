@@ -12,6 +12,7 @@ from rich.table import Table
 
 from atoll import data as sources
 from atoll import methods, models, own
+from atoll.attacks import attacks
 from atoll.channel.parse import transforms
 from atoll.clock import kinds
 from atoll.compress.parse import codecs
@@ -191,6 +192,7 @@ _KINDS = {
     "channel": transforms,
     "down": codecs,
     "aggregate": aggregations,
+    "attack": attacks,
     "strategy": _strategies,
     "protocol": _protocols,
     "steps": _steps,
@@ -199,6 +201,7 @@ _KINDS = {
 }
 _ROOM = {
     "steps": "Several with + in between",
+    "attack": "One that acts on data and one that acts on updates may be joined by +",
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
     "channel": "Several with | in between; codecs with + feedback behind them, or / between several",

@@ -26,6 +26,8 @@ def check(settings: Settings, method: Method) -> None:
         ("devices", "makes up how fast clients are, and nodes are as fast as they are"),
         ("exclude", "leaves out devices that are made up to fail"),
         ("adaptive", "fits work to devices that are simulated"),
+        ("attackers", "has clients lie, and nodes do as they like"),
+        ("attack", "says how simulated clients lie"),
     ):
         if getattr(settings, key) != getattr(Settings, key):
             raise ConfigError(

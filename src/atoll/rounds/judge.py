@@ -22,6 +22,7 @@ from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Outcom
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
+from atoll.measures import ATTACK_SUCCESS
 from atoll.metrics import counted
 from atoll.parts import pieces
 from atoll.rounds.evaluation import Evaluation, Spread
@@ -45,6 +46,7 @@ class Judge:
         limit: at most this many clients are judged, the same ones every time (a sample drawn with the seed).
         membership: clients are judged while they are there, and newcomers apart, after `adapt` rounds of their own.
         validates: whether the models that clients would use are judged on their validation data, too.
+        wanted: test samples as attackers show them, with the classes that they want for them, or None.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class Judge:
         adapt: int = 1,
         channel: Channel | None = None,
         validates: bool = False,
+        wanted: Samples | None = None,
     ) -> None:
         self.task, self.data, self.engine, self.device, self.seed = task, data, engine, device, seed
         self.limit, self.adapt, self.membership, self.channel = limit, adapt, membership, channel
-        self.validates = validates
+        self.validates, self.wanted = validates, wanted
         self._counted: dict[str, tuple[int, dict[int, int]]] = {}  # split -> (version of the data, counts)
         self.newcomers = [
             client for client in membership.newcomers if self.data.held(client, "test") is not None
@@ -126,6 +129,8 @@ class Judge:
             only = self._only_class(params, buffers, measured, test)
         whole = [(len(measured["loss"]), self._totals(measured))] if measured else []
         overall = self._figures(whole) if whole else {}
+        if self.wanted is not None:
+            overall[ATTACK_SUCCESS] = self._success(params, buffers, self.wanted)
         clients, each = self._spreads(sums)
         personal: dict[str, Spread] = {}
         found: dict[str, Mapping[str, Mapping[int, float]]] = {"clients": each} if each else {}
@@ -196,6 +201,10 @@ class Judge:
     def measures(self, params: Tensors, buffers: Tensors, samples: Samples) -> Measures:
         """Per-sample measures of a model, name -> [n], or rows (see `Metric.taken`)."""
         return measures(self.task, self.device, params, buffers, samples)
+
+    def _success(self, params: Tensors, buffers: Tensors, wanted: Samples) -> float:
+        """The share of samples that a model takes for what attackers want."""
+        return float(self.measures(params, buffers, self.engine.resident.within(wanted))["accuracy"].mean())
 
     # --- figures ----------------------------------------------------------------------------------------------
 

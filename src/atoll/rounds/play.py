@@ -82,6 +82,8 @@ class Simulation:
         self.rule = rule
         self.down: Down | None = None
         """What happens to models on their way to clients."""
+        self.attackers: tuple[int, ...] = ()
+        """Clients that lie, ascending."""
         self.tasks = population.tasks
         self.memories = MemoryStore()
         self.state = self.sound = state

@@ -59,6 +59,7 @@ def partition(
     joins: Mapping[int, int],
     leaves: Mapping[int, int],
     newcomers: Sequence[int],
+    attackers: Sequence[int],
     report: Mapping[str, Any],
 ) -> kinds.Partition:
     """Who the clients are.
@@ -70,6 +71,7 @@ def partition(
         judged: whom evaluations judge, and on how many samples.
         joins: client -> the first round with it; `leaves` likewise the first without it.
         newcomers: who never takes part; listed like clients.
+        attackers: who lies; listed likewise, where anybody does.
         report: how their data differ, in the form of the event.
     """
     listed = len(names) <= _LISTED
@@ -83,6 +85,7 @@ def partition(
         joins={str(client): at for client, at in sorted(joins.items())},
         leaves={str(client): at for client, at in sorted(leaves.items())},
         newcomers=list(newcomers) if len(newcomers) <= _LISTED else UNSET,
+        attackers=list(attackers) if 0 < len(attackers) <= _LISTED else UNSET,
         report=kinds.Report(**{**report, **short}),
     )
 

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from atoll.measures import ATTACK_SUCCESS
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.runs.events import Event
@@ -174,7 +175,11 @@ def _heading(start: Event) -> tuple[str, str]:
     title = f"{start['method']} on {start['data']}, {start['partition']}, {clients}"
     settings = [(key, start["config"].get(key)) for key in ("lr", "epochs", "steps", "batch_size")]
     shown = [f"{key} {value:g}" for key, value in settings if value is not None]
-    shown += [f"{key} {value}" for key in ("channel", "dp_sgd") if (value := start["config"].get(key))]
+    shown += [
+        f"{key} {value}"
+        for key in ("channel", "attackers", "attack", "dp_sgd")
+        if (value := start["config"].get(key))
+    ]
     return title, ", ".join([*shown, f"{start['parameters']:,} parameters on {start['device']}"])
 
 
@@ -244,4 +249,7 @@ def _measures(evaluation: Evaluation | None) -> dict[str, str]:
     found = {title: evaluation.value(figure) for title, figure in figures.items()}
     if name not in evaluation.overall:
         found[f"test {name}"] = None
-    return {title: value_text(name, value) for title, value in found.items() if value is not None}
+    shown = {title: value_text(name, value) for title, value in found.items() if value is not None}
+    if (success := evaluation.overall.get(ATTACK_SUCCESS)) is not None:
+        shown["attack"] = value_text(ATTACK_SUCCESS, success)
+    return shown

@@ -135,6 +135,9 @@ class Partition(Written, kw_only=True):
     newcomers: Annotated[
         Maybe[Sequence[int]], says("who never takes part, and is judged apart; not of more than 10,000")
     ] = UNSET
+    attackers: Annotated[
+        Maybe[Sequence[int]], says("who lies, in a simulation of that; not of more than 10,000")
+    ] = UNSET
     report: Annotated[Report, says("how their data differ")]
 
 
@@ -241,6 +244,9 @@ class Result(Written, kw_only=True):
     bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
     accuracy: Annotated[Maybe[Number], says("of the global model on the global test set")] = UNSET
     loss: Annotated[Maybe[Number], says("likewise")] = UNSET
+    attack_success: Annotated[
+        Maybe[Number], says("share of test samples that the model takes for what attackers want")
+    ] = UNSET
     metrics: Annotated[
         Maybe[Mapping[str, Number]],
         says(

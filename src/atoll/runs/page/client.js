@@ -48,7 +48,7 @@ const ClientView = (() => {
     if (!dialog.open || now !== run) return;
     setText($("#client-title"), run.nameOf(client));
     const states = ["idle", "working now", "took part in the last round", "its last reply was refused", "dropped in the last round, too slow", "absent", "a newcomer: it never takes part, and is judged apart"];
-    setText($("#client-lede"), `Number ${client} · ${states[run.state[client]]}`);
+    setText($("#client-lede"), `Number ${client} · ${states[run.state[client]]}${run.attackers.has(client) ? " · an attacker" : ""}`);
     const pairs = [];
     const s = (v) => score(run.measure, v);
     const [ours, own] = [run.valueOf(client, "clients"), run.valueOf(client, "personal")];

@@ -36,6 +36,7 @@
       cosine: { label: () => "cosine to the mean", of: (k) => run.lastCosine[k], has: () => run.lastCosine.some(known), text: (v) => number(v, 3) },
     };
     let chosen = null;
+    const stateOf = (k) => `${STATES[run.state[k]]}${run.attackers.has(k) ? ", attacker" : ""}`;
     const seen = () => run.lastNorm.some(known); // not where updates are hidden from the server
 
     const surface = new Surface($(".tiles", section), {
@@ -51,7 +52,7 @@
       head: ["Client", "Samples", "Took part", "Last round", measureName(run), ...(run.personalised ? ["personal model"] : []), ...(seen() ? ["Norm", "Cosine"] : []), "State"],
       rows: tiles.slice(0, LISTED + 1).map((k) => [run.nameOf(k), count(run.sizeOf(k)), count(run.count[k]), run.lastRound[k] ? String(run.lastRound[k]) : "–",
         score(run.measure, run.valueOf(k, "clients")), ...(run.personalised ? [score(run.measure, run.valueOf(k, "personal"))] : []),
-        ...(seen() ? [number(run.lastNorm[k], 3), number(run.lastCosine[k], 3)] : []), STATES[run.state[k]]]),
+        ...(seen() ? [number(run.lastNorm[k], 3), number(run.lastCosine[k], 3)] : []), stateOf(k)]),
     }));
 
     function population() {
@@ -101,18 +102,19 @@
       const states = STATES.map(() => 0);
       for (const k of tiles) states[run.state[k]] += 1;
       surface.describe(`${count(tiles.length)} clients by ${COLORS[by.value].label()}. ` +
-        STATES.map((s, i) => `${states[i]} ${s}`).filter((_, i) => states[i]).join(", ") + ". Arrow keys move, Enter opens a client.");
+        [...STATES.map((s, i) => `${states[i]} ${s}`).filter((_, i) => states[i]), ...(run.attackers.size ? [plural(run.attackers.size, "attacker")] : [])].join(", ") + ". Arrow keys move, Enter opens a client.");
     }
 
     function legend() {
       if (by.value === "state") {
-        key.replaceChildren(...STATES.map((s, i) => swatch(STATE_COLORS[i], s, SIGNS[i] || "")));
+        key.replaceChildren(...STATES.map((s, i) => swatch(STATE_COLORS[i], s, SIGNS[i] || "")), ...(run.attackers.size ? [swatch("--tile", "attacker", "crossed")] : []));
         return;
       }
       const { both, text, label } = COLORS[by.value];
       rampKey(key, both ? "both" : "up", text(ends[0]), text(ends[1]), label());
       if (tiles.some((k) => !known(values[k]))) key.append(swatch("--tile", "nothing known"));
       if (grid.size < 9) return;
+      if (run.attackers.size) key.append(swatch("--tile", "attacker", "crossed"));
       const there = new Set(tiles.map((k) => run.state[k]));
       const marks = [[WORKING, "--text", "working", "ring"], [REFUSED, "--bad", "refused", "cut"], [DROPPED, "--warn", "dropped, too slow", "cut"], [ABSENT, "--tile", "absent", "struck"], [NEWCOMER, "--tile", "newcomer", "ringed"]];
       key.append(...marks.filter(([state]) => there.has(state)).map(([, ...rest]) => swatch(...rest)));
@@ -149,6 +151,7 @@
         if (radius) { ctx.beginPath(); ctx.roundRect(x, y, size - gap, size - gap, radius); ctx.fill(); } else ctx.fillRect(x, y, size - gap, size - gap);
         if (size >= 44) label(ctx, x, y, size - gap, k, fill);
         if (size >= 9 && (!isState || SIGNS[run.state[k]]) && run.state[k] !== IDLE && run.state[k] !== DONE) mark(ctx, x, y, size - gap, run.state[k], states);
+        if (run.attackers.has(k)) cross(ctx, x, y, size - gap);
       }
       if (at >= 0 && at < n && document.activeElement === canvas) {
         ctx.strokeStyle = color("--focus");
@@ -197,6 +200,20 @@
       ctx.fill();
     }
 
+    /** An attacker, whatever its state. */
+    function cross(ctx, x, y, size) {
+      const part = Math.max(2, size * 0.26);
+      const [right, low] = [x + size - Math.min(3, size / 8), y + size - Math.min(3, size / 8)];
+      ctx.strokeStyle = color("--bad");
+      ctx.lineWidth = size >= 16 ? 2 : 1;
+      ctx.beginPath();
+      ctx.moveTo(right - part, low - part);
+      ctx.lineTo(right, low);
+      ctx.moveTo(right, low - part);
+      ctx.lineTo(right - part, low);
+      ctx.stroke();
+    }
+
     function clientAt(x, y) {
       const column = Math.floor((x - grid.left) / grid.size);
       if (column < 0 || column >= grid.columns || y < 0) return null;
@@ -208,7 +225,7 @@
       const c = COLORS[by.value];
       const found = [run.nameOf(k)];
       if (by.value !== "state") found.push(`${c.label()} ${c.text(values[k])}`);
-      found.push(`${STATES[run.state[k]]} · took part in ${plural(run.count[k], "round")}`);
+      found.push(`${stateOf(k)} · took part in ${plural(run.count[k], "round")}`);
       return found;
     }
 

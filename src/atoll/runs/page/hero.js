@@ -118,6 +118,7 @@ const Hero = (() => {
       }
       if (p && c) found.push(["Global model", s(c.mean), `client mean; personal ${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)}`]);
       if (validation[measure]) found.push(["Validation", s(validation[measure].mean), best(run, (e) => (e.validation[measure] || {}).mean)]);
+      if (known(overall.attack_success)) found.push(["Attack success", score("accuracy", overall.attack_success), `of ${plural(run.attackers.size, "attacker")}`]);
       if (newcomers[measure]) found.push(["Newcomers", s(newcomers[measure].mean), "client mean"]);
     }
     if (run.last) {

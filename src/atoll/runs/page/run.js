@@ -74,6 +74,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
       this.evaluations = [];
       this.problems = new Map();
       this.refusals = new Map();
+      this.attackers = new Set(); // who lies, in a simulation of that
       this.away = new Set(); // who left by the clock, and has not come back
       this.affinity = null;
       this.confusion = null; // of the last evaluation: its round, and counts by label and predicted class
@@ -116,6 +117,7 @@ const { Run, IDLE, WORKING, DONE, REFUSED, DROPPED, ABSENT, NEWCOMER } = (() => 
     on_partition(event) {
       this.partition = event;
       this.judged = event.judged || [];
+      this.attackers = new Set(event.attackers || []);
       this.place = new Int32Array(this.clients).fill(-1);
       this.judged.forEach((client, i) => { this.place[client] = i; });
       this._absent(1);
