@@ -148,13 +148,15 @@ def test_only_attackers_train_on_other_samples(lazy: bool) -> None:
     assert torch.equal(pair(few, 1)[1], known[0]["train"][1])
 
 
-def test_who_points_to_the_same_samples_keeps_them() -> None:
-    rows = [np.arange(10), np.arange(5, 15)]
-    x, y = torch.randn(15, 2), torch.arange(15) % 3
-    data = atoll.data.from_arrays(x, y, classes=3).partition(atoll.data.Indices(rows), test=None)
-    made = exchanged(data.weigh("equal"), [1], lambda _, s: Samples(image(s) + 1, s.targets))
-    assert torch.equal(pair(made, 0)[0], x[:10]) and torch.equal(pair(made, 1)[0], x[5:] + 1)
-    assert made.weights is not None and torch.equal(pair(data, 1)[0], x[5:])
+def test_tests_that_lie_in_the_same_pool_stay_as_they_were() -> None:
+    x, y = torch.randn(60, 2), torch.arange(60) % 3
+    data = atoll.data.from_arrays(x, y, classes=3).partition("iid", clients=3, test=0.5).weigh("equal")
+    made = exchanged(data, [1], lambda _, s: Samples(image(s) + 1, s.targets))
+    assert data.pool("train") is data.pool("test") is made.pool("test")
+    for client in range(3):
+        assert torch.equal(pair(made, client)[0], pair(data, client)[0] + (client == 1))
+        assert torch.equal(pair(made, client, "test")[0], pair(data, client, "test")[0])
+    assert made.weights is not None and made.names == data.names
 
 
 def test_data_without_a_class_each_have_nothing_to_be_mistaken_for() -> None:

@@ -20,9 +20,9 @@ class Seen(NamedTuple):
 
     `own` [d] is what it would have sent. `others` [n, d] is what the honest clients of the round send, in the order of
     clients; of lies that do not look (`Lie.looks`) nobody, [0, d]. Where all of a round lie it is what they would have
-    sent themselves. `liars` counts those of the round, `share` is that of the liars among all clients. `key` is a random
-    stream of this client and round, int64 scalar. `harm` says how far from the honest clients' mean the server would end
-    up if all liars sent a vector: who knows it knows the rule that the server goes by.
+    sent themselves. `liars` counts those of the round, `share` is that of the liars among all clients. `key` is a
+    random stream of this client and round, int64 scalar. `harm` says how far from the honest clients' mean the server
+    would end up if all liars sent a vector: who knows it knows the rule that the server goes by.
     """
 
     own: Tensor

@@ -19,7 +19,7 @@ Change = Callable[[int, Samples], Samples]
 def exchanged(data: FederatedData, clients: Collection[int], change: Change) -> FederatedData:
     """The same data, in which these clients' training samples are what `change` makes of them.
 
-    Whatever is not made on demand is changed now. Other clients that point to the same samples keep them as they were.
+    What is not made on demand is changed now, beside the pool: other splits may lie in it.
     """
     if not isinstance(data, Resident):
         return _Exchanged(data, frozenset(clients), change)
