@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from atoll.attacks import Attack, Attacked, attack, drawn
@@ -86,6 +87,5 @@ def lying(
             f"{what} acts on updates as the server sees them, and the channel hides them",
             hint="leave secagg or he out, or take an attack on data, such as labelflip",
         )
-    return Attacked(
-        channel or Channel(), lie, frozenset(attackers.clients), len(attackers.clients) / population
-    )
+    made = Attacked(lie=lie, liars=frozenset(attackers.clients), share=len(attackers.clients) / population)
+    return made if channel is None else replace(made, channel=channel)

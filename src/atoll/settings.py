@@ -235,8 +235,11 @@ def _as_text(key: str, value: Any) -> Any:
     """A setting as files have it."""
     if isinstance(value, Target):
         return str(value)
-    if key == "aggregate" and isinstance(value, list | tuple):
-        return " + ".join(getattr(each, "text", str(each)) for each in value)
+    if key in ("aggregate", "attack") and isinstance(value, list | tuple):
+        texts = [getattr(each, "text", None) for each in value]
+        return " + ".join(
+            t if isinstance(t, str) else str(each) for t, each in zip(texts, value, strict=True)
+        )
     return getattr(value, _CALLED[key], value) if key in _CALLED else value
 
 

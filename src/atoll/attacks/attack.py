@@ -95,7 +95,8 @@ def attack(given: str | Lie | Poison | Sequence[Lie | Poison] | Attack) -> Attac
     if not isinstance(given, str):
         return Attack([*given])
     known = {name: kind.parameters for name, kind in KNOWN.items()}
-    return Attack([KNOWN[call.name](**call.read(known)) for call in spec.chain(given, "attack", "+")])
+    found = [(call.read(known), call.name) for call in spec.chain(given, "attack", "+")]
+    return Attack([KNOWN[name](**arguments) for arguments, name in found])
 
 
 def attacks() -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -11,57 +11,28 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.attacks.lie import Lie, Seen
-from atoll.contract import Around, Change, Channel, Each, Job, Program, Reducer, Replies, Reply
+from atoll.contract import Each, Job, Outer, Reducer, Replies, Reply
 from atoll.tensors import Record, Tensors, finite, leaves, map_leaves
 
 __all__ = ["Attacked", "Lying", "Scheming"]
 
 
 @dataclass(frozen=True)
-class Attacked(Channel):
+class Attacked(Outer):
     """A channel some of whose clients lie: what reaches the server of them is a lie, whatever happens on the way.
 
     Liars do not keep to the client halves of transforms: nobody holds them to a clip norm but the server. What they
     remember, and what they say of their losses, is as if they had been honest.
 
     Args:
-        channel: what happens to the updates of all.
         lie: what liars send.
         liars: the clients that lie.
         share: how many of all clients they are, between 0 and 1.
     """
 
-    channel: Channel
-    lie: Lie
-    liars: frozenset[int]
-    share: float
-
-    @property
-    def equal(self) -> bool:
-        return self.channel.equal
-
-    @property
-    def hides(self) -> bool:
-        return self.channel.hides
-
-    @property
-    def always(self) -> bool:
-        return self.channel.always
-
-    def begin(self) -> Record:
-        return self.channel.begin()
-
-    def tell(self, state: Record) -> Record:
-        return self.channel.tell(state)
-
-    def program(self, name: str, inner: Program, change: Change | None) -> Around:
-        return self.channel.program(name, inner, change)
-
-    def nbytes(self, values: Record) -> int:
-        return self.channel.nbytes(values)
-
-    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
-        return self.channel.learn(state, replies)
+    lie: Lie = field(kw_only=True)
+    liars: frozenset[int] = field(kw_only=True)
+    share: float = field(kw_only=True)
 
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         """What takes the replies; where they are only kept for a later step of the server, they are as they were."""
@@ -69,6 +40,18 @@ class Attacked(Channel):
             return self.channel.reducer(job, inner)
         kind = Scheming if self.lie.looks else Lying
         return kind(self, job, lambda: self.channel.reducer(job, job.method.reducer(job.work)))
+
+    def learn(self, state: Record, replies: Replies) -> tuple[Record, Replies]:
+        if isinstance(replies, Open):
+            replies = replies.told(lambda each: self.channel.learn(state, each)[1])
+        return self.channel.learn(state, replies)
+
+
+@dataclass
+class Open(Replies):
+    """Replies among which lies have yet to be told: `told` tells them, given what the server makes of any replies."""
+
+    told: Callable[[Callable[[Replies], Replies]], Replies] = field(kw_only=True)
 
 
 class _Told:
@@ -191,14 +174,23 @@ class Lying(_Told, Reducer):
 
 
 class Scheming(_Told, Each):
-    """Keeps all replies until the round is over, where a lie is made of what the honest clients send."""
+    """Keeps all replies, where a lie is made of what the honest clients send: it is told when the server learns."""
 
     def result(self) -> Replies | None:
         replies = dict(sorted(zip(self.clients, self.replies, strict=True)))
+        found = self._reduced(replies)
         liars = [client for client in replies if client in self.attacked.liars]
-        return self._reduced(self._sent(replies, liars) if liars else replies)
+        if found is None or not liars:
+            return found
 
-    def _sent(self, replies: Mapping[int, Reply], liars: Sequence[int]) -> Mapping[int, Reply]:
+        def told(server: Callable[[Replies], Replies]) -> Replies:
+            return self._reduced(self._sent(replies, liars, server)) or found
+
+        return Open(found.clients, found.weight, told=told)
+
+    def _sent(
+        self, replies: Mapping[int, Reply], liars: Sequence[int], server: Callable[[Replies], Replies]
+    ) -> Mapping[int, Reply]:
         """What the server gets."""
         honest = [client for client in replies if client not in self.attacked.liars] or liars
         others = torch.stack([self.vector(replies[client].values, client) for client in honest])
@@ -212,7 +204,7 @@ class Scheming(_Told, Each):
 
         def harm(lie: Tensor) -> float:
             found = self._reduced(sent(lie))
-            return 0.0 if found is None else float((self.vector(found.mean, liars[0]) - mean).norm())
+            return 0.0 if found is None else float((self.vector(server(found).mean, liars[0]) - mean).norm())
 
         first = liars[0]
         own = self.vector(replies[first].values, first)
