@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atoll import channel, data, methods, models, robust, vertical
+    from atoll import attacks, channel, data, methods, models, robust, vertical
     from atoll.callbacks import Callback
     from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
@@ -189,7 +189,7 @@ _HOMES = {
     "trials": ("compare", "sweep"),
 }
 _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = ("channel", "data", "methods", "models", "robust", "testing", "vertical")
+_ROOMS = ("attacks", "channel", "data", "methods", "models", "robust", "testing", "vertical")
 
 __all__ = [
     "ADPSGD",
@@ -285,6 +285,7 @@ __all__ = [
     "Training",
     "Work",
     "__version__",
+    "attacks",
     "channel",
     "compare",
     "data",

@@ -36,8 +36,8 @@ def data() -> Any:
 
 def federation(attack: Any = None, method: str = "fedavg", engine: str = "loop", **more: Any) -> Federation:
     usual = {
-        "rounds": 2, "cohort": 8, "lr": 0.1, "seed": 1, "device": "cpu", "eval_every": 0, "workers": 2, "batch_size": 40,
-        "attackers": None if attack is None else ["1", "4", "7"],
+        "rounds": 2, "cohort": 8, "lr": 0.1, "batch_size": 40, "seed": 1, "device": "cpu", "eval_every": 0,
+        "workers": 2, "attackers": None if attack is None else ["1", "4", "7"],
     }  # fmt: skip
     settings = {**usual, **more}
     return Federation(
