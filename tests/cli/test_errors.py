@@ -39,6 +39,8 @@ TABLE = "age,weight,sick\n40,70.5,0\n41,{value},1\n42,72.5,0\n43,73.5,1\n"
         ("partition=dirichlet:-1", "alpha", "uneven"),
         ("clients=5000", "5000 clients", "fewer clients"),
         ("cohort=31", "there are only 30", "30 or fewer"),
+        ("attackers=0.2", "attackers = '0.2', and nothing says what they do", 'attack="signflip"'),
+        ("attack=signflip", "attack = 'signflip', and nobody is there to do it", "attackers=0.2"),
         ("target=high", "target 'high' is not MEASURE:VALUE", "write MEASURE:VALUE"),
         ("label=y", "label is for data files", "leave label out"),
         ("data=none.csv", "there is no file none.csv", "paths start"),

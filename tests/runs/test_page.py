@@ -326,6 +326,25 @@ def test_which_classes_are_taken_for_which(page: Page, tmp_path: Path, dark: boo
     assert page.errors() == []
 
 
+def test_attackers_are_marked(page: Page, tmp_path: Path) -> None:
+    events = list(log(8, 3, 4, refused=0.0, dropped=0.0))
+    events[1] |= {"attackers": [2, 5]}
+    for each in events:
+        if each["event"] == "round":
+            each["evaluation"]["overall"]["attack_success"] = 0.314
+    report.write(tmp_path / "report.html", "digits", [events])
+    page.open((tmp_path / "report.html").as_uri())
+    page.ready()
+    assert "attacker" in page.text("#clients .key")
+    assert "Attack success" in page.text("#run-kpis") and "31.4 %" in page.text("#run-kpis")
+    page.js("document.querySelector('#clients details.data summary').click()")
+    rows = "return [...document.querySelectorAll('#clients .data tbody tr')].map((row) => row.innerText)"
+    page.until(lambda: len(page.js(rows)) == 8)
+    told = {row.split("\t")[0]: "attacker" in row for row in page.js(rows)}
+    assert {name for name, lies in told.items() if lies} == {"client 2", "client 5"}
+    assert page.errors() == []
+
+
 def test_absent_clients_and_newcomers_are_not_idle(page: Page, tmp_path: Path) -> None:
     events = list(log(clients=7, rounds=4, cohort=2))
     events[1] |= {"joins": {"4": 9}, "leaves": {"5": 3}, "judged": [0, 1, 2, 3], "newcomers": [6]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from atoll import seeds
 from atoll.attacks.lie import Lie, Seen
-from atoll.contract import Each, Job, Outer, Reducer, Replies, Reply
+from atoll.contract import Channel, Each, Job, Outer, Reducer, Replies, Reply
 from atoll.tensors import Record, Tensors, finite, leaves, map_leaves
 
-__all__ = ["Attacked", "Lying", "Scheming"]
+__all__ = ["Attacked", "Lying", "Scheming", "honest"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ class Attacked(Outer):
         if isinstance(replies, Open):
             replies = replies.told(lambda each: self.channel.learn(state, each)[1])
         return self.channel.learn(state, replies)
+
+
+def honest(channel: Channel | None) -> Channel | None:
+    """The channel as it would be if nobody lied."""
+    if isinstance(channel, Attacked):
+        return channel.channel
+    if not isinstance(channel, Outer):
+        return channel
+    return replace(channel, channel=honest(channel.channel))
 
 
 @dataclass

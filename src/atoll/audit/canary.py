@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
+from atoll.attacks.lying import honest
 from atoll.audit.bounds import epsilon_lower
 from atoll.audit.claims import DELTA
 from atoll.audit.skipped import Skipped
@@ -117,7 +118,7 @@ class _Garden:
     def __init__(self, federation: Federation, most: int) -> None:
         self.federation, self.simulation = federation, federation.simulation
         self.method, self.seed = federation.method, federation.seed
-        self.channel = revealed(self.simulation.channel)
+        self.channel = revealed(honest(self.simulation.channel))
         self.state, self.memories = self.simulation.state, MemoryStore()
         self.told = Record() if self.channel is None else self.channel.begin()
         self.choice = self.simulation.cohorts.choice.begin(len(federation.data))
