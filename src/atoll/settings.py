@@ -97,7 +97,7 @@ class Settings:
     attack: Annotated[
         str | None,
         Meta(
-            description='what they do: "signflip", "alie", "minmax", "labelflip", "backdoor:0 + scaling" ...'
+            description='what attackers do: "signflip", "alie", "minmax", "labelflip", "backdoor:0 + scaling" ...'
         ),
     ] = None
     epsilon: Annotated[

@@ -86,7 +86,6 @@ def test_a_backdoor_succeeds_and_a_norm_bound_with_weak_noise_closes_it() -> Non
     assert open_.attack_success is not None and closed.attack_success is not None
     assert open_.attack_success > 0.9 and plain.accuracy - open_.accuracy < 0.02
     assert closed.attack_success < 0.1 and plain.accuracy - closed.accuracy < 0.02
-    print(plain.accuracy, open_.accuracy, open_.attack_success, closed.accuracy, closed.attack_success)
 
 
 @pytest.mark.slow
@@ -96,4 +95,3 @@ def test_a_mean_of_mnist_falls_to_turned_signs() -> None:
     plain, fallen = fitted(mnist(), **usual), fitted(mnist(), **usual, attackers=4, attack="signflip")
     assert plain.accuracy is not None and fallen.accuracy is not None
     assert plain.accuracy - fallen.accuracy > 0.3
-    print(plain.accuracy, fallen.accuracy)

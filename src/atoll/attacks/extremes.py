@@ -35,7 +35,7 @@ def _apart(others: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MinMax(Lie):
-    """As far off as two honest clients are apart.   Shejwalkar and Houmansadr, NDSS 2021, eq. 7
+    """As far off as two honest clients are apart.   Shejwalkar and Houmansadr, NDSS 2021, Min-Max
 
     The farthest from the honest mean that is no farther from any honest client than two of them are from each other:
 
@@ -63,7 +63,7 @@ class MinMax(Lie):
 
 @dataclass(frozen=True)
 class MinSum(Lie):
-    """As far off, in sum, as the honest client that is most.   Shejwalkar and Houmansadr, NDSS 2021, eq. 8
+    """As far off, in sum, as the honest client that is most.   Shejwalkar and Houmansadr, NDSS 2021, Min-Sum
 
     The farthest from the honest mean that is no farther from all honest clients together than one of them is:
 

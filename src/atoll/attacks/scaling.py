@@ -15,7 +15,7 @@ __all__ = ["Scaling"]
 
 @dataclass(frozen=True)
 class Scaling(Lie):
-    """Its own update, `factor` times: for a backdoor.   Bagdasaryan et al., AISTATS 2020, eq. 3
+    """Its own update, `factor` times: for a backdoor.   Bagdasaryan et al., AISTATS 2020
 
     Model replacement: u <- factor * u. By default the factor is the number of clients for each liar, with which all
     liars of a round together replace the mean.
