@@ -131,9 +131,8 @@ def assemble(
     aggregate = given.get("aggregate", settings.aggregate)
     robustly = None if aggregate is None else aggregation(aggregate)
     check_root(robustly, data)
-    aside = (
-        None if channel is None and robustly is None else Channel()
-    )  # what is judged leaves no trace, and needs no protection
+    around = channel is not None or robustly is not None or (attackers is not None and attackers.lie)
+    aside = Channel() if around else None  # what is judged leaves no trace, and needs no protection
     if rule is not None:
         aside = Records()
     judge = Judge(

@@ -77,7 +77,7 @@ def opening(
         parameters=sum(p.numel() for p in task.module.parameters()),
         classes=data.classes,
         measure="accuracy" if "accuracy" in task.metrics else "loss",
-        metrics=task.better,
+        metrics=judge.better,
         personalised=method.personalised,
         target=config["target"],
         device=str(judge.device),

@@ -66,7 +66,7 @@ class Keeper:
         self.usual: dict[str, Any] = {}
         self.target = None if settings.target is None else Target.parse(settings.target)
         if self.target is not None:
-            self.target = self.target.check(self.tasks[0].better)
+            self.target = self.target.check(simulation.judge.better)
         self.spending = Spending(settings, simulation)
         self._looked: tuple[list[Round], int, int | None] = simulation.history, 0, None
         self._alarm = Alarm()
@@ -117,7 +117,7 @@ class Keeper:
         return Run(
             labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
             self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
-            self.events, self.tasks[0].better, now.judge.tested, self.data.names,
+            self.events, now.judge.better, now.judge.tested, self.data.names,
             self.spending.figures(), self._reason,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from atoll.attacks import Attack, Attacked, attack, drawn
+from atoll.attacks import Attack, Attacked, Lie, attack, drawn
 from atoll.attacks.poisoned import poisoned
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData, Samples
@@ -27,6 +27,11 @@ class Attackers(NamedTuple):
     attack: Attack
     data: FederatedData
     wanted: Samples | None = None
+
+    @property
+    def lie(self) -> Lie | None:
+        """What they send in the place of updates, if anything."""
+        return self.attack.lie
 
 
 def found(
@@ -67,7 +72,7 @@ def lying(
 
     Raises ConfigError where the server could not be lied to, or the lie has no meaning.
     """
-    lie = attackers.attack.lie
+    lie = attackers.lie
     if lie is None:
         return channel
     what, kind = f"attack = {lie.text!r}", type(method).__name__

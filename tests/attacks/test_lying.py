@@ -245,6 +245,9 @@ def test_what_is_written_down() -> None:
     assert success == run.to_dict()["attack_success"] == run.attack_success
     assert run.to_dict()["metrics"]["attack_success"] == success
     assert [value for _, value in run.history("attack_success")][-1] == success
+    assert start["metrics"]["attack_success"] == "lower"
+    aimed = federation("backdoor:0 + scaling", rounds=2, eval_every=1, target="attack_success:1.0")
+    assert aimed.fit(progress=False).target_round == 1
     assert "attack_success" in str(run) and "attackers" not in federation().fit(progress=False).events()[1]
 
 
@@ -315,6 +318,17 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 def test_poisoned_data_go_with_every_method_and_channel() -> None:
     for settings in ({"method": "cfl"}, {"channel": "secagg"}, {"method": "ditto"}):
         federation("labelflip", rounds=1, **settings).fit(progress=False)
+
+
+@pytest.mark.parametrize("method", ["ditto", "local", "fedavg-ft"])
+@pytest.mark.parametrize("attack", ["signflip", "alie"])
+def test_clients_with_models_of_their_own_may_lie(method: str, attack: str) -> None:
+    """What clients remember is found again by who judges it; a method that sends nothing has nothing to lie about."""
+    run = federation(attack, method, rounds=1, eval_every=1).fit(progress=False)
+    assert run.evaluation is not None and run.evaluation.personal
+    if method == "local":
+        plain = federation(method=method, rounds=1, eval_every=1).fit(progress=False).evaluation
+        assert plain is not None and run.evaluation.personal == plain.personal
 
 
 def test_objects_do_as_texts_do() -> None:

@@ -51,9 +51,11 @@ def honest(channel: Channel | None) -> Channel | None:
     """The channel as it would be if nobody lied."""
     if isinstance(channel, Attacked):
         return channel.channel
-    if not isinstance(channel, Outer):
-        return channel
-    return replace(channel, channel=honest(channel.channel))
+    if isinstance(channel, Outer):
+        inner = honest(channel.channel)
+        assert inner is not None
+        return replace(channel, channel=inner)
+    return channel
 
 
 @dataclass
@@ -90,7 +92,8 @@ class _Told:
     def vector(self, values: Record, client: int) -> Tensor:
         """All numbers in floating point of a reply, behind one another, with the change as a difference [d]."""
         parts = [v.reshape(-1) for v in leaves(self._moved(values, client)) if v.is_floating_point()]
-        return torch.cat([part if part.dtype == torch.float64 else part.float() for part in parts])
+        wide = [part if part.dtype == torch.float64 else part.float() for part in parts]
+        return torch.cat(wide) if wide else torch.zeros(0)  # of a method that sends nothing
 
     def told(self, lie: Tensor, reply: Reply, client: int) -> Reply | None:
         """The reply of a client with this vector in it; None where the server would refuse it."""
@@ -203,6 +206,8 @@ class Scheming(_Told, Each):
         """What the server gets."""
         honest = [client for client in replies if client not in self.attacked.liars] or liars
         others = torch.stack([self.vector(replies[client].values, client) for client in honest])
+        if not others.numel():  # the method sends nothing
+            return replies
         weights = torch.tensor([float(replies[client].weight) for client in honest]).to(others)
         mean = weights @ others / weights.sum() if float(weights.sum()) else others.mean(0)
 

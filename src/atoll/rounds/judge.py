@@ -22,7 +22,7 @@ from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Outcom
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
-from atoll.measures import ATTACK_SUCCESS
+from atoll.measures import ATTACK_SUCCESS, Better
 from atoll.metrics import counted
 from atoll.parts import pieces
 from atoll.rounds.evaluation import Evaluation, Spread
@@ -70,6 +70,11 @@ class Judge:
         self.newcomers = [
             client for client in membership.newcomers if self.data.held(client, "test") is not None
         ]
+
+    @property
+    def better(self) -> dict[str, Better | None]:
+        """What evaluations measure beside the loss, and which of two values is the better one (see `Task.better`)."""
+        return {**self.task.better, **({} if self.wanted is None else {ATTACK_SUCCESS: "lower"})}
 
     @property
     def clients(self) -> list[int]:

@@ -64,7 +64,7 @@ def compare(
         jobs += _baselines(listed, jobs, seeds, place)
     fresh = [job for job in jobs if isinstance(job, _Job)]
     if target is not None:
-        check_target(target, fresh[0].make().task.better if fresh else None)
+        check_target(target, fresh[0].make().judge.better if fresh else None)
     for later in fresh[1:]:
         if later.first:  # what cannot be built must be known before the first run
             later.make()

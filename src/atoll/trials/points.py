@@ -152,7 +152,7 @@ def check(points: Sequence[Point]) -> Mapping[str, Better | None]:
             federation = dataclasses.replace(experiment, device="cpu", engine="loop", runs=None).build()
         except (ConfigError, DataError) as error:
             raise type(error)(f"{error.message} ({point.label})", hint=error.hint) from None
-        measured |= federation.task.better
+        measured |= federation.judge.better
     return measured
 
 
