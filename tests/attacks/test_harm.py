@@ -42,10 +42,10 @@ def test_a_mean_falls_to_turned_signs_and_a_trimmed_mean_of_mixed_updates_does_n
     assert plain - held < 0.05
 
 
-@pytest.mark.parametrize("rule", ["trimmed:4", "nnm + krum:4", "cclip:1"])
+@pytest.mark.parametrize("rule", ["nnm + krum:4", "cclip:1"])
 def test_who_knows_the_rule_moves_the_server_no_less(rule: str) -> None:
     """One round: how far from the model without attackers, whose mean the harm is measured from."""
-    usual = {"rounds": 1, "lr": 0.3, "batch_size": 32}
+    usual = {"rounds": 1, "lr": 0.3, "batch_size": None}
     clients = [str(client) for client in range(16)]
 
     def moved(**settings: Any) -> torch.Tensor:
