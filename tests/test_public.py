@@ -135,8 +135,7 @@ PARAMETERS = {
     " target patience eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep data label client features categorical"
     " classes missing scale ignore partition clients test validation public root augment weights model loss metrics"
-    " method"
-    " log settings",
+    " method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names"
     " privacy reason",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock spent",
