@@ -68,7 +68,7 @@ def main() -> None:
     )
     for name, run in (("bank alone", alone), ("bank and shop", sealed)):
         print(f"{name:14} AUC {run.figures['auc']:.4f}, KS {run.figures['test']['ks']:.3f}")
-    same = all(str(sealed.halves[name]) == str(open_.halves[name]) for name in ("guest", "host"))
+    same = all(str(sealed.halves[name].model) == str(open_.halves[name].model) for name in ("guest", "host"))
     print(f"the same model as without encryption: {same}; {sealed.figures['ciphertexts']:,} ciphertexts")
     ids, score = sealed.predict_proba(both)
     print(f"customer {ids[0]}: {score[0, 1]:.1%} likely to default")

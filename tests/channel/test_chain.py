@@ -20,7 +20,7 @@ from atoll.channel import Chain, Clip, Noise, SecAgg, Setting, channel
 from atoll.channel.chain import Sending
 from atoll.channel.transform import Transform, Update
 from atoll.contract import Change, Job, Reply, Work
-from atoll.errors import ConfigError, RunError
+from atoll.errors import CodecError, ConfigError, RunError
 from atoll.federation import Federation
 from atoll.methods import FedAvg
 from atoll.rounds.choosing import Ask, Poisson
@@ -424,3 +424,19 @@ def test_coins_on_the_virtual_clock_keep_whoever_they_draw() -> None:
         assert record.clock.used == len(record.cohort)
     assert timed == plain
     assert max(map(len, timed)) > 2 and [] in timed
+
+
+def test_what_is_told_beside_an_update_must_have_its_form() -> None:
+    """Which would be added to what others tell, where updates travel unpacked as well."""
+    chain = channel("clip:0.5,0.5").settled(Setting(cohort=3))
+    assert isinstance(chain, Chain)
+    job = Job(FedAvg(), Work(Record()), [0], 1, 0, channel=chain)
+    update = Record(update=Tensors(w=torch.ones(2)))
+    fine = update.replace(channel=Record(inside=torch.ones(())))
+    assert chain.opened(fine, job, 0) == fine
+    for wrong in (update, update.replace(channel=Record(inside=torch.ones(3))), update.replace(channel=Record())):
+        with pytest.raises(CodecError, match="tells of itself"):
+            chain.opened(wrong, job, 0)
+    plain = Chain([Clip(0.5)])
+    with pytest.raises(CodecError, match="tells of itself"):
+        plain.opened(fine, replace(job, channel=plain), 0)

@@ -129,7 +129,7 @@ class Chain(Channel):
 
     def opened(self, values: Record, job: Job, client: int) -> Record:
         """The values of a reply to a job, of what a client sent that was `packing`.  Raises CodecError."""
-        shrink = self.taking(job.work, client).shrink
+        report, shrink = self._reported(values), self.taking(job.work, client).shrink
         if shrink is None:
             return values
         sent = Record({name: part for name, part in values.items() if name != "channel"})
@@ -137,17 +137,20 @@ class Chain(Channel):
         change = job.method.change
         if change is not None and change.since is not None and found.get(change.field):
             found = change.put(found[change.field], found, job.work.received(client), Record())
-        report, due = values.get("channel", Record()), self._report()
+        return found.replace(channel=report) if report else found
+
+    def _reported(self, values: Record) -> Record:
+        """What the transforms report beside an update; nothing where updates are hidden.  Raises CodecError."""
+        report = values.get("channel", Record())
+        due = Record({name: part for each in self.transforms for name, part in each.nothing().items()})
+        if self.hides:
+            due = Record()
         alike = isinstance(report, Record) and report.keys() == due.keys()
         if not alike or any(getattr(report[n], "shape", None) != due[n].shape for n in due):
             raise CodecError(
                 f"what {self.text} tells of itself has another form", hint="both sides must have one channel"
             )
-        return found.replace(channel=report) if report else found
-
-    def _report(self) -> Record:
-        """What the transforms report, where nobody has."""
-        return Record({name: part for each in self.transforms for name, part in each.nothing().items()})
+        return report  # type: ignore[no-any-return]
 
     def drawing(self, source: Source) -> Chain:
         """The chain at a client on a machine of its own, whose draws come from this source and not from the run's seed.

@@ -358,7 +358,7 @@ def topologies(
     peers: Annotated[int, typer.Option("--peers", min=1, help="How many there are.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Draws what is random.")] = 0,
 ) -> None:
-    """Tell how graphs of peers without a server mix: neighbours, messages, spectral gap, exact consensus."""
+    """Tell how graphs of peers mix, before anything is run."""
     from atoll.cli.topologies import show
 
     show(name, peers, seed)

@@ -40,7 +40,7 @@ def answer_of(blob: Any, job: Job, client: int, most: int, copied: bool = True) 
             "these bytes are a record, and no answer of this client", hint="encode an `Answer` of its own"
         )
     answer, chain = Answer.of_record(found), chain_of(job.channel)
-    if chain is None or chain.shrink is None or job.work.program != "train":
+    if chain is None or job.work.program != "train":
         return answer
     values = chain.opened(answer.reply.values, job, client)
     return answer._replace(reply=answer.reply._replace(values=values))

@@ -239,7 +239,9 @@ def stepped(method: Method, population: Population, state: Record, replies: Repl
 
 
 def unusable(refused: Mapping[int, str], number: int, name: Callable[[int], object]) -> RunError:
-    """The error of a round of which every reply was refused, for these reasons by client."""
+    """The error of a round of which every reply was refused, for these reasons by client, or none counted."""
+    if not refused:
+        return RunError(f"round {number}: no reply had a weight; the model stays as it was")
     reasons = Counter(refused.values()).most_common(1)[0]
     names = ", ".join(str(name(client)) for client in list(refused)[:5])
     message = f"round {number}: all {len(refused)} replies were refused; the model stays as it was"
