@@ -434,7 +434,11 @@ def test_what_is_told_beside_an_update_must_have_its_form() -> None:
     update = Record(update=Tensors(w=torch.ones(2)))
     fine = update.replace(channel=Record(inside=torch.ones(())))
     assert chain.opened(fine, job, 0) == fine
-    for wrong in (update, update.replace(channel=Record(inside=torch.ones(3))), update.replace(channel=Record())):
+    for wrong in (
+        update,
+        update.replace(channel=Record(inside=torch.ones(3))),
+        update.replace(channel=Record()),
+    ):
         with pytest.raises(CodecError, match="tells of itself"):
             chain.opened(wrong, job, 0)
     plain = Chain([Clip(0.5)])

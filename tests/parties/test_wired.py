@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -26,9 +27,16 @@ LARGE = 1 << 19  # numbers: more than any buffer between two sockets holds
 
 
 def free() -> Address:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return Address("127.0.0.1", found.getsockname()[1])
+    return several(1)[0]
+
+
+def several(count: int) -> list[Address]:
+    """Places to listen at, no two alike."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [Address("127.0.0.1", each.getsockname()[1]) for each in sockets]
 
 
 async def swapping(link: Link) -> float:
@@ -50,7 +58,7 @@ async def swapping(link: Link) -> float:
 async def wired(
     names: list[str], role: Callable[[Link], Awaitable[Any]], patience: float = 30
 ) -> tuple[list[Any], list[Transcript]]:
-    addresses = {name: free() for name in names[:-1]} | {names[-1]: None}
+    addresses = {**dict(zip(names, several(len(names)), strict=True)), names[-1]: None}
     transcripts = [Transcript() for _ in names]
 
     async def party(name: str, transcript: Transcript) -> Any:

@@ -12,7 +12,7 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties.framed import Address, framed
 from atoll.peer import circle as module
 from atoll.peer.circle import Circle
-from tests.parties.test_wired import free, hello
+from tests.parties.test_wired import hello, several
 
 NAMES = ["ann", "bea", "cat"]
 
@@ -38,7 +38,7 @@ async def rounds(one: Circle, first: int, last: int, said: dict[tuple[str, int],
 
 
 def test_all_hear_all() -> None:
-    where, said = {each: free() for each in NAMES}, {}
+    where, said = dict(zip(NAMES, several(len(NAMES)), strict=True)), {}
 
     async def each(name: str) -> list[str]:
         async with circle(name, where) as one:
@@ -58,7 +58,7 @@ def test_all_hear_all() -> None:
 
 def test_others_are_found_through_any_of_them() -> None:
     """One knows nobody, the second the first, the third an address without a name."""
-    where, said = {each: free() for each in NAMES}, {}
+    where, said = dict(zip(NAMES, several(len(NAMES)), strict=True)), {}
 
     async def each(name: str, one: Circle) -> None:
         async with one:
@@ -78,7 +78,7 @@ def test_others_are_found_through_any_of_them() -> None:
 
 
 def test_who_is_gone_is_not_waited_for_again_and_counts_when_it_is_back() -> None:
-    where, said, told = {each: free() for each in NAMES}, {}, []
+    where, said, told = dict(zip(NAMES, several(len(NAMES)), strict=True)), {}, []
 
     async def all_() -> None:
         async with (
@@ -110,7 +110,7 @@ def test_who_is_gone_is_not_waited_for_again_and_counts_when_it_is_back() -> Non
 
 
 def test_another_run_is_refused() -> None:
-    where = {each: free() for each in NAMES}
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
 
     async def all_() -> None:
         async with circle("ann", where), circle("bea", where, run="another") as bea:
@@ -132,7 +132,7 @@ def test_another_run_is_refused() -> None:
     ],
 )
 def test_what_is_no_peer_ends_nothing(opening: bytes) -> None:
-    where, said = {each: free() for each in NAMES}, {}
+    where, said = dict(zip(NAMES, several(len(NAMES)), strict=True)), {}
 
     async def all_() -> None:
         async with circle("ann", where, ["cat"]) as ann, circle("cat", where, ["ann"]) as cat:
@@ -151,7 +151,7 @@ def test_what_is_no_peer_ends_nothing(opening: bytes) -> None:
 
 
 def test_what_cannot_be_used_is_left_out() -> None:
-    where, said = {each: free() for each in NAMES}, {}
+    where, said = dict(zip(NAMES, several(len(NAMES)), strict=True)), {}
 
     def read(name: str, body: bytes, whole: bool) -> bytes:
         if name == "bea":
@@ -171,7 +171,7 @@ def test_what_cannot_be_used_is_left_out() -> None:
 
 
 def test_a_slow_one_is_left_behind_only_with_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    where = {each: free() for each in NAMES}
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
 
     async def all_() -> dict[str, bytes]:
         async with circle("ann", where, patience=1.0, deadline=0.1) as ann, circle("bea", where):
@@ -183,7 +183,7 @@ def test_a_slow_one_is_left_behind_only_with_a_deadline(monkeypatch: pytest.Monk
 
 
 def test_who_has_missed_something_is_told_the_whole() -> None:
-    where, heard = {each: free() for each in NAMES}, []
+    where, heard = dict(zip(NAMES, several(len(NAMES)), strict=True)), []
 
     def read(name: str, body: bytes, whole: bool) -> bool:
         heard.append((body, whole))

@@ -18,7 +18,7 @@ from atoll.cli.main import main
 from atoll.experiment import Experiment
 from atoll.network.authority import Authority
 from atoll.tensors import Record
-from tests.parties.test_wired import free
+from tests.parties.test_wired import several
 from tests.vertical.keys import party_keys
 
 RUN = """
@@ -40,7 +40,7 @@ class Street:
         self, place: Path, count: int, rounds: int, method: str = "dpsgd", topology: str = "ring"
     ) -> None:
         self.place, self.names = place, [f"phone-{at}" for at in range(count)]
-        self.where = {name: free() for name in self.names}
+        self.where = dict(zip(self.names, several(count), strict=True))
         authority = Authority.init(place / "ca")
         self.keys = {name: party_keys(authority, name, place / "keys" / name) for name in self.names}
         self.file = place / "run.toml"
@@ -126,7 +126,7 @@ def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(tmp_path
 
 @pytest.mark.slow
 def test_eight_of_whom_one_is_killed_for_good_and_one_comes_back(tmp_path: Path) -> None:
-    street = Street(tmp_path, 8, rounds=40, topology="exponential")
+    street = Street(tmp_path, 8, rounds=200, topology="exponential")
     try:
         for name in street.names:
             street.start(name, "--patience", "3")

@@ -20,7 +20,7 @@ from atoll.peer.keeping import Book, Labels
 from atoll.peer.member import Member
 from atoll.peer.running import Seat, take_part
 from atoll.tensors import Record
-from tests.parties.test_wired import free
+from tests.parties.test_wired import several
 
 LABELS = Labels("method", "data", "model", 0, 0)
 NAMES = ["0", "1", "2", "3"]
@@ -105,7 +105,7 @@ def test_the_models_are_those_of_the_simulation(
     method: str, topology: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
     one = experiment(method, topology, **more)
-    where = {name: free() for name in NAMES}
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
 
     async def all_() -> list[Member]:
         return await asyncio.gather(*(peer(one, at, where, tmp_path) for at in range(len(NAMES))))
@@ -123,7 +123,7 @@ def test_who_is_broken_off_goes_on_to_the_bit(
 ) -> None:
     """One ends without a word in its third round, after the others have heard it, and comes back soon."""
     one = experiment(method, "ring", rounds=6)
-    where = {name: free() for name in NAMES}
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
     commit, armed = Book.commit, [True]
 
     def breaking(self: Book, round: int, *more: Any) -> None:
@@ -150,7 +150,7 @@ def test_who_is_broken_off_goes_on_to_the_bit(
 @pytest.mark.parametrize("method", ["dpsgd", "choco"])
 def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(method: str, tmp_path: Path) -> None:
     one = experiment(method, "complete", rounds=24, eval_every=12)
-    where, told = {name: free() for name in NAMES}, list[str]()
+    where, told = dict(zip(NAMES, several(len(NAMES)), strict=True)), list[str]()
 
     async def late() -> Member:
         first = asyncio.ensure_future(peer(one, 2, where, tmp_path))
@@ -181,7 +181,7 @@ def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(method: 
 
 def test_a_run_that_is_over_is_not_begun_again(tmp_path: Path) -> None:
     one = experiment("dpsgd", "ring", rounds=1)
-    where = {name: free() for name in NAMES}
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
 
     async def all_() -> None:
         await asyncio.gather(*(peer(one, at, where, tmp_path) for at in range(len(NAMES))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import struct
@@ -124,10 +123,13 @@ async def introduced(
 async def ended(writer: asyncio.StreamWriter, seconds: float = 0.0) -> None:
     """End a connection: what was written may still go for so long. Nothing of it is left when this returns."""
     writer.close()
-    with contextlib.suppress(OSError, TimeoutError):  # errors of TLS are OSErrors
+    try:
         async with asyncio.timeout(seconds):
             await writer.wait_closed()
-    writer.transport.abort()
+    except (OSError, TimeoutError):  # errors of TLS are OSErrors
+        pass
+    finally:
+        writer.transport.abort()
     await asyncio.sleep(0)
 
 

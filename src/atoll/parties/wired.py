@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -169,7 +170,8 @@ async def _gather(
                 come.set()
             return
         except asyncio.CancelledError:  # its end, and asyncio would tell of it as a failure
-            await ended(writer)
+            with contextlib.suppress(asyncio.CancelledError):
+                await ended(writer)
             return
         wires[other] = _wire(other, reader, writer)
         come.set()

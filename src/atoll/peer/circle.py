@@ -147,7 +147,8 @@ class Circle:
         except (asyncio.CancelledError, AtollError):  # asyncio would tell of the first as a failure
             pass
         finally:
-            await ended(writer)
+            with contextlib.suppress(asyncio.CancelledError):
+                await ended(writer, 1.0)  # an answer may be on its way
 
     async def _reply(self, other: str, word: Word, body: bytes) -> tuple[Word, bytes]:
         if isinstance(word, Here):

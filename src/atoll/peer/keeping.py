@@ -165,6 +165,7 @@ class Book:
 
     def end(self) -> None:
         """All rounds are over."""
+        self.figures = self.figures or self.member.judged()
         self.session.end(
             kinds.Result(
                 reason="rounds", method=self.labels.method, data=self.labels.data, rounds=self.number,

@@ -115,7 +115,9 @@ class _Rounds:
         while True:
             if behind := self.circle.behind:
                 later = max(round, -(-behind // phases) + 1)
-                if later <= rounds:
+                if later > rounds:
+                    self.tell(said("over", "the others are through: there is no round left to take part in"))
+                else:
                     self.tell(
                         said("behind", f"the others are in round {later - 1}: goes on from round {later}")
                     )
