@@ -149,7 +149,7 @@ def test_who_is_broken_off_goes_on_to_the_bit(
 
 @pytest.mark.parametrize("method", ["dpsgd", "choco"])
 def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(method: str, tmp_path: Path) -> None:
-    one = experiment(method, "complete", rounds=24, eval_every=12)
+    one = experiment(method, "complete", rounds=40, eval_every=20)
     where, told = dict(zip(NAMES, several(len(NAMES)), strict=True)), list[str]()
 
     async def late() -> Member:
