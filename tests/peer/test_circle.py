@@ -12,6 +12,7 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties.framed import Address, framed
 from atoll.peer import circle as module
 from atoll.peer.circle import Circle
+from atoll.peer.words import There
 from tests.parties.test_wired import hello, several
 
 NAMES = ["ann", "bea", "cat"]
@@ -201,6 +202,79 @@ def test_who_has_missed_something_is_told_the_whole() -> None:
 
     asyncio.run(asyncio.wait_for(all_(), 10))
     assert heard == [(b"change 1", False), (b"change 2", False), (b"all 4", True), (b"change 5", False)]
+
+
+def test_one_that_lies_about_its_round_leads_nobody_astray() -> None:
+    where = dict(zip("abcd", several(4), strict=True))
+    one = Circle("a", "abcd", "r", where["a"], {}, begins=4)
+    assert one.behind == 0
+    for name, number in (("b", 9), ("c", 10**9), ("d", 8)):
+        one._met(name, There(1, number, gone=True), {})
+    assert one.behind == 9
+
+
+def test_addresses_of_others_are_believed_only_where_nothing_is_known() -> None:
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+    one = circle("ann", where, ["bea"])
+    one._met("bea", There(1, 1, gone=False), {"bea": "127.0.0.1:7", "cat": "127.0.0.1:8"})
+    one._met("cat", There(1, 1, gone=False), {"bea": "127.0.0.1:9", "ann": "127.0.0.1:9"})
+    assert (one.others["bea"].address, one.others["cat"].address) == (
+        Address("127.0.0.1", 7),
+        Address("127.0.0.1", 8),
+    )
+
+
+@pytest.mark.parametrize("wrong", ["another at its address", "more than a message has"])
+def test_what_is_not_to_be_believed_does_not_come(wrong: str) -> None:
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+
+    async def all_() -> tuple[dict[str, bytes], bool]:
+        other = "cat" if wrong.startswith("another") else "bea"
+        given = {"bea": where[other]}
+        ann = Circle("ann", NAMES, "r", where["ann"], given, patience=0.3)
+        async with ann, circle(other, where) as one:
+            await one.say(1, ["ann"], bytes(100 if other == "cat" else 5000))
+            return await ann.hear(1, ["bea"], 1000, fine, False), ann.others["bea"].gone
+
+    assert asyncio.run(asyncio.wait_for(all_(), 10)) == ({}, True)
+
+
+def test_what_was_said_waits_for_who_is_late_and_not_for_ever() -> None:
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+
+    async def all_() -> tuple[dict[str, bytes], int]:
+        async with circle("ann", where) as ann, circle("bea", where) as bea:
+            await bea.gather(["ann"], 10)
+            for number in range(1, 11):
+                ann.enter(number)
+                await ann.say(number, ["bea"], f"{number}".encode())
+            heard = await bea.hear(1, ["ann"], 1000, fine, False)
+            for number in range(11, 200):
+                ann.enter(number)
+                await ann.say(number, ["bea"], b"")
+            return heard, len(ann.sayings._said)
+
+    heard, kept = asyncio.run(asyncio.wait_for(all_(), 20))
+    assert heard == {"ann": b"1"}
+    assert kept == 64
+
+
+@pytest.mark.parametrize("opening", [b"", hello("bea") + framed(b"{}", 2 << 20)])
+def test_who_says_nothing_or_far_too_much_is_let_go(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it has sent what it announced, and without waiting for more than a greeting takes."""
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+    monkeypatch.setattr(module, "_POLL", 0.3)
+
+    async def all_() -> bytes:
+        async with circle("ann", where):
+            reader, writer = await asyncio.open_connection(where["ann"].host, where["ann"].port)
+            writer.write(opening)
+            async with asyncio.timeout(5):
+                said = await reader.read()
+            writer.close()
+            return said
+
+    assert b"absent" not in asyncio.run(asyncio.wait_for(all_(), 10))
 
 
 def test_plain_text_stays_here() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import atoll
+from atoll import codec
 from atoll.cli.peer import alike, checked, member_of
-from atoll.errors import ConfigError
+from atoll.errors import CodecError, ConfigError
 from atoll.experiment import Experiment
 from atoll.parties.framed import Address
 from atoll.peer.keeping import Book, Labels
@@ -219,6 +220,37 @@ def test_what_is_not_finite_is_not_mixed() -> None:
         first.read(1, body, True)
     with pytest.raises(atoll.AtollError):
         first.read(1, body[:-1], True)
+
+
+@pytest.mark.parametrize("method", ["dpsgd", "choco"])
+def test_what_has_another_form_is_not_mixed(method: str) -> None:
+    one = experiment(method, "ring")
+    first, second = member(one, 0), member(one, 1)
+    for each in (first, second):
+        each.train(1)
+    fine, _ = second.message(second.offered, first=True)
+    sent = codec.decode(fine)
+    name = next(iter(sent))
+    wrongs = [Record(), sent.replace(more=torch.zeros(1)), sent.replace(**{name: torch.zeros(3)})]
+    if method == "choco":  # the right shapes, and places that lie outside
+        places = torch.full_like(sent.change.places, 32767)
+        wrongs.append(sent.replace(change=sent.change.replace(places=places)))
+    for wrong in wrongs:
+        with pytest.raises(CodecError):
+            first.read(1, codec.encode(wrong), False)
+    assert first.read(1, fine, False)
+
+
+def test_another_run_at_a_place_is_not_gone_on_with(tmp_path: Path) -> None:
+    one, other = experiment("dpsgd", "ring"), experiment("dpsgd", "ring", seed=1)
+    made = member(one, 0)
+    assert (
+        len({alike(each, made, NAMES) for each in (one, other, experiment("dpsgd", "ring", rounds=5))}) == 3
+    )
+    with Book(tmp_path, alike(one, made, NAMES), made, NAMES, LABELS, []):
+        pass
+    with pytest.raises(ConfigError), Book(tmp_path, alike(other, made, NAMES), made, NAMES, LABELS, []):
+        pass
 
 
 @pytest.mark.parametrize(
