@@ -219,6 +219,8 @@ class Digest:
             }
             if evaluation.get("validation"):
                 found["validation"] = _spreads(evaluation["validation"])
+            if evaluation.get("consensus") is not None:
+                found["consensus"] = short(evaluation["consensus"])
             if evaluation.get("confusion"):
                 found["confusion"] = evaluation["confusion"]
                 self._confused.append(found)
