@@ -277,6 +277,28 @@ def test_who_says_nothing_or_far_too_much_is_let_go(opening: bytes, monkeypatch:
     assert b"absent" not in asyncio.run(asyncio.wait_for(all_(), 10))
 
 
+def test_the_last_words_of_who_leaves_arrive() -> None:
+    """More than the buffers of two sockets hold; whoever has fetched it has all of it."""
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+    much = bytes(range(256)) * (1 << 15)
+
+    async def leaving() -> None:
+        async with circle("bea", where) as bea:
+            await bea.gather(["ann"], 10)
+            await bea.say(1, ["ann"], much)
+            await bea.part(1)
+
+    async def all_() -> dict[str, bytes]:
+        async with circle("ann", where, patience=1.0) as ann:
+            ending = asyncio.create_task(leaving())
+            await ann.gather(["bea"], 10)
+            found = await ann.hear(1, ["bea"], len(much), fine, False)
+            await ending
+            return found
+
+    assert asyncio.run(asyncio.wait_for(all_(), 20)) == {"bea": much}
+
+
 def test_plain_text_stays_here() -> None:
     with pytest.raises(ConfigError, match="plain text stays"):
         Circle("ann", NAMES, "r", Address("0.0.0.0", 9000), {})
