@@ -20,7 +20,7 @@ def check(settings: Settings, method: Method) -> None:
     if isinstance(method, Decentralised):
         raise ConfigError(
             f"{type(method).__name__} has no server, and a coordinator is one",
-            hint="take a method with a server, such as fedavg; or simulate it: atoll run",
+            hint="atoll peer plays it between machines, atoll run simulates it; with a server: fedavg and its like",
         )
     for key, why in (
         ("devices", "makes up how fast clients are, and nodes are as fast as they are"),
