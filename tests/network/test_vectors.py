@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 import torch
 
@@ -168,3 +169,20 @@ def test_javascript_answers_as_python_does() -> None:
     query = dict(part.split("=") for part in steps["the rest"]["path"].partition("?")[2].split("&"))
     assert hashlib.sha256(trained).hexdigest() == query["sha256"]
     assert len(trained) == int(query["size"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (wire.Hash, "0" * 64),
+        (wire.Id, "1-2-3"),
+        (wire.Id, "1-2-3-train"),
+        (Annotated[str, wire.whole("[a-z]{1,8}(:[0-9]{1,3})?")], "cuda:0"),
+    ],
+)
+def test_a_text_ends_where_its_pattern_does(kind: Any, text: str) -> None:
+    """Also before a line break, which "$" lets pass in Python."""
+    assert msgspec.json.decode(msgspec.json.encode(text), type=kind) == text
+    for wrong in (f"{text}\n", f"\n{text}", f"{text} ", text[:-1] + "\n"):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(msgspec.json.encode(wrong), type=kind)

@@ -16,7 +16,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from atoll.network.certificates import IdentityError
-from atoll.network.wire import NAME, Message
+from atoll.network.wire import NAME, Message, whole
 
 __all__ = ["MOST", "Certified", "Enrolling", "Invitation", "Renewing", "Trust", "to_sign"]
 
@@ -84,8 +84,8 @@ class Enrolling(Message, frozen=True):
 
     token: Annotated[str, Meta(max_length=256)]
     csr: Pem
-    ed25519: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    proof: Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
+    ed25519: Annotated[str, whole("[0-9a-f]{64}")]
+    proof: Annotated[str, whole("[0-9a-f]{128}")]
 
 
 class Renewing(Message, frozen=True):

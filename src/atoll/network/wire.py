@@ -17,7 +17,7 @@ from atoll.errors import CodecError
 __all__ = [
     "LIMIT", "LOOPBACK", "NAME", "PORT", "PUBLIC", "VERSIONS", "Answered", "Beat", "Beaten", "Blob", "DataForm",
     "Failure", "Field", "Hello", "Joined", "Joining", "Member", "Plan", "Problem", "Registry", "Task", "Verdict",
-    "pack", "unpack",
+    "pack", "unpack", "whole",
 ]  # fmt: skip
 
 VERSIONS = (1,)
@@ -35,10 +35,16 @@ LIMIT = 1 << 20
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a node may be called."""
 
+
+def whole(pattern: str) -> Meta:
+    """A text that is this pattern and nothing more: by itself "$" lets a last line break pass."""
+    return Meta(pattern=rf"^{pattern}(?!\n)$")
+
+
 Text = Annotated[str, Meta(max_length=4096)]
 Short = Annotated[str, Meta(max_length=200)]
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Id = Annotated[str, Meta(pattern="^[0-9]{1,9}-[0-9]{1,6}-[0-9]{1,9}(-[a-z]{1,20})?$")]
+Hash = Annotated[str, whole("[0-9a-f]{64}")]
+Id = Annotated[str, whole("[0-9]{1,9}-[0-9]{1,6}-[0-9]{1,9}(-[a-z]{1,20})?")]
 Count = Annotated[int, Meta(ge=0, le=1 << 50)]
 T = TypeVar("T", bound="Message")
 
@@ -141,7 +147,7 @@ class DataForm(Message, frozen=True):
     validation: Count | None = None
     test: Count | None = None
     named: bool = False
-    device: Annotated[str, Meta(pattern="^[a-z]{1,8}(:[0-9]{1,3})?$")] | None = None
+    device: Annotated[str, whole("[a-z]{1,8}(:[0-9]{1,3})?")] | None = None
 
 
 class Blob(Message, frozen=True):
@@ -181,7 +187,7 @@ class Task(Message, frozen=True):
 class Member(Message, frozen=True):
     """A node's key for signatures in secure aggregation (see `Joining`)."""
 
-    name: Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
+    name: Annotated[str, whole(NAME.pattern)]
     ed25519: Hash
     certificate: Text | None = None
 
