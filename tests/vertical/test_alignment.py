@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import csv
 import lzma
 import os
@@ -607,7 +608,11 @@ def test_libsodium_finds_the_intersection_too(one: set[str], other: set[str]) ->
 
 def test_points_of_libsodium_commute_and_lie_in_the_subgroup() -> None:
     pytest.importorskip("nacl")
-    from nacl.bindings import crypto_core_ed25519_is_valid_point
+    from nacl.bindings import (
+        crypto_core_ed25519_add,
+        crypto_core_ed25519_from_uniform,
+        crypto_core_ed25519_is_valid_point,
+    )
 
     from atoll.vertical.alignment import edwards
 
@@ -618,6 +623,10 @@ def test_points_of_libsodium_commute_and_lie_in_the_subgroup() -> None:
     )
     assert edwards.blinded([b"0", b"1"], b"salt", one) == edwards.raised(flat[:64], one)
     assert edwards.point(b"1", b"one") != edwards.point(b"1", b"two")
+    # One map alone would reach half of the points; the sum of two is as good as a random one (RFC 9380, section 3).
+    digest = hashlib.sha512(b"salt1").digest()
+    halves = (crypto_core_ed25519_from_uniform(digest[at : at + 32]) for at in (0, 32))
+    assert edwards.point(b"1", b"salt") == crypto_core_ed25519_add(*halves)
     assert all(crypto_core_ed25519_is_valid_point(flat[at : at + 32]) for at in range(0, len(flat), 32))
     for wrong in (NEUTRAL, ORDER_4, bytes([255] * 32), bytes([2, *[0] * 31])):
         with pytest.raises(ValueError, match="no point"):

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atoll import codec
 from atoll.cli.notice import Notice
 from atoll.cli.parties import Asked, predict
 from atoll.errors import AtollError, ConfigError, DataError
-from atoll.vertical import Vertical, run
+from atoll.tensors import Record
+from atoll.vertical import Vertical, Where, run
 from atoll.vertical.fitting import Fitted
+from atoll.vertical.halves import session
 from atoll.vertical.predicting import Predicted
 from atoll.vertical.stored import Stored
 from tests.vertical.tables import parties, written
@@ -165,6 +168,47 @@ def test_halves_of_other_models_are_refused(tmp_path: Path) -> None:
         [replace(one, halves={"guest": mixed["guest"]}), replace(one, halves={"host": mixed["host"]})]
     )
     assert all("half of another model" in str(each) for each in found.values()), found
+
+
+def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    """By what stands in their folders, before anybody is called."""
+    plan, first = learned(tmp_path, trees=1)
+    table = tmp_path / "host.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-9]) + "\n")
+    second = run(plan)
+    third = run(replace(plan, given={**plan.given, "trees": 2}))
+    assert first.folder is not None and second.folder is not None and third.folder is not None
+    one, other, more = first.folder.path, second.folder.path, third.folder.path
+    with pytest.raises(ConfigError, match="are runs with different settings") as told:
+        Stored.read([one, more])
+    assert told.value.hint
+    (one / "host.half.safetensors").unlink()
+    (other / "guest.half.safetensors").unlink()
+    with pytest.raises(ConfigError, match="the halves of guest and host are of different models") as told:
+        Stored.read([one, other])
+    assert told.value.hint
+    (other / "host.half.safetensors").write_bytes(codec.encode(Record(model=Record())))
+    with pytest.raises(ConfigError, match="is no half of a model"):
+        Stored.read([other])
+    stored = Stored.read([one])
+    nowhere = replace(stored.plan, party={**stored.plan.party, "guest": Where()})
+    with pytest.raises(ConfigError, match=r"\[party.guest\] names no data"):
+        replace(stored, plan=nowhere).predict()
+    with pytest.raises(ConfigError, match="the parties are guest, and the model's are guest, host"):
+        stored.predict({"guest": parties()["guest"]})
+    aligned = Stored(
+        replace(plan, protocol="psi", given={}), stored.halves | {"host": stored.halves["guest"]}
+    )
+    with pytest.raises(ConfigError, match="learns no model"):
+        aligned.predict(parties())
+
+
+def test_a_models_name_is_of_its_settings_and_its_rows(tmp_path: Path) -> None:
+    plan = Vertical.read(written(tmp_path, "secureboost"))
+    name = session(plan, ["b", "a"])
+    assert session(plan, [" a", "b "]) == name  # as all parties can make it
+    assert session(replace(plan, seed=1), ["a", "b"]) != name
+    assert len({session(plan, ids) for ids in (["ab"], ["a", "b"], ["a"], ["a", "bc"], ["ab", "c"])}) == 5
 
 
 def test_what_a_stored_model_needs_is_said(tmp_path: Path) -> None:

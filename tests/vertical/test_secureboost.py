@@ -25,7 +25,7 @@ from atoll.parties import Played, play
 from atoll.tensors import Record, named_tensors
 from atoll.vertical.figures import auc, figures
 from atoll.vertical.protocol import Case, Progress
-from atoll.vertical.secureboost import SecureBoost, growing, hosting, messages
+from atoll.vertical.secureboost import SecureBoost, growing, hosting, loss, messages
 from atoll.vertical.secureboost.bins import Bins, thresholds
 from atoll.vertical.secureboost.patterns import Patterns
 from atoll.vertical.side import FloatArray, Side
@@ -320,6 +320,7 @@ def test_counts_over_unequal_spans_are_rates_times_spans() -> None:
     rate = predict(boost, [Side(guest.x, guest.columns, y, np.ones(300)), sides[1]], case, halves)
     np.testing.assert_allclose(found, rate * spans, rtol=1e-12)
     assert abs(found.sum() / y.sum() - 1) < 0.05
+    assert np.isfinite(loss.begin(case, np.zeros(300), spans)).all()  # where nothing was counted
 
 
 def test_a_guest_knows_what_columns_are_worth_by_number() -> None:
@@ -331,6 +332,7 @@ def test_a_guest_knows_what_columns_are_worth_by_number() -> None:
     assert known.columns == (*"abcd", "host1", "host2")
     assert "boost.columns" not in {count.kind for count in played.transcript.counts()}
     finer = fine.knows(case, "guest", tuple("abcd"), named.results["guest"])
+    orders = []
     for at, host in enumerate(case.hosts):
         half = named.results[host]
         mine = [place for place, name in enumerate(finer.columns) if name.startswith(f"{host}.")]
@@ -343,6 +345,8 @@ def test_a_guest_knows_what_columns_are_worth_by_number() -> None:
             own.figures["splits"][each.pop()] for each in columns
         ]
         assert "gain" not in own.figures
+        orders.append([half.splits.column[half.numbers == number][0].item() for number in range(len(mine))])
+    assert any(each != sorted(each) for each in orders)  # they tell nothing of where a column stands
     trees = xgboost.train(
         {"tree_method": "hist", "max_depth": 3, "eta": 0.3, "max_bin": 32, "objective": "binary:logistic",
          "base_score": sides[0].y.mean()},  # type: ignore[union-attr]

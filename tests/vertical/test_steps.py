@@ -17,7 +17,9 @@ from atoll.tensors import Record
 from atoll.vertical import Party, Vertical, Where, fit
 from atoll.vertical.features import Impute, QuantileBins, Standardise, binned, encoded, vif, woe_own
 from atoll.vertical.features import steps as chain
+from atoll.vertical.features.table import FeatureTable
 from atoll.vertical.fitting import Fitted, run
+from atoll.vertical.protocol import Case
 from atoll.vertical.side import FloatArray, Side
 from tests.vertical.tables import parties, written
 
@@ -139,7 +141,10 @@ def test_linear_models_and_networks_have_steps_too() -> None:
     for protocol, more in (("glm", {"arbiter": True, "epochs": 3}), ("splitnn", {"epochs": 1})):
         found = fitted("impute + woe:5", protocol, **more)
         assert found.figures["auc"] > 0.8
-    assert Vertical(protocol="splitnn", party={"guest": Where(), "host": Where()}).adding == "ou"
+    two = {"guest": Where(), "host": Where()}
+    assert Vertical(protocol="splitnn", party=two).adding == "ou"
+    approximate = Vertical(protocol="glm", party={**two, "arbiter": Where()})
+    assert (approximate.cipher, approximate.adding) == ("ckks", "ou")  # which cannot add whole numbers
 
 
 @settings(max_examples=60, deadline=None)
@@ -154,6 +159,36 @@ def test_bins_that_are_too_small_are_joined(values: list[int], count: int, least
     assert len(sizes) == 1 or sizes.min() >= least
     plain = QuantileBins(count).fit(side).edges["0"].tolist()
     assert set(learned.edges["0"].tolist()) <= set(plain)
+
+
+def test_evidence_is_of_the_columns_that_are_selected() -> None:
+    """What was known of columns is not taken for what is known of those that a step has made of them."""
+    where = {"host": Where(onehot=("b1",))}
+    found = fitted("impute + woe:4 + onehot + select:top=2", where=where)
+    assert len(found.halves["host"].features["3"].kept) > 3
+    said = {count.kind: count for count in found.transcript.counts()}
+    assert said["woe.labels"].messages == 2
+
+
+def test_selected_columns_are_those_that_were_looked_at() -> None:
+    both = gaps()
+    learned = fitted("select:top=2", both=both).halves["host"].features
+    host = both["host"].side(np.arange(9))
+    assert chain.parse("select:top=2").apply(host, learned).x.shape[0] == 9
+    with pytest.raises(DataError, match="columns"):
+        chain.parse("select:top=2").apply(replace(host, columns=("b0", "b2", "b1")), learned)
+
+
+def test_transfer_learns_evidence_of_the_rows_that_all_have() -> None:
+    both = gaps(120)
+    host = both["host"]
+    more = replace(
+        host, ids=(*host.ids, *(f"alone {at}" for at in range(50))),
+        x=np.concatenate([host.x, np.full((50, host.x.shape[1]), 99.0)]),
+    )  # fmt: skip
+    found = fitted("impute:0 + woe:3", "ftl", {**both, "host": more}, epochs=1)
+    learned = found.halves["host"].features["1"]
+    assert all(float(each.max()) < 99 for each in learned.edges.values() if len(each))
 
 
 # --- from a file ----------------------------------------------------------------------------------------------------
@@ -176,6 +211,7 @@ def test_a_file_with_steps_repeats_itself_and_goes_on(tmp_path: Path) -> None:
     again.write_text(plan.to_toml())
     assert Vertical.read(again) == plan
     assert plan.fingerprint() != replace(plan, features="onehot + woe:6").fingerprint()
+    assert plan.fingerprint() != replace(plan, ecdh="nacl").fingerprint()
     other = replace(plan, party={**plan.party, "host": replace(plan.party["host"], onehot=())})
     assert other.fingerprint() == plan.fingerprint()  # what a party's table says nobody else knows
 
@@ -199,6 +235,14 @@ def test_a_file_with_steps_repeats_itself_and_goes_on(tmp_path: Path) -> None:
         ('steps = "woe + "', "", [], "a name is missing"),
         ('steps = "select"', "", [], "a selection needs a rule"),
         ('steps = "woe:1"', "", [], "bins = '1' is not a whole number"),
+        ('steps = "woe:10001"', "", [], "bins = '10001' is not a whole number"),
+        ('steps = "woe:5,rows=0"', "", [], "rows = '0' is not a whole number"),
+        ('steps = "impute:nan"', "", [], "by = 'nan' is not mean, median or a number"),
+        ('steps = "impute:inf"', "", [], "by = 'inf' is not mean, median or a number"),
+        ('steps = "select:share=1.5"', "", [], "share = '1.5' is not a number"),
+        ('steps = "select:share=0"', "", [], "share = '0' is not a number"),
+        ('steps = "select:top=0"', "", [], "top = '0' is not a whole number"),
+        ('steps = "onehot:1"', 'onehot = ["b0"]', [], "most = '1' is not a whole number"),
         ('steps = "woe"', "", ["task=regression"], "woe needs two classes"),
         ('steps = "woe"', 'onehot = ["b0"]', [], r"\[party.host\] has onehot, and no step is"),
         (
@@ -268,6 +312,22 @@ def test_a_table_of_columns_is_that_of_joined_ones(crypto: str, by: str) -> None
     assert host.correlations is None
     with pytest.raises(ConfigError, match="learns no model"):
         found.predict(both)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"bins": 1}, "bins = 1 must be 2 or more"),
+        ({"rows": 0}, "rows = 0 must be 1 or more"),
+        ({"tells": "all"}, "tells = 'all' is none of iv, woe"),
+        ({"by": "hand"}, "by = 'hand' is none of cipher, dealer"),
+        ({"correlations": False}, "nothing is left to find"),
+    ],
+)
+def test_a_table_that_cannot_be_found_is_refused(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as told:
+        FeatureTable(**given).check(Case("regression", 1, "ou", hosts=("host",)))
+    assert told.value.hint
 
 
 def near(values: FloatArray, known: FloatArray) -> FloatArray:

@@ -77,5 +77,8 @@ def load(folders: Iterable[Path], plan: Vertical) -> Mapping[str, Record]:
                 raise ConfigError(f"{path} is no half of a model", hint="runs of this version have it")
             found[name] = half
     if len({half.session for half in found.values()}) > 1:
-        raise ConfigError(f"the halves of {' and '.join(found)} are of different models")
+        raise ConfigError(
+            f"the halves of {' and '.join(found)} are of different models",
+            hint="name the folders that the parties have of one run",
+        )
     return found

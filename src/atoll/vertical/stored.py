@@ -52,7 +52,10 @@ class Stored:
         folders = [RunFolder.find(place, runs).path for place in places]
         plans = [Vertical.read(folder / "config.toml", sets) for folder in folders]
         if len({plan.fingerprint() for plan in plans}) > 1:
-            raise ConfigError(f"{' and '.join(map(str, places))} are runs with different settings")
+            raise ConfigError(
+                f"{' and '.join(map(str, places))} are runs with different settings",
+                hint="name the folders that the parties have of one run",
+            )
         halves = load(folders, plans[0])
         if not halves:
             raise ConfigError(
@@ -111,7 +114,8 @@ class Stored:
         else:
             if set(parties) != set(wanted):
                 raise ConfigError(
-                    f"the parties are {', '.join(parties)}, and the model's are {', '.join(wanted)}"
+                    f"the parties are {', '.join(parties)}, and the model's are {', '.join(wanted)}",
+                    hint="a model predicts with all of them",
                 )
             roles = {
                 name: partial(predict, plan=self.plan, party=parties[name], half=self.half(name))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from atoll import he
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, suggest
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.features import correlation
@@ -55,10 +55,16 @@ class FeatureTable(Protocol):
     def __post_init__(self) -> None:
         for name, least in (("bins", 2), ("rows", 1)):
             if getattr(self, name) < least:
-                raise ConfigError(f"{name} = {getattr(self, name)} must be {least} or more")
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)} must be {least} or more",
+                    hint=f"{name} = {least} is the least",
+                )
         for name, known in (("tells", ("iv", "woe")), ("by", ("cipher", "dealer"))):
             if getattr(self, name) not in known:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}")
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}",
+                    hint=suggest(str(getattr(self, name)), known),
+                )
 
     @property
     def steps(self) -> int:
