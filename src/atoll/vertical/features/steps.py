@@ -6,7 +6,6 @@ and is applied to all other rows. Steps that need the label (`woe`, `select`) le
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -233,10 +232,7 @@ def _edges(side: Side, count: int, rows: int, edges: Edges) -> Record:
 def _by(text: str) -> Impute:
     if text in ("mean", "median"):
         return Impute(text)  # type: ignore[arg-type]
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return Impute("constant", value)
+    return Impute("constant", float(text))  # which refuses what is not finite
 
 
 _COUNT = spec.whole("bins", optional=True, at_least=2, at_most=10_000)
