@@ -22,12 +22,12 @@ from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.methods import FADA, SHOT, AdaBN, FedAvg, FedCORAL, FedMMD
 from atoll.methods.adapt.adabn import statistics
-from atoll.methods.adapt.fada import scatter
+from atoll.methods.adapt.fada import scatter, told
 from atoll.methods.adapt.fedcoral import covariance, moments
 from atoll.methods.adapt.fedmmd import fourier
 from atoll.methods.adapt.shot import centroids, information, nearest
 from atoll.task import Task
-from atoll.tensors import Record, leaves
+from atoll.tensors import Record, Tensors, leaves
 
 from .driver import Client, Played, blobs, network, whole
 from .test_prototypes import padded
@@ -377,6 +377,31 @@ def test_sources_count_as_much_as_targets_gain_by_them() -> None:
     assert "tried" in sent.received(1)
     assert "tried" not in sent.received(0)
     assert set(run.sent[1].values) == {"update", "buffers", "counters", "identifier", "gains"}
+
+
+def test_a_target_that_nothing_pulls_stays_and_takes_no_steps() -> None:
+    """Its weights do not decay: it has no labels that would hold them."""
+    run = Played(FADA(**PLAN, targets="1", lam=0.0, weight_decay=0.1), network(), some()).rounds(2)
+    assert not run.sent[1].values["update"].flat().any()
+    assert float(run.sent[1].metrics["steps"]) == 0 < float(run.sent[0].metrics["steps"])
+
+
+def test_who_tells_sides_is_blind_to_padding() -> None:
+    rng = torch.Generator().manual_seed(3)
+    shapes = {"A": (5, 4), "a": (4,), "B": (4,), "b": ()}
+    identifier = Tensors({name: torch.randn(shape, generator=rng) for name, shape in shapes.items()})
+    z, mask = torch.randn(6, 5, generator=rng), torch.tensor([1.0, 1, 1, 1, 0, 0])
+    for source in (True, False):
+        wanted = judged(identifier, z[:4], source)
+        torch.testing.assert_close(told(identifier, z, source, mask), wanted)
+        assert float(told(identifier, z, source, 0 * mask)) == 0
+    assert float(scatter(z[:, :3], z, 0 * mask).abs()) < 1e-6
+
+
+def test_who_tells_sides_needs_the_width_of_features() -> None:
+    with pytest.raises(ConfigError, match="width of features") as raised:
+        FADA(targets="1").setup(network(), Population(3, (network(),), None))
+    assert raised.value.hint
 
 
 def test_scatter_is_the_share_of_variance_within_clusters() -> None:
