@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import atoll.data
 from atoll import seeds
-from atoll.contract import ClientData, Method, Population
+from atoll.contract import ClientData, Method, Population, screen
 from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.methods import FADA, SHOT, AdaBN, FedAvg, FedCORAL, FedMMD
@@ -377,6 +377,14 @@ def test_sources_count_as_much_as_targets_gain_by_them() -> None:
     assert "tried" in sent.received(1)
     assert "tried" not in sent.received(0)
     assert set(run.sent[1].values) == {"update", "buffers", "counters", "identifier", "gains"}
+    # What they send beside updates has the form of what it is added to.
+    reply, form = run.sent[1], method.expects(run.state)
+    assert screen(reply, form) is None
+    for name, value in (
+        ("gains", torch.zeros(3)),
+        ("identifier", reply.values.identifier.map(lambda v: v[None])),
+    ):
+        assert name in str(screen(reply._replace(values=reply.values.replace(**{name: value})), form))
 
 
 def test_a_target_that_nothing_pulls_stays_and_takes_no_steps() -> None:

@@ -4,8 +4,12 @@ data's form.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,11 +17,13 @@ import torch
 
 from atoll.cli.join import Wish
 from atoll.cli.join import command as join
-from atoll.errors import ConfigError
+from atoll.errors import CodecError, ConfigError
 from atoll.network.computing import usable
+from atoll.network.node import Node, Station
 from atoll.network.routes import status
-from atoll.network.wire import Task
-from atoll.network.worker import Begin, _Work
+from atoll.network.shelf import Shelf
+from atoll.network.wire import Answered, Blob, DataForm, Field, Task, pack, unpack
+from atoll.network.worker import Begin, Done, _kept, _Work
 from tests.network.commands import command
 from tests.network.onethread import OneThread
 
@@ -66,7 +72,43 @@ def test_a_worker_computes_where_it_is_told_and_says_so(tmp_path: Path) -> None:
     assert seen == {"told": ["cpu"] * 3, "then": ["cuda:3", "cpu", "cpu"]}
     work = made.nodes["ann"].work
     assert "computes on: cpu\n" in work.text and work.client.device == torch.device("cpu")
+    assert "That the node is there, and that it computes on cpu." in " ".join(work.text.split())
     assert made.same()
+
+
+@pytest.mark.parametrize("device", ["", "cuda:1000", "cpu<b>", "/dev/nvidia0", "CUDA"])
+def test_what_a_node_may_say_that_it_computes_on(device: str) -> None:
+    """It stands on pages and in logs."""
+    form = DataForm((Field("", "F32", (2,)),), Field("", "I64", ()), 2, 5, device="cuda:12")
+    assert unpack(pack(form), DataForm) == form
+    with pytest.raises(CodecError, match="device"):
+        unpack(pack(msgspec.structs.replace(form, device=device)), DataForm)
+
+
+def test_an_answer_that_is_not_on_the_disk_is_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "answer"
+    assert _kept(path, b"weights") == hashlib.sha256(b"weights").hexdigest()
+    assert path.read_bytes() == b"weights"
+    with pytest.raises(FileNotFoundError):
+        _kept(tmp_path / "absent" / "answer", b"weights")
+
+
+def test_a_node_says_the_hash_of_that_answer_and_of_no_other(tmp_path: Path) -> None:
+    """An answer of a process before this one is looked at again."""
+    node, said = Node(Station("", "ann", "", tmp_path)), list[tuple[str, str | None]]()
+    node.shelf, node._last = Shelf(tmp_path / "run"), ("3-0-0", Done(1.0, "0" * 64))
+
+    async def answer(task: str, path: Path, sha256: str | None = None) -> Answered:
+        said.append((task, sha256))
+        return Answered(offset=1, done=True, refused="its weight is nan")
+
+    line: Any = SimpleNamespace(answer=answer)
+    nothing: Any = None
+    for name in ("3-0-0", "4-0-0"):
+        node.shelf.answer(name).write_bytes(b"a")
+        task = Task(name, int(name[0]), "train", Blob("0" * 64, 1), most=9)
+        asyncio.run(node._task(line, nothing, nothing, task))
+    assert said == [("3-0-0", "0" * 64), ("4-0-0", None)]
 
 
 def test_a_worker_refuses_a_device_that_is_not_there(tmp_path: Path) -> None:

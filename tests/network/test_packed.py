@@ -148,6 +148,33 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         answer_of(answer(Record()), job, 0, 1 << 20)
 
 
+def test_what_has_another_form_is_no_answer() -> None:
+    """Whatever it says, and whoever says it."""
+    job = Job(FedAvg(), Work(Record()), [0], 1, 0, expected=Record(w=torch.zeros(2)))
+    good = Answer(
+        7, Reply(Record(w=torch.ones(2)), torch.tensor(3.0), Record(loss=torch.tensor(1.0)))
+    ).to_record()
+    assert answer_of(bytearray(encode(good)), job, 7, 1 << 20).client == 7
+    reply = good.reply
+    wrong = {
+        "another's": good.replace(client=8),
+        "more": good.replace(more=1),
+        "no reply": good.replace(reply=torch.zeros(1)),
+        "more in the reply": good.replace(reply=reply.replace(more=1)),
+        "sends a number": good.replace(reply=reply.replace(sent=1)),
+        "two weights": good.replace(reply=reply.replace(weight=torch.ones(2))),
+        "a whole weight": good.replace(reply=reply.replace(weight=torch.tensor(3))),
+        "a weight that is none": good.replace(reply=reply.replace(weight=3.0)),
+        "a figure": good.replace(reply=reply.replace(metrics=torch.ones(1))),
+        "a word among figures": good.replace(reply=reply.replace(metrics=Record(loss="low"))),
+    }
+    for record in wrong.values():
+        with pytest.raises(CodecError, match="no answer of this client"):
+            answer_of(bytearray(encode(record)), job, 7, 1 << 20)
+    with pytest.raises(CodecError):
+        answer_of(bytearray(encode(good)), job, 7, 10)
+
+
 def test_differences_are_for_simulations(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="models are sent whole"):
         OneThread(tmp_path, {"down": "drive + feedback"}).play()
