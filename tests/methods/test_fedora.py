@@ -224,7 +224,9 @@ def test_a_client_that_cannot_compare_predicts_with_the_pulled_model() -> None:
     received = Record(lr=torch.tensor(0.1), params=line().initial()[0], buffers=Tensors())
     data = ClientData(torch.tensor(4.0), torch.tensor(0))
     local = method.begin(line(), received, method.remember(line(), received), data)
-    assert float(method.finish(line(), local, data)[1].follows) == 1
+    reply, kept = method.finish(line(), local, data)
+    assert float(kept.follows) == 1
+    assert set(reply.values) == {"params", "buffers"}  # what it would be alone stays with the client
 
 
 def test_sketches_are_exact_and_blind_to_padding() -> None:

@@ -135,9 +135,22 @@ def test_a_fact_of_a_round_that_rots_while_the_journal_is_open_is_not_there(tmp_
     with opened(tmp_path) as journal:
         journal.put_all(ROUND)
         assert journal._file._base is not None
-        journal._file._base.execute("UPDATE facts SET value = '[1]' WHERE key = 'round/3/0/7'")
-        assert journal.get("round/3/0/7") is None
+        for rotten in ("'[1]'", "x'5b315d'"):  # a text, and other bytes
+            journal._file._base.execute(f"UPDATE facts SET value = {rotten} WHERE key = 'round/3/0/7'")
+            assert journal.get("round/3/0/7") is None
         assert journal.items("") == {key: value for key, value in ROUND.items() if key != "round/3/0/7"}
+
+
+def test_facts_that_cannot_be_read_are_no_facts_that_are_not_there(tmp_path: Path) -> None:
+    """Else a task that was answered would be asked for again."""
+    with opened(tmp_path) as journal:
+        journal.put_all(ROUND)
+        assert journal._file._base is not None
+        journal._file._base.execute("DROP TABLE facts")
+        with pytest.raises(RunError, match="no such table"):
+            journal.get("round/3/0/7")
+    with pytest.raises(RunError, match="is closed"):
+        journal.get("round/3/0/7")
 
 
 def test_who_reads_waits_for_a_commit_and_never_sees_half_of_it(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_noise_for_a_budget_is_known_before_nodes_are_told(tmp_path: Path) -> No
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "attackers": ({"attackers": 2, "attack": "signflip"}, "attackers = 2 is for simulations"),
+    "no server": ({"method": "pushsum"}, "has no server, and a coordinator is one"),
+    "sums of groups": (
+        {"aggregate": "trimmed:1", "channel": "clip:1 | secagg:16"},
+        "nodes play one sum a round",
+    ),
     "private steps": ({"dp_sgd": "1.0,1.1"}, "nodes do not take private steps yet"),
     "encryption": ({"channel": "clip:0.5 | he"}, "secure aggregation alone"),
     "weights by name": ({"weights": "a:2"}, "weights of single nodes are not known here"),

@@ -39,9 +39,7 @@ class Here:
         self.desk.post(self.posted)
         self.served: list[int] = []
         coordinator: Any = SimpleNamespace(desk=self.desk, blobs=self.blobs, journal=self.journal)
-        self.uploads = Uploads(
-            coordinator, lambda request: int(request.headers["node"]), self.served.append
-        )
+        self.uploads = Uploads(coordinator, lambda request: int(request.headers["node"]), self.served.append)
 
     @property
     def parts(self) -> list[bytes]:
@@ -70,7 +68,7 @@ class Here:
 
 
 async def put(
-    session: ClientSession, url: str, body: Any, offset: Any = 0, size: Any = len(BODY), sha256: str = HASH,
+    session: ClientSession, url: str, body: Any, offset: Any = 0, size: Any = 4096, sha256: str = HASH,
     node: int = 0,
 ) -> ClientResponse:  # fmt: skip
     asked = {"offset": str(offset), "size": str(size), "sha256": sha256}
@@ -79,7 +77,9 @@ async def put(
         return response
 
 
-def test_what_is_there_lasts_before_it_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_lasts_before_it_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bytes, then their name, then the fact; and meanwhile nobody takes the body for one that nothing names."""
     here, order = Here(tmp_path), list[str]()
     fsync, keep, accept = os.fsync, here.blobs.keep, here.desk.accept
@@ -119,13 +119,13 @@ def test_what_is_no_answer_leaves_nothing(tmp_path: Path) -> None:
         assert (await put(session, url, BODY, size=8193)).status == 413
         assert here.parts == []
         for wrong in ({"size": len(BODY) - 1}, {"sha256": "0" * 64}):
-            assert (await put(session, url, BODY, **wrong)).status == (413 if "size" in wrong else 422)  # type: ignore[arg-type]
+            assert (await put(session, url, BODY, **wrong)).status == (413 if "size" in wrong else 422)
             assert here.parts == [] and here.desk.open(0, "3-0-0") is not None
         for unsaid in (
             {"offset": -1}, {"size": 0, "offset": 0}, {"offset": 5000}, {"sha256": HASH[:-1]},
             {"sha256": HASH.upper()}, {"sha256": "../" + HASH[3:]}, {"size": "many"},
         ):  # fmt: skip
-            assert (await put(session, url, b"", **unsaid)).status == 400  # type: ignore[arg-type]
+            assert (await put(session, url, b"", **unsaid)).status == 400
         assert (await put(session, url, BODY)).status == 200
 
     here.play(talk)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +88,19 @@ def record(clients: Sequence[int], number: int = 1) -> Round:
 def test_a_round_of_few_clients_stays_as_it_is() -> None:
     found = record(range(archive._MANY - 1))
     assert Archive().laid(found).clients is found.clients
+
+
+def test_nothing_is_left_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no name, and its room is given back with the last round that reads there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = Archive()
+    laid, handle = store.laid(record(range(1000))), store._file
+    assert handle is not None and not list(tmp_path.iterdir())
+    assert os.fstat(handle).st_nlink == 0
+    del store, laid
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
 
 
 def test_a_copy_is_a_dict() -> None:

@@ -196,9 +196,7 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         replace(stored, plan=nowhere).predict()
     with pytest.raises(ConfigError, match="the parties are guest, and the model's are guest, host"):
         stored.predict({"guest": parties()["guest"]})
-    aligned = Stored(
-        replace(plan, protocol="psi", given={}), stored.halves | {"host": stored.halves["guest"]}
-    )
+    aligned = Stored(replace(plan, protocol="psi", given={}), dict.fromkeys(NAMES, stored.halves["guest"]))
     with pytest.raises(ConfigError, match="learns no model"):
         aligned.predict(parties())
 
