@@ -140,3 +140,18 @@ def test_a_file_that_has_lost_its_end_is_no_answer(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="lost its end"):
         asyncio.run(come())
+
+
+def test_a_sync_that_failed_once_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system says it once; what was to be written may be gone, and the next sync knows nothing of it."""
+    calls: list[int] = []
+
+    def once(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 1:
+            raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(incoming.os, "fsync", once)
+    with pytest.raises(OSError, match="input/output"):
+        asyncio.run(received(tmp_path / "part", [b"x" * 60] * 20, 0.005))
+    assert len(calls) == 1
