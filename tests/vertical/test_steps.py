@@ -330,6 +330,11 @@ def test_a_table_that_cannot_be_found_is_refused(given: dict[str, Any], problem:
     assert told.value.hint
 
 
+def test_a_table_has_a_cipher_that_can_be() -> None:
+    with pytest.raises(ConfigError, match="bits are a multiple of 32"):
+        FeatureTable().check(Case("binary", 2, "ou-9", hosts=("host",)))
+
+
 def near(values: FloatArray, known: FloatArray) -> FloatArray:
     return known[np.abs(values[:, None] - known).argmin(1)]
 
