@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor
 
 import atoll
 from atoll.channel import Momentum, Update
-from atoll.contract import Replies, Reply
+from atoll.channel.robust import Means, Robust
+from atoll.contract import Change, Channel, Replies, Reply
 from atoll.data import Samples
 from atoll.errors import ConfigError, RunError
 from atoll.federation import Federation
-from atoll.robust import Krum, aggregate
+from atoll.methods import FedAvg
+from atoll.robust import Krum, aggregate, parse
 from atoll.tensors import Record, leaves
 from tests.contract.test_seams import bits, data, federation
 
@@ -178,6 +181,57 @@ def test_updates_that_differ_in_form_are_said_to() -> None:
         channel.learn(channel.begin(), Replies([0, 1], 2.0, each=each))
 
 
+def bare(rule: str, **more: Any) -> Robust:
+    return Robust(Channel(), aggregation=parse(rule), **more)
+
+
+def replies(*each: Record) -> Replies:
+    counted = [Reply(values, torch.tensor(1.0), Record()) for values in each]
+    return Replies([*range(len(each))], float(len(each)), each=counted)
+
+
+def test_the_servers_data_stay_with_it() -> None:
+    made = bare("fltrust", root=lambda job: Reply(Record(), torch.tensor(1.0), Record()))
+    assert made.root is not None and copy.copy(made).root is None  # a copy is what workers get
+
+
+def test_nobody_reports_more_than_a_share_of_one() -> None:
+    """Of groups it is a mean, which nobody can bound any more."""
+    each = [Record(update=torch.zeros(2), channel=Record(over=torch.tensor(v))) for v in (5.0, -3.0, 0.5)]
+    made, given = bare("median"), replies(*each)
+    assert float(made.learn(made.begin(), given)[1].mean.channel.over) == 1.5
+    made, means = bare("groups:3 + median"), Means([0, 1, 2], 3.0, each=given.each, groups=[[0], [1], [2]])
+    assert float(made.learn(made.begin(), means)[1].mean.channel.over) == 5.5
+
+
+def test_whole_numbers_have_no_middle() -> None:
+    made = bare("median")
+    with pytest.raises(RunError, match="update of the replies holds whole numbers") as caught:
+        made.learn(made.begin(), replies(Record(update=torch.tensor([1, 2]))))
+    assert "'max'" in str(caught.value.hint)
+
+
+def test_the_servers_own_update_has_the_form_of_the_others() -> None:
+    made, given = bare("fltrust"), replies(*[Record(update=torch.ones(3))] * 3)
+    given.beside = Reply(Record(update=torch.ones(2)), torch.tensor(1.0), Record())
+    with pytest.raises(RunError, match="differ in form"):
+        made.learn(made.begin(), given)
+
+
+def test_what_would_be_added_up_comes_as_many_times() -> None:
+    made = bare("median", rules=(("update", "sum"),))
+    assert (
+        made.learn(made.begin(), replies(*[Record(update=torch.ones(3))] * 4))[1].mean.update.tolist()
+        == [4.0] * 3
+    )
+
+
+@pytest.mark.parametrize("change", [None, Change("update", since="params")])
+def test_what_is_no_change_of_a_model_has_no_middle(change: Change | None) -> None:
+    with pytest.raises(ConfigError, match="does not send that"):
+        robust("median", type("Other", (FedAvg,), {"change": change})())
+
+
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +263,23 @@ def test_groups_behind_secure_aggregation_are_the_means_of_groups() -> None:
     for group, mean in zip(replies.groups, replies.each, strict=True):
         wanted = torch.stack([every[client].values.update.flat() for client in group]).mean(0)
         assert torch.allclose(mean.values.update.flat(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rule", "enough"), [("median", True), ("trimmed:1", False)])
+def test_a_group_of_too_few_is_left_out_and_the_others_stay(rule: str, enough: bool) -> None:
+    made = grouped("secagg:20", f"groups:3 + {rule}")
+    job = made.simulation.opened(made.state, made.simulation.enlist(1)[0], 1).job
+    assert job is not None
+    all_of_them: Any = made.engine.run(job, made.memories)[0]
+    every = all_of_them.result()
+    gone, fewer = every.groups[0][:2], job.reducer()
+    for client, reply in zip(all_of_them.clients, all_of_them.replies, strict=True):
+        if client not in gone:
+            fewer.add(client, reply)
+    found: Any = fewer.result()
+    assert (found is not None) == enough
+    if enough:
+        assert found.groups == every.groups[1:]
 
 
 def test_groups_must_hide() -> None:

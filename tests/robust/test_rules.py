@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import ConfigError
-from atoll.robust import Aggregation, Columns, Rows, Trimmed, aggregate, parse, rules
+from atoll.robust import (
+    Aggregation, Bound, Bucket, CenteredClip, Columns, Flame, Groups, MultiKrum, Points, Rows, Shorten, Smoothed,
+    Trimmed, aggregate, parse, rules,
+)  # fmt: skip
 from tests.robust import plain
 
 COUNTS = st.integers(11, 14)
@@ -113,6 +118,70 @@ def test_lots_are_drawn_by_step() -> None:
     aggregation = parse("bucket:3 + median")
     first, again, later = (aggregation.of(rows, 5, step).parts[0] for step in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, later)
+
+
+# --- numbers at the edge --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["foolsgold", "flame:0", "cclip:1", "bound:1", "clip:1 + mean", "arc:1 + mean"]
+)
+def test_who_sends_nothing_is_no_trouble(text: str) -> None:
+    x = updates(1, 12)
+    x[3] = 0.0
+    assert np.isfinite(made(x, text)).all()
+
+
+def test_trust_where_somebody_sends_nothing() -> None:
+    x, root = updates(1, 12), np.ones(5)
+    x[3] = 0.0
+    beside = torch.from_numpy(root).float()
+    assert near(made(x, "fltrust", beside=beside), plain.fltrust(np.delete(x, 3, 0), root))
+    assert not made(x, "fltrust", beside=torch.zeros(5)).any()  # nor is anybody trusted by a root of nothing
+
+
+@pytest.mark.parametrize(
+    "text", ["mda:2", "caf:2", "dnc:2", "foolsgold", "flame:0", "geometric", "krum:2", "bulyan:2"]
+)
+def test_where_all_are_alike_it_is_that(text: str) -> None:
+    assert near(made(np.tile([3.0, -1.0], (12, 1)), text), np.array([3.0, -1.0]))
+
+
+@pytest.mark.parametrize("text", ["krum:2", "multikrum:2", "geometric", "caf:2"])
+@pytest.mark.parametrize("size", [1e-21, 1e20])
+def test_sizes_make_no_difference(text: str, size: float) -> None:
+    """Even where squares are no numbers of single precision."""
+    x = updates(4, 12)
+    assert near(made(x * size, text) / size, made(x, text))
+
+
+def test_distances_are_right_far_from_the_origin() -> None:
+    x = torch.from_numpy(updates(4, 12) + 1e4).float()
+    wide = x.double().numpy()
+    due = np.square(wide[:, None] - wide[None]).sum(2)
+    assert np.allclose(Points.of(Rows([[row] for row in x])).near, due, rtol=1e-3)
+
+
+def test_a_huge_lie_far_from_the_origin_blurs_nothing() -> None:
+    x = np.random.default_rng(4).normal(size=(12, 5)) + 1000.0
+    x[0] = 3e38
+    assert np.abs(made(x, "multikrum:2") - 1000.0).max() < 2.0
+
+
+def test_no_distance_is_the_root_of_less_than_nothing() -> None:
+    gram = np.array([[1.0, 1.0 + 1e-9, 0.0], [1.0 + 1e-9, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    points = Points(gram, 2)
+    assert points.near.min() == 0.0
+    assert points.away(np.array([0.0, 1.0])).tolist() == [0.0, 0.0]
+
+
+def test_a_geometric_median_may_be_one_of_the_updates() -> None:
+    assert near(made(np.array([[-2.0], [-1.0], [0.0], [1.0], [2.0]]), "geometric"), np.zeros(1))
+
+
+def test_no_more_can_be_chosen_than_there_are() -> None:
+    x = updates(4, 12)
+    assert near(made(x, "multikrum:2,40"), x.mean(0))
 
 
 # --- lies -----------------------------------------------------------------------------------------------------------
@@ -239,6 +308,7 @@ def test_every_stage_is_explained() -> None:
     ("text", "message", "hint"),
     [
         ("trimed:2", "unknown aggregate 'trimed' in 'trimed:2'", "trimmed"),
+        ("arc + median", "nobody says how many clients may lie", "write arc:2 + median"),
         ("nnm + median", "nobody says how many clients may lie", "write nnm:2 + median"),
         (
             "median + krum:2",
@@ -282,3 +352,26 @@ def test_stages_may_be_objects() -> None:
         parse([3])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="aggregate is a int"):
         parse(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Bound(0.0), "tau = 0.0 must be above 0"),
+        (lambda: Bound(1.0, -1.0), "deviation = -1.0 must not be negative"),
+        (lambda: Shorten(0.0), "tau = 0.0 must be above 0"),
+        (lambda: CenteredClip(0.0), "tau = 0.0 must be above 0"),
+        (lambda: CenteredClip(1.0, 0), "iterations = 0 must be at least 1"),
+        (lambda: Smoothed(0), "iterations = 0 must be at least 1"),
+        (lambda: Smoothed(1, 0.0), "nu = 0.0 must be above 0"),
+        (lambda: Flame(-0.1), "share = -0.1 must not be negative"),
+        (lambda: Groups(1), "k = 1 must be at least 2"),
+        (lambda: Bucket(0), "s = 0 must be at least 1"),
+        (lambda: MultiKrum(1, 0), "m = 0 must be at least 1"),
+        (lambda: Aggregation([Trimmed(-1)]), "f = -1, and nobody lies less than never"),
+    ],
+)
+def test_objects_are_held_to_what_texts_are(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert says in caught.value.message and caught.value.hint

@@ -37,8 +37,8 @@ def exchanged(data: FederatedData, clients: Collection[int], change: Change) -> 
         names=data.names, classes=data.classes, dataset=data.dataset, partition=data.partition,
         test_set=data._official,
     )  # fmt: skip
-    made.public, made.scale, made.augmentation, made.weights = (
-        data.public, data.scale, data.augmentation, data.weights,
+    made.public, made.root, made.scale, made.augmentation, made.weights = (
+        data.public, data.root, data.scale, data.augmentation, data.weights,
     )  # fmt: skip
     return made
 
@@ -51,8 +51,8 @@ class _Exchanged(FederatedData):
         self.names, self.classes, self.dataset, self.partition = (
             data.names, data.classes, data.dataset, data.partition,
         )  # fmt: skip
-        self.public, self.scale, self.augmentation, self.weights = (
-            data.public, data.scale, data.augmentation, data.weights,
+        self.public, self.root, self.scale, self.augmentation, self.weights = (
+            data.public, data.root, data.scale, data.augmentation, data.weights,
         )  # fmt: skip
 
     @property

@@ -68,6 +68,12 @@ class Aggregation:
                     f"aggregate {self.text!r}: groups are made of clients, and so they come first",
                     hint=f"put {each.text} at the beginning",
                 )
+        for each in self.stages:
+            if each.liars is not None and each.liars < 0:
+                raise ConfigError(
+                    f"aggregate {self.text!r}: f = {each.liars}, and nobody lies less than never",
+                    hint="f is how many clients may lie, 0 or more",
+                )
         for each in self.before:
             if each.name in ("nnm", "arc") and each.liars is None and self.liars is None:
                 raise ConfigError(

@@ -55,9 +55,12 @@ class Stage(ABC):
             hint=f"take {fits}, or set cohort to {need} or more",
         )
 
-    def _require(self, name: str, holds: bool, problem: str, hint: str | None = None) -> None:
+    def _require(self, name: str, holds: bool, problem: str) -> None:
         if not holds:
-            raise ConfigError(f"aggregate {self.name!r}: {name} = {getattr(self, name)} {problem}", hint=hint)
+            raise ConfigError(
+                f"aggregate {self.name!r}: {name} = {getattr(self, name)} {problem}",
+                hint="atoll explain aggregate lists all rules, and what they take",
+            )
 
 
 class Before(Stage):
