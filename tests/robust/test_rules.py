@@ -12,8 +12,22 @@ from hypothesis import strategies as st
 
 from atoll.errors import ConfigError
 from atoll.robust import (
-    Aggregation, Bound, Bucket, CenteredClip, Columns, Flame, Groups, MultiKrum, Points, Rows, Shorten, Smoothed,
-    Trimmed, aggregate, parse, rules,
+    Aggregation,
+    Bound,
+    Bucket,
+    CenteredClip,
+    Columns,
+    Flame,
+    Groups,
+    MultiKrum,
+    Points,
+    Rows,
+    Shorten,
+    Smoothed,
+    Trimmed,
+    aggregate,
+    parse,
+    rules,
 )  # fmt: skip
 from tests.robust import plain
 
