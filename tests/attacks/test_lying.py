@@ -282,6 +282,13 @@ def test_newcomers_do_not_lie() -> None:
     assert not {*made.simulation.attackers} & {*made.membership.newcomers}
 
 
+def test_newcomers_cannot_be_named() -> None:
+    newcomer = next(iter(federation(newcomers=4, cohort=4).membership.newcomers))
+    with pytest.raises(ConfigError, match="is a newcomer, and takes part in no round") as error:
+        federation("signflip", attackers=[str(newcomer)], newcomers=4, cohort=4)
+    assert error.value.hint == "leave it out"
+
+
 @pytest.mark.parametrize(
     ("settings", "says", "hint"),
     [

@@ -16,6 +16,7 @@ from atoll.attacks.trigger import marked
 from atoll.data import FederatedData, Samples
 from atoll.data.exchanged import exchanged
 from atoll.errors import ConfigError
+from atoll.parts import Parts
 from atoll.tensors import Record
 
 ONE = Attacker(client=3, nth=0, among=1, seed=0)
@@ -182,3 +183,21 @@ def test_what_does_not_fit_the_data_is_refused(poison: Poison, says: str) -> Non
     with pytest.raises(ConfigError) as error:
         poisoned(digits(), poison, (0,), 0)
     assert says in error.value.message and error.value.hint
+
+
+@pytest.mark.parametrize("poison", [Backdoor(0, size=1), Edge(0)])
+def test_inputs_in_parts_have_no_corner_and_no_distance(poison: Poison) -> None:
+    inputs = Parts({"a": torch.zeros(4, 3), "b": torch.zeros(4, 2)})
+    with pytest.raises(ConfigError, match="the parts") as error:
+        poison.check(Samples(inputs, torch.arange(4)), 4)
+    assert "labelflip" in str(error.value.hint)
+
+
+def test_attackers_know_their_own_samples_alone() -> None:
+    data = digits()
+    _, shown = poisoned(data, Backdoor(0, size=1), (2,), 0)
+    own = data.samples(2)
+    louder = exchanged(data, [0, 1, 3], lambda _, s: Samples(image(s) * 9, s.targets))
+    _, again = poisoned(louder, Backdoor(0, size=1), (2,), 0)
+    assert own is not None and shown is not None and again is not None
+    assert torch.equal(image(shown), image(again)) and float(image(shown).max()) == float(image(own).max())

@@ -85,11 +85,13 @@ def test_it_reads_as_it_is_written(text: str) -> None:
         ({"channel": "int8 / powersgd:1", "adaptive": "bandwidth"}, "each tensor for itself", "leave powersgd:1"),
         ({"channel": THREE, "adaptive": "bandwidth", "devices": None}, "without devices there is none", "devices"),
         ({"channel": THREE, "adaptive": "bandwidth", "pace": "buffered:2"}, "for synchronous rounds", "sync"),
+        ({"channel": THREE, "adaptive": f"bandwidth + {__name__}:Always"}, "two rules choose", "leave always out"),
         ({"channel": "int8 / intt", "adaptive": "bandwidth"}, "unknown channel 'intt'", "int"),
         ({"channel": "int8 / drive | secagg", "adaptive": "bandwidth"}, "no whole numbers", "leave int8 / drive out"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_at_once(settings: dict[str, Any], says: str, hint: str) -> None:
+    own.admit(f"{__name__}:Always", "adaptive")
     with pytest.raises(ConfigError, match=says) as raised:
         federation(**{"devices": "equal", **settings})
     assert hint in str(raised.value.hint)

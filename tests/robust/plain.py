@@ -171,6 +171,7 @@ RULES: dict[str, Callable[[Rows], Rows]] = {
     "multikrum:2": lambda x: multikrum(x, 2),
     "multikrum:2,3": lambda x: multikrum(x, 2, 3),
     "bulyan:2": lambda x: bulyan(x, 2),
+    "bulyan:1": lambda x: bulyan(x, 1),
     "caf:2": lambda x: caf(x, 2),
     "dnc:2": lambda x: dnc(x, 2),
     "cclip:1.5,3": lambda x: cclip(x, 1.5, 3, np.zeros(x.shape[1])),

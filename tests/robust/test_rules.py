@@ -158,11 +158,11 @@ def test_trust_where_somebody_sends_nothing() -> None:
     "text", ["mda:2", "caf:2", "dnc:2", "foolsgold", "flame:0", "geometric", "krum:2", "bulyan:2"]
 )
 def test_where_all_are_alike_it_is_that(text: str) -> None:
-    assert near(made(np.tile([3.0, -1.0], (12, 1)), text), np.array([3.0, -1.0]))
+    assert near(made(np.tile([3.0, 0.0], (12, 1)), text), np.array([3.0, 0.0]))
 
 
 @pytest.mark.parametrize("text", ["krum:2", "multikrum:2", "geometric", "caf:2"])
-@pytest.mark.parametrize("size", [1e-21, 1e20])
+@pytest.mark.parametrize("size", [1e-25, 1e20])
 def test_sizes_make_no_difference(text: str, size: float) -> None:
     """Even where squares are no numbers of single precision."""
     x = updates(4, 12)
