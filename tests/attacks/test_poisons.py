@@ -201,3 +201,9 @@ def test_attackers_know_their_own_samples_alone() -> None:
     _, again = poisoned(louder, Backdoor(0, size=1), (2,), 0)
     assert own is not None and shown is not None and again is not None
     assert torch.equal(image(shown), image(again)) and float(image(shown).max()) == float(image(own).max())
+
+
+def test_samples_of_several_targets_each_are_refused() -> None:
+    rows = {f"c{at}": {"train": (torch.randn(6, 3), torch.zeros(6, 2, dtype=torch.int64))} for at in range(3)}
+    with pytest.raises(ConfigError, match="several targets each"):
+        poisoned(atoll.data.from_clients(rows, classes=3), LabelFlip(), (0,), 0)

@@ -103,7 +103,12 @@ def test_reports_of_another_form_are_refused() -> None:
     chain, told = auto(), Record(choice=torch.tensor([0, 1, 2]))
     packed = sent(chain.packing().shrink, update(), told=told)[0]
     job = Job(FedAvg(), Work(Record(channel=Record({"0": told}))), [0], 1, 0, expected=FORM, channel=chain)
-    for wrong in (Record(), Record(lost=torch.zeros(())), packed.report.replace(more=torch.zeros(1))):
+    for wrong in (
+        torch.zeros(3),
+        Record(),
+        Record(lost=torch.zeros(())),
+        packed.report.replace(more=torch.zeros(1)),
+    ):
         with pytest.raises(CodecError, match="tells of itself"):
             chain.opened(packed.values.replace(channel=wrong), job, 0)
     with pytest.raises(CodecError, match="tells of itself"):

@@ -81,6 +81,7 @@ def test_what_was_damaged_is_refused() -> None:
     first = down.packed["0"]
     for wrong in (
         torch.zeros(3), down.replace(form=Record(params=huge)), down.replace(form=Record()),
+        down.replace(form=Record(params=torch.zeros(0, 1247))),
         down.replace(plain=Record(v=torch.ones(7))),
         Record({n: part for n, part in down.items() if n != "form"}),
         down.replace(packed=Record({"0": first.replace(numbers=first.numbers[:-1])})),
