@@ -271,6 +271,11 @@ def robust(
             " updates may change by more",
             hint='blur each update before it leaves: channel = "clip:0.5 | local:1.0"',
         )
+    if isinstance(channel, Chain) and channel.shrink is not None and channel.shrink.measures:
+        raise ConfigError(
+            f"{what}: {channel.shrink.text} chooses codecs by what clients say that they lose, and they may lie",
+            hint='name a codec: channel = "int8"',
+        )
     if rule.beside == "root" and data.root is None:
         raise ConfigError(
             f"{what} compares updates with one that the server makes of root data, and it has none",

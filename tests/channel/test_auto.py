@@ -153,3 +153,8 @@ def test_its_codecs_go_from_the_smallest_to_the_largest() -> None:
     sizes = [each.nbytes((10_000,)) for each in Auto().codecs]
     assert sizes == sorted(sizes)
     assert all(each.contracts for each in Auto().codecs)
+
+
+def test_a_model_of_small_tensors_has_nothing_to_choose() -> None:
+    with pytest.raises(ConfigError, match="no tensor of this model has 256 numbers"):
+        auto("auto:0.5", Record(update=Tensors(a=torch.zeros(3), b=torch.zeros(2, 2))))

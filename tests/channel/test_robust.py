@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor
 
 import atoll
 from atoll.channel import Momentum, Update
-from atoll.channel.robust import Means, Robust
-from atoll.contract import Change, Channel, Replies, Reply
+from atoll.channel.robust import Means, Robust, Several
+from atoll.contract import Change, Channel, Job, Mean, Replies, Reply, Work
 from atoll.data import Samples
 from atoll.errors import ConfigError, RunError
 from atoll.federation import Federation
@@ -360,14 +361,37 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
     [
         ("secagg", "hides them from the server", "groups:4 + median"),
         ("clip:0.5 | noise:1.0", "hides what one client changes in a sum", "local:1.0"),
+        ("auto:0.5", "chooses codecs by what clients say that they lose", "int8"),
     ],
 )
 def test_what_looks_at_sums_is_refused(channel: str, message: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Federation(
-            lambda: torch.nn.Linear(6, 3), data(), cohort=4, channel=channel, aggregate="median", device="cpu"
-        )
+            lambda: torch.nn.Sequential(torch.nn.Linear(6, 99), torch.nn.Linear(99, 3)),
+            data(), cohort=4, channel=channel, aggregate="median", device="cpu",
+        )  # fmt: skip
     assert message in caught.value.message and hint in str(caught.value.hint)
+
+
+def test_a_clipped_centre_is_where_the_last_one_was() -> None:
+    rule = Robust(Channel(), aggregation=parse("cclip:1,1"))
+    each = [Reply(Record(update=torch.full((1,), v)), torch.ones(()), Record()) for v in (8.0, 9.0, 10.0)]
+    state, found = rule.begin(), []
+    for _ in range(3):
+        state, replies = rule.learn(state, Replies([0, 1, 2], 3.0, each=each))
+        found.append(float(replies.mean.update))
+    assert found == [1.0, 2.0, 3.0]  # a step of 1 at most from there
+
+
+def test_a_rule_is_for_training_alone_and_all_count_the_same() -> None:
+    made = robust("median")
+    made.fit(progress=False)
+    rule = made.simulation.channel
+    assert isinstance(rule, Robust) and rule.equal
+    work = Work(Record(), program="evaluate")
+    job = Job(made.method, work, [0], 1, 0, channel=rule)
+    assert type(rule.reducer(job, Mean())) is Mean
+    assert type(rule.reducer(replace(job, work=Work(Record())), Mean())) is Several
 
 
 def test_weights_of_the_data_must_be_equal() -> None:

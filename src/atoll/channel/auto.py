@@ -81,7 +81,12 @@ class Auto(Shrink):
                 hint=f'let it stand alone, or name a codec: "{before[-1].text} | int8"',
             )
         found = replace(self, shapes=setting.shapes)
-        least = float(found._sizes.min(1, initial=np.inf).sum())
+        if not found._parts:
+            raise ConfigError(
+                f"channel = {self.text!r}: no tensor of this model has {SMALL} numbers, and smaller ones go as they are",
+                hint="leave it out: there is next to nothing to save",
+            )
+        least = float(found._sizes.min(1).sum())
         if least > found._budget:
             numbers = sum(_size(shape) for part in setting.shapes for shape in part)
             share = self.share + (least - found._budget) / numbers / 4
