@@ -83,7 +83,7 @@ class Auto(Shrink):
         found = replace(self, shapes=setting.shapes)
         if not found._parts:
             raise ConfigError(
-                f"channel = {self.text!r}: no tensor of this model has {SMALL} numbers, and smaller ones go as they are",
+                f"channel = {self.text!r}: no tensor of this model has {SMALL} numbers, and fewer are not packed",
                 hint="leave it out: there is next to nothing to save",
             )
         least = float(found._sizes.min(1).sum())
