@@ -80,9 +80,9 @@ def picture(runs: dict[str, atoll.Run], liars: int, path: Path) -> None:
     for name, run in runs.items():
         found = [(each.number, each.evaluation) for each in run.rounds if each.evaluation]
         shown = [honest(each, liars) for _, each in found]
-        left.plot([at for at, _ in found], [100 * sum(own) / len(own) for own in shown], label=name)
+        (line,) = left.plot([at for at, _ in found], [100 * sum(own) / len(own) for own in shown], label=name)
         if found[-1][1].consensus is not None:
-            right.plot([at for at, _ in found], [each.consensus for _, each in found], label=name)
+            right.plot([at for at, _ in found], [each.consensus for _, each in found], color=line.get_color())
     left.set(xlabel="round", ylabel="accuracy of phones' own models, %")
     right.set(xlabel="round", ylabel="distance to the mean model")
     left.legend(fontsize=7)

@@ -124,6 +124,22 @@ def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(tmp_path
     assert same(street)
 
 
+def test_who_is_stopped_while_it_waits_says_how_to_go_on(tmp_path: Path) -> None:
+    street = Street(tmp_path, 2, rounds=3)
+    try:
+        street.start("phone-0")
+        until = time.monotonic() + 60
+        while "waiting for phone-1" not in street.log("phone-0"):
+            assert time.monotonic() < until, street.log("phone-0")
+            time.sleep(0.02)
+        street.running["phone-0"].send_signal(signal.SIGINT)
+        assert street.ended(30) == {"phone-0": 130}
+    finally:
+        street.close()
+    assert "left; the same command goes on from here" in street.log("phone-0")
+    assert "Traceback" not in street.log("phone-0")
+
+
 @pytest.mark.slow
 def test_eight_of_whom_one_is_killed_for_good_and_one_comes_back(tmp_path: Path) -> None:
     street = Street(tmp_path, 8, rounds=200, topology="exponential")

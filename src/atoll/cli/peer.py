@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import typer
 from rich.console import Console
 
 from atoll import own, seeds
@@ -31,7 +32,7 @@ from atoll.guarding import stated
 from atoll.methods import METHODS
 from atoll.methods.neighbours.decentralised import Decentralised
 from atoll.network.here import Here
-from atoll.network.telling import Teller
+from atoll.network.telling import Teller, said
 from atoll.parties.framed import Address, Secured
 from atoll.peer.keeping import Labels
 from atoll.peer.member import Member
@@ -143,7 +144,8 @@ def command(wish: Wish) -> None:
         with terminable():
             book = asyncio.run(play())
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        teller(said("left", "left; the same command goes on from here"))
+        raise typer.Exit(130) from None
     shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in book.figures.items())
     console.print(f"\n{shown or 'no test data here'}", markup=False)
     for name, rounds in book.missing.items():

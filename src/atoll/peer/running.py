@@ -76,8 +76,10 @@ async def take_part(
         for name, number in book.facts.get("heard", {}).items():
             circle.others[name].heard = number
         async with circle:
+            neighbours = _neighbours(member, names, labels.rounds)
+            tell(said("waiting", f"waiting for {', '.join(neighbours) or 'nobody'}", peers=neighbours))
             wait = seat.wait if book.number == 0 else min(_SOON, seat.patience)
-            missing = await circle.gather(_neighbours(member, names, labels.rounds), wait)
+            missing = await circle.gather(neighbours, wait)
             if missing:
                 tell(said("without", f"begins without {', '.join(missing)}", peers=missing))
             await _Rounds(member, names, circle, book, tell, every).play(labels.rounds)
