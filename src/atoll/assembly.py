@@ -22,6 +22,7 @@ from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import calibrated, check_root, downward, enough, fitted, robust, sampled
+from atoll.losses import Loss
 from atoll.machine import threads
 from atoll.methods import METHODS, Decentralised, get
 from atoll.metrics import Metrics
@@ -37,7 +38,7 @@ from atoll.rounds.membership import Membership
 from atoll.rounds.play import Simulation
 from atoll.schedule import on_the_clock
 from atoll.settings import Settings
-from atoll.task import Loss, Task, ready
+from atoll.task import Task, ready
 
 __all__ = [
     "Metrics",

@@ -18,6 +18,7 @@ from atoll.data import FederatedData, as_federated
 from atoll.engines import Engine
 from atoll.guarding import stated
 from atoll.keeper import Keeper
+from atoll.losses import Loss
 from atoll.results import Run
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
@@ -27,7 +28,6 @@ from atoll.runs.folder import RunFolder
 from atoll.runs.readers import Reader
 from atoll.runs.signals import undisturbed
 from atoll.settings import Settings, signature
-from atoll.task import Loss
 from atoll.tensors import Record
 
 __all__ = ["Federation"]

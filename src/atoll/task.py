@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import UninitializedBuffer, is_lazy
@@ -21,15 +20,14 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
 from atoll.gradient import grad_and_value
+from atoll.losses import ACCURACIES, LOSSES, Loss
 from atoll.measures import Better
 from atoll.metrics import Confusion, Metric, Metrics, chosen, class_last
 from atoll.parts import Inputs, joined, shapes
 from atoll.purity import Pure, Used, plainly
 from atoll.tensors import Record, Tensors
 
-__all__ = ["LOSSES", "Batch", "Loss", "Task", "architecture", "ready"]
-
-Loss = Callable[[Any, Tensor], Tensor]
+__all__ = ["Batch", "Task", "architecture", "ready"]
 
 
 def architecture(client: int, count: int) -> int:
@@ -141,7 +139,7 @@ class Task:
         self._gets_all = {n for n, each in self.metrics.items() if not each.of_tensors}
         self._wrapped: Callable[[Tensor], Any] = lambda outputs: outputs
         if self.loss_name in ("cross_entropy", "bce"):
-            self.metrics.setdefault("accuracy", Metric(_ACCURACIES[self.loss_name], "higher"))
+            self.metrics.setdefault("accuracy", Metric(ACCURACIES[self.loss_name], "higher"))
         self.normalises = any(
             isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
         )
@@ -379,51 +377,3 @@ class Task:
                     f"{tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} broadcast",
                     hint="give both one shape: targets [n, 1], or a model that ends in nn.Flatten(0)",
                 )
-
-
-# --- losses and metrics, per sample ---------------------------------------------------------------------------------
-
-
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    logits = torch.log_softmax(class_last(outputs, targets), -1)
-    if targets.ndim == 1:
-        return -logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    real = (targets >= 0).to(logits.dtype)  # negative labels are padding inside a sequence
-    losses = -logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1) * real
-    return losses.flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
-
-
-def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    right = (class_last(outputs, targets).argmax(-1) == targets).to(torch.float32)
-    if targets.ndim == 1:
-        return right
-    real = (targets >= 0).to(torch.float32)
-    return right.flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
-
-
-def _flat(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return outputs.reshape(targets.shape[0], -1), targets.reshape(targets.shape[0], -1).to(outputs.dtype)
-
-
-def _bce(outputs: Tensor, targets: Tensor) -> Tensor:
-    logits, labels = _flat(outputs, targets)
-    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
-
-
-def _binary_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    logits, labels = _flat(outputs, targets)
-    return ((logits > 0) == (labels > 0.5)).to(torch.float32).mean(1)
-
-
-def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    predicted, wanted = _flat(outputs, targets)
-    return (predicted - wanted).square().mean(1)
-
-
-def _l1(outputs: Tensor, targets: Tensor) -> Tensor:
-    predicted, wanted = _flat(outputs, targets)
-    return (predicted - wanted).abs().mean(1)
-
-
-LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
-_ACCURACIES: dict[str, Loss] = {"cross_entropy": _accuracy, "bce": _binary_accuracy}

@@ -15,12 +15,12 @@ from msgspec import Meta
 from atoll import own, spec
 from atoll.distributed.strategies import parse as strategy_named
 from atoll.errors import ConfigError, suggest
+from atoll.losses import LOSSES
 from atoll.machine import cores
 from atoll.optimizers import optimizer, schedule_factor
 from atoll.origin import SUFFIXES, Origin
 from atoll.schema import convert, parse, toml_line
 from atoll.settings import Count, Place, Share
-from atoll.task import LOSSES
 
 __all__ = ["Training"]
 

@@ -23,6 +23,7 @@ from atoll.draws import STREAMS, untouched
 from atoll.engines import stages
 from atoll.engines.client import failed
 from atoll.engines.devices import Resident, stack
+from atoll.engines.dims import OWN, SHARED, differs, own_dims, pick, pick_shared, powers, repeated
 from atoll.engines.probe import probe
 from atoll.engines.reading import Reading, gather, of_stage, stacked, step_keys, whole, whole_keys
 from atoll.engines.replay import Play, Replays, Step, in_turn
@@ -30,14 +31,10 @@ from atoll.engines.steps import Steps, form, padded_width
 from atoll.engines.widths import Stretch, stretches
 from atoll.errors import AtollError, EngineError
 from atoll.parts import each_part
-from atoll.rooms import blank
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, map_leaves, to_device
 
-__all__ = ["Group", "powers"]
-
-_SHARED = None
-_OWN = 0
+__all__ = ["Group"]
 
 
 class Host(Protocol):
@@ -130,7 +127,7 @@ class Group:
 
     def received(self) -> tuple[Record, Any]:
         shared = to_device(self.job.work.shared, self.device)
-        dims = map_leaves(lambda _: _SHARED, shared)
+        dims = map_leaves(lambda _: SHARED, shared)
         own = [self.job.work.own.get(client) for client in self.clients]
         if any(record is not None for record in own):
             stacked = stack([record or Record() for record in own], self.device)
@@ -173,7 +170,7 @@ class Group:
             known = self.engine.data.public
             public = whole(known and self.engine.resident(known), keys, self.device)
             data = data._replace(public=public)
-            alike = public and map_leaves(lambda _: _SHARED, public)._replace(key=_OWN)
+            alike = public and map_leaves(lambda _: SHARED, public)._replace(key=OWN)
             dims = dims._replace(public=alike)
         return data, dims
 
@@ -189,7 +186,7 @@ class Group:
         def begin(*arguments: Any) -> Record:
             local = stages.begin(self.program, self.task, *arguments)
             if known is None:
-                seen.append(pytree.tree_map(lambda leaf: _OWN if _differs(leaf) else _SHARED, local))
+                seen.append(pytree.tree_map(lambda leaf: OWN if differs(leaf) else SHARED, local))
             return local
 
         if known is not None:
@@ -231,7 +228,7 @@ class Group:
             else v.clone() if i in changed else v
             for i, v in enumerate(values)
         ]  # fmt: skip
-        axes = [_OWN if i in changed else a for i, a in enumerate(axes)]
+        axes = [OWN if i in changed else a for i, a in enumerate(axes)]
         dims = pytree.tree_unflatten(axes, spec)
 
         if not self.padded:
@@ -307,7 +304,7 @@ class Group:
                 parts = [len(there)] if rows != most or len(there) == size else powers(len(there))
                 for own in np.split(there, np.cumsum(parts)[:-1]):
                     at = torch.from_numpy(own).to(self.device)
-                    own_values = [v[at] if a == _OWN else v for v, a in zip(values, axes, strict=True)]
+                    own_values = [v[at] if a == OWN else v for v, a in zip(values, axes, strict=True)]
                     short = [inputs[at, :rows], targets[at, :rows], keys[at]]
                     state = pytree.tree_unflatten(own_values, spec)
                     if rows != most:
@@ -390,38 +387,3 @@ class Group:
     @staticmethod
     def pick(reply: Reply, at: int) -> Reply:
         return map_leaves(lambda v: v[at], reply)  # type: ignore[no-any-return]
-
-
-def own_dims(tree: Any) -> Any:
-    """vmap's axes for a structure whose tensors are all stacked by client."""
-    return map_leaves(lambda leaf: _OWN if isinstance(leaf, Tensor) else None, tree)
-
-
-def repeated(value: Tensor, size: int) -> Tensor:
-    """A tensor so many times: [size, ...]."""
-    wide = value.unsqueeze(0).expand(size, *value.shape)
-    return blank(wide).copy_(wide)
-
-
-def pick(tree: Any, dims: Any, at: int) -> Any:
-    """One client's part of a stacked structure."""
-    values, spec = pytree.tree_flatten(tree)
-    axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
-    return pytree.tree_unflatten([v if a is None else v[at] for v, a in zip(values, axes, strict=True)], spec)
-
-
-def pick_shared(tree: Any, dims: Any) -> Any:
-    """A stacked structure with what is the same for all clients as one tensor."""
-    values, spec = pytree.tree_flatten(tree)
-    axes = pytree.tree_leaves(dims, is_leaf=lambda d: d is None)
-    return pytree.tree_unflatten([v[0] if a is None else v for v, a in zip(values, axes, strict=True)], spec)
-
-
-def _differs(leaf: Any) -> bool:
-    """Whether a value inside `vmap` is one of each client."""
-    return isinstance(leaf, Tensor) and torch._C._functorch.is_batchedtensor(leaf)
-
-
-def powers(count: int) -> list[int]:
-    """`count` as a falling sum of powers of two."""
-    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]

@@ -13,7 +13,7 @@ from atoll.data import FederatedData, as_federated
 from atoll.engines import ENGINES
 from atoll.errors import AtollError, ConfigError, EngineError, suggest
 from atoll.federation import Federation
-from atoll.task import Loss
+from atoll.losses import Loss
 from atoll.testing import problem
 from atoll.testing.byhand import ByHand, Unplayable
 from atoll.testing.compared import differs, distant

@@ -9,7 +9,8 @@ from typing import Any
 
 from atoll import spec
 from atoll.errors import ConfigError
-from atoll.experiment import Experiment, for_method, run_settings
+from atoll.experiment import Experiment, run_settings
+from atoll.keys import for_method
 from atoll.schema import parse
 from atoll.trials.baselines import known
 
