@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -12,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from atoll import misleading, own, seeds, spec
+from atoll import adapters, misleading, own, seeds, spec
+from atoll.adapters import Adapter
 from atoll.channel import Chain
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
@@ -94,7 +96,7 @@ def assemble(
     seed, device = settings.seed, device_named(settings.device)
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
-    tasks = architectures(model, data, method, seed, loss, metrics)
+    tasks = architectures(model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter))
     rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
     hidden = () if rule is None else private(tasks, rule, data, settings)
     tasks = hidden or tasks
@@ -296,8 +298,9 @@ def architectures(
     seed: int,
     loss: str | Loss | None,
     metrics: Metrics | None,
+    adapter: str | Adapter | None = None,
 ) -> tuple[Task, ...]:
-    """A task for each architecture, tried on the data."""
+    """A task for each architecture, tried on the data; with several adapters, one for each of them."""
     several = isinstance(model, Sequence) and not isinstance(model, str)
     models: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
     for each in models:
@@ -315,16 +318,39 @@ def architectures(
     if not models:
         raise ConfigError("model is an empty list", hint="give at least one")
     example, tasks = data.example(), []
+    stated = loss or ("cross_entropy" if data.classes else "mse")
     for each in models:
         with seeds.scoped(seed):
-            task = Task(  # nothing here holds the module beside it: it may be large
-                ready(each if isinstance(each, nn.Module) else each(), example.inputs[:1]),
-                loss or ("cross_entropy" if data.classes else "mse"), metrics, data.augmentation,
-            )  # fmt: skip
-            with threads(1):  # one sample
-                task.check(example.inputs[:1], example.targets[:1], data.classes)
-        tasks.append(task)
+            made = ready(each if isinstance(each, nn.Module) else each(), example.inputs[:1])
+            if adapter is not None:  # the model is the adapters', which share it: the caller's stays as it is
+                made = copy.deepcopy(made) if made is each else made
+            for module in [made] if adapter is None else adapted(made, adapter, method, len(models), seed):
+                task = Task(module, stated, metrics, data.augmentation, shares=adapter is not None)
+                with threads(1):  # one sample
+                    task.check(example.inputs[:1], example.targets[:1], data.classes)
+                adapters.check(task.module, task.used)
+                tasks.append(task)
+            del made, module  # nothing here holds a module beside its task: it may be large
     return tuple(tasks)
+
+
+def adapted(
+    module: nn.Module, adapter: str | Adapter, method: Method, models: int, seed: int
+) -> Iterator[nn.Module]:
+    """The module with each adapter of a setting, over one base.  Raises ConfigError where they do not fit."""
+    found = adapters.chain(adapter) if isinstance(adapter, str) else [adapter]
+    if len(found) > 1 and models > 1:
+        raise ConfigError(
+            f"adapter = {adapter!r} names {len(found)} adapters, and there are {models} models",
+            hint="give one adapter for all models, or several for one",
+        )
+    if len(found) > 1 and not method.mixed:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
+        raise ConfigError(
+            f"{type(method).__name__} gives all clients one adapter, and adapter = {adapter!r} names {len(found)}",
+            hint=f"methods for unequal adapters: {able}",
+        )
+    return (adapters.apply(module, each, seed) for each in found)
 
 
 def changed(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,13 +128,13 @@ def identity(
         "model": f"{params:,} parameters, form {about.checksum(form):08x}",
         "clients' sizes": about.checksum(sizes.astype(np.int64).tobytes()),
     }
-    frozen = [
-        value.cpu().contiguous().reshape(-1).view(torch.uint8)
+    frozen = (
+        value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         for each in tasks
         for value in each.frozen.values()
-    ]
-    if frozen:
-        found["frozen parameters"] = about.checksum(torch.cat(frozen).numpy().tobytes())
+    )
+    if any(each.frozen for each in tasks):
+        found["frozen parameters"] = about.checksum(frozen)
     if here.newcomers:
         found["newcomers"] = about.checksum(np.array(here.newcomers, np.int64).tobytes())
     for name, schedule in (("joins", here.joins), ("leaves", here.leaves)):

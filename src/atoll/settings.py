@@ -62,6 +62,13 @@ class Settings:
         ),
     ] = None
     seed: Annotated[Whole, Meta(description="everything random follows from it")] = 0
+    adapter: Annotated[
+        str | None,
+        Meta(
+            description='train few parameters in the place of the model\'s own: "lora:8,16"; with / in between, unequal'
+            " ones for clients, in turns"
+        ),
+    ] = None
     dp_sgd: Annotated[
         str | None,
         Meta(
@@ -227,7 +234,7 @@ class Settings:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Settings)}
 
 
-_CALLED = {"devices": "text", "choose": "name", "aggregate": "text", "attack": "text"}
+_CALLED = {"adapter": "text", "devices": "text", "choose": "name", "aggregate": "text", "attack": "text"}
 """Settings that may be objects in Python, and what these are called by."""
 
 

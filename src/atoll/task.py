@@ -109,6 +109,8 @@ class Task:
         metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
             function (outputs, targets) -> per-sample values [b], whose mean counts.
         augment: what is done to the inputs of each training batch, which may draw (see `FederatedData.augment`).
+        shares: parameters that are not trained are the module's own, over the same memory, and not copies: for large
+            ones, which must not change from then on.
 
     A module may give more than a tensor: something with a field `logits`, or a tuple that begins with the outputs. What
     predicts is that tensor; functions for the loss and metrics get all of it. Of inputs with several parts see
@@ -125,10 +127,13 @@ class Task:
         loss: str | Loss = "cross_entropy",
         metrics: Metrics | None = None,
         augment: Callable[[Inputs], Inputs] | None = None,
+        *,
+        shares: bool = False,
     ) -> None:
         if isinstance(loss, str) and loss not in LOSSES:
             raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(LOSSES)}, or a function")
-        self.module = copy.deepcopy(module).cpu()
+        kept = {id(p): p for p in module.parameters() if shares and not p.requires_grad}
+        self.module = copy.deepcopy(module, kept).cpu()  # what is known is not copied
         self.augment = augment
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
@@ -147,9 +152,9 @@ class Task:
         self.recurrent = bool(self._layers)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self.frozen = Tensors(
-            {name: p.detach().clone() for name, p in self.module.named_parameters() if not p.requires_grad}
+            {name: p.detach() for name, p in self.module.named_parameters() if not p.requires_grad}
         )
-        """Parameters that are not trained, in main memory."""
+        """Parameters that are not trained, in main memory: the module's own, which nobody changes."""
         self._held = {torch.device("cpu"): self.frozen}
         self._tied = _tied(self.module)
         self.used: dict[str, int] = {}
@@ -171,8 +176,18 @@ class Task:
         if device not in self._held:
             self._held[device] = self.frozen.map(lambda value: value.to(device))
 
+    def over(self, base: Tensors) -> Task:
+        """The task with these values in the place of some of its `frozen` ones; all else is the same, and shared."""
+        if not base:
+            return self
+        found = copy.copy(self)
+        found.frozen = Tensors({**self.frozen, **base})
+        device = next(iter(base.values())).device
+        found._held = {device: Tensors({**self._held.get(device, self.frozen), **base})}
+        return found
+
     def load(self, params: Tensors, buffers: Tensors) -> nn.Module:
-        """A fresh module with this state, for use outside Atoll."""
+        """A fresh module with this state, for use outside Atoll. What is given counts before what is `frozen`."""
         module = copy.deepcopy(self.module)
         state = {**self.frozen, **params, **buffers}
         with torch.no_grad():
@@ -192,12 +207,13 @@ class Task:
     def called(
         self, params: Tensors, buffers: Tensors, inputs: Inputs, batch: Batch | None = None
     ) -> tuple[Any, Tensors]:
-        """What the module gives, and new buffers."""
+        """What the module gives, and new buffers. Parameters that are given count before those that are `frozen`."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
         if self.frozen:
             device = next(iter(params.values())).device
-            state |= self._held.get(device) or self.frozen.map(lambda value: value.to(device))
+            held = self._held.get(device) or self.frozen.map(lambda value: value.to(device))
+            state = {**held, **state}
         places, names = arguments(self.module, inputs)
         with Pure(batch) as pure, plainly(self._layers):
             given = {**state, **{name: state[first] for name, first in self._tied}} if self._tied else state

@@ -235,7 +235,13 @@ def member_of(
     loss: Any = own.found(str(experiment.loss), "loss") if named else experiment.loss
     with seeds.scoped(experiment.seed, "node"):
         tasks = architectures(
-            networks(experiment.model, data), data, method, experiment.seed, loss, experiment.metrics
+            networks(experiment.model, data),
+            data,
+            method,
+            experiment.seed,
+            loss,
+            experiment.metrics,
+            experiment.adapter,
         )
     channel, secret = None, None
     if experiment.channel is not None:

@@ -256,6 +256,7 @@ def plan_of(experiment: Experiment, given: dict[str, Any]) -> Plan:
         channel=experiment.channel,
         dp_sgd=experiment.dp_sgd,
         down=experiment.down,
+        adapter=experiment.adapter,
         seed=experiment.seed,
         engine="loop" if experiment.engine == "loop" else "processes",
         data={key: value for key in _FILE_KEYS if (value := getattr(experiment, key)) is not None},

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from atoll import data as sources
 from atoll import methods, models, own
+from atoll.adapters import adapters
 from atoll.attacks import attacks
 from atoll.channel.parse import transforms
 from atoll.clock import kinds
@@ -185,6 +186,7 @@ def _said(name: str) -> str:
 
 
 _KINDS = {
+    "adapter": adapters,
     "devices": kinds,
     "choose": choices,
     "adaptive": rules,
@@ -200,6 +202,7 @@ _KINDS = {
     "mixing": mixings,
 }
 _ROOM = {
+    "adapter": "With / in between, several: client k has number k modulo their count, for methods that can",
     "steps": "Several with + in between",
     "attack": "One that acts on data and one that acts on updates may be joined by +",
     "devices": "Several with + in between",

@@ -85,6 +85,12 @@ class Method(Program):
     mixed: ClassVar[bool] = False
     """Whether clients may have models of different architectures (`Population.tasks`)."""
 
+    low_rank: ClassVar[bool] = False
+    """Whether it is for models of which factors of low rank are trained (`atoll.adapters.pairs`)."""
+
+    exact: ClassVar[bool | None] = None
+    """Whether what it makes of factors of low rank is the mean of their products; None where it makes no such mean."""
+
     host: ClassVar[tuple[str, ...]] = ()
     """Fields of the state that stay in main memory whatever the device: what the server reads number by number."""
 

@@ -15,6 +15,7 @@ from atoll.methods.adapt.fada import FADA
 from atoll.methods.adapt.fedcoral import FedCORAL
 from atoll.methods.adapt.fedmmd import FedMMD
 from atoll.methods.adapt.shot import SHOT
+from atoll.methods.adapters.fedit import FedIT
 from atoll.methods.distilled import FedDF, FedMD
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.feddyn import FedDyn
@@ -91,6 +92,7 @@ __all__ = [
     "FedDF",
     "FedDyn",
     "FedFomo",
+    "FedIT",
     "FedMA",
     "FedMD",
     "FedMMD",
@@ -182,6 +184,7 @@ METHODS: dict[str, type[Method]] = {
     "d2": D2,
     "choco": Choco,
     "moshpit": Moshpit,
+    "fedit": FedIT,
     "diloco": DiLoCo,
 }
 """Methods by the name they have in a configuration file and on the command line."""

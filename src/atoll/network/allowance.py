@@ -112,7 +112,9 @@ def _calls(rule: DPSGD, plan: Plan, here: Here) -> int:
     """How many gradients of a batch a step takes.  Raises ConfigError where the method does not go with `dp_sgd`."""
     method = method_of(plan)
     loss = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-    tasks = architectures(networks(plan.model, here), here, method, plan.seed, loss, plan.metrics)
+    tasks = architectures(
+        networks(plan.model, here), here, method, plan.seed, loss, plan.metrics, plan.adapter
+    )
     hidden = private_task(tasks[0], rule, *examples(here.own))
     state = method.setup(tasks[0], Population(1, tasks, here.example().inputs[:1], None, plan.seed))
     return check_method(method, hidden, state, here.own)

@@ -31,7 +31,9 @@ def approval(plan: Plan, here: Here, policy: Policy, device: torch.device = CPU)
     """The text, in lines of at most 80 columns.  Raises ConfigError where the plan cannot be carried out here."""
     method, chain = method_of(plan), chain_of(plan)
     loss = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-    tasks = architectures(networks(plan.model, here), here, method, plan.seed, loss, plan.metrics)
+    tasks = architectures(
+        networks(plan.model, here), here, method, plan.seed, loss, plan.metrics, plan.adapter
+    )
     parts = [
         (
             "This node",

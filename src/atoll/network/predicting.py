@@ -172,7 +172,9 @@ def saved(path: Path, plan: Plan, inputs: Tensor) -> Predictor:
     data, method = Elsewhere(1, form, "the rows"), build_method(method_of(plan), {})
     loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
     with seeds.scoped(plan.seed, "predict"):
-        task = architectures(networks(plan.model, data)[:1], data, method, plan.seed, loss, None)[0]
+        task = architectures(
+            networks(plan.model, data)[:1], data, method, plan.seed, loss, None, plan.adapter
+        )[0]
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -113,6 +113,7 @@ class Plan(Message, frozen=True):
     repeatable: bool = False
     """Whether nodes may draw noise and rounding from the seed, so that a simulation repeats the run: never private."""
     down: Short | None = None
+    adapter: Text | None = None
 
 
 class Joined(Message, frozen=True):

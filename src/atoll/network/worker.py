@@ -168,7 +168,13 @@ class _Work:
         loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
         with seeds.scoped(plan.seed, "node"):
             made = architectures(
-                networks(plan.model, self.data), self.data, self.method, plan.seed, loss, plan.metrics
+                networks(plan.model, self.data),
+                self.data,
+                self.method,
+                plan.seed,
+                loss,
+                plan.metrics,
+                plan.adapter,
             )
         for each in made:
             each.hold(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,5 +110,10 @@ def error(raised: BaseException, number: int) -> kinds.Error:
 
 
 def checksum(value: object) -> int:
-    """CRC-32 of bytes, or of plain values."""
-    return zlib.crc32(value if isinstance(value, bytes) else json.dumps(value).encode())
+    """CRC-32 of bytes, of arrays of bytes one behind the other, or of plain values."""
+    if not isinstance(value, Iterator):
+        return zlib.crc32(value if isinstance(value, bytes) else json.dumps(value).encode())
+    found = 0
+    for part in value:
+        found = zlib.crc32(part, found)
+    return found
