@@ -46,6 +46,7 @@ NAMES = [
     "FedDF",
     "FedDyn",
     "FedFomo",
+    "FedIT",
     "FedMA",
     "FedMD",
     "FedMMD",
@@ -120,16 +121,16 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt"
-    " joins leaves seed dp_sgd stragglers down aggregate attackers attack epsilon delta sampling choose devices"
+    " joins leaves seed start adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling choose devices"
     " pace concurrency deadline over_select quorum late retry exclude adaptive"
     " target patience eval_every eval_clients engine workers ray_address ray_gpus silo device runs checkpoint"
     " keep settings",
-    "Settings": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel down aggregate"
+    "Settings": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down aggregate"
     " attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum late retry"
     " exclude adaptive"
     " target patience eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed dp_sgd stragglers channel down aggregate"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down aggregate"
     " attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum late retry"
     " exclude adaptive"
     " target patience eval_every eval_clients"
@@ -140,7 +141,7 @@ PARAMETERS = {
     " privacy reason",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock spent",
     "Evaluation": "overall clients personal newcomers each only confusion validation consensus",
-    "Task": "module loss metrics augment",
+    "Task": "module loss metrics augment shares",
     "Plan": "epochs steps batch_size poisson",
     "run": "file sets resume callbacks progress keywords",
     "FedAvg": "lr epochs steps batch_size optimizer momentum nesterov weight_decay clip schedule"

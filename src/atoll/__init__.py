@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from atoll.methods.adapt.fedcoral import FedCORAL
     from atoll.methods.adapt.fedmmd import FedMMD
     from atoll.methods.adapt.shot import SHOT
+    from atoll.methods.adapters.fedit import FedIT
     from atoll.methods.distilled.feddf import FedDF
     from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
@@ -144,6 +145,7 @@ _HOMES = {
         "FedDF",
         "FedDyn",
         "FedFomo",
+        "FedIT",
         "FedMA",
         "FedMD",
         "FedMMD",
@@ -229,6 +231,7 @@ __all__ = [
     "FedDF",
     "FedDyn",
     "FedFomo",
+    "FedIT",
     "FedMA",
     "FedMD",
     "FedMMD",

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
-from atoll import adapters, misleading, own, seeds, spec
-from atoll.adapters import Adapter
+from atoll import misleading, seeds
 from atoll.channel import Chain
 from atoll.contract import Channel, Method, Population, as_written
 from atoll.data import FederatedData
@@ -25,11 +20,9 @@ from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
 from atoll.guarding import calibrated, check_root, downward, enough, fitted, robust, sampled
 from atoll.losses import Loss
-from atoll.machine import threads
 from atoll.methods import METHODS, Decentralised, get
 from atoll.metrics import Metrics
-from atoll.models import build
-from atoll.parts import Parts, shapes, tensors
+from atoll.networks import Model, architectures
 from atoll.robust import parse as aggregation
 from atoll.rounds.adapting import Rule
 from atoll.rounds.adapting import rule as adapting
@@ -40,11 +33,10 @@ from atoll.rounds.membership import Membership
 from atoll.rounds.play import Simulation
 from atoll.schedule import on_the_clock
 from atoll.settings import Settings
-from atoll.task import Task, ready
+from atoll.task import Task
 
 __all__ = [
     "Metrics",
-    "Model",
     "Nodes",
     "as_found",
     "assemble",
@@ -52,10 +44,7 @@ __all__ = [
     "build_method",
     "changed",
     "hyperparameters",
-    "networks",
 ]
-
-Model = nn.Module | Callable[[], nn.Module]
 
 
 class Nodes(Protocol):
@@ -96,7 +85,9 @@ def assemble(
     seed, device = settings.seed, device_named(settings.device)
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
-    tasks = architectures(model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter))
+    tasks = architectures(
+        model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter), settings.start
+    )
     rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
     hidden = () if rule is None else private(tasks, rule, data, settings)
     tasks = hidden or tasks
@@ -271,86 +262,6 @@ def build_method(method: Method | str, settings: Mapping[str, Any]) -> Method:
     if isinstance(method, str):
         return get(method)(**settings)
     return replace(method, **settings) if settings else method  # type: ignore[type-var]
-
-
-def networks(text: str, data: FederatedData) -> list[Callable[[], nn.Module]]:
-    """What makes the networks that a text names ("cnn + mlp:64"), to fit this data.  Raises ConfigError."""
-    example = data.example()
-    outputs = data.classes or (math.prod(example.targets.shape[1:]) or 1)
-    inputs = example.inputs
-    if isinstance(inputs, Parts) and not own.named(text):
-        parts = shapes(inputs)
-        raise ConfigError(
-            f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {parts}",
-            hint='name a module of your own: model = "package.module:Name"',
-        )
-    first = tensors([inputs])[0]
-    shape = tuple(first.shape[1:])
-    tokens = text == "auto" and not first.is_floating_point()
-    names = spec.chain("lstm" if tokens else text, "model", "+")
-    return [partial(build, each, shape, outputs) for each in names]
-
-
-def architectures(
-    model: Model | Sequence[Model],
-    data: FederatedData,
-    method: Method,
-    seed: int,
-    loss: str | Loss | None,
-    metrics: Metrics | None,
-    adapter: str | Adapter | None = None,
-) -> tuple[Task, ...]:
-    """A task for each architecture, tried on the data; with several adapters, one for each of them."""
-    several = isinstance(model, Sequence) and not isinstance(model, str)
-    models: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
-    for each in models:
-        if not (isinstance(each, nn.Module) or callable(each)):
-            raise ConfigError(
-                f"model is {each!r}, and neither an nn.Module nor a function that makes one",
-                hint="atoll.models.build(NAME, shape, classes) makes one of a name, and atoll.run(model=NAME) too",
-            )
-    if len(models) > 1 and not method.mixed:
-        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
-        raise ConfigError(
-            f"{type(method).__name__} gives all clients one architecture, and there are {len(models)} models",
-            hint=f"methods for different architectures: {able}",
-        )
-    if not models:
-        raise ConfigError("model is an empty list", hint="give at least one")
-    example, tasks = data.example(), []
-    stated = loss or ("cross_entropy" if data.classes else "mse")
-    for each in models:
-        with seeds.scoped(seed):
-            made = ready(each if isinstance(each, nn.Module) else each(), example.inputs[:1])
-            if adapter is not None:  # the model is the adapters', which share it: the caller's stays as it is
-                made = copy.deepcopy(made) if made is each else made
-            for module in [made] if adapter is None else adapted(made, adapter, method, len(models), seed):
-                task = Task(module, stated, metrics, data.augmentation, shares=adapter is not None)
-                with threads(1):  # one sample
-                    task.check(example.inputs[:1], example.targets[:1], data.classes)
-                adapters.check(task.module, task.used)
-                tasks.append(task)
-            del made, module  # nothing here holds a module beside its task: it may be large
-    return tuple(tasks)
-
-
-def adapted(
-    module: nn.Module, adapter: str | Adapter, method: Method, models: int, seed: int
-) -> Iterator[nn.Module]:
-    """The module with each adapter of a setting, over one base.  Raises ConfigError where they do not fit."""
-    found = adapters.chain(adapter) if isinstance(adapter, str) else [adapter]
-    if len(found) > 1 and models > 1:
-        raise ConfigError(
-            f"adapter = {adapter!r} names {len(found)} adapters, and there are {models} models",
-            hint="give one adapter for all models, or several for one",
-        )
-    if len(found) > 1 and not method.mixed:
-        able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)
-        raise ConfigError(
-            f"{type(method).__name__} gives all clients one adapter, and adapter = {adapter!r} names {len(found)}",
-            hint=f"methods for unequal adapters: {able}",
-        )
-    return (adapters.apply(module, each, seed) for each in found)
 
 
 def changed(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from msgspec import Meta
 
 from atoll import methods, own, spec
-from atoll.assembly import Nodes, networks
+from atoll.assembly import Nodes
 from atoll.callbacks import Callback
 from atoll.data import Dataset, FederatedData
 from atoll.data.wishes import read_names
@@ -21,6 +21,7 @@ from atoll.federation import Federation
 from atoll.guarding import stated
 from atoll.keys import for_method, told_apart
 from atoll.losses import LOSSES
+from atoll.networks import networks
 from atoll.origin import SUFFIXES, Names, Origin
 from atoll.results import Run
 from atoll.runs.folder import RunFolder, default_place

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll import seeds
-from atoll.assembly import Metrics, Model, Nodes, as_found, assemble, budgeted, build_method, changed
+from atoll.assembly import Metrics, Nodes, as_found, assemble, budgeted, build_method, changed
 from atoll.callbacks import Callback, Hooks
 from atoll.channel import Transform
 from atoll.contract import Channel, Method
@@ -19,6 +19,7 @@ from atoll.engines import Engine
 from atoll.guarding import stated
 from atoll.keeper import Keeper
 from atoll.losses import Loss
+from atoll.networks import Model
 from atoll.results import Run
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round

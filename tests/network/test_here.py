@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.assembly import architectures, networks
 from atoll.codec import encode
 from atoll.contract import Order, Population
 from atoll.data import FederatedData, from_arrays, from_clients, from_frame, load
@@ -26,6 +25,7 @@ from atoll.network.elsewhere import alike, form_of
 from atoll.network.here import Here, describe
 from atoll.network.reading import asked
 from atoll.network.wire import Plan, pack, unpack
+from atoll.networks import architectures, networks
 
 ROOT = Path(os.environ.get("ATOLL_DATA", "absent"))
 CPU = torch.device("cpu")

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.assembly import architectures, networks
 from atoll.contract import Gathering, Job, Population
 from atoll.engines.client import Client
 from atoll.errors import BudgetError, ConfigError
@@ -25,6 +24,7 @@ from atoll.network.here import Here
 from atoll.network.hours import opens, windows
 from atoll.network.policy import Policy
 from atoll.network.wire import Blob, Plan, Task
+from atoll.networks import architectures, networks
 from atoll.privacy import Gaussian, Ledger, Poisson, epsilon
 from atoll.rounds.outcomes import mean_loss
 from tests.network.test_here import plan

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from atoll import own, seeds
-from atoll.assembly import architectures, build_method, networks
+from atoll.assembly import build_method
 from atoll.channel import Chain, Setting
 from atoll.cli.events import JsonLines
 from atoll.cli.run import terminable
@@ -33,6 +33,7 @@ from atoll.methods import METHODS
 from atoll.methods.neighbours.decentralised import Decentralised
 from atoll.network.here import Here
 from atoll.network.telling import Teller, said
+from atoll.networks import architectures, networks
 from atoll.parties.framed import Address, Secured
 from atoll.peer.keeping import Labels
 from atoll.peer.member import Member

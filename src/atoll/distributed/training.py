@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from atoll import own, seeds, spec
-from atoll.assembly import networks
 from atoll.data import Dataset, FederatedData, Samples
 from atoll.distributed import placing
 from atoll.distributed.crew import Crew
@@ -29,6 +28,7 @@ from atoll.distributed.strategies import parse
 from atoll.distributed.strategy import Free, Strategy
 from atoll.errors import ConfigError
 from atoll.machine import threads
+from atoll.networks import networks
 from atoll.runs.folder import RunFolder, default_place, writing
 from atoll.runs.readers import Reader
 from atoll.task import Task, ready

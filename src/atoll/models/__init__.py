@@ -15,12 +15,14 @@ from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
 from atoll.models.normalised import with_batchnorm
 from atoll.models.recurrent import CharacterLSTM, lstm
+from atoll.models.stored import begin_from
 from atoll.models.transformer import GPT, gpt
 
 __all__ = [
     "GPT",
     "MODELS",
     "CharacterLSTM",
+    "begin_from",
     "build",
     "cnn",
     "conv1d",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from atoll import own
-from atoll.assembly import architectures, networks
 from atoll.channel import Local
 from atoll.contract import Population
 from atoll.dpsgd.fits import check_method, examples, mechanism, private_task
@@ -14,6 +13,7 @@ from atoll.errors import BudgetError, ConfigError
 from atoll.network.here import Here
 from atoll.network.policy import Policy, chain_of, method_of
 from atoll.network.wire import Plan, Task
+from atoll.networks import architectures, networks
 from atoll.privacy import Event, Everyone, Gaussian, Laplace, Ledger, Poisson, Terms, check_delta
 from atoll.privacy.budget import Budget
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from atoll import own
-from atoll.assembly import architectures, networks
 from atoll.channel import Chain, Clip, Local, Noise, SecAgg, Shrink, Transform
 from atoll.contract import Method, Population
 from atoll.dpsgd.records import DPSGD
@@ -17,6 +16,7 @@ from atoll.errors import AtollError
 from atoll.network.here import Here, describe
 from atoll.network.policy import Policy, chain_of, judges, method_of
 from atoll.network.wire import Plan
+from atoll.networks import architectures, networks
 from atoll.task import Task
 from atoll.tensors import leaves
 

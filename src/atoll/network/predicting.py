@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atoll import own, seeds
-from atoll.assembly import architectures, build_method, networks
+from atoll.assembly import build_method
 from atoll.calling import main
 from atoll.codec.header import DTYPES
 from atoll.data.encoding import encode
@@ -30,6 +30,7 @@ from atoll.network.rows import arrays
 from atoll.network.shelf import Kept, Shelf
 from atoll.network.wire import DataForm, Field, Plan
 from atoll.network.worker import Begin, _Work
+from atoll.networks import architectures, networks
 
 __all__ = ["Prediction", "Predictor", "at_node", "inputs_of", "saved"]
 

@@ -128,7 +128,7 @@ class _Work:
         import torch
 
         from atoll import own, seeds
-        from atoll.assembly import architectures, build_method, device_named, networks
+        from atoll.assembly import build_method, device_named
         from atoll.channel import Chain
         from atoll.channel.down import Down
         from atoll.engines.client import Client
@@ -141,6 +141,7 @@ class _Work:
         from atoll.network.here import Here
         from atoll.network.policy import Policy
         from atoll.network.rows import unpacked
+        from atoll.networks import architectures, networks
         from atoll.task import architecture
 
         for name, key in begin.admitted.items():

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from atoll.assembly import Model
 from atoll.contract import Method
 from atoll.data import FederatedData, as_federated
 from atoll.engines import ENGINES
 from atoll.errors import AtollError, ConfigError, EngineError, suggest
 from atoll.federation import Federation
 from atoll.losses import Loss
+from atoll.networks import Model
 from atoll.testing import problem
 from atoll.testing.byhand import ByHand, Unplayable
 from atoll.testing.compared import differs, distant
