@@ -121,8 +121,8 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt"
-    " joins leaves seed start adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling choose devices"
-    " pace concurrency deadline over_select quorum late retry exclude adaptive"
+    " joins leaves seed start adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling"
+    " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive"
     " target patience eval_every eval_clients engine workers ray_address ray_gpus silo device runs checkpoint"
     " keep settings",
     "Settings": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down aggregate"
@@ -130,9 +130,9 @@ PARAMETERS = {
     " exclude adaptive"
     " target patience eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down aggregate"
-    " attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum late retry"
-    " exclude adaptive"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down"
+    " aggregate attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum"
+    " late retry exclude adaptive"
     " target patience eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep data label client features categorical"
     " classes missing scale ignore partition clients test validation public root augment weights model loss metrics"
