@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll.metrics import class_last
+from atoll.sequences import class_last, right
 
 __all__ = ["ACCURACIES", "LOSSES", "Loss"]
 
@@ -24,14 +24,6 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     real = (targets >= 0).to(logits.dtype)  # negative labels are padding inside a sequence
     losses = -logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1) * real
     return losses.flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
-
-
-def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    right = (class_last(outputs, targets).argmax(-1) == targets).to(torch.float32)
-    if targets.ndim == 1:
-        return right
-    real = (targets >= 0).to(torch.float32)
-    return right.flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
 
 
 def _flat(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,4 +51,4 @@ def _l1(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
-ACCURACIES: dict[str, Loss] = {"cross_entropy": _accuracy, "bce": _binary_accuracy}
+ACCURACIES: dict[str, Loss] = {"cross_entropy": right, "bce": _binary_accuracy}

@@ -36,6 +36,7 @@ BETTER: Mapping[str, Better] = {
     "mae": "lower",
     "mse": "lower",
     "rmse": "lower",
+    "perplexity": "lower",
     "attack_success": "lower",
 }
 """Measures that have a name of their own, and which of two values is the better one."""
@@ -46,6 +47,8 @@ ATTACK_SUCCESS = "attack_success"
 _KINDS = ("clients", "personal", "newcomers", "validation")
 _OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}
 _OF_LOSS = {"p10": "p90", "worst": "max"}  # the clients that do badly are at the other end
+
+_OF_ALL = {"perplexity": "pooled"}  # a mean over clients would be one of exponentials
 
 OF_MAIN = (*_KINDS, *(name for name in _OF_OWN if name != "std"))
 """Figures that are in terms of the main measure, and so can be a target: how they differ (`std`) is no score."""
@@ -86,9 +89,10 @@ class Figures:
         """A figure by name, None where it is missing.
 
         "accuracy", "loss" and other measures are the global model's on the global test set, or where there is none
-        the mean over clients. "clients", "personal" and "newcomers" are means of the main measure over clients
-        (of the global model, of each client's own, of those that never took part), "validation" is that of the models
-        clients would use on their validation data; "validation.mae" and the like are means of another measure.
+        the mean over clients; the "perplexity" is then that of all their tokens. "clients", "personal" and "newcomers"
+        are means of the main measure over clients (of the global model, of each client's own, of those that never took
+        part), "validation" is that of the models clients would use on their validation data; "validation.mae" and the
+        like are means of another measure.
         "own" (mean over clients), "pooled" (mean over their samples), "std", "p10" and "worst" (over clients) describe
         the models that clients would use: their own where the method personalises, else the global one. "p10" is the
         end where clients do badly: the 90th percentile of a loss. Raises ConfigError for a confusion matrix, which is
@@ -104,7 +108,7 @@ class Figures:
             key = (_OF_LOSS if self.measure == "loss" else {}).get(name, _OF_OWN[name])
             return self._of(own, self.measure, key)
         overall = self.evaluation.get("overall") or {}
-        return _number(overall[name]) if name in overall else self._of(own, name, "mean")
+        return _number(overall[name]) if name in overall else self._of(own, name, _OF_ALL.get(name, "mean"))
 
     def direction(self, name: str) -> Better | None:
         """Which of two values of a measure is the better one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from atoll import own, spec
 from atoll.errors import ConfigError, suggest
 from atoll.measures import BETTER, Better
+from atoll.sequences import class_last, exponential, of_tokens, surprise
 
-__all__ = ["NAMED", "Confusion", "Metric", "Metrics", "Rows", "chosen", "class_last", "counted"]
+__all__ = ["NAMED", "Confusion", "Metric", "Metrics", "Rows", "chosen", "counted"]
 
 Rows = NDArray[np.float64]
 """What a set of samples gives to a figure of the whole: [n, columns]."""
@@ -28,26 +29,35 @@ class Metric:
 
     Without `whole` the figure is the mean of the samples' values; those that are not finite are left out, and counted.
     With it the figure is that of all samples together, which no mean of parts would give: over clients, their rows are
-    put together and `whole` is asked once.
+    put together and `whole` is asked once. A mean of "tokens" is over all values of all samples, so that a long text
+    counts for more than a short one: sums and counts add up over samples and clients, and are divided once.
 
     Args:
         sample: (outputs [b, ...], targets [b, ...]) -> what it takes of each sample: its value [b] (or [b, ...], of
             which the mean counts, NaN left out); with `whole`, its rows [b, columns] or [b, rows, columns].
         better: "higher" or "lower"; by default that of the name where it has one of its own (`atoll.measures.BETTER`).
         whole: rows [n, columns] -> the figure, NaN where it is not defined. Rows with NaN in them do not reach it.
+        over: what a mean is of: "samples", or "tokens", the values [b, t] of each sample, of which those that are NaN
+            do not count.
+        after: what becomes of a mean once it is taken, such as `math.exp`.
     """
 
     sample: Callable[[Any, Tensor], Tensor]
     better: Better | None = None
     whole: Callable[[Rows], float] | None = None
+    over: Literal["samples", "tokens"] = "samples"
+    after: Callable[[float], float] | None = None
 
     @property
     def of_tensors(self) -> bool:
         """Whether it is one of Atoll's, which look at the outputs alone; others get all that a model gives."""
-        return getattr(self.sample, "__module__", "") == __name__
+        return str(getattr(self.sample, "__module__", "")).startswith("atoll.")
 
     def taken(self, name: str, outputs: Any, targets: Tensor) -> Tensor:
-        """What it takes of each sample: [b] for a mean, else [b, rows, columns].  Raises ConfigError for a shape."""
+        """What it takes of each sample: [b] for a mean, else [b, rows, columns].  Raises ConfigError for a shape.
+
+        Of a mean over tokens it takes (sum, number) [b, 2].
+        """
         values = self.sample(outputs, targets)
         if values.ndim == 0 or values.shape[0] != targets.shape[0]:
             of_sets = ", ".join(each for each in NAMED if each not in _OF_PROBABILITIES)
@@ -56,8 +66,11 @@ class Metric:
                 hint="return one value per sample, of which the mean counts; figures of a whole set have names "
                 f"({of_sets}), or are made with atoll.Metric(rows, whole=...)",
             )
+        if self.whole is None and values.ndim > 1:
+            flat = values.reshape(len(values), -1)
+            return of_tokens(flat) if self.over == "tokens" else flat.nanmean(1)
         if self.whole is None:
-            return values.reshape(len(values), -1).nanmean(1) if values.ndim > 1 else values
+            return values
         rows = values if values.is_floating_point() else values.float()
         return rows.reshape(rows.shape[0], -1, rows.shape[-1] if rows.ndim > 1 else 1)
 
@@ -65,6 +78,9 @@ class Metric:
         """Of the real samples of a batch: the sum of a mean and how many have a value, or the rows, NaN elsewhere."""
         if self.whole is not None:
             return {name: torch.where(mask.reshape(-1, 1, 1) > 0, taken, torch.full_like(taken, torch.nan))}
+        if taken.ndim > 1:
+            found = torch.where(mask > 0, taken[:, 0], torch.zeros_like(mask))
+            return {name: torch.sum(found * mask), counted(name): torch.sum(taken[:, 1] * mask)}
         real = torch.isfinite(taken)
         sound = torch.where(real, taken, torch.zeros_like(taken))
         return {name: torch.sum(sound * mask), counted(name): torch.sum(real.to(mask.dtype) * mask)}
@@ -73,6 +89,8 @@ class Metric:
         """The same of samples that are all real."""
         if self.whole is not None:
             return {name: taken}
+        if taken.ndim > 1:
+            return {name: float(taken[:, 0].sum()), counted(name): float(taken[:, 1].sum())}
         real = taken[np.isfinite(taken)]
         return {name: float(real.sum()), counted(name): len(real)}
 
@@ -80,7 +98,8 @@ class Metric:
         """The figure of these sets of samples together, NaN where it is not defined."""
         if self.whole is None:
             count = sum(each[counted(name)] for each in totals)
-            return float(sum(each[name] for each in totals) / count) if count else float("nan")
+            mean = float(sum(each[name] for each in totals) / count) if count else float("nan")
+            return mean if self.after is None else self.after(mean)
         parts = [np.asarray(each[name], np.float64) for each in totals]
         rows = np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
         rows = rows[~np.isnan(rows).any(1)]
@@ -176,21 +195,6 @@ def _named(name: str, loss: str) -> Metric | Confusion:
 
 
 # --- what is taken of samples ---------------------------------------------------------------------------------------
-
-
-def class_last(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Logits with classes on the last axis. Accepts [b, ..., classes] and torch's [b, classes, ...]."""
-    if outputs.ndim == targets.ndim + 1:
-        if outputs.shape[:-1] == targets.shape:
-            return outputs
-        if outputs.shape[:1] + outputs.shape[2:] == targets.shape:
-            return outputs.movedim(1, -1)
-    raise ConfigError(
-        f"the model gives outputs of shape {tuple(outputs.shape)} for labels of shape {tuple(targets.shape)}",
-        hint='several yes-or-no labels a sample are for loss="bce"'
-        if outputs.shape == targets.shape and targets.ndim > 1
-        else "cross_entropy wants one row of logits a label: [batch, classes] for labels [batch]",
-    )
 
 
 def _logits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -343,7 +347,7 @@ NAMED: Mapping[str, Metric] = {
         ("mse", lambda outputs, targets: _errors(outputs, targets).square(), None),
         ("rmse", lambda outputs, targets: _errors(outputs, targets).square().mean(1, keepdim=True), _root),
     )
-}
+} | {"perplexity": Metric(surprise, BETTER["perplexity"], over="tokens", after=exponential)}
 """Metrics that a name suffices for."""
 
 _OF_PROBABILITIES: Mapping[str, Metric] = {

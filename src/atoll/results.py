@@ -126,6 +126,7 @@ class Run:
             "accuracy": last.overall.get("accuracy") if last else None,
             "loss": last.overall.get("loss") if last else None,
             **({ATTACK_SUCCESS: found} if (found := self.attack_success) is not None else {}),
+            **({} if last is None or (found := last.value("perplexity")) is None else {"perplexity": found}),
             "metrics": {name: last.value(name) for name in last.further} if last else {},
             "target_round": self.target_round,
             "best_round": self.best_round,

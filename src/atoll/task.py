@@ -22,9 +22,10 @@ from atoll.errors import AtollError, ConfigError
 from atoll.gradient import grad_and_value
 from atoll.losses import ACCURACIES, LOSSES, Loss
 from atoll.measures import Better
-from atoll.metrics import Confusion, Metric, Metrics, chosen, class_last
-from atoll.parts import Inputs, joined, shapes
+from atoll.metrics import NAMED, Confusion, Metric, Metrics, chosen
+from atoll.parts import Inputs, joined, shapes, tensors
 from atoll.purity import Pure, Used, plainly
+from atoll.sequences import class_last
 from atoll.tensors import Record, Tensors
 
 __all__ = ["Batch", "Task", "architecture", "ready"]
@@ -75,6 +76,11 @@ def _tied(module: nn.Module) -> list[tuple[str, str]]:
     return found
 
 
+def of_tokens(inputs: Inputs) -> bool:
+    """Whether inputs are texts: whole numbers in rows [b, t], or with a part of that kind."""
+    return any(part.ndim == 2 and not part.is_floating_point() for part in tensors([inputs]))
+
+
 def _unreadable(inputs: Inputs, error: Exception) -> ConfigError:
     if isinstance(inputs, Tensor):
         what = f"inputs of shape {tuple(inputs.shape[1:])} a sample"
@@ -107,7 +113,8 @@ class Task:
         loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", or a function
             (outputs, targets) -> per-sample losses of shape [b], which gets whatever the module gives.
         metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
-            function (outputs, targets) -> per-sample values [b], whose mean counts.
+            function (outputs, targets) -> per-sample values [b], whose mean counts. Texts, a label a token, are
+            measured by their `perplexity` in any case.
         augment: what is done to the inputs of each training batch, which may draw (see `FederatedData.augment`).
         shares: parameters that are not trained are the module's own, over the same memory, and not copies: for large
             ones, which must not change from then on.
@@ -144,7 +151,7 @@ class Task:
         self._gets_all = {n for n, each in self.metrics.items() if not each.of_tensors}
         self._wrapped: Callable[[Tensor], Any] = lambda outputs: outputs
         if self.loss_name in ("cross_entropy", "bce"):
-            self.metrics.setdefault("accuracy", Metric(ACCURACIES[self.loss_name], "higher"))
+            self.metrics.setdefault("accuracy", Metric(ACCURACIES[self.loss_name], "higher", over="tokens"))
         self.normalises = any(
             isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
         )
@@ -311,6 +318,8 @@ class Task:
         except Exception as error:
             raise _unreadable(inputs, error) from error
         outputs, self._wrapped = main(given), alike(given)
+        if self.loss_name == "cross_entropy" and targets.ndim == 2 and of_tokens(inputs):
+            self.metrics.setdefault("perplexity", NAMED["perplexity"])
         if self.loss_name == "cross_entropy":
             if targets.is_floating_point():
                 raise ConfigError(

@@ -124,6 +124,15 @@ _ENTRIES = (
         form="a9a as LIBSVM has it, packed by xz: the training rows in two parts, and the test rows",
     ),
 )  # fmt: skip
+_SETTINGS: Mapping[str, tuple[spec.Parameter, ...]] = {
+    "shakespeare": (
+        spec.word("symbols", optional=True),
+        spec.whole("window", optional=True, at_least=2),
+        spec.whole("roles", optional=True, at_least=1),
+    )
+}
+"""What may follow a name and a colon."""
+
 _BY_NAME = {each.name: each for each in _ENTRIES}
 
 
@@ -173,7 +182,8 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """A dataset of the catalogue by name, such as ``load("mnist")`` or ``load("synthetic:1,1")``.
 
     Args:
-        name: see `catalogue`. ``synthetic:ALPHA,BETA`` generates the data of `synthetic`.
+        name: see `catalogue`. ``synthetic:ALPHA,BETA`` generates the data of `synthetic`;
+            ``shakespeare:bytes,WINDOW,ROLES`` are bytes, of so many roles, with unseen text of each.
         root: the folder with the data files; by default ``ATOLL_DATA``, then the cache.
         options: of the reader; see the functions in `atoll.data.sources`.
 
@@ -181,7 +191,9 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """
     from . import sources, synthesis
 
-    if spec.parse(name, "dataset").name == "synthetic":
+    asked = spec.parse(name, "dataset")
+    if asked.name == "synthetic":
         return call(synthesis.from_text, f"dataset {name!r}", options, name)
-    item = entry(name)
-    return sources.read(item, root, options)
+    item = entry(asked.name)
+    given = {} if asked.given is None else asked.read({item.name: _SETTINGS.get(item.name, ())})
+    return sources.read(item, root, {**given, **options})

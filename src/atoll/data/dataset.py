@@ -34,6 +34,8 @@ class Dataset:
         test: the official test samples, or None.
         classes: how many classes there are; None for a regression.
         columns: properties of the training rows by name (a writer, a hospital, a date), one value a row.
+        test_columns: the same of the test rows, as far as they are known: a division by such a column gives every
+            client the test rows of its own.
         natural: the column whose values are the natural clients, or None.
         features: what the inputs are called, where they are columns of a table; None otherwise.
         unscaled: of each feature, whether it still has to be scaled by sums over the clients, which happens when the
@@ -64,6 +66,7 @@ class Dataset:
         self.columns: dict[str, NDArray[Any]] = {
             key: np.asarray(value) for key, value in (columns or {}).items()
         }
+        self.test_columns: dict[str, NDArray[Any]] = {}
         self.natural = natural
         self.in_client_test = in_client_test
         self.features: tuple[str, ...] | None = None

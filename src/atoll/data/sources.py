@@ -21,7 +21,8 @@ from atoll.errors import ConfigError, DataError, MissingExtraError
 from .catalogue import Entry, find_root
 from .dataset import Dataset
 from .options import call
-from .samples import IntArray, Samples
+from .samples import Samples
+from .text import shakespeare
 
 __all__ = ["read"]
 
@@ -191,42 +192,6 @@ def _cifar10(root: Path, normalise: bool = True) -> Dataset:
     )
 
 
-def _shakespeare(root: Path, window: int = 80, minimum: int = 1000) -> Dataset:
-    """Each role's speeches in a row, cut into windows without overlap; targets are the next symbols.
-
-    Roles with fewer than `minimum` characters are left out. Symbols are numbered in the order of their code.
-    """
-    text = lzma.decompress((root / "tinyshakespeare" / "input.txt.xz").read_bytes()).decode()
-    symbols = sorted(set(text))
-    code = np.zeros(128, dtype=np.int64)
-    code[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
-    speeches: dict[str, list[str]] = {}
-    for block in text.split("\n\n"):
-        head, _, speech = block.strip("\n").partition("\n")
-        if head.endswith(":") and speech:
-            speeches.setdefault(head[:-1], []).append(speech)
-    parts: list[IntArray] = []
-    roles: list[str] = []
-    for role, said in speeches.items():
-        whole = "\n".join(said)
-        if len(whole) < max(minimum, window + 1):
-            continue
-        numbers = code[np.frombuffer(whole.encode("ascii"), dtype=np.uint8)]
-        starts = np.arange(0, len(numbers) - window, window)
-        parts.append(numbers[starts[:, None] + np.arange(window + 1)])
-        roles += [role] * len(starts)
-    if not parts:
-        raise DataError(f"shakespeare: no role has {minimum} characters", hint="lower minimum")
-    windows = torch.from_numpy(np.concatenate(parts))
-    return Dataset(
-        "shakespeare",
-        Samples(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()),
-        classes=len(symbols),
-        columns={"role": np.array(roles)},
-        natural="role",
-    )
-
-
 def _credit(root: Path) -> Dataset:
     """Limit / 1,000,000, sex one-hot (2), education one-hot (0-6), marriage one-hot (0-3), age / 100,
     six states of payment / 10, six bills / 1,000,000, six payments / 1,000,000 (new Taiwan dollars)."""
@@ -280,7 +245,7 @@ _READERS: dict[str, Callable[..., Dataset]] = {
     "mnist-by-writer": _mnist_by_writer,
     "har": _har,
     "cifar10": _cifar10,
-    "shakespeare": _shakespeare,
+    "shakespeare": shakespeare,
     "credit-default": _credit,
     "adult": _adult,
 }

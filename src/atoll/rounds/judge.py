@@ -244,7 +244,7 @@ class Judge:
                 continue
             weights = [known[k][1].get(counted(name), known[k][0]) for k in values]
             pooled = None
-            if metric is not None and metric.whole is not None:
+            if metric is not None and (metric.whole is not None or metric.after is not None):
                 pooled = metric.value([found[1] for found in known.values()], name)
             spread = Spread.of(list(values.values()), weights, pooled, len(known) - len(values))
             spreads[name], each[name] = spread, values

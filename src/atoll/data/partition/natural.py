@@ -55,7 +55,8 @@ class By(Partitioner):
     Clients are in the order of their names, numbers by value; rows without a value belong to the client
     ``unknown``. `group` joins so many consecutive values into one client. Clients with fewer than `min_size`
     rows are left out, and of more than `max_clients` a random choice stays. Clients differ by nature here, so
-    each keeps its own test rows even where there is an official test split.
+    each keeps its own test rows even where there is an official test split; where that says whose its rows are, each
+    has those.
     """
 
     column: str | None = None
@@ -98,7 +99,20 @@ class By(Partitioner):
             )
             kept = np.sort(rng(seed, "data.by").permutation(len(clients))[: self.max_clients])
             clients = [clients[index] for index in kept]
-        return Division([own for _, own in clients], [client for client, _ in clients])
+        return Division(
+            [own for _, own in clients],
+            [client for client, _ in clients],
+            test=self._tests(data, name, clients),
+        )
+
+    def _tests(
+        self, data: Dataset, column: str, clients: list[tuple[str, IntArray]]
+    ) -> list[IntArray] | None:
+        """The rows of the test split that are the clients' own, where it says whose they are."""
+        if column not in data.test_columns:
+            return None
+        values, own = _text(data.columns[column]), _text(data.test_columns[column])
+        return [np.flatnonzero(np.isin(own, np.unique(values[rows]))) for _, rows in clients]
 
 
 @dataclass(frozen=True)

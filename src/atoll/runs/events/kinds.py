@@ -244,6 +244,9 @@ class Result(Written, kw_only=True):
     bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
     accuracy: Annotated[Maybe[Number], says("of the global model on the global test set")] = UNSET
     loss: Annotated[Maybe[Number], says("likewise")] = UNSET
+    perplexity: Annotated[
+        Maybe[Number], says("of texts: of the global model on all tokens of the test set, or of the clients")
+    ] = UNSET
     attack_success: Annotated[
         Maybe[Number], says("share of test samples that the model takes for what attackers want")
     ] = UNSET
