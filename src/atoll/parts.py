@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from atoll.errors import ConfigError
 
-__all__ = ["Inputs", "Parts", "alone", "each_part", "joined", "pieces", "shapes", "tensors"]
+__all__ = ["Inputs", "Parts", "alone", "each_part", "joined", "of_tokens", "pieces", "shapes", "tensors"]
 
 
 class Parts:
@@ -117,6 +117,11 @@ def alone(inputs: Inputs, who: str) -> Tensor:
             hint="keys names the field that is the input; or choose something else",
         )
     return inputs
+
+
+def of_tokens(inputs: Inputs) -> bool:
+    """Whether inputs are texts: whole numbers in rows [b, t], or with a part of that kind."""
+    return any(part.ndim == 2 and not part.is_floating_point() for part in tensors([inputs]))
 
 
 def pieces(inputs: Inputs, rows: int) -> list[Inputs]:

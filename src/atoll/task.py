@@ -23,7 +23,7 @@ from atoll.gradient import grad_and_value
 from atoll.losses import ACCURACIES, LOSSES, Loss
 from atoll.measures import Better
 from atoll.metrics import NAMED, Confusion, Metric, Metrics, chosen
-from atoll.parts import Inputs, joined, shapes, tensors
+from atoll.parts import Inputs, joined, of_tokens, shapes
 from atoll.purity import Pure, Used, plainly
 from atoll.sequences import class_last
 from atoll.tensors import Record, Tensors
@@ -74,11 +74,6 @@ def _tied(module: nn.Module) -> list[tuple[str, str]]:
             if first != name:
                 found.append((name, first))
     return found
-
-
-def of_tokens(inputs: Inputs) -> bool:
-    """Whether inputs are texts: whole numbers in rows [b, t], or with a part of that kind."""
-    return any(part.ndim == 2 and not part.is_floating_point() for part in tensors([inputs]))
 
 
 def _unreadable(inputs: Inputs, error: Exception) -> ConfigError:

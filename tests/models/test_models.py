@@ -135,6 +135,7 @@ SHAPES = {
     "conv1d": (3, 16),
     "lstm": (6,),
     "gpt": (6,),
+    "llama": (6,),
 }
 
 
@@ -142,7 +143,7 @@ SHAPES = {
 def test_every_model_can_be_a_task(name: str) -> None:
     shape, classes = SHAPES.get(name, (12,)), 5
     task = Task(build(name, shape, classes))
-    if name in ("lstm", "gpt"):
+    if name in ("lstm", "gpt", "llama"):
         inputs, targets = torch.randint(classes, (3, *shape)), torch.randint(classes, (3, *shape))
     else:
         inputs, targets = torch.randn(3, *shape), torch.randint(classes, (3,))

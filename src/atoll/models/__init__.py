@@ -13,6 +13,7 @@ from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
+from atoll.models.llama import Llama, llama
 from atoll.models.normalised import with_batchnorm
 from atoll.models.recurrent import CharacterLSTM, lstm
 from atoll.models.stored import begin_from
@@ -22,6 +23,7 @@ __all__ = [
     "GPT",
     "MODELS",
     "CharacterLSTM",
+    "Llama",
     "begin_from",
     "build",
     "cnn",
@@ -29,6 +31,7 @@ __all__ = [
     "describe",
     "gpt",
     "lenet",
+    "llama",
     "logistic",
     "lstm",
     "mlp",
@@ -59,6 +62,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "conv1d": conv1d,
     "lstm": lambda shape, classes: lstm(classes),
     "gpt": lambda shape, classes, **given: gpt(classes, shape[0], **given),
+    "llama": lambda shape, classes, **given: llama(classes, **given),
 }
 """Models by the name they have in a configuration file: functions of (shape of a sample, classes, settings if any)."""
 
@@ -66,6 +70,9 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
     "mlp": (spec.many(spec.whole("widths", at_least=1, optional=True)),),
     "vgg": (spec.whole("width", at_least=1, optional=True),),
     "gpt": tuple(spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads")),
+    "llama": tuple(
+        spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads", "groups")
+    ),
 }
 
 
@@ -80,6 +87,7 @@ _LINES = {
     "conv1d": "convolutions over time, for [channels, time]",
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
     "gpt": "next characters: a transformer of LAYERS blocks (4), WIDTH (128) and HEADS (4), for whole-number tokens",
+    "llama": "likewise, with RMSNorm, rotary positions and SwiGLU; GROUPS of heads that share a key (half of HEADS)",
 }
 
 
@@ -93,7 +101,7 @@ def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Modul
 
     "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], else "mlp". "mlp:128,64"
     names the hidden widths, "vgg:8" the channels of the first layer, which all others are multiples of. "mlp-bn:64",
-    "lenet-bn" and so on have BatchNorm between the layers. "lstm" and "gpt" read integer tokens;
+    "lenet-bn" and so on have BatchNorm between the layers. "lstm", "gpt" and "llama" read integer tokens;
     their vocabulary is `classes`.
     "package.module:Name" is a module of the user's own, or makes one without arguments (see `atoll.own`).
     Raises ConfigError for anything else.
