@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,6 @@ import atoll
 from atoll.distributed.strategies.diloco import DiLoCo
 from atoll.errors import ConfigError
 from atoll.methods.fedopt import FedOpt
-from atoll.optimizers import SGD, Optimizer
 from tests.distributed.test_strategies import alone, blobs, flat, net, trained
 
 
@@ -21,17 +22,19 @@ def test_one_local_step_and_a_plain_outer_step_are_ddp() -> None:
         assert float((flat(other) - flat(run)).abs().max()) < 1e-5
 
 
-class Outer(FedOpt):
-    """FedOpt with DiLoCo's outer optimiser."""
+@pytest.mark.parametrize(
+    ("inner", "own", "near"),
+    [
+        ("sgd", {}, 0.0),
+        ("sgd:0.9", {"momentum": 0.9}, 0.0),
+        ("adamw:0.01", {"optimizer": "adamw", "weight_decay": 0.01}, 1e-4),  # a fused kernel, and the formula
+    ],
+)
+def test_is_fedopt_with_everybody_present(inner: str, own: dict[str, object], near: float) -> None:
+    """Two workers with 64 samples each, 4 steps of 16 an epoch, 6 meetings; and two clients that do the same.
 
-    def server_solver(self) -> Optimizer:
-        found, _ = DiLoCo().outer()
-        assert found == SGD(0.9, nesterov=True)
-        return found
-
-
-def test_is_fedopt_with_everybody_present_to_the_bit() -> None:
-    """Two workers with 64 samples each, 4 steps of 16 an epoch, 6 meetings; and two clients that do the same."""
+    Inner states stay where they are from one meeting to the next, and from one round to the next.
+    """
     data = blobs(128)
     run = atoll.train(
         net,
@@ -42,15 +45,25 @@ def test_is_fedopt_with_everybody_present_to_the_bit() -> None:
         test=None,
         steps=24,
         batch=32,
-        lr=0.05,
+        lr=0.01,
         seed=5,
         threads=1,
+        optimizer=inner,
     )
     divided = data.partition("iid", clients=2, seed=5, test=None)
-    method = Outer(lr=0.05, batch_size=16, server_lr=DiLoCo().lr)
+    outer, step = DiLoCo().outer()
+    method = FedOpt(
+        lr=0.01, batch_size=16, server_optimizer="nesterov:0.9", server_lr=step, keep_optimizer=True, **own
+    )
+    assert method.server_solver() == outer
     federated = atoll.Federation(net, divided, method, rounds=6, cohort=2, seed=5, engine="loop").fit()
     for mine, theirs in zip(run.model.parameters(), federated.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+        assert torch.allclose(mine, theirs, rtol=0, atol=near)
+    if own:
+        forgetful = replace(method, keep_optimizer=False)
+        other = atoll.Federation(net, divided, forgetful, rounds=6, cohort=2, seed=5, engine="loop").fit()
+        far = zip(run.model.parameters(), other.model.parameters(), strict=True)
+        assert not all(torch.allclose(mine, theirs, rtol=0, atol=1e-3) for mine, theirs in far)
 
 
 def test_sends_so_many_times_less() -> None:

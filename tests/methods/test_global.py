@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.contract import ClientData, Method
+from atoll.errors import ConfigError
 from atoll.methods import (
     FedAdagrad,
     FedAdam,
@@ -192,6 +193,29 @@ def test_a_plain_server_step_of_one_is_fedavg_to_the_bit() -> None:
     assert torch.equal(final(FedAvgM(**SOLVER, beta=0.0)), plain)
     assert not torch.allclose(final(FedAvgM(**SOLVER)), plain, rtol=1e-3)
     assert not torch.allclose(final(FedOpt(**SOLVER, server_lr=0.5)), plain, rtol=1e-3)
+
+
+def test_an_optimiser_by_its_name_is_the_servers() -> None:
+    assert torch.equal(final(FedOpt(**SOLVER, server_optimizer="sgd:0.9")), final(FedAvgM(**SOLVER)))
+    moved = final(FedOpt(**SOLVER, server_optimizer="nesterov:0.9"))
+    assert not torch.allclose(moved, final(FedAvgM(**SOLVER)), rtol=1e-3)
+    with pytest.raises(ConfigError, match="unknown optimizer"):
+        FedOpt(server_optimizer="newton")
+
+
+@pytest.mark.parametrize("own", [{"optimizer": "adamw", "weight_decay": 0.1}, {"momentum": 0.9}])
+@pytest.mark.parametrize("kind", [FedOpt, FedAvgM])
+def test_an_optimiser_that_is_kept_goes_on_where_it_stopped(kind: type[FedOpt], own: dict[str, Any]) -> None:
+    """Three rounds of two steps are one of six, where the server takes what comes; a state that starts anew is not."""
+    plain: dict[str, Any] = {} if kind is FedOpt else {"beta": 0.0}
+    client = [quadratic(1.0, 3.0, 4)]
+
+    def trained(rounds: int, steps: int, keep: bool) -> Tensor:
+        method = kind(lr=0.1, steps=steps, batch_size=None, keep_optimizer=keep, **plain, **own)
+        return Played(method, line(0.25), client).rounds(rounds).params
+
+    torch_equal(trained(3, 2, True), trained(1, 6, False), 1e-12)
+    assert not torch.allclose(trained(3, 2, False), trained(1, 6, False), rtol=1e-3)
 
 
 def by_hand(rule: str, w: Any, m: Any, v: Any, delta: Any) -> tuple[Any, Any, Any]:

@@ -133,6 +133,7 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "fedsgd": FedSGD,
     "fedavg": FedAvg,
+    "fedopt": FedOpt,
     "fedavgm": FedAvgM,
     "fedprox": FedProx,
     "fedadagrad": FedAdagrad,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atoll.contract import Population, Replies
+from atoll.contract import ClientData, Population, Replies, Reply
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.parts.buffers import averaged
 from atoll.methods.parts.settings import require
-from atoll.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi
+from atoll.optimizers import SGD, Adagrad, Adam, Optimizer, Yogi, optimizer
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -17,33 +18,27 @@ __all__ = ["FedAdagrad", "FedAdam", "FedAvgM", "FedOpt", "FedYogi"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedOpt(FedAvg):
-    """Step along the mean update with an optimiser.   Reddi et al., ICLR 2021, Algorithm 1
-
-    client:  as FedAvg;  sends D_k = w_k - w_t
-    server:  w_{t+1} = optimiser(w_t, gradient = -sum_k (n_k / n_S) D_k, server_lr)
-
-    This base takes a plain step, w + server_lr mean D; descendants name another `server_solver`. With
-    server_lr = 1 it is FedAvg to the bit.
+class _Server(FedAvg):
+    """What methods with an optimiser at the server share.
 
     Args:
         server_lr: step size of the server.
-
-    Traps: the optimiser moves trainable parameters only. Buffers are averaged: momentum or a preconditioner
-    on running statistics can make a variance negative.
+        keep_optimizer: whether a client's own optimiser goes on where it stopped in the client's last round: its
+            moments stay with the client, and are never sent.
     """
 
     server_lr: float = 1.0
-
-    paper: ClassVar[str] = "Reddi et al. 2021, Algorithm 1"
+    keep_optimizer: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "server_lr", self.server_lr > 0, "must be above 0")
 
+    @abstractmethod
     def server_solver(self) -> Optimizer:
         """The server's optimiser."""
-        return SGD()
+
+    # ---- server half -----------------------------------------------------------------------------------------
 
     def setup(self, task: Task, population: Population) -> Record:
         state = super().setup(task, population)
@@ -55,9 +50,52 @@ class FedOpt(FedAvg):
         buffers = averaged(state.buffers, replies.mean)
         return state.replace(params=params, buffers=buffers, server=server, round=state.round + 1)
 
+    # ---- client half -----------------------------------------------------------------------------------------
+
+    def remember(self, task: Task, received: Record) -> Record:
+        return Record(optimizer=self.solver().init(received.params)) if self.keep_optimizer else Record()
+
+    def begin(self, task: Task, received: Record, memory: Record, data: ClientData) -> Record:
+        local = super().begin(task, received, Record(), data)
+        return local.replace(optimizer=memory.optimizer) if self.keep_optimizer else local
+
+    def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
+        reply, _ = super().finish(task, local, data)
+        return reply, Record(optimizer=local.optimizer) if self.keep_optimizer else Record()
+
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvgM(FedOpt):
+class FedOpt(_Server):
+    """Step along the mean update with an optimiser.   Reddi et al., ICLR 2021, Algorithm 1
+
+    client:  as FedAvg;  sends D_k = w_k - w_t
+    server:  w_{t+1} = optimiser(w_t, gradient = -sum_k (n_k / n_S) D_k, server_lr)
+
+    With "sgd" and server_lr = 1 it is FedAvg to the bit. With "nesterov:0.9", server_lr = 0.7, `steps` of "adamw" and
+    `keep_optimizer` it is DiLoCo (Douillard et al. 2023, Algorithm 1).
+
+    Args:
+        server_optimizer: as `atoll.optimizers` has it: "sgd", "sgd:0.9", "nesterov:0.9", "adam", "yogi" ... The
+            papers' own FedAdam and its like differ from it in epsilon and bias correction, and are methods by themselves.
+
+    Traps: the optimiser moves trainable parameters only. Buffers are averaged: momentum or a preconditioner
+    on running statistics can make a variance negative.
+    """
+
+    server_optimizer: str = "sgd"
+
+    paper: ClassVar[str] = "Reddi et al. 2021, Algorithm 1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        optimizer(self.server_optimizer)
+
+    def server_solver(self) -> Optimizer:
+        return optimizer(self.server_optimizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvgM(_Server):
     """Keep moving where the updates have been going.   Hsu, Qi and Brown 2019
 
     server:  v <- beta v + mean D;  w <- w + server_lr v
@@ -82,7 +120,7 @@ class FedAvgM(FedOpt):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Adaptive(FedOpt):
+class _Adaptive(_Server):
     """What the three adaptive servers share.
 
     Args:
