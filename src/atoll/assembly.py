@@ -30,6 +30,7 @@ from atoll.rounds.choosing import choice
 from atoll.rounds.cohort import Cohorts
 from atoll.rounds.judge import Judge
 from atoll.rounds.membership import Membership
+from atoll.rounds.outcomes import window
 from atoll.rounds.play import Simulation
 from atoll.schedule import on_the_clock
 from atoll.settings import Settings
@@ -134,6 +135,16 @@ def assemble(
         settings.validates, None if attackers is None else attackers.wanted,
     )  # fmt: skip
     check_validation(settings, judge)
+    if data.mixture is not None and rule is not None:
+        raise ConfigError(
+            f"mix = {data.mixture.text!r} reads some samples more often than others, and dp_sgd reads all alike",
+            hint="leave mix or dp_sgd out",
+        )
+    if settings.tokens is not None and window(data.example()) is None:
+        raise ConfigError(
+            f"tokens = {settings.tokens} counts tokens, and the samples of {data.dataset} are no sequences of them",
+            hint="set rounds",
+        )
     cohorts = Cohorts(
         data,
         method,

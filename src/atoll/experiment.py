@@ -73,6 +73,13 @@ class Experiment(Origin, Settings):
             description='share or number of training samples that are the server\'s, for aggregate = "fltrust"'
         ),
     ] = 0
+    mix: Annotated[
+        str | None,
+        Meta(
+            description='what the sources of a client\'s samples count for in its batches: "equal", "temperature:2",'
+            ' "hamlet:2, romeo:0.5"; by default their samples'
+        ),
+    ] = None
     augment: Annotated[
         str | None,
         Meta(
@@ -206,6 +213,7 @@ class Experiment(Origin, Settings):
                 validation=self.validation,
                 public=self.public,
                 root=self.root,
+                mix=self.mix,
             )
         divided = divided if self.augment is None else divided.augment(self.augment)
         return divided if self.weights is None else divided.weigh(self.weights)
@@ -294,6 +302,7 @@ class Experiment(Origin, Settings):
             "clients": (None,),
             "public": (0,),
             "root": (0,),
+            "mix": (None,),
         }
         for key, values in usual.items():
             if getattr(self, key) not in values:

@@ -145,6 +145,8 @@ def identity(
         found["attackers"] = about.checksum(np.array(attackers, np.int64).tobytes())
     if data.augmentation is not None:
         found["augment"] = data.augmentation.text
+    if data.mixture is not None:
+        found["mix"] = data.mixture.text
     if data.weights is not None:
         found["clients' weights"] = about.checksum(np.ascontiguousarray(data.weights).tobytes())
     if data.public is not None:
@@ -207,5 +209,6 @@ def round_event(record: Round, judged: Sequence[int]) -> kinds.Round:
         clients=kinds.Columns(**_shortened(record.clients)),
         evaluation=None if found is None else kinds.Evaluation(**found.to_event(judged)),
         spent=UNSET if record.spent is None else _spent(record.spent),
+        tokens=UNSET if record.tokens is None else record.tokens,
         clock=UNSET if record.clock is None else _clock(record.clock),
     )

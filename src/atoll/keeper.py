@@ -69,6 +69,7 @@ class Keeper:
             self.target = self.target.check(simulation.judge.better)
         self.spending = Spending(settings, simulation)
         self._looked: tuple[list[Round], int, int | None] = simulation.history, 0, None
+        self._counted: tuple[list[Round], int, int] = simulation.history, 0, 0
         self._alarm = Alarm()
         self._reason: kinds.Reason | None = None  # why the run is over
         self._told: tuple[str, int | None, str] | None = None  # the engine that the events know of, and why
@@ -99,7 +100,18 @@ class Keeper:
             return "patience"
         if self.simulation.number >= self.settings.rounds:
             return None
+        if self.settings.tokens is not None and self._read() >= self.settings.tokens:
+            return "tokens"
         return "budget" if self.spending.exhausted(self._place) else None
+
+    def _read(self) -> int:
+        """Tokens that clients have read so far."""
+        history, (known, looked, count) = self.simulation.history, self._counted
+        if known is not history:  # another run was taken up
+            looked, count = 0, 0
+        count += sum(each.tokens or 0 for each in history[looked:])  # each round is looked at once
+        self._counted = history, len(history), count
+        return count
 
     @property
     def _place(self) -> Path | None:

@@ -74,6 +74,12 @@ class Run:
         return best(self.rounds)[0]
 
     @property
+    def tokens(self) -> int | None:
+        """Tokens that clients have read, for replies that counted; None where samples are no sequences."""
+        told = [r.tokens for r in self.rounds if r.tokens is not None]
+        return sum(told) if told else None
+
+    @property
     def seconds_per_round(self) -> float:
         """Median seconds of a round without evaluation; the first two are left out where there are more."""
         times = [r.seconds for r in self.rounds]
@@ -123,6 +129,7 @@ class Run:
             "seconds_per_round": round(self.seconds_per_round, 6),
             "bytes_up": sum(r.bytes_up for r in self.rounds),
             "bytes_down": sum(r.bytes_down for r in self.rounds),
+            **({} if self.tokens is None else {"tokens": self.tokens}),
             "accuracy": last.overall.get("accuracy") if last else None,
             "loss": last.overall.get("loss") if last else None,
             **({ATTACK_SUCCESS: found} if (found := self.attack_success) is not None else {}),

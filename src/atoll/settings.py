@@ -179,6 +179,9 @@ class Settings:
     patience: Annotated[
         Count | None, Meta(description="stop after so many evaluations that are no better on validation data")
     ] = None
+    tokens: Annotated[
+        Count | None, Meta(description="stop once clients have read so many, where samples are sequences")
+    ] = None
     eval_every: Annotated[Whole, Meta(description="rounds between evaluations; 0 only at the end")] = 1
     eval_clients: Annotated[Count | None, Meta(description="judge at most so many clients")] = None
     engine: Annotated[

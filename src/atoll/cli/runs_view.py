@@ -143,6 +143,7 @@ def _course(entry: Entry) -> list[tuple[str, str]]:
     }
     told = [f"{what} round {number}" for what, number in named.items() if number]
     told += [ENDED] if result.get("reason") == "budget" else []
+    told += ["all tokens read"] if result.get("reason") == "tokens" else []
     rows.append(("rounds", ", ".join([f"{entry.round}{of}", *told])))
     counts = {key: sum(len(e.get(key) or ()) for e in story.rounds) for key in ("refused", "dropped")}
     counts |= {key: sum(len(c.get(key) or ()) for c in story.clocks) for key in ("late", "failed")}

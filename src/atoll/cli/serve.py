@@ -152,7 +152,7 @@ def prepared(wish: Wish, given: dict[str, Any]) -> Experiment:
     check_public(method, bool(given.get("public")))
     channel, _ = stated(experiment.channel)
     between(channel, secret=True)
-    for key in ("partition", "client", "public"):
+    for key in ("partition", "client", "public", "mix"):
         if getattr(experiment, key) != getattr(Experiment, key):
             raise ConfigError(
                 f"{key} = {getattr(experiment, key)!r} divides data, and nodes have theirs",

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.errors import DataError
+from atoll.errors import ConfigError, DataError
 from atoll.parts import alone, shapes
 from atoll.seeds import rng
 
 from .division import Division, Partitioner, Place, deal_test, split_rows
 from .federated import FederatedData, Resident
+from .mixture import mixture
 from .names import Names, Rows
 from .samples import IntArray, Samples, concatenate, labels_of
 from .scaling import agree, apply
@@ -108,6 +109,7 @@ class Dataset:
         validation: float | int = 0,
         public: float | int = 0,
         root: float | int = 0,
+        mix: str | None = None,
     ) -> FederatedData:
         """Divide the training samples among clients.
 
@@ -126,6 +128,10 @@ class Dataset:
             root: a share or a count of all training rows, with their labels, that no client gets: they are the
                 server's (`FederatedData.entrust`).
 
+            mix: what the sources of a client's samples, by the natural column, count for in its batches: "equal",
+                "temperature:2", or weights by name, "hamlet:2, romeo:0.5" (see `atoll.data.mixture`). By default their
+                samples.
+
         Every client keeps at least one training sample. Raises `DataError` where the division is impossible.
         """
         from .partition.parse import resolve
@@ -135,7 +141,7 @@ class Dataset:
             rest, aside = self._set_aside(name, amount, seed)
             divided = rest.partition(
                 partitioner, clients=clients, seed=seed, test=test, validation=validation,
-                root=root if public else 0,
+                root=root if public else 0, mix=mix,
             )  # fmt: skip
             known = (
                 aside.inputs
@@ -167,7 +173,7 @@ class Dataset:
         if rule.transforms:
             pools, rows = _transform(rule, pools, rows, self.classes, seed)
             whole = None
-        return resident(
+        divided = resident(
             self,
             {split: pools[split] for split, parts in rows.items() if parts is not None},
             {split: Rows.of(parts) for split, parts in rows.items() if parts is not None},
@@ -177,6 +183,18 @@ class Dataset:
             dataset=self.name,
             partition=str(rule),
         )
+        if mix is not None:
+            divided.mixture = mixture(mix, self._sources(mix), train)
+        return divided
+
+    def _sources(self, mix: str) -> NDArray[Any]:
+        """The source of every training row."""
+        if self.natural is None:
+            raise ConfigError(
+                f"mix = {mix!r}, and {self.name!r} does not say where its samples are from",
+                hint="leave it out, or name the column that says so: client=COLUMN",
+            )
+        return self.columns[self.natural]
 
     def _set_aside(self, name: str, amount: float | int, seed: int) -> tuple[Dataset, Samples]:
         """The data without some training rows, chosen at random, and these."""

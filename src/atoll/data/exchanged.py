@@ -37,8 +37,8 @@ def exchanged(data: FederatedData, clients: Collection[int], change: Change) -> 
         names=data.names, classes=data.classes, dataset=data.dataset, partition=data.partition,
         test_set=data._official,
     )  # fmt: skip
-    made.public, made.root, made.scale, made.augmentation, made.weights = (
-        data.public, data.root, data.scale, data.augmentation, data.weights,
+    made.public, made.root, made.scale, made.augmentation, made.weights, made.mixture = (
+        data.public, data.root, data.scale, data.augmentation, data.weights, data.mixture,
     )  # fmt: skip
     return made
 

@@ -21,6 +21,7 @@ from atoll.parts import Inputs, Parts, shapes
 from atoll.seeds import rng
 
 from .augment import Augmentation, augmentation
+from .mixture import Mixture
 from .names import Rows
 from .report import PartitionReport, measure
 from .samples import IntArray, Samples, concatenate
@@ -45,6 +46,7 @@ class FederatedData(ABC):
         scale: the constants that the inputs were scaled by when the data was divided (``scale="federated"``), as
             `from_frame` takes them; None otherwise.
         weights: what clients count for in averages [n], their mean 1, where it was given (`weigh`); None otherwise.
+        mixture: the shares of their batches that clients' sources have, where it was given (`Dataset.partition`).
     """
 
     public: Samples | None = None
@@ -52,6 +54,7 @@ class FederatedData(ABC):
     augmentation: Augmentation | None = None
     scale: Constants | None = None
     weights: FloatArray | None = None
+    mixture: Mixture | None = None
     names: Sequence[str]
     classes: int | None
     dataset: str
@@ -297,6 +300,7 @@ class Resident(FederatedData):
         chosen.public, chosen.scale, chosen.augmentation = self.public, self.scale, self.augmentation
         chosen.root = self.root
         chosen.weights = None if self.weights is None else scaled(self.weights[positions])
+        chosen.mixture = None if self.mixture is None else self.mixture.choose(positions)
         return chosen
 
     def report(self, limit: int = 200) -> PartitionReport:

@@ -13,7 +13,7 @@ from atoll.errors import ConfigError, suggest
 from .table import is_number
 from .wishes import read_names
 
-__all__ = ["FloatArray", "Weights", "read_weights", "scaled", "weights_of"]
+__all__ = ["FloatArray", "Weights", "read_weights", "scaled", "weight", "weights_of"]
 
 FloatArray = NDArray[np.float64]
 Weights = Literal["equal"] | str | Sequence[float] | Sequence[str] | Mapping[str, float]
@@ -64,7 +64,7 @@ def weights_of(names: Sequence[str], given: Weights) -> FloatArray:
                 raise ConfigError(f"weights: there is no client {name!r}", hint=suggest(name, known))
         weights = np.ones(len(names))
         for name, value in found.items():
-            weights[where[name]] = _number(value, name)
+            weights[where[name]] = weight(value, f"client {name!r}")
         return scaled(weights)
     assert isinstance(found, list)
     if len(found) != len(names):
@@ -72,7 +72,7 @@ def weights_of(names: Sequence[str], given: Weights) -> FloatArray:
             f"there are {len(found):,} weights for {len(names):,} clients",
             hint="give one number per client, or name the clients that count for more or less",
         )
-    return scaled(np.array([_number(value, str(names[at])) for at, value in enumerate(found)]))
+    return scaled(np.array([weight(value, f"client {str(names[at])!r}") for at, value in enumerate(found)]))
 
 
 def scaled(weights: FloatArray) -> FloatArray:
@@ -83,11 +83,12 @@ def scaled(weights: FloatArray) -> FloatArray:
     return weights if mean == 1 else weights / mean
 
 
-def _number(value: Any, name: str) -> float:
+def weight(value: Any, who: str) -> float:
+    """A weight as a number.  Raises ConfigError, which names whose it is."""
     try:
-        weight = float(value)
+        found = float(value)
     except (TypeError, ValueError):
-        weight = np.nan
-    if not 0 <= weight < np.inf:
-        raise ConfigError(f"the weight of client {name!r} is {value}", hint="weights are numbers from 0 up")
-    return weight
+        found = np.nan
+    if not 0 <= found < np.inf:
+        raise ConfigError(f"the weight of {who} is {value}", hint="weights are numbers from 0 up")
+    return found

@@ -78,9 +78,7 @@ class Batched(Engine):
         outcomes: list[Outcome] = []
         plan = job.program.plan()
         sizes = [self.data.size(client) for client in job.clients]
-        orders = [
-            the_order(job.order(c), plan, self.task, n) for c, n in zip(job.clients, sizes, strict=True)
-        ]
+        orders = [the_order(job.order(client), plan, self.task, self.data) for client in job.clients]
         by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
         need = self._need(job, max(sizes, default=1))
         with threads(self.threads), torch.no_grad(), as_batched():

@@ -93,7 +93,7 @@ class Client:
     def train(self, order: Order, program: Program, local: Record) -> Record:
         """All steps of one client's round."""
         client = order.client
-        read = the_order(order, program.plan(), self.task, self.data.size(client))
+        read = the_order(order, program.plan(), self.task, self.data)
         if not len(read.index):
             return local
         keys = step_keys(order, [client], len(read.index))[0]

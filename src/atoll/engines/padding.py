@@ -77,7 +77,7 @@ class Padding:
     def _batch(self, job: Job, program: Program, client: int) -> Batch | None:
         """The first batch that the client reads."""
         order = job.order(client)
-        read = the_order(order, program.plan(), self.task, self.data.size(client))
+        read = the_order(order, program.plan(), self.task, self.data)
         train = self.data.samples(client)
         if not len(read.index) or train is None:
             return None

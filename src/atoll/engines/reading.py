@@ -14,6 +14,8 @@ from torch import Tensor
 from atoll import seeds
 from atoll.contract import ClientData, Job, Order, Plan, Program
 from atoll.data import FederatedData, Samples
+from atoll.data.samples import IntArray
+from atoll.data.weights import FloatArray
 from atoll.parts import Inputs
 from atoll.task import Batch, Task
 
@@ -21,6 +23,7 @@ __all__ = [
     "Reading",
     "client_data",
     "gather",
+    "mixed",
     "of_stage",
     "reading",
     "stacked",
@@ -101,12 +104,44 @@ def _drawn(steps: int, size: int, samples: int, rng: np.random.Generator) -> Rea
     return Reading(index, mask)
 
 
-def the_order(order: Order, plan: Plan, task: Task, samples: int) -> Reading:
+def mixed(
+    plan: Plan, source: IntArray, shares: FloatArray, rng: np.random.Generator, *, epochs: int | None = None
+) -> Reading:
+    """Batches for one client's round whose samples come from sources in these shares.
+
+    Of all samples that the round reads, each source gives its share, up to one, in a random order; it is read through,
+    in a new order each time, as often as that takes. All batches are full, and an epoch is as many of them as its
+    samples fill.
+
+    Args:
+        source: of each sample, 0 to k - 1, [n].
+        shares: of each source, [k]; their sum is 1.
+    """
+    samples, passes = len(source), plan.epochs if epochs is None else epochs
+    size = min(plan.batch_size or samples, samples)
+    steps = passes * -(-samples // size) if plan.steps is None else plan.steps
+    ends = np.floor(np.cumsum(shares) * (steps * size) + rng.random()).astype(np.int64)
+    ends[-1] = steps * size
+    picked = []
+    for each, count in enumerate(np.diff(ends, prepend=0).tolist()):
+        own = np.flatnonzero(source == each)
+        picked += [rng.permutation(own) for _ in range(count // len(own))]
+        picked.append(rng.permutation(own)[: count % len(own)])
+    index = rng.permutation(np.concatenate(picked)).reshape(steps, size)
+    return Reading(index, np.ones(index.shape, np.float32))
+
+
+def the_order(order: Order, plan: Plan, task: Task, data: FederatedData) -> Reading:
     """The reading of one client in one round: a function of (seed, round, client) only."""
+    samples = data.size(order.client)
     if not samples or (plan.steps is None and not (plan.epochs if order.epochs is None else order.epochs)):
         return NOTHING
     rng = seeds.rng(order.seed, "order", order.round, order.client)
-    found = reading(plan, samples, rng, epochs=order.epochs, merge_last=task.normalises)
+    if data.mixture is not None:
+        source, shares = data.mixture.sources[order.client], data.mixture.shares[order.client]
+        found = mixed(plan, source, shares, rng, epochs=order.epochs)
+    else:
+        found = reading(plan, samples, rng, epochs=order.epochs, merge_last=task.normalises)
     return found if order.limit is None else Reading(found.index[: order.limit], found.mask[: order.limit])
 
 

@@ -35,7 +35,7 @@ class Sequential(Client):
         ):  # torch's recurrent kernels are whole layers: nothing to gain, and long to trace
             return super().train(order, program, local)
         client = order.client
-        read = the_order(order, program.plan(), self.task, self.data.size(client))
+        read = the_order(order, program.plan(), self.task, self.data)
         count, width = read.index.shape
         if count == 0:
             return local

@@ -152,7 +152,7 @@ class Trials:
 
     def orders(self, job: Job) -> list[Reading]:
         plan = job.program.plan()
-        return [the_order(job.order(k), plan, self.task, self.data.size(k)) for k in job.clients]
+        return [the_order(job.order(k), plan, self.task, self.data) for k in job.clients]
 
 
 class _Operations(Watch):  # type: ignore[no-untyped-call]

@@ -28,7 +28,8 @@ class Round:
     On a virtual clock also when orders `began` and were `done` (or ended with the round), `download`, `compute`,
     `upload`, in virtual seconds, and `staleness`; `clock` is what the round was there.
     Behind a robust rule, `kept`: what an update counted for, in shares of what it would in a mean.
-    `spent` is what privacy it cost, where updates are blurred.
+    `spent` is what privacy it cost, where updates are blurred. `tokens` were read for the replies that counted, where
+    samples are sequences.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Round:
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     clock: Clocked | None = None
     spent: Spent | None = None
+    tokens: int | None = None
 
     @staticmethod
     def of_event(event: Mapping[str, Any], judged: Sequence[int]) -> Round:
@@ -57,7 +59,7 @@ class Round:
         return Round(
             event["round"], event["cohort"], event["dropped"], refused, number, event["bytes_up"],
             event["bytes_down"], event["seconds"], evaluation, columns, clock,
-            spent,
+            spent, event.get("tokens"),
         )  # fmt: skip
 
 

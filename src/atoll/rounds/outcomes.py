@@ -8,13 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from atoll.contract import Outcome
+from atoll.data.samples import Samples
 from atoll.digits import restored, shortened
 from atoll.engines.probe import drift, likeness
 from atoll.rounds.choosing import Learned
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.history import Round
 
-__all__ = ["alike", "apart", "columns", "mean_loss", "taught"]
+__all__ = ["alike", "apart", "columns", "mean_loss", "read", "taught", "window"]
 
 
 def columns(
@@ -64,6 +65,18 @@ def mean_loss(outcomes: Sequence[Outcome]) -> float:
     ]
     total = sum(count for _, count in pairs)
     return sum(loss for loss, _ in pairs) / total if total else float("nan")
+
+
+def window(example: Samples) -> int | None:
+    """Tokens in a sample whose target is a sequence of them, its padding included; None for other samples."""
+    targets = example.targets
+    return targets.shape[1] if targets.ndim == 2 and not targets.is_floating_point() else None
+
+
+def read(outcomes: Sequence[Outcome], window: int | None) -> int | None:
+    """Tokens that the accepted clients have read in training, as far as they tell; None where nobody does."""
+    told = [o.metrics["count"] for o in outcomes if o.refused is None and "count" in o.metrics]
+    return None if window is None or not told else round(sum(map(float, told))) * window
 
 
 def taught(

@@ -25,7 +25,7 @@ from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round
 from atoll.rounds.judge import Judge
 from atoll.rounds.memories import MemoryStore
-from atoll.rounds.outcomes import apart, columns, mean_loss, taught
+from atoll.rounds.outcomes import apart, columns, mean_loss, read, taught, window
 from atoll.rounds.personal import personal_model
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, diverged
@@ -85,6 +85,7 @@ class Simulation:
         self.attackers: tuple[int, ...] = ()
         """Clients that lie, ascending."""
         self.tasks = population.tasks
+        self.window = window(data.example())
         self.memories = MemoryStore()
         self.state = self.sound = state
         self.number = 0
@@ -121,6 +122,7 @@ class Simulation:
             number, cohort.clients, dropped, round.refused, mean_loss(round.outcomes), round.bytes_up,
             round.bytes_down, seconds,
             clients=columns(cohort, round.outcomes, since, self.method.plan().epochs, round.kept),
+            tokens=read(round.outcomes, self.window),
         )  # fmt: skip
         learned = taught(number, cohort.clients, round.outcomes, self.history)
         progress = replace(

@@ -21,7 +21,7 @@ from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.flights import Flight, computed, landed, launched
 from atoll.rounds.history import Round
-from atoll.rounds.outcomes import columns, mean_loss, taught
+from atoll.rounds.outcomes import columns, mean_loss, read, taught
 from atoll.rounds.play import Played
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import ServerRound, refusals
@@ -285,7 +285,7 @@ class Timed(Attended):
         found["staleness"] = [nan if f is None else float(number - f.number) for f in rows]
         return Round(
             number, cohort.clients, cohort.dropped, refusals(outcomes), mean_loss(outcomes), *traffic,
-            time.perf_counter() - since, clients=found, clock=clock,
+            time.perf_counter() - since, clients=found, clock=clock, tokens=read(outcomes, self.window),
         )  # fmt: skip
 
     def _not_in_vain(self, clock: Clocked, number: int) -> None:

@@ -14,6 +14,7 @@ _EXTENT = (
     "rounds",
     "target",
     "patience",
+    "tokens",
     "eval_every",
     "eval_clients",
 )  # how far it goes, and where it is looked at

@@ -118,8 +118,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("test loss", number_text(last.overall["loss"])))
     reached = f", target reached in round {run.target_round}" if run.target_round is not None else ""
     best = f", best on validation data in round {run.best_round}" if run.best_round is not None else ""
-    ended = f", {ENDED}" if run.reason == "budget" else ""
+    ended = f", {ENDED}" if run.reason == "budget" else ", all tokens read" if run.reason == "tokens" else ""
     facts.append(("rounds", f"{len(run.rounds)}{reached}{best}{ended}"))
+    if run.tokens is not None:
+        facts.append(("tokens", f"{run.tokens:,} read"))
     if run.rounds:
         clients = [len(r.cohort) for r in run.rounds]
         each = f"{min(clients)}" if min(clients) == max(clients) else f"{min(clients)} to {max(clients)}"

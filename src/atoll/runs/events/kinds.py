@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-Reason = Literal["rounds", "target", "patience", "budget", "stopped"]
+Reason = Literal["rounds", "target", "patience", "budget", "tokens", "stopped"]
 
 
 class Written(Struct, kw_only=True, tag_field="event", tag=str.lower, forbid_unknown_fields=True):
@@ -170,6 +170,9 @@ class Round(Written, kw_only=True):
     loss: Annotated[Maybe[Number], says("mean training loss over the cohort's samples")] = UNSET
     bytes_up: Annotated[Maybe[int], says("sent by all clients together")] = UNSET
     bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
+    tokens: Annotated[
+        Maybe[int], says("that clients read for the replies that counted, where samples are sequences")
+    ] = UNSET
     seconds: Annotated[float, says("of the round without its evaluation")]
     clients: Annotated[Maybe[Columns], says("about the cohort, column by column")] = UNSET
     evaluation: Annotated[Maybe[Evaluation | None], says("null in a round that was not evaluated")] = UNSET
@@ -229,7 +232,9 @@ class Result(Written, kw_only=True):
 
     reason: Annotated[
         Reason,
-        says("why: all played, reached, no better on validation data for long, privacy spent, or told to"),
+        says(
+            "why: all played, reached, no better on validation data for long, privacy spent, tokens read, or told to"
+        ),
     ]
     method: Annotated[str, says("what was run")]
     data: Annotated[Maybe[str], says("on which data")] = UNSET
@@ -242,6 +247,7 @@ class Result(Written, kw_only=True):
     )
     bytes_up: Annotated[Maybe[int], says("sent by all clients together")] = UNSET
     bytes_down: Annotated[Maybe[int], says("sent to all clients together")] = UNSET
+    tokens: Annotated[Maybe[int], says("that clients have read, where samples are sequences")] = UNSET
     accuracy: Annotated[Maybe[Number], says("of the global model on the global test set")] = UNSET
     loss: Annotated[Maybe[Number], says("likewise")] = UNSET
     perplexity: Annotated[

@@ -59,6 +59,7 @@ const Hero = (() => {
       if (reason === "target") parts.push("target reached");
       if (reason === "patience") parts.push(`no better on validation data since round ${run.ending.best_round}`);
       if (reason === "budget") parts.push("its privacy is spent");
+      if (reason === "tokens") parts.push("all tokens read");
       if (reason === "stopped") parts.push("stopped early");
     }
     if (run.resumed) parts.push(run.resumed > 1 ? `resumed ${run.resumed} times` : "resumed once");
