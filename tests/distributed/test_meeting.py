@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_one_local_step_and_a_plain_outer_step_are_ddp() -> None:
         ("adamw:0.01", {"optimizer": "adamw", "weight_decay": 0.01}, 1e-4),  # a fused kernel, and the formula
     ],
 )
-def test_is_fedopt_with_everybody_present(inner: str, own: dict[str, object], near: float) -> None:
+def test_is_fedopt_with_everybody_present(inner: str, own: dict[str, Any], near: float) -> None:
     """Two workers with 64 samples each, 4 steps of 16 an epoch, 6 meetings; and two clients that do the same.
 
     Inner states stay where they are from one meeting to the next, and from one round to the next.

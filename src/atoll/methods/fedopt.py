@@ -75,8 +75,8 @@ class FedOpt(_Server):
     `keep_optimizer` it is DiLoCo (Douillard et al. 2023, Algorithm 1).
 
     Args:
-        server_optimizer: as `atoll.optimizers` has it: "sgd", "sgd:0.9", "nesterov:0.9", "adam", "yogi" ... The
-            papers' own FedAdam and its like differ from it in epsilon and bias correction, and are methods by themselves.
+        server_optimizer: as `atoll.optimizers` has it: "sgd", "sgd:0.9", "nesterov:0.9", "adam", "yogi" ...
+            FedAdam and its like, with the paper's epsilon and without bias correction, are methods by themselves.
 
     Traps: the optimiser moves trainable parameters only. Buffers are averaged: momentum or a preconditioner
     on running statistics can make a variance negative.
