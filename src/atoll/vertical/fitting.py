@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from atoll.errors import ConfigError
 from atoll.parties import Transcript, play
@@ -18,6 +18,8 @@ from atoll.runs.readers import Reader
 from atoll.tensors import Record
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
+from atoll.vertical.protocol import Apart
+from atoll.vertical.protocols import PROTOCOLS
 from atoll.vertical.running import Ended, take_part
 from atoll.vertical.settings import Vertical, Where
 from atoll.vertical.side import FloatArray
@@ -78,7 +80,7 @@ class Fitted:
         return f"<Fitted {self.plan.protocol} under {self.plan.cipher}: {told}>"
 
 
-def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, features: str = "",
+def fit(parties: Mapping[str, Any], protocol: str = "secureboost", *, features: str = "",
         where: Mapping[str, Where] | None = None, runs: str | Path | None = None, log: Sequence[Reader] = (),
         resume: str | Path | None = None, **settings: Any) -> Fitted:  # fmt: skip
     """Learn one model from parties with different columns, all in this process.
@@ -86,8 +88,10 @@ def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, features
     ``atoll.vertical.fit({"guest": bank, "host": shop}, "secureboost", trees=20, crypto="ou")``
 
     Args:
-        parties: "guest" with the label, and hosts by name.
-        protocol: "secureboost", "glm", "splitnn", "ftl"; "features", which looks at columns; "psi", which aligns.
+        parties: "guest" with the label, and hosts by name: a `Party` each. For "splitlora" hosts with texts (a file's
+            path, or bytes); the guest, whose the server is, may be left out.
+        protocol: "secureboost", "glm", "splitnn", "ftl"; "features", which looks at columns; "psi", which aligns;
+            "splitlora", which trains a language model.
         features: steps before the protocol, such as ``impute:median + woe:10``.
         where: what such steps are told of single parties' columns.
         runs: where the run gets its folder; None keeps nothing.
@@ -96,6 +100,9 @@ def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, features
     Raises ConfigError and DataError for what does not fit.
     """
     own = Vertical.kinds()
+    apart = issubclass(PROTOCOLS[protocol], Apart) if protocol in PROTOCOLS else False
+    if apart:
+        parties = {"guest": None, **parties}
     arbiter = {"arbiter": Where()} if settings.pop("arbiter", False) else {}
     plan = Vertical(
         protocol=protocol,
@@ -104,21 +111,29 @@ def fit(parties: Mapping[str, Party], protocol: str = "secureboost", *, features
         features=features,
         given={key: value for key, value in settings.items() if key not in own},
     )
+    if apart:
+        given = cast(Apart, plan.made())
+        parties = {name: None if each is None else given.read(each) for name, each in parties.items()}
     return play_all(plan, parties, None if runs is None else Path(runs), log, resume)
 
 
 def run(plan: Vertical, log: Sequence[Reader] = (), resume: str | Path | None = None) -> Fitted:
     """The run that a file describes, all parties in this process."""
     place = default_place() if plan.runs == "auto" else plan.runs
-    parties = {name: read(plan, name) for name in plan.names if name != "arbiter"}
+    parties = {name: read(plan, name) for name in plan.names}
     return play_all(plan, parties, None if place is None else Path(place), log, resume)
 
 
-def read(plan: Vertical, name: str) -> Party:
-    """A party's table, as the plan says.  Raises DataError, ConfigError."""
+def read(plan: Vertical, name: str) -> Any:
+    """A party's table, as the plan says, or its text; None where it brings none.  Raises DataError, ConfigError."""
     where = plan.party[name]
+    apart = plan.made() if plan.protocol != "psi" else None
+    if name == "arbiter" or (isinstance(apart, Apart) and name == "guest"):
+        return None
     if where.data is None:
         raise ConfigError(f"[party.{name}] names no data", hint='data = "FILE.csv"')
+    if isinstance(apart, Apart):
+        return apart.read(where.data)
     columns = [where.columns] if isinstance(where.columns, str) else where.columns
     guest = name == "guest" and plan.protocol != "psi"
     return Party.read(
@@ -129,7 +144,7 @@ def read(plan: Vertical, name: str) -> Party:
 
 def play_all(
     plan: Vertical,
-    parties: Mapping[str, Party],
+    parties: Mapping[str, Any],
     runs: Path | None,
     log: Sequence[Reader],
     resume: str | Path | None,
@@ -165,7 +180,7 @@ def play_one(
     """
     where = plan.party[name]
     own = replace(plan, party={**plan.party, name: replace(where, data=data or where.data)})
-    party = None if name == "arbiter" else read(own, name)
+    party = read(own, name)
     place = default_place() if plan.runs == "auto" else plan.runs
     transcript = Transcript()
 

@@ -34,6 +34,7 @@ _MATRIX = 100  # columns whose correlations are in the event; all are in the hal
 
 _BETTER: Mapping[str, Any] = {
     "auc": "higher", "ks": "higher", "lift": "higher", "rmse": "lower", "r2": "higher", "d2": "higher",
+    "perplexity": "lower", "accuracy": "higher",
 }  # fmt: skip
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from atoll.errors import ConfigError
 from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.side import FloatArray, Side
 
-__all__ = ["Case", "Known", "Progress", "Protocol", "Task"]
+__all__ = ["Apart", "Case", "Known", "Progress", "Protocol", "Task"]
 
 Task = Literal["binary", "multiclass", "regression", "poisson"]
 
@@ -157,3 +157,42 @@ class Protocol(ABC):
             columns: the names of its own, as the protocol has had them.
         """
         return None
+
+
+@dataclass(frozen=True)
+class Apart(Protocol):
+    """A protocol whose parties have no rows in common: the guest is a server without data, each host has its own.
+
+    Nothing is aligned, and the halves predict no rows.
+    """
+
+    ciphers: ClassVar[tuple[str, ...]] = ("none",)
+    tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression", "poisson")
+    predicts: ClassVar[bool] = False
+
+    @abstractmethod
+    def read(self, source: Any) -> Any:
+        """A host's data from where it is.  Raises DataError."""
+
+    @abstractmethod
+    async def server(self, link: Link, case: Case, progress: Progress) -> tuple[Record, Mapping[str, float]]:
+        """The guest: its half of the model, and figures of what hosts keep to be judged on."""
+
+    @abstractmethod
+    async def client(self, link: Link, data: Any, case: Case, share: float, progress: Progress) -> Record:
+        """A host, which keeps this share of its data to be judged on: its half of the model."""
+
+    async def guest(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
+        raise self._rowless()
+
+    async def host(self, link: Link, side: Side, case: Case, progress: Progress) -> Record:
+        raise self._rowless()
+
+    async def score(self, link: Link, side: Side, case: Case, half: Record) -> FloatArray:
+        raise self._rowless()
+
+    async def answer(self, link: Link, side: Side, case: Case, half: Record) -> None:
+        raise self._rowless()
+
+    def _rowless(self) -> ConfigError:
+        return ConfigError(f"protocol = {self.name!r} has no rows that parties have in common")

@@ -9,12 +9,13 @@ from atoll.vertical.ftl import FTL
 from atoll.vertical.glm import GLM
 from atoll.vertical.protocol import Protocol
 from atoll.vertical.secureboost import SecureBoost
+from atoll.vertical.splitlora import SplitLoRA
 from atoll.vertical.splitnn import SplitNN
 
 __all__ = ["PROTOCOLS", "describe"]
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    each.name: each for each in (SecureBoost, GLM, SplitNN, FTL, FeatureTable)
+    each.name: each for each in (SecureBoost, GLM, SplitNN, SplitLoRA, FTL, FeatureTable)
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from atoll.vertical.figures import figures
 from atoll.vertical.halves import half_of, session
 from atoll.vertical.keeping import Keeper
 from atoll.vertical.party import Party
-from atoll.vertical.protocol import Case, Known, Progress, Protocol
+from atoll.vertical.protocol import Apart, Case, Known, Progress, Protocol
 from atoll.vertical.settings import Vertical
 from atoll.vertical.side import Side
 
@@ -57,13 +58,19 @@ class Ended:
     known: Known | None = None
 
 
-async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Keeper) -> Ended:
-    """All of a run, as one of its parties. The arbiter has no data.
+async def take_part(link: Link, plan: Vertical, party: Any, keeper: Keeper) -> Ended:
+    """All of a run, as one of its parties.
+
+    Args:
+        party: its table, a `Party`; its own data where nothing is aligned (`Apart.read`); nothing at the arbiter, and
+            at a server.
 
     Raises ConfigError where the others have other settings, DataError where nothing can be learned from what all have
     in common, PartyError where another one is gone.
     """
     number = await _greet(link, plan, keeper)
+    if plan.protocol != "psi" and isinstance(protocol := plan.made(), Apart):
+        return await _apart(link, plan, protocol, party, number, keeper)
     if party is None:
         return await _arbitrate(link, plan, number, keeper)
     reveal = plan.reveal if plan.protocol == "psi" else "both"
@@ -114,6 +121,28 @@ async def take_part(link: Link, plan: Vertical, party: Party | None, keeper: Kee
     await _part(link)
     known = protocol.knows(case, link.name, ready.columns, model)
     return Ended(half(model), len(rows), rows, train, test, party.labels, known)
+
+
+async def _apart(
+    link: Link, plan: Vertical, protocol: Apart, data: Any, number: int, keeper: Keeper
+) -> Ended:
+    """All of a run whose parties have no rows in common."""
+    keeper.begin(number, 0)
+    outer, name, nobody = keeper.progress(link.name), session(plan, ()), Party((), np.zeros((0, 0)))
+
+    def half(model: Record) -> Record:
+        return half_of(name, nobody, Record(), model)
+
+    begun = None if outer.half is None else outer.half.model
+    progress = Progress(
+        outer.number, begun, lambda number, model, figures: outer.tell(number, half(model), figures)
+    )
+    if link.name == "guest":
+        model, found = await protocol.server(link, plan.case(), progress)
+    else:
+        model, found = await protocol.client(link, data, plan.case(), plan.test, progress), {}
+    await _part(link)
+    return Ended(half(model), test=found)
 
 
 def in_order(party: Party, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from atoll.schema import convert, parse, toml_line
 from atoll.settings import Place
 from atoll.vertical.alignment.group import ECDH
 from atoll.vertical.features import steps
-from atoll.vertical.protocol import Case, Protocol, Task
+from atoll.vertical.protocol import Apart, Case, Protocol, Task
 from atoll.vertical.protocols import PROTOCOLS
 
 __all__ = ["Vertical", "Where"]
@@ -58,7 +58,7 @@ class Vertical:
     """
 
     protocol: Annotated[
-        str, Meta(description='"psi", "features", "glm", "secureboost", "splitnn" or "ftl"')
+        str, Meta(description='"psi", "features", "glm", "secureboost", "splitnn", "splitlora" or "ftl"')
     ] = "secureboost"
     crypto: Annotated[
         str,
@@ -105,10 +105,30 @@ class Vertical:
             steps.check(self.features, self.case(), {name: self.own(name) for name in self.party})
         elif self.features:
             raise ConfigError("features: protocol = 'psi' looks at ids alone", hint="leave the steps out")
+        if self.protocol != "psi" and isinstance(self.made(), Apart):
+            self._check_apart()
         if "arbiter" in self.party and (self.protocol == "psi" or not self.made().needs_arbiter):
             raise ConfigError(
                 f"protocol = {self.protocol!r} with these settings has no arbiter",
                 hint="leave [party.arbiter] out",
+            )
+
+    def _check_apart(self) -> None:
+        """Refuse what is for rows in common, where there are none."""
+        usual = {"id": "id", "label": "y", "task": "binary", "exposure": None, "features": ""}
+        odd = next((key for key, value in usual.items() if getattr(self, key) != value), None)
+        if odd is not None:
+            raise ConfigError(
+                f"{odd} = {getattr(self, odd)!r} is for tables, and protocol = {self.protocol!r} reads texts",
+                hint=f"leave {odd} out",
+            )
+        for name, where in self.party.items():
+            if where.columns or where.id or where.onehot or where.edges:
+                raise ConfigError(f"[party.{name}] names columns, and texts have none", hint="leave them out")
+        if self.party["guest"].data is not None:
+            raise ConfigError(
+                "[party.guest] has data, and the guest is a server without any",
+                hint="every host has a text of its own",
             )
 
     # --- what follows from it -----------------------------------------------------------------------------------

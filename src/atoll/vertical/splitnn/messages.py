@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties import Field, Kind, Link
 from atoll.tensors import Record
 
-__all__ = ["BEGIN", "CODECS", "KINDS", "Wire"]
+__all__ = ["BEGIN", "CODECS", "KINDS", "Wire", "kind"]
 
 CODECS = ("int8", "int4", "bf16", "fp16", "topk")
 """Codecs that messages can have, by name."""
@@ -33,8 +33,8 @@ _TELLS = {
 }
 
 
-def _kind(what: str, codec: str | None) -> Kind:
-    """Messages of embeddings or gradients: float32 [b, width], or what the codec makes of them."""
+def kind(name: str, codec: str | None, tells: str) -> Kind:
+    """Messages of so many rows of numbers: float32 [b, width], or what the codec makes of them."""
     fields = {"x": Field("float32", (None, None))}
     if codec is not None:
         form = compress.parse(f"{codec}:0.5" if codec == "topk" else codec).form((4, 4))
@@ -42,10 +42,14 @@ def _kind(what: str, codec: str | None) -> Kind:
             name: Field(str(dtype).removeprefix("torch."), (None,) * len(shape))
             for name, (dtype, shape) in form.items()
         }
-    return Kind(f"split.{what}" + ("" if codec is None else f".{codec}"), fields, _TELLS[what])
+    return Kind(name + ("" if codec is None else f".{codec}"), fields, tells)
 
 
-_KINDS = {(what, codec): _kind(what, codec) for what in _TELLS for codec in (None, *CODECS)}
+_KINDS = {
+    (what, codec): kind(f"split.{what}", codec, tells)
+    for what, tells in _TELLS.items()
+    for codec in (None, *CODECS)
+}
 KINDS = (BEGIN, *_KINDS.values())
 _NO_KEY = torch.zeros((), dtype=torch.int64)
 
@@ -56,25 +60,27 @@ class Wire:
 
     Args:
         codec: "int8", "topk:0.1" ...; None for float32 as it is.
+        kinds: the kinds of messages, by what is in them and the codec's name.
     """
 
     codec: compress.Codec | None
+    kinds: Mapping[tuple[str, str | None], Kind]
 
     @classmethod
-    def of(cls, text: str | None) -> Wire:
+    def of(cls, text: str | None, kinds: Mapping[tuple[str, str | None], Kind] = _KINDS) -> Wire:
         """Raises ConfigError for a codec that is none, or that needs a key at both ends."""
         codec = None if text is None else compress.parse(text)
         if codec is not None and codec.name not in CODECS:
             raise ConfigError(
                 f"codec = {text!r} is nothing for split networks", hint=f"known: {', '.join(CODECS)}"
             )
-        return cls(codec)
+        return cls(codec, kinds)
 
     def kind(self, what: str) -> Kind:
-        return _KINDS[what, None if self.codec is None else self.codec.name]
+        return self.kinds[what, None if self.codec is None else self.codec.name]
 
     async def send(self, link: Link, to: str, what: str, x: Tensor) -> None:
-        """Send "embedding" or "gradient", [b, width]."""
+        """Send what one of the kinds says, [b, width]."""
         x = x.detach().contiguous()
         record = Record(x=x) if self.codec is None else self.codec.encode(x, _NO_KEY)
         await link.send(to, self.kind(what), record)
@@ -86,7 +92,7 @@ class Wire:
             x: Tensor = got.x
             if tuple(x.shape) != tuple(shape):
                 raise CodecError(
-                    f"{sender} sent split.{what} of {list(x.shape)}, and {list(shape)} is due",
+                    f"{sender} sent {self.kind(what).name} of {list(x.shape)}, and {list(shape)} is due",
                     hint="all parties must have the same rows in the same order",
                 )
             return x
