@@ -153,6 +153,11 @@ def _check_asynchronous(
 def check_differences(method: Method, pace: str) -> None:
     """Raises ConfigError for a method whose replies a server cannot take one by one."""
     name, change = type(method).__name__, method.change
+    if method.in_step:
+        raise ConfigError(
+            f"{name} cannot go at pace {pace!r}: what clients send and are sent changes with the round",
+            hint='set pace="sync", or take a method whose rounds are alike: fedavg, fedit, ffa ...',
+        )
     if change is None or (change.since is not None and change.where == "received"):
         raise ConfigError(
             f"{name} cannot go at pace {pace!r}: its replies are no differences that a server could take"

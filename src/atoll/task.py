@@ -189,12 +189,16 @@ class Task:
         return found
 
     def load(self, params: Tensors, buffers: Tensors) -> nn.Module:
-        """A fresh module with this state, for use outside Atoll. What is given counts before what is `frozen`."""
+        """A fresh module with this state, for use outside Atoll. What is given counts before what is `frozen`.
+
+        What is neither is as the task's own module has it: factors of adapters that a method leaves as they were drawn.
+        """
         module = copy.deepcopy(self.module)
-        state = {**self.frozen, **params, **buffers}
+        given = {**self.frozen, **params, **buffers}
         with torch.no_grad():
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                tensor.copy_(state[name])
+                if name in given:
+                    tensor.copy_(given[name])
         return module
 
     # --- pure functions -----------------------------------------------------------------------------------------

@@ -85,6 +85,9 @@ class Method(Program):
     mixed: ClassVar[bool] = False
     """Whether clients may have models of different architectures (`Population.tasks`)."""
 
+    in_step: ClassVar[bool] = False
+    """Whether all replies that the server takes together must be to one broadcast, so that there must be rounds."""
+
     low_rank: ClassVar[bool] = False
     """Whether it is for models of which factors of low rank are trained (`atoll.adapters.pairs`)."""
 

@@ -15,7 +15,14 @@ from atoll.methods.adapt.fada import FADA
 from atoll.methods.adapt.fedcoral import FedCORAL
 from atoll.methods.adapt.fedmmd import FedMMD
 from atoll.methods.adapt.shot import SHOT
+from atoll.methods.adapters.fedex import FedEx
 from atoll.methods.adapters.fedit import FedIT
+from atoll.methods.adapters.fedsa import FedSA
+from atoll.methods.adapters.ffa import FFA
+from atoll.methods.adapters.flexlora import FlexLoRA
+from atoll.methods.adapters.flora import FLoRA
+from atoll.methods.adapters.hetlora import HetLoRA
+from atoll.methods.adapters.rolora import RoLoRA
 from atoll.methods.distilled import FedDF, FedMD
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.feddyn import FedDyn
@@ -70,6 +77,7 @@ __all__ = [
     "D2",
     "DPSGD",
     "FADA",
+    "FFA",
     "IFCA",
     "METHODS",
     "PFNM",
@@ -80,6 +88,7 @@ __all__ = [
     "Description",
     "DiLoCo",
     "Ditto",
+    "FLoRA",
     "FedALA",
     "FedAMP",
     "FedAdagrad",
@@ -91,6 +100,7 @@ __all__ = [
     "FedCORAL",
     "FedDF",
     "FedDyn",
+    "FedEx",
     "FedFomo",
     "FedIT",
     "FedMA",
@@ -103,11 +113,14 @@ __all__ = [
     "FedProto",
     "FedProx",
     "FedRep",
+    "FedSA",
     "FedSGD",
     "FedYogi",
     "Fedora",
     "FineTune",
+    "FlexLoRA",
     "Gossip",
+    "HetLoRA",
     "HeteroFL",
     "HeurFedAMP",
     "KNNPer",
@@ -122,6 +135,7 @@ __all__ = [
     "PerFedAvg",
     "PushSum",
     "QFedAvg",
+    "RoLoRA",
     "Scaffold",
     "Setting",
     "Tracking",
@@ -186,6 +200,13 @@ METHODS: dict[str, type[Method]] = {
     "choco": Choco,
     "moshpit": Moshpit,
     "fedit": FedIT,
+    "ffa": FFA,
+    "rolora": RoLoRA,
+    "flora": FLoRA,
+    "fedex": FedEx,
+    "flexlora": FlexLoRA,
+    "hetlora": HetLoRA,
+    "fedsa": FedSA,
     "diloco": DiLoCo,
 }
 """Methods by the name they have in a configuration file and on the command line."""
