@@ -106,6 +106,8 @@ def federation(
         return nn.Sequential(nn.Linear(6, 8), *normed, nn.ReLU(), nn.Linear(8, 3))
 
     more = {"cohort": 3, **more}
+    if isinstance(method, str) and METHODS[method].low_rank:
+        more["adapter"] = "lora:2"
     return Federation(
         model, data, method, rounds=2, engine=engine, device=device, eval_every=0, seed=3, **more
     )

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atoll import attacks, channel, data, methods, models, robust, vertical
+    from atoll import adapters, attacks, channel, data, methods, models, robust, vertical
     from atoll.callbacks import Callback
     from atoll.contract import Change, ClientData, Method, Plan, Population, Program, Replies, Reply, Work
     from atoll.data import FederatedData
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from atoll.methods.adapt.fedcoral import FedCORAL
     from atoll.methods.adapt.fedmmd import FedMMD
     from atoll.methods.adapt.shot import SHOT
+    from atoll.methods.adapters.fedex import FedEx
     from atoll.methods.adapters.fedit import FedIT
+    from atoll.methods.adapters.fedsa import FedSA
+    from atoll.methods.adapters.ffa import FFA
+    from atoll.methods.adapters.flexlora import FlexLoRA
+    from atoll.methods.adapters.flora import FLoRA
+    from atoll.methods.adapters.hetlora import HetLoRA
+    from atoll.methods.adapters.rolora import RoLoRA
     from atoll.methods.distilled.feddf import FedDF
     from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
@@ -180,6 +187,14 @@ _HOMES = {
         "SHOT",
         "Scaffold",
         "Tracking",
+        "FFA",
+        "RoLoRA",
+        "FLoRA",
+        "FedEx",
+        "FlexLoRA",
+        "HetLoRA",
+        "FedSA",
+        "FedIT",
     ),
     "metrics": ("Metric",),
     "parts": ("Parts",),
@@ -191,7 +206,7 @@ _HOMES = {
     "trials": ("compare", "sweep"),
 }
 _HOME = {name: f"atoll.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = ("attacks", "channel", "data", "methods", "models", "robust", "testing", "vertical")
+_ROOMS = ("adapters", "attacks", "channel", "data", "methods", "models", "robust", "testing", "vertical")
 
 __all__ = [
     "ADPSGD",
@@ -200,6 +215,7 @@ __all__ = [
     "D2",
     "DPSGD",
     "FADA",
+    "FFA",
     "IFCA",
     "PFNM",
     "SHOT",
@@ -219,6 +235,7 @@ __all__ = [
     "EngineError",
     "Evaluation",
     "Experiment",
+    "FLoRA",
     "FedALA",
     "FedAMP",
     "FedAdagrad",
@@ -230,6 +247,7 @@ __all__ = [
     "FedCORAL",
     "FedDF",
     "FedDyn",
+    "FedEx",
     "FedFomo",
     "FedIT",
     "FedMA",
@@ -242,13 +260,16 @@ __all__ = [
     "FedProto",
     "FedProx",
     "FedRep",
+    "FedSA",
     "FedSGD",
     "FedYogi",
     "FederatedData",
     "Federation",
     "Fedora",
     "FineTune",
+    "FlexLoRA",
     "Gossip",
+    "HetLoRA",
     "HeteroFL",
     "HeurFedAMP",
     "KNNPer",
@@ -274,6 +295,7 @@ __all__ = [
     "Record",
     "Replies",
     "Reply",
+    "RoLoRA",
     "Round",
     "Run",
     "RunError",
@@ -288,6 +310,7 @@ __all__ = [
     "Training",
     "Work",
     "__version__",
+    "adapters",
     "attacks",
     "channel",
     "compare",

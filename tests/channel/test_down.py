@@ -225,6 +225,10 @@ def test_it_outlives_a_stop(engine: str, settings: dict[str, Any], tmp_path: Pat
 # --- whose model ------------------------------------------------------------------------------------------------------
 
 
+OTHERWISE = ("cfl", "pfnm", "fedma", "rolora", "flora", "fedex")
+"""What these send under this name is not sent to all, or travels in parts."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_declares_it_sends_to_all(name: str) -> None:
     """The fields are there, in floating point, and no client gets another one in their place."""
@@ -232,14 +236,15 @@ def test_what_a_method_declares_it_sends_to_all(name: str) -> None:
     if name in ("fedbn", "knn-per", "fedmd", "feddf", "fedora", "fedfomo"):
         assert kind.broadcasts == (() if name in ("fedmd", "feddf", "fedora", "fedfomo") else ("params",))
         return  # they need other data, or another network
-    method, task = kind(), federation().task
+    adapter = {"adapter": "lora:2"} if kind.low_rank else {}
+    method, task = kind(), federation(**adapter).task
     inputs = torch.zeros(1, 64)
     state = method.setup(task, Population(4, (task,), inputs))
     sent = method.broadcast(state, [0, 2])
     for field in kind.broadcasts:
         assert all(v.is_floating_point() for v in leaves(sent.shared[field]))
         assert not [client for client, own in sent.own.items() if field in own]
-    assert bool(kind.broadcasts) == ("params" in sent.shared and name not in ("cfl", "pfnm", "fedma"))
+    assert bool(kind.broadcasts) == ("params" in sent.shared and name not in OTHERWISE)
 
 
 @pytest.mark.parametrize(

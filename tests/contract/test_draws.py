@@ -226,7 +226,7 @@ def test_every_change_that_is_declared_is_there() -> None:
         assert change is not None
         if name == "fedbn":  # refuses a model without BatchNorm, and is FedAvg but for that
             continue
-        fed = federation(name)
+        fed = federation(name, **({"adapter": "lora:2"} if kind.low_rank else {}))
         fed.round()
         work = fed.method.broadcast(fed.state, [0])
         job = Job(fed.method, work, [0], 2, 0)

@@ -318,7 +318,8 @@ def test_training_losses_are_not_told() -> None:
 
 PASS = """fedsgd fedavg fedavgm fedprox fedadagrad fedadam fedyogi scaffold fednova feddyn local fedavg-ft pfedhn
  pfedhn-pc ditto pfedme fedper lg-fedavg fedbn fedrep fedbabu knn-per fedamp heurfedamp cfl fedmd feddf
- fedcoral fedmmd fada adabn shot dpsgd adpsgd pushsum gossip tracking d2 choco moshpit diloco"""
+ fedcoral fedmmd fada adabn shot dpsgd adpsgd pushsum gossip tracking d2 choco moshpit diloco
+ fedit ffa rolora flora fedex flexlora hetlora fedsa"""
 REFUSED = "qfedavg moon heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca fedfomo"
 
 
@@ -329,6 +330,7 @@ def test_each_method_passes_or_is_refused() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods_that_see_data_beside_the_gradient_of_a_step_are_refused(name: str) -> None:
     kw: dict[str, Any] = {"norms": "all"} if name == "fedbn" else {"rates": "1"} if name == "heterofl" else {}
+    kw |= {"adapter": "lora:2"} if METHODS[name].low_rank else {}
     made = data(validation=0.2).publish(torch.randn(20, 6))
     if name in REFUSED.split():
         with pytest.raises(ConfigError, match="dp_sgd") as error:

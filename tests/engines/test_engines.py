@@ -202,7 +202,9 @@ def outcome(name: str, engine: str, sizes: tuple[int, ...]) -> tuple[Record, Eva
     model = lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))  # noqa: E731
     if name == "fedbn":  # refuses a model without
         model = MODELS["batchnorm"][0]
-    settings = {"lr": 0.05}
+    settings: dict[str, Any] = {"lr": 0.05}
+    if METHODS[name].low_rank:
+        settings["adapter"] = "lora:2"
     if "batch_size" in set(METHODS[name].__dataclass_fields__):
         settings["batch_size"] = 4
     if name == "feddf":  # Adam's normalised steps make much of rounding where little is left to learn

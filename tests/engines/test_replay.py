@@ -35,6 +35,8 @@ def played(name: str, fixed: bool, recurrent: bool = False) -> tuple[Any, ...]:
     settings: dict[str, Any] = {"lr": 0.05}
     if "batch_size" in set(METHODS[name].__dataclass_fields__):
         settings["batch_size"] = 4
+    if METHODS[name].low_rank:
+        settings["adapter"] = "lora:2"
     if name == "feddf":
         settings["distill_steps"] = 5
     if recurrent:

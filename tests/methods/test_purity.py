@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from atoll.adapters import apply
 from atoll.contract import ClientData, Method, Population, Program
 from atoll.engines.capture import capture
 from atoll.methods import METHODS, FedAvg, FedNova, FedProx, FedSGD, FineTune, QFedAvg, Scaffold
+from atoll.task import Task
 from atoll.tensors import Record
 
 from .driver import blobs, network, whole
@@ -26,9 +28,15 @@ VARIANTS: dict[str, Method] = {
 }
 
 
+def adapted(task: Task, method: Method) -> Task:
+    """The task with an adapter, where the method is for one."""
+    return Task(apply(task.module, "lora:2,4")) if method.low_rank else task
+
+
 def started(method: Method, program: Program, normalised: bool) -> tuple[Record, ClientData]:
     """A client's working state, with nothing in it zero that need not be."""
     task, (client,) = network(normalised), blobs(8, tested=4)
+    task = adapted(task, method)
     assert client.test is not None
     population = Population(2, (task,), client.inputs[:1], client.inputs)
     received = method.broadcast(method.setup(task, population), [0]).received(0)
@@ -50,7 +58,7 @@ PLAIN = [name for name in (*VARIANTS, "tuned") if name != "fedbn"]  # which refu
 def test_a_captured_step_is_the_step(name: str, normalised: bool) -> None:
     method = VARIANTS.get(name) or FineTune(finetune_epochs=2)
     program = method if name in VARIANTS else method.program("personal")
-    task, (client,) = network(normalised), blobs(8)
+    task, (client,) = adapted(network(normalised), method), blobs(8)
     cuts = [whole(client.inputs[at : at + 4], client.targets[at : at + 4]) for at in (0, 4)]
     with torch.no_grad():
         local, data = started(method, program, normalised)
@@ -75,7 +83,7 @@ def test_a_captured_step_is_the_step(name: str, normalised: bool) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_client_half_changes_nothing_it_was_given(name: str) -> None:
     method = VARIANTS[name]
-    task, (client,) = network(normalised=True), blobs(8)
+    task, (client,) = adapted(network(normalised=True), method), blobs(8)
     with torch.no_grad():
         local, data = started(method, method, normalised=True)
         held = [leaf for leaf in pytree.tree_leaves((local, data)) if leaf is not None]

@@ -30,6 +30,7 @@ NEEDS: dict[str, tuple[dict[str, Any], str]] = {
     "fedbn": ({"model": "mlp-bn:8"}, "a model with normalisation"),
     "heterofl": ({"model": "mlp-bn:8"}, "a model with hidden layers"),
     "fedmd": ({}, "`[network] public`"),
+    **{name: ({"adapter": "lora:2"}, "`adapter`") for name, kind in METHODS.items() if kind.low_rank},
     "feddf": ({}, "`[network] public`"),
 }
 """Settings without which a method does not begin, here as in a simulation; and how the table calls them."""

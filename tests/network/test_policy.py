@@ -400,7 +400,8 @@ def test_what_is_approved(here: Here) -> None:
 
 @pytest.mark.parametrize("method", sorted({*METHODS} - {"heterofl"}))
 def test_every_method_can_be_shown(here: Here, method: str) -> None:
-    text = approval(plan(data={"classes": 2}, method=method), here, Policy())
+    adapter = "lora:2" if METHODS[method].low_rank else None
+    text = approval(plan(data={"classes": 2}, method=method, adapter=adapter), here, Policy())
     assert max(map(len, text.splitlines())) <= WIDTH
     assert f"by {method}," in " ".join(text.split())
     if method == "fedora":

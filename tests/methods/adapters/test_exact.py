@@ -16,7 +16,7 @@ from atoll.methods.adapters.factors import product_error
 from atoll.task import Task
 from atoll.tensors import Tensors
 
-from ..driver import Client, Played
+from tests.methods.driver import Client, Played
 
 SIZES = (12, 5, 8)
 EXACT = (FFA, RoLoRA, FLoRA, FedEx)
@@ -49,7 +49,9 @@ def task(text: str = "lora:3,6,*", dtype: torch.dtype = torch.float64) -> Task:
 def people(sizes: Sequence[int] = SIZES) -> list[Client]:
     generator = torch.Generator().manual_seed(1)
     return [
-        Client(torch.randint(0, 11, (n, 3), generator=generator), torch.randint(0, 4, (n,), generator=generator))
+        Client(
+            torch.randint(0, 11, (n, 3), generator=generator), torch.randint(0, 4, (n,), generator=generator)
+        )
         for n in sizes
     ]
 
@@ -70,9 +72,7 @@ def means(played: Played, method: Any, before: Any, sent: dict[int, Tensors]) ->
             own = pair.delta(left[pair.A], left[pair.B])
             total[pair.weight] = total.get(pair.weight, 0) + p * own
     based = before.get("base", Tensors())
-    return Tensors(total).map_names(
-        lambda name, value: value + based.get(name, played.task.frozen[name])
-    )
+    return Tensors(total).map_names(lambda name, value: value + based.get(name, played.task.frozen[name]))
 
 
 def watched(kind: type[FedAvg], dtype: torch.dtype, rounds: int) -> list[tuple[Tensors, Tensors]]:
@@ -137,7 +137,9 @@ def test_what_fedit_is_off_by() -> None:
     for pair in pairs(module):
         dense = [pair.delta(each[pair.A], each[pair.B]) for each in sent]
         mean = sum(n / 25 * each for n, each in zip(SIZES, dense, strict=True))
-        a, b = (sum(n / 25 * each[name] for n, each in zip(SIZES, sent, strict=True)) for name in (pair.A, pair.B))
+        a, b = (
+            sum(n / 25 * each[name] for n, each in zip(SIZES, sent, strict=True)) for name in (pair.A, pair.B)
+        )
         squares[0] += float((mean - pair.delta(a, b)).square().sum())
         squares[1] += float(mean.square().sum())
     assert error == pytest.approx((squares[0] / squares[1]) ** 0.5, rel=1e-12)
@@ -213,7 +215,9 @@ def test_flexlora_gives_the_nearest_of_each_rank() -> None:
                 u, s, v = torch.linalg.svd(total[pair.weight])
                 r = pair.rank
                 nearest = u[:, :r] * s[:r] @ v[:r]
-                torch.testing.assert_close(pair.delta(given[pair.A], given[pair.B]), nearest, rtol=1e-9, atol=1e-12)
+                torch.testing.assert_close(
+                    pair.delta(given[pair.A], given[pair.B]), nearest, rtol=1e-9, atol=1e-12
+                )
         assert number < 2 or float(s[0]) > 1e-3
 
 
@@ -225,7 +229,9 @@ def test_hetlora_counts_by_norms_and_prunes_what_fades() -> None:
     norms = []
     for k in range(3):
         left = given.params + played.sent[k].values["update"]
-        squares = [pair.delta(left[pair.A], left[pair.B]).square().sum() for pair in pairs(played.task.module)]
+        squares = [
+            pair.delta(left[pair.A], left[pair.B]).square().sum() for pair in pairs(played.task.module)
+        ]
         norms.append(float(sum(squares)) ** 0.5)
     for pair in pairs(played.task.module):
         mean = sum(

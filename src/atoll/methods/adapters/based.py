@@ -34,6 +34,7 @@ class Based(FedAvg):
     low_rank: ClassVar[bool] = True
     exact: ClassVar[bool | None] = True
     in_step: ClassVar[bool] = True
+    host: ClassVar[tuple[str, ...]] = ("factors", "told")
 
     # ---- server half -----------------------------------------------------------------------------------------
 

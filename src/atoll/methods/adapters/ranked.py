@@ -41,6 +41,7 @@ class Ranked(FedAvg):
     low_rank: ClassVar[bool] = True
     mixed: ClassVar[bool] = True
     in_step: ClassVar[bool] = True
+    host: ClassVar[tuple[str, ...]] = ("factors",)
 
     # ---- server half -----------------------------------------------------------------------------------------
 
