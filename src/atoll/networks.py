@@ -34,7 +34,7 @@ def networks(text: str, data: FederatedData) -> list[Callable[[], nn.Module]]:
     example = data.example()
     outputs = data.classes or (math.prod(example.targets.shape[1:]) or 1)
     inputs = example.inputs
-    if isinstance(inputs, Parts) and not own.named(text):
+    if isinstance(inputs, Parts) and not (own.named(text) or text.startswith("hf:")):
         parts = shapes(inputs)
         raise ConfigError(
             f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {parts}",

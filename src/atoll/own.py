@@ -21,13 +21,15 @@ KEYS = ("model", "method", "loss", "metrics", "augment", "choose", "adaptive")
 """Keys whose values may name code."""
 
 _CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_PATHS = ("hf:",)
+"""What begins like this is the path of a folder."""
 _admitted: dict[str, Any] = {}
 
 
 def named(text: object) -> list[str]:
     """The names of code in a value, where it holds some: ``"cnn + nets:Small"`` has ``nets:Small``."""
     parts = [part.strip() for part in re.split(r"[+,]", text)] if isinstance(text, str) else []
-    return [part for part in parts if _CODE.fullmatch(part)]
+    return [part for part in parts if _CODE.fullmatch(part) and not part.startswith(_PATHS)]
 
 
 def short(text: str) -> str:

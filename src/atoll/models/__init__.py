@@ -13,6 +13,7 @@ from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
+from atoll.models.hf import from_folder
 from atoll.models.llama import Llama, llama
 from atoll.models.normalised import with_batchnorm
 from atoll.models.recurrent import CharacterLSTM, lstm
@@ -63,6 +64,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lstm": lambda shape, classes: lstm(classes),
     "gpt": lambda shape, classes, **given: gpt(classes, shape[0], **given),
     "llama": lambda shape, classes, **given: llama(classes, **given),
+    "hf": lambda shape, classes, path: from_folder(path, shape[0], classes),
 }
 """Models by the name they have in a configuration file: functions of (shape of a sample, classes, settings if any)."""
 
@@ -70,6 +72,7 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
     "mlp": (spec.many(spec.whole("widths", at_least=1, optional=True)),),
     "vgg": (spec.whole("width", at_least=1, optional=True),),
     "gpt": tuple(spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads")),
+    "hf": (spec.rest("path"),),
     "llama": tuple(
         spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads", "groups")
     ),
@@ -88,6 +91,7 @@ _LINES = {
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
     "gpt": "next characters: a transformer of LAYERS blocks (4), WIDTH (128) and HEADS (4), for whole-number tokens",
     "llama": "likewise, with RMSNorm, rotary positions and SwiGLU; GROUPS of heads that share a key (half of HEADS)",
+    "hf": "a model of transformers, from a folder with its config.json (random weights without model.safetensors)",
 }
 
 
@@ -103,6 +107,7 @@ def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Modul
     names the hidden widths, "vgg:8" the channels of the first layer, which all others are multiples of. "mlp-bn:64",
     "lenet-bn" and so on have BatchNorm between the layers. "lstm", "gpt" and "llama" read integer tokens;
     their vocabulary is `classes`.
+    "hf:PATH" is a model of `transformers` from a folder (see `atoll.models.hf`).
     "package.module:Name" is a module of the user's own, or makes one without arguments (see `atoll.own`).
     Raises ConfigError for anything else.
     """

@@ -15,7 +15,6 @@ from atoll.methods import FFA, FedAvg, FedEx, FedIT, FedSA, FlexLoRA, FLoRA, Het
 from atoll.methods.adapters.factors import product_error
 from atoll.task import Task
 from atoll.tensors import Tensors
-
 from tests.methods.driver import Client, Played
 
 SIZES = (12, 5, 8)
