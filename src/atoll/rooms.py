@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atoll.mapped import mapping
+
 __all__ = ["Rooms", "blank"]
 
 _HUGE, _ALIGNED = 1 << 23, 64
@@ -64,8 +66,8 @@ def blank(like: Tensor) -> Tensor:
     """A tensor of this form with whatever stands in its memory, to be written over.
 
     Large ones in main memory are numpy's: it asks for huge pages, torch does not. Writing into 80 MB for the first time
-    then takes 20 ms instead of 40, and again 10.
+    then takes 20 ms instead of 40, and again 10. Where large tensors lie in files, this one does.
     """
-    if like.device.type != "cpu" or like.nbytes < _HUGE:
+    if like.device.type != "cpu" or like.nbytes < _HUGE or mapping() is not None:
         return torch.empty_like(like)
     return torch.from_numpy(_ROOMS.give(like.nbytes)).view(like.dtype).view(like.shape)

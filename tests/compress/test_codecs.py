@@ -15,14 +15,15 @@ from torch.func import vmap
 
 from atoll import compress, seeds
 from atoll.codec import decode, encode
-from atoll.compress import Codec, PowerSGD, Whole, packing, parse
+from atoll.compress import NF4, Codec, PowerSGD, Whole, packing, parse
+from atoll.compress.nf4 import levels
 from atoll.compress.rotated import CENTROIDS, hadamard
 from atoll.errors import CodecError, ConfigError
 from atoll.tensors import Record, nbytes
 
 TEXTS = (
     "bf16", "fp16", "int8", "int4", "topk:0.05", "topk:1", "randk:0.1", "sign", "qsgd:1", "qsgd:7", "qsgd:127", "drive",
-    "drive:unbiased", "eden:2", "eden:3", "eden:4,unbiased", "powersgd:2",
+    "nf4", "nf4:100", "drive:unbiased", "eden:2", "eden:3", "eden:4,unbiased", "powersgd:2",
 )  # fmt: skip
 SIZES = (1, 2, 7, 511, 4096, 4097, 9000)
 
@@ -108,7 +109,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(text: str) -> None:
     [
         ("int9", "unknown codec 'int9'"), ("topk", "needs share"), ("topk:0", "share = 0"), ("topk:1.5", "share = 1.5"),
         ("eden:5", "bits = 5"), ("qsgd:0", "levels = 0"), ("qsgd:200", "levels = 200"), ("powersgd:0", "rank = 0"),
-        ("drive:often", '"unbiased"'), ("int8:3", "no arguments"), ("randk:-1", "share = -1"),
+        ("nf4:0", "block = 0"), ("drive:often", '"unbiased"'), ("int8:3", "no arguments"), ("randk:-1", "share = -1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(text: str, says: str) -> None:
@@ -142,7 +143,7 @@ def test_the_mean_over_keys_is_right(text: str) -> None:
         ("drive", 0.36, 0.363 * 1.02), ("drive:unbiased", 0.56, 0.571 * 1.02), ("eden:2", 0.115, 0.1175 * 1.05),
         ("eden:3", 0.033, 0.0345 * 1.05), ("eden:4", 0.009, 0.0095 * 1.05), ("int8", 0, 3e-4), ("int4", 0, 0.1),
         ("bf16", 0, 2.0**-16), ("fp16", 0, 2.0**-22), ("sign", 0.36, 0.37), ("randk:0.1", 8, 10),
-        ("topk:0.1", 0.4, 0.7),
+        ("topk:0.1", 0.4, 0.7), ("nf4", 0.008, 0.0092),
     ],
 )  # fmt: skip
 def test_errors_on_normal_numbers(text: str, least: float, most: float) -> None:
@@ -175,7 +176,36 @@ def test_no_number_moves_by_more_than_half_a_step(bits: int) -> None:
         assert float(moved[part].max()) <= float(value[part].abs().max()) / codec.top / 2 * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("text", ["bf16", "fp16", "topk:0.05", "int8", "int4", "sign"])
+def test_normal_floats_have_the_levels_of_the_paper() -> None:
+    """Dettmers et al. 2023, appendix E, in which they stand as float32."""
+    paper = [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ]  # fmt: skip
+    assert levels() == pytest.approx(paper, abs=2e-7)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_normal_floats_are_the_nearest_times_the_largest_of_their_block(block: int) -> None:
+    value = torch.cat(
+        [normal(500) * torch.linspace(1e-3, 50, 500), torch.zeros(130), torch.tensor([3.0, -4.0])]
+    )
+    found = NF4(block).through(value, key())
+    for start in range(0, len(value), block):
+        part, back = value[start : start + block].double(), found[start : start + block].double()
+        most = part.abs().max()
+        due = min_over(part, most * torch.tensor(levels(), dtype=torch.float64))
+        torch.testing.assert_close(back, due, rtol=1e-6, atol=0)
+        assert back[part == 0].eq(0).all() and back.abs().max() == most
+
+
+def min_over(values: Tensor, choices: Tensor) -> Tensor:
+    """The nearest of the choices to each value."""
+    return choices[(values[:, None] - choices).abs().argmin(1)]
+
+
+@pytest.mark.parametrize("text", ["bf16", "fp16", "topk:0.05", "int8", "int4", "nf4", "sign"])
 def test_what_came_back_once_comes_back_the_same(text: str) -> None:
     codec = parse(text)
     once = codec.through(normal(5000), key())
@@ -197,6 +227,7 @@ def test_ratios() -> None:
     found = {text: 4 * size / parse(text).nbytes((size,)) for text in TEXTS}
     assert found["int8"] == pytest.approx(3.99, abs=0.01)
     assert found["int4"] == pytest.approx(7.97, abs=0.01)
+    assert found["nf4"] == pytest.approx(1 / 0.140625)  # 14.06 % of the bytes
     assert found["drive"] == pytest.approx(31.75, abs=0.01)
     assert found["eden:2"] == pytest.approx(15.94, abs=0.01)
     assert found["sign"] == pytest.approx(31.75, abs=0.01)
@@ -234,9 +265,9 @@ def test_a_matrix_of_that_rank_comes_back_whole(rank: int) -> None:
 
 def test_centroids_are_where_lloyd_and_max_have_them() -> None:
     """Each is the mean of the normal numbers that are nearest to it."""
-    for levels in CENTROIDS.values():
-        bounds = [0.0, *((a + b) / 2 for a, b in pairwise(levels)), math.inf]
-        for level, low, high in zip(levels, bounds, bounds[1:], strict=False):
+    for known in CENTROIDS.values():
+        bounds = [0.0, *((a + b) / 2 for a, b in pairwise(known)), math.inf]
+        for level, low, high in zip(known, bounds, bounds[1:], strict=False):
             share = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
             density = [math.exp(-each * each / 2) / math.sqrt(2 * math.pi) for each in (low, high)]
             assert (density[0] - density[1]) / share == pytest.approx(level, abs=1e-8)

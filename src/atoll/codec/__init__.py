@@ -10,6 +10,8 @@ wrong is a `CodecError` that names the field.
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +22,19 @@ from atoll.codec.layout import Layout, array
 from atoll.errors import CodecError
 from atoll.tensors import Record
 
-__all__ = ["OWN", "Form", "Header", "Layout", "Limits", "decode", "encode", "outline", "pieces", "viewed"]
+__all__ = [
+    "OWN",
+    "Form",
+    "Header",
+    "Layout",
+    "Limits",
+    "decode",
+    "encode",
+    "outline",
+    "pieces",
+    "read",
+    "viewed",
+]
 
 
 def encode(record: Record) -> bytes:
@@ -48,13 +62,23 @@ def _octets(part: Any) -> memoryview:
     return memoryview(part.reshape(-1)).cast("B")
 
 
-def decode(blob: bytes, form: Form | None = None, limits: Limits = Limits()) -> Record:  # noqa: B008 - frozen
-    """The record that `encode` wrote. Its tensors own their memory, aligned as torch aligns it: sums depend on that.
+def decode(blob: Any, form: Form | None = None, limits: Limits = Limits()) -> Record:  # noqa: B008 - frozen
+    """The record that `encode` wrote, of bytes or a mapped file. Its tensors own their memory, aligned as torch aligns
+    it: sums depend on that.
 
     `form` is what the receiver expects; no tensor is made before it fits. Raises CodecError for any other bytes.
     """
     layout, start = _laid_out(blob, form, limits)
     return layout.copied(blob, start)
+
+
+def read(path: Path) -> Record:
+    """The record in a file that this program has written; nothing of the file is held beside it.
+
+    Raises OSError where it cannot be read, CodecError (or ValueError for an empty file) where it is damaged.
+    """
+    with path.open("rb") as stream:
+        return decode(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), limits=OWN)
 
 
 def viewed(buffer: Any, limits: Limits = Limits()) -> Record:  # noqa: B008 - frozen

@@ -116,7 +116,7 @@ class Layout:
         text = _json(table).encode()
         return text + b" " * (-len(text) % 8)
 
-    def copied(self, blob: bytes, start: int) -> Record:
+    def copied(self, blob: Any, start: int) -> Record:
         """The record with tensors of its own, copied out of bytes in which they begin at `start`."""
         for slot, offset in zip(self.slots, self.offsets, strict=True):
             made = torch.empty(slot.shape, dtype=DTYPES[slot.kind])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from atoll.compress.codec import Codec
 from atoll.compress.halves import Half
 from atoll.compress.lowrank import PowerSGD
+from atoll.compress.nf4 import NF4
 from atoll.compress.parse import CODECS, parse
 from atoll.compress.qsgd import QSGD
 from atoll.compress.randk import RandK
@@ -17,4 +18,17 @@ from atoll.compress.sign import Sign
 from atoll.compress.topk import TopK
 from atoll.compress.whole import Whole
 
-__all__ = ["CODECS", "QSGD", "Codec", "Eden", "Half", "PowerSGD", "RandK", "Sign", "TopK", "Whole", "parse"]
+__all__ = [
+    "CODECS",
+    "NF4",
+    "QSGD",
+    "Codec",
+    "Eden",
+    "Half",
+    "PowerSGD",
+    "RandK",
+    "Sign",
+    "TopK",
+    "Whole",
+    "parse",
+]

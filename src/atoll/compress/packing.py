@@ -19,6 +19,9 @@ def packed(numbers: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return numbers.to(torch.uint8)
     count = numbers.numel()
+    if bits == 4:  # the same in less room
+        low, high = pad(numbers.to(torch.uint8), (0, count % 2)).reshape(-1, 2).unbind(1)
+        return low | high << 4
     eight = pad(numbers.to(torch.int64), (0, -count % 8)).reshape(-1, 8)  # as many bytes as a number has bits
     word = eight[:, 0]
     for at in range(1, 8):

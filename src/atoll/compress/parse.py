@@ -10,6 +10,7 @@ from atoll import spec
 from atoll.compress.codec import Codec
 from atoll.compress.halves import Half
 from atoll.compress.lowrank import PowerSGD
+from atoll.compress.nf4 import NF4
 from atoll.compress.qsgd import QSGD
 from atoll.compress.randk import RandK
 from atoll.compress.rotated import Eden
@@ -27,6 +28,7 @@ _MADE: Mapping[str, tuple[type[Codec], Mapping[str, Any], tuple[Parameter, ...]]
     "fp16": (Half, {"kind": "fp16"}, ()),
     "int8": (Whole, {"bits": 8}, ()),
     "int4": (Whole, {"bits": 4}, ()),
+    "nf4": (NF4, {}, (whole("block", optional=True),)),
     "topk": (TopK, {}, (number("share"),)),
     "randk": (RandK, {}, (number("share"),)),
     "sign": (Sign, {}, ()),

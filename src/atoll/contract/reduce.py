@@ -235,7 +235,7 @@ class Mean(Total):
                 found[name] = map_leaves(lambda t, v: t.add_(_wide(v)), held, value)
             else:  # rounded before it is added, as in a part
                 found[name] = map_leaves(
-                    lambda t, v: t.add_(_wide(v) * weight), held, self._floats(name, value)
+                    lambda t, v: _plus_part(t, v, weight), held, self._floats(name, value)
                 )
         self.total = Record(found)
 
@@ -315,6 +315,22 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _HALVES else tensor
+
+
+_PIECE = 1 << 18
+"""Numbers that are weighed before they are added: they stay in the processor's cache, and are little to hold."""
+
+
+def _plus_part(total: Tensor, value: Tensor, weight: float) -> Tensor:
+    """`total` with what a part adds that holds this one value, to the bit, piece by piece where that is possible."""
+    if value.numel() <= _PIECE or not (total.is_contiguous() and value.is_contiguous()):
+        return total.add_(_wide(value) * weight)
+    room = torch.empty(_PIECE, dtype=total.dtype, device=total.device)
+    for held, piece in zip(
+        torch.split(total.view(-1), _PIECE), torch.split(value.view(-1), _PIECE), strict=True
+    ):
+        held.add_(room[: piece.numel()].copy_(piece).mul_(weight))
+    return total
 
 
 def _narrow(values: Record) -> Record:

@@ -1,50 +1,26 @@
-"""Large records that a file stands behind: the system may take their memory back, and read it again."""
+"""Where tensors of large models lie: in files, of which the system keeps in memory what there is room for."""
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
+import contextlib
 from pathlib import Path
 
-from torch import nn
+from atoll.mapped import Mapped
 
-from atoll.codec import OWN, Layout, outline
-from atoll.network.disk import trouble
-from atoll.tensors import Record, Tensors, nbytes
-
-__all__ = ["backed", "rest"]
+__all__ = ["backed"]
 
 _LARGE = 1 << 25
-"""Bytes from which on it is worth a file."""
+"""Bytes of a model from which on it is worth files."""
 
-_ALIGN = 64  # as torch aligns its own memory: sums can depend on that
+_PART = 1 << 20
+"""Bytes of a tensor from which on it gets a file of its own."""
 
 
-def backed(record: Record, place: Path) -> Record:
-    """The same record; where it is large, its tensors are views of a file in this directory, which has no name.
+def backed(place: Path, size: int | None = None) -> contextlib.AbstractContextManager[object]:
+    """Inside, tensors that this thread makes lie in files in this directory, where they are large.
 
-    The file ends with the last view. It is not synced: it is memory, and nothing that lasts.
-
-    Raises RunError where there is no room for it.
+    Where what the work goes about has so few bytes (`size`) that files do not pay, nothing is done.
     """
-    if nbytes(record) < _LARGE:
-        return record
-    header, tensors = outline(record)
-    layout = Layout(header, OWN, _ALIGN)
-    try:
-        with tempfile.TemporaryFile(dir=place) as stream:
-            os.posix_fallocate(stream.fileno(), 0, layout.size)  # a page without room would end the process
-            memory = mmap.mmap(stream.fileno(), layout.size)
-    except OSError as error:
-        raise trouble(place, error) from error
-    layout.write(memory, tensors)
-    return layout.view(memory)
-
-
-def rest(module: nn.Module, place: Path) -> None:
-    """Lay what a large module has into such a file.  Raises RunError."""
-    parts = [*module.parameters(), *module.buffers()]
-    held = Record(parts=Tensors({str(at): each.data for at, each in enumerate(parts)}))
-    for each, data in zip(parts, backed(held, place).parts.values(), strict=True):
-        each.data = data
+    if size is not None and size < _LARGE:
+        return contextlib.nullcontext()
+    return Mapped(place, _PART)

@@ -18,6 +18,7 @@ from atoll import __version__
 from atoll.callbacks import Callback
 from atoll.contract import Channel
 from atoll.errors import AtollError, ConfigError, DataError, PausedError, RunError, Terminated
+from atoll.network.backing import backed
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
@@ -35,6 +36,7 @@ from atoll.network.wire import VERSIONS, Blob, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
 from atoll.rounds.paces import Synchronous, pace
 from atoll.settings import Settings
+from atoll.tensors import Record, nbytes
 
 __all__ = ["CROWDED", "Coordinator", "Deployment", "Federated", "Office"]
 
@@ -50,6 +52,7 @@ class Federated(Protocol):
 
     folder: Any
     number: int
+    state: Record
 
     def resume(self, run: str | Path) -> Any: ...
 
@@ -325,10 +328,12 @@ class Coordinator:
             self._gather()
             assert self.elsewhere is not None
             nodes = Deployment(self.desk, self.blobs, self.office.least, self.office.plan.repeatable)
-            self.federation = self.build(self.elsewhere, nodes, [_Written(self), Told(self.notebook)])
-            if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
-                self.federation.resume(folder)
-            result = self.federation.fit(progress=False)
+            with backed(self.blobs.place):
+                self.federation = self.build(self.elsewhere, nodes, [_Written(self), Told(self.notebook)])
+            with backed(self.blobs.place, nbytes(self.federation.state)):
+                if (folder := self.journal.get("run/folder")) is not None and Path(folder).is_dir():
+                    self.federation.resume(folder)
+                result = self.federation.fit(progress=False)
             self.journal.put("run/over", True)
         except (OSError, RunError) as error:
             if not crowded(error):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from atoll.data import FederatedData
 from atoll.engines.engine import Engine
 from atoll.errors import CodecError
 from atoll.network.answers import answer_of
+from atoll.network.backing import backed
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Arrival, Desk, Posted
 from atoll.network.sums import Later, Sums, announced, chain_of, hidden
@@ -169,7 +171,8 @@ class Remote(Engine):
                 most=self._most(job, client),
             )  # fmt: skip
             key = f"{place}/{client}"
-            found[client] = Posted(client, task, key, _Check(job, client, task.most), due)
+            check = _Check(job, client, task.most, self.blobs.place)
+            found[client] = Posted(client, task, key, check, due)
         return found
 
     def _attempt(self, place: str, shared: Blob, job: Job) -> int:
@@ -300,12 +303,20 @@ class Remote(Engine):
 
 
 class _Check:
-    """Looks at an answer before it is accepted."""
+    """Looks at an answer before it is accepted.
 
-    def __init__(self, job: Job, client: int, most: int) -> None:
-        self.job, self.client, self.most = job, client, most
+    Args:
+        place: where what is unpacked of a large one lies.
+    """
+
+    def __init__(self, job: Job, client: int, most: int, place: Path) -> None:
+        self.job, self.client, self.most, self.place = job, client, most, place
 
     def __call__(self, blob: Any) -> str | None:
+        with backed(self.place, nbytes(self.job.form(self.client))):
+            return self._problem(blob)
+
+    def _problem(self, blob: Any) -> str | None:
         try:
             answer = answer_of(blob, self.job, self.client, self.most, copied=False)
         except CodecError as error:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atoll.errors import DivergedError, PausedError, RunError
-from atoll.network.backing import backed, rest
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.remote import Remote
 from atoll.network.room import crowded
 from atoll.rounds.cohort import Cohort
-from atoll.rounds.history import Round
 from atoll.rounds.play import Played, Simulation
 from atoll.rounds.round import ServerRound
 from atoll.tensors import Record
@@ -43,22 +39,13 @@ class Deployed(Simulation):
     def __init__(self, *parts: Any, desk: Desk, least: int, over: float = 1.0, **more: Any) -> None:
         super().__init__(*parts, **more)
         self.desk, self.least, self.over = desk, least, over
-        for task in self.tasks:
-            rest(task.module, self._place)
-        self.state = self.sound = backed(self.state, self._place)
-
-    @property
-    def _place(self) -> Path:
-        """Where large states lie."""
-        return self.engine.blobs.place
 
     def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
         number = self.number + 1
         self.engine.restart(number)
         self.desk.state = f"round {number}: beginning"
         try:
-            played = self.play(begun)
-            return replace(played, state=backed(played.state, self._place))
+            return self.play(begun)
         except DivergedError:
             raise
         except RunError as error:
@@ -68,10 +55,6 @@ class Deployed(Simulation):
             raise PausedError(
                 error.message, hint="look at the nodes' logs; `atoll serve` goes on from here"
             ) from error
-
-    def take_up(self, history: list[Round], number: int, state: Record, sound: Record, *more: Any) -> None:
-        laid = backed(state, self._place)
-        super().take_up(history, number, laid, laid if sound is state else backed(sound, self._place), *more)
 
     def play(self, begun: Callable[[Cohort], object]) -> Played:
         """The next round, whatever happens in it."""

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -138,6 +139,7 @@ class _Work:
         from atoll.guarding import stated
         from atoll.network.allowance import Allowance
         from atoll.network.approval import approval
+        from atoll.network.backing import backed
         from atoll.network.here import Here
         from atoll.network.policy import Policy
         from atoll.network.rows import unpacked
@@ -167,7 +169,8 @@ class _Work:
             self.allowance = Allowance(Path(begin.place) / "privacy.jsonl", policy, plan, self.data)
         self.method = build_method(plan.method, plan.hyper)
         loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-        with seeds.scoped(plan.seed, "node"):
+        self.place = Path(begin.place)
+        with seeds.scoped(plan.seed, "node"), backed(self.place):
             made = architectures(
                 networks(plan.model, self.data),
                 self.data,
@@ -210,9 +213,10 @@ class _Work:
         """Carry out a task, if the policy allows it.  Raises AtollError."""
         import torch
 
-        from atoll.codec import OWN, decode, encode
+        from atoll.codec import pieces, read
         from atoll.contract import Answer, Job, Order, Work
         from atoll.engines.sequential import Sequential
+        from atoll.network.backing import backed
         from atoll.tensors import Record, to_device
 
         task = do.task
@@ -221,9 +225,10 @@ class _Work:
             problem = self.allowance.refuses(task)
         if problem is not None:
             return Declined(problem)
-        shared = self._opened(decode(Path(do.shared).read_bytes(), limits=OWN))
-        own = Record() if do.own is None else decode(Path(do.own).read_bytes(), limits=OWN)
-        memory = None if do.memory is None else decode(Path(do.memory).read_bytes(), limits=OWN) or None
+        with backed(self.place, Path(do.shared).stat().st_size):
+            shared = self._opened(read(Path(do.shared)))
+            own = Record() if do.own is None else read(Path(do.own))
+            memory = None if do.memory is None else read(Path(do.memory)) or None
         received = shared.replace(**own) if own else shared
         work = Work(received, program=task.program)
         channel = self._channel(task, do.noise)
@@ -245,21 +250,21 @@ class _Work:
             answer = answer._replace(reply=_withheld(answer.reply, Path(do.vector)))
         if self.allowance is not None:
             self.allowance.charge(task, private=do.noise is not None)
-        kept = encode(after or memory or Record())  # who remembers nothing new keeps what it had
-        replaced(Path(do.after), kept)  # first: an answer that is there is sent, whatever happened after it
-        return Done(seconds, _kept(Path(do.answer), encode(answer.to_record())))
+        kept = pieces(after or memory or Record())  # who remembers nothing new keeps what it had
+        replaced(Path(do.after), *kept)  # first: an answer that is there is sent, whatever happened after it
+        return Done(seconds, _kept(Path(do.answer), pieces(answer.to_record())))
 
     def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
         """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""
         from atoll import seeds
-        from atoll.codec import OWN, decode
+        from atoll.codec import read
         from atoll.contract import Channel, Job, Order, Work
         from atoll.rounds.personal import model_of
 
-        received = self._opened(decode(shared.read_bytes(), limits=OWN))
+        received = self._opened(read(shared))
         if own is not None:
-            received = received.replace(**decode(own.read_bytes(), limits=OWN))
-        held = None if memory is None else decode(memory.read_bytes(), limits=OWN) or None
+            received = received.replace(**read(own))
+        held = None if memory is None else read(memory) or None
         channel = None if self.chain is None else Channel()
         seed = self.plan.seed
         job = Job(
@@ -287,13 +292,15 @@ class _Work:
         return (chain if noise is None else chain.drawing(Source(noise))).packing()
 
 
-def _kept(path: Path, answer: Any) -> str:
-    """Put an answer in place; its SHA-256, for which nobody waits longer than for the disk."""
+def _kept(path: Path, answer: Sequence[Any]) -> str:
+    """Put an answer, in pieces, in place; its SHA-256, for which nobody waits longer than for the disk."""
+    sha256 = hashlib.sha256()
     with ThreadPoolExecutor(1) as beside:
-        writing = beside.submit(replaced, path, answer)
-        sha256 = hashlib.sha256(answer).hexdigest()
+        writing = beside.submit(replaced, path, *answer)
+        for piece in answer:
+            sha256.update(piece)
         writing.result()
-    return sha256
+    return sha256.hexdigest()
 
 
 def _withheld(reply: Any, path: Path) -> Any:

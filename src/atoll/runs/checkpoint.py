@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll import spec
-from atoll.codec import OWN, decode, pieces
+from atoll.codec import pieces, read
 from atoll.durable import sync
 from atoll.errors import ConfigError
 from atoll.runs.folder import writing
@@ -31,6 +31,7 @@ __all__ = ["FORMAT", "Checkpoint", "Keep", "list_checkpoints", "load_latest", "p
 
 FORMAT = 2
 _PART = 128 << 20  # bytes of memories in a file
+_PIECE = 1 << 20  # that are read at a time
 _FIELD = 512  # and of what describes a field, about
 _RECORD = ".safetensors"
 
@@ -52,7 +53,7 @@ class Checkpoint:
     def restore(self, store: Store) -> None:
         """Put the clients' memories into an empty store."""
         for name, clients in self.memories.items():
-            held = decode((self.path / name).read_bytes(), limits=OWN)
+            held = read(self.path / name)
             for client in clients:
                 store.put(client, held[str(client)])
             store.commit()
@@ -132,11 +133,10 @@ def load(path: Path) -> Checkpoint:
             hint="resume with the version in config.toml ([about] atoll), or start a new run",
         )
     for name, (length, crc, *_) in head["files"].items():
-        blob = (path / name).read_bytes()
-        if len(blob) != length or zlib.crc32(blob) != crc:
+        if _sums(path / name) != [length, crc]:
             raise ValueError(f"{name} is not what was written")
     names = [name for name in head["files"] if name not in head["memories"]]
-    records = {name.removesuffix(_RECORD): decode((path / name).read_bytes(), limits=OWN) for name in names}
+    records = {name.removesuffix(_RECORD): read(path / name) for name in names}
     return Checkpoint(head["round"], records, head["facts"], head["memories"], path)
 
 
@@ -268,6 +268,15 @@ def _write(file: Path, *content: Any) -> list[int]:
             length, crc = length + len(piece), zlib.crc32(piece, crc)
         handle.flush()
         os.fsync(handle.fileno())
+    return [length, crc]
+
+
+def _sums(file: Path) -> list[int]:
+    """A file's length and CRC-32."""
+    length = crc = 0
+    with open(file, "rb") as handle:
+        while piece := handle.read(_PIECE):
+            length, crc = length + len(piece), zlib.crc32(piece, crc)
     return [length, crc]
 
 
