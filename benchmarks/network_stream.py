@@ -56,7 +56,7 @@ def worker(process: subprocess.Popen[bytes]) -> int:
     return int(text.split()[0])
 
 
-def waiting(condition: Any, what: str, processes: Processes, seconds: float = 900.0) -> None:
+def waiting(condition: Any, what: str, processes: Processes, seconds: float = 3000.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end or any(each.poll() not in (None, 0, -9) for each in processes.running):
@@ -78,7 +78,7 @@ def run(layers: int, width: int) -> dict[str, Any]:
         model = "mlp:" + ",".join([str(width)] * (layers + 1))
         settings(
             place, {"nodes": NAMES}, method="fedavg", model=model, rounds=1, lr=0.01, epochs=1, batch_size=2, steps=1,
-            test="none", eval_every=0,
+            test="none", eval_every=0, engine="loop",
         )  # fmt: skip
         random = np.random.default_rng(0)
         for name, count in SAMPLES.items():
@@ -109,6 +109,7 @@ def run(layers: int, width: int) -> dict[str, Any]:
                     peaks[name] = max(peaks[name], memory(hand).get("RssAnon", 0) / 1024)
                 return len(events(place, "answer-accepted")) > at
             waiting(done, f"answer of {name}", processes)
+            print(f"{time.monotonic() - since:.0f} s: answer of {name}", file=sys.stderr, flush=True)
         answers = place / "answers"  # kept for what is looked at afterwards
         answers.mkdir()
         for each in events(place, "answer-accepted"):
@@ -117,6 +118,7 @@ def run(layers: int, width: int) -> dict[str, Any]:
         watch.end()
         seconds = time.monotonic() - since
         trained = sum(processes.log("bob").count(f'"event":"{word}"') for word in ("trained",))
+        print(f"{seconds:.0f} s: the run is over", file=sys.stderr, flush=True)
         size, equal = compared(place, sorted(answers.iterdir()))
         found = {
             "bytes": size, "layers": layers, "largest_layer": 4 * width * width, "base_mb": base["RssAnon"] / 1024,
@@ -176,7 +178,7 @@ def read_answer(path: Path) -> Answer:
     return Answer.of_record(viewed(mapped(path), limits=OWN))
 
 
-def streaming(place: Path, answers: list[Path], times: int = 5) -> dict[str, Any]:
+def streaming(place: Path, answers: list[Path], times: int = 3) -> dict[str, Any]:
     """Seconds for the mean of these answers, each looked at as a coordinator does, and for copies of their files."""
     room = place / "room"
     room.mkdir()

@@ -225,7 +225,8 @@ class _Work:
             problem = self.allowance.refuses(task)
         if problem is not None:
             return Declined(problem)
-        with backed(self.place, Path(do.shared).stat().st_size):
+        size = Path(do.shared).stat().st_size
+        with backed(self.place, size):
             shared = self._opened(read(Path(do.shared)))
             own = Record() if do.own is None else read(Path(do.own))
             memory = None if do.memory is None else read(Path(do.memory)) or None
@@ -236,7 +237,8 @@ class _Work:
             self.method, work, [self.number], task.round, self.plan.seed, cohort=task.cohort, channel=channel
         )
         if isinstance(self.client, Sequential) and self.padding is not None:
-            self.client.padded = not self.padding.seen(job, _One(memory))
+            with backed(self.place, size):  # it takes a step three times
+                self.client.padded = not self.padding.seen(job, _One(memory))
         order = Order(
             self.number, task.round, self.plan.seed, task.program, received, task.epochs, task.limit
         )
