@@ -47,6 +47,7 @@ class Wish:
     log_json: bool = False
     silo: str | None = None
     device: str = "auto"
+    start: str | None = None
 
 
 def command(wish: Wish) -> None:
@@ -56,6 +57,11 @@ def command(wish: Wish) -> None:
         raise ConfigError(
             f"--data {wish.data}: there is no such file",
             hint="a CSV, Parquet or NPZ file, or module:function",
+        )
+    if wish.start is not None and not Path(wish.start).exists():
+        raise ConfigError(
+            f"--start {wish.start}: there is no such file",
+            hint="the .safetensors file that the run starts from, or the folder in which it is",
         )
     if wish.silo is not None and wish.device not in ("auto", "cpu"):
         raise ConfigError(
@@ -165,6 +171,7 @@ def station_of(
         repeatable=wish.repeatable_noise,
         silo=wish.silo,
         device=wish.device,
+        start=None if wish.start is None else str(Path(wish.start).resolve()),
         **keys,
     )
 

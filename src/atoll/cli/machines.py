@@ -137,6 +137,10 @@ def join(
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cpu|cuda:N", help="What this node computes on.")
     ] = "auto",
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="FILE", help="The weights that this run's adapters stand over."),
+    ] = None,
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
@@ -158,6 +162,7 @@ def join(
             log_json,
             silo,
             device,
+            start,
         )
     )
 

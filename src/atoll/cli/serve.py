@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +13,15 @@ import numpy as np
 from msgspec import Meta
 from rich.console import Console
 
+from atoll import own
 from atoll.assembly import budgeted, build_method
 from atoll.data.weights import weights_of
 from atoll.errors import ConfigError, suggest
 from atoll.experiment import Experiment
 from atoll.federation import Federation
 from atoll.guarding import stated
+from atoll.network.backing import backed
+from atoll.network.base import remembered
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.routes import Routes
@@ -27,6 +31,7 @@ from atoll.network.suitable import check, check_model, check_public
 from atoll.network.sums import between, whole
 from atoll.network.telling import Teller, said
 from atoll.network.wire import NAME, PORT, DataForm, Field, Plan
+from atoll.networks import architectures, networks
 from atoll.rounds.membership import Membership
 from atoll.schema import convert, parse
 from atoll.settings import Count
@@ -241,7 +246,22 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
         raise ConfigError(f"min_clients = {least}, but there are only {places} places (clients)")
     plan = plan_of(experiment, given)
     public = packed(arrays(Path(given["public"]))) if given.get("public") else None
-    return Office(Path(given["place"]), plan, places, least, nodes, given["absent"], public)
+    place = Path(given["place"])
+    base = partial(base_at, experiment, place)
+    return Office(place, plan, places, least, nodes, given["absent"], public, base)
+
+
+def base_at(experiment: Experiment, place: Path, form: DataForm) -> str | None:
+    """The hash of what the run's model does not train, for data of this form."""
+    data, method = Elsewhere(1, form), build_method(experiment.method, experiment.settings)
+    loss: Any = experiment.loss
+    loss = own.found(loss, "loss") if loss and own.named(loss) else loss
+    with backed(place):
+        made = architectures(
+            networks(experiment.model, data), data, method, experiment.seed, loss, experiment.metrics,
+            experiment.adapter, experiment.start,
+        )  # fmt: skip
+    return remembered(made, experiment.start, [experiment.model, experiment.adapter], place)
 
 
 def plan_of(experiment: Experiment, given: dict[str, Any]) -> Plan:

@@ -75,6 +75,7 @@ class Office:
         nodes: their names, in the order of clients; None: whoever is admitted, in the order of coming.
         absent: seconds of silence after which a node counts as absent.
         public: inputs that all nodes get (`atoll.network.rows`).
+        base: tells, by the form of nodes' data, the hash of what the model does not train (`atoll.network.base`).
     """
 
     place: Path
@@ -84,6 +85,7 @@ class Office:
     nodes: Sequence[str] | None = None
     absent: float = 60.0
     public: bytes | None = None
+    base: Callable[[DataForm], str | None] = lambda form: None
 
 
 class Deployment:
@@ -168,7 +170,8 @@ class Coordinator:
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = asyncio.Event()
-        self._lock = threading.Lock()
+        self._lock, self._basing = threading.Lock(), threading.Lock()
+        self._bases: dict[Any, str | None] = {}  # by what the model's form follows from
         self._thread = threading.Thread(target=self._play, name="rounds", daemon=True)
 
     # --- who is there -----------------------------------------------------------------------------------------
@@ -235,6 +238,7 @@ class Coordinator:
     def welcome(self, name: str, form: DataForm) -> None:
         """A node says what data it has.  Raises DataError where these do not fit the others', or have changed."""
         device, form = form.device, msgspec.structs.replace(form, device=None)
+        self._check_base(name, form)
         with self._lock:
             fact = self._nodes[name]
             others = (each["form"] for key, each in self._nodes.items() if each["form"] and key != name)
@@ -261,6 +265,22 @@ class Coordinator:
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))
+
+    def _check_base(self, name: str, form: DataForm) -> None:
+        """Raises DataError for a node whose model stands over another base than the run's."""
+        if form.base is None and self.plan.adapter is None:
+            return
+        key = form.inputs, form.classes
+        with self._basing:
+            if key not in self._bases:
+                self._bases[key] = self.office.base(form)
+        due = self._bases[key]
+        if form.base != due:
+            raise DataError(
+                f"{name}: the weights that its model stands over have the hash {_short(form.base)}, and this run's have"
+                f" {_short(due)}",
+                hint="give the node the file that the run starts from: atoll join ... --start FILE",
+            )
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -362,6 +382,10 @@ class Coordinator:
                 known = self.elsewhere.publish(unpacked(self.office.public))
                 assert isinstance(known, Elsewhere)
                 self.elsewhere = known
+
+
+def _short(sha256: str | None) -> str:
+    return "none" if sha256 is None else f"{sha256[:16]}..."
 
 
 class _Written(Callback):

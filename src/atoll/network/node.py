@@ -55,6 +55,7 @@ class Station:
         repeatable: whether noise may follow from the run's seed, if the plan says so too: never private.
         silo: what trains here together ("ddp:2"), where it is more than one process.
         device: what its worker computes on; "auto": a GPU where there is one.
+        start: a file with the numbers of the model that nobody trains or sends.
     """
 
     url: str
@@ -75,6 +76,7 @@ class Station:
     repeatable: bool = False
     silo: str | None = None
     device: str = "auto"
+    start: str | None = None
 
 
 class Node:
@@ -110,7 +112,7 @@ class Node:
                 self.masking = Masking(
                     station.name, joined.run, self.shelf, self.signer, station.trusts, ready.smallest
                 )
-                await line.announce(ready.form)
+                await self._announced(line, ready.form)
                 if joined.plan.repeatable and station.repeatable:
                     text = "noise and rounding follow from the run's seed: what leaves here is NOT private"
                     station.tell(said("repeatable", text))
@@ -158,13 +160,20 @@ class Node:
             await line.fetch(public, path)
             self.shelf.note("published", public.sha256)
 
+    async def _announced(self, line: Line, form: DataForm) -> None:
+        """Say what is here.  Raises ConfigError where the coordinator will not have it."""
+        try:
+            await line.announce(form)
+        except Refused as error:
+            raise ConfigError(error.message, hint=error.hint) from None
+
     def _hand(self, joined: Joined) -> Hand:
         station = self.station
         begin = Begin(
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
             place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
             policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
-            silo=station.silo, device=station.device,
+            silo=station.silo, device=station.device, start=station.start,
         )  # fmt: skip
         return Hand(begin, station.limit)
 
@@ -203,7 +212,7 @@ class Node:
                 continue
             except Unjoined:
                 await self._again(line, joined)
-                await line.announce(form)
+                await self._announced(line, form)
 
     async def _again(self, line: Line, joined: Joined) -> None:
         """Join again in the same run.  Raises ConfigError where it is another."""
@@ -271,7 +280,8 @@ class Node:
     def _keep(self, joined: Joined, task: Task) -> None:
         """Keep what `atoll predict` needs of a task that was answered."""
         kept = Kept(
-            task=task, plan=joined.plan, number=joined.number, name=self.station.name, source=self.station.source
+            task=task, plan=joined.plan, number=joined.number, name=self.station.name, source=self.station.source,
+            start=self.station.start,
         )  # fmt: skip
         if kept.rank >= 0:
             self.shelf.keep(kept)

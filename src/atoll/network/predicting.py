@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError
@@ -119,7 +120,8 @@ def at_node(place: Path, admitted: Mapping[str, str]) -> tuple[Predictor, Kept, 
             hint=f"--code data={kept.source}",
         )
     public = str(shelf.public) if plan.public is not None else None
-    work = _Work(Begin(plan, kept.source, kept.number, kept.name, str(place), public, None, dict(admitted)))
+    begin = Begin(plan, kept.source, kept.number, kept.name, str(place), public, None, dict(admitted))
+    work = _Work(msgspec.structs.replace(begin, start=kept.start))
     program = kept.program
     if program == "train":  # nothing was judged here: there are no test data, or the policy does not have it
         program = "personal" if work.method.personalised else "evaluate"

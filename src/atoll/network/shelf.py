@@ -26,6 +26,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     name: str
     source: str
+    start: str | None = None
 
     @property
     def program(self) -> str:

@@ -84,6 +84,7 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "test": "samples for tests; null: none, and then the node is not asked to judge",
         "named": "whether parts go by name",
         "device": "what the node computes on: cpu, cuda:0",
+        "base": "SHA-256 of the parameters that are not trained; absent where all are",
     },
     "Blob": {"sha256": "the body's hash, by which it is fetched", "size": "its bytes"},
     "Task": {

@@ -138,7 +138,8 @@ class Field(Message, frozen=True):
 class DataForm(Message, frozen=True):
     """What a node has: the form of its samples and how many there are. `named` says whether parts go by name.
 
-    `device` is what it computes on, for whoever watches the run; data of one form may be on any.
+    `device` is what it computes on, for whoever watches the run; data of one form may be on any. `base` is the SHA-256
+    of what its model does not train (`atoll.network.base`), which must be everybody's.
     """
 
     inputs: Annotated[tuple[Field, ...], Meta(min_length=1, max_length=64)]
@@ -149,6 +150,7 @@ class DataForm(Message, frozen=True):
     test: Count | None = None
     named: bool = False
     device: Annotated[str, whole("[a-z]{1,8}(:[0-9]{1,3})?")] | None = None
+    base: Hash | None = None
 
 
 class Blob(Message, frozen=True):

@@ -49,6 +49,8 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     """What trains here together ("ddp:2"), where it is more than this process."""
     device: str = "cpu"
     """What it computes on; "auto": a GPU where there is one."""
+    start: str | None = None
+    """The file of the numbers that nobody sends."""
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -140,6 +142,7 @@ class _Work:
         from atoll.network.allowance import Allowance
         from atoll.network.approval import approval
         from atoll.network.backing import backed
+        from atoll.network.base import remembered
         from atoll.network.here import Here
         from atoll.network.policy import Policy
         from atoll.network.rows import unpacked
@@ -163,13 +166,14 @@ class _Work:
         self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
         self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
         self.device = device = device_named("cpu" if begin.silo is not None else begin.device)
-        self.text = "" if self.refused else approval(plan, self.data, policy, device)
+        self.place = Path(begin.place)
+        with backed(self.place):
+            self.text = "" if self.refused else approval(plan, self.data, policy, device)
         self.allowance = None
         if policy.epsilon is not None and not self.refused:
             self.allowance = Allowance(Path(begin.place) / "privacy.jsonl", policy, plan, self.data)
         self.method = build_method(plan.method, plan.hyper)
         loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-        self.place = Path(begin.place)
         with seeds.scoped(plan.seed, "node"), backed(self.place):
             made = architectures(
                 networks(plan.model, self.data),
@@ -179,6 +183,13 @@ class _Work:
                 loss,
                 plan.metrics,
                 plan.adapter,
+                begin.start,
+            )
+        self.base = remembered(made, begin.start, [plan.model, plan.adapter], self.place)
+        if begin.start is not None and self.base is None:
+            raise ConfigError(
+                f"--start {begin.start}: all of this run's model is trained, and comes from the coordinator",
+                hint="leave --start out",
             )
         for each in made:
             each.hold(device)
@@ -202,7 +213,7 @@ class _Work:
         windows = (hours,) if isinstance(hours, str) else hours or ()
         form = form_of(self.data, self.number)
         return Ready(
-            msgspec.structs.replace(form, device=str(self.device)),
+            msgspec.structs.replace(form, device=str(self.device), base=self.base),
             self.text,
             self.refused,
             windows,

@@ -1,0 +1,113 @@
+"""The base that nobody sends: known by its hash, and the same at everybody before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from atoll.models import build
+from atoll.network.base import base_of, remembered
+from atoll.task import Task
+from tests.network.cluster import Cluster
+from tests.network.commands import command
+
+
+def task(
+    change: float = 0.0, name: str = "base", dtype: torch.dtype = torch.float32, learned: float = 0.0
+) -> Task:
+    """A model of which all but the last layer stays as it is."""
+    torch.manual_seed(0)
+    base, head, module = nn.Linear(30, 40).to(dtype).requires_grad_(False), nn.Linear(40, 2), nn.Sequential()
+    module.add_module(name, base)
+    module.add_module("head", head)
+    with torch.no_grad():
+        base.weight[7, 11] += change
+        head.weight.add_(learned)
+    return Task(module)
+
+
+def test_the_hash_follows_from_what_is_not_trained_and_from_nothing_else() -> None:
+    due = base_of([task()])
+    assert due is not None and len(due) == 64 and base_of([task()]) == due
+    assert base_of([task(learned=1.0)]) == due
+    others = [task(change=1e-3), task(name="other"), task(dtype=torch.float64)]
+    assert len({due, *(base_of([each]) for each in others), base_of([task(), task(change=1e-3)])}) == 5
+    assert base_of([Task(nn.Linear(3, 2))]) is None
+
+
+def test_what_several_share_is_read_once() -> None:
+    first = task()
+    both = [first, first.over(first.frozen.map(torch.clone))]
+    assert base_of([first, first]) != base_of([first]) and base_of(both) != base_of([first, first])
+
+
+def test_a_file_that_was_looked_at_is_not_read_again_until_it_changes(tmp_path: Path) -> None:
+    file, one, other = tmp_path / "base.safetensors", task(), task(change=1.0)
+    file.write_bytes(b"one")
+    due = remembered([one], str(file), ["mlp", None], tmp_path)
+    assert due == base_of([one])
+    assert remembered([other], str(file), ["mlp", None], tmp_path) == due  # by size and time alone
+    assert remembered([other], str(file), ["mlp", "lora:2,4"], tmp_path) == base_of([other])
+    os.utime(file, ns=(0, 0))
+    assert remembered([one], str(file), ["mlp", "lora:2,4"], tmp_path) == due
+    (tmp_path / "base.json").write_text("nonsense")
+    assert remembered([one], str(file), ["mlp", "lora:2,4"], tmp_path) == due
+    assert remembered([one], None, [], tmp_path / "nowhere") == due
+
+
+@pytest.fixture
+def bases(tmp_path: Path) -> tuple[Path, Path]:
+    """Weights of a model, and those with another number among them."""
+    torch.manual_seed(4)
+    state = build("mlp:16", (8, 8), 10).state_dict()
+    right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
+    save_file(state, right)
+    next(iter(state.values()))[0, 0] += 1e-4
+    save_file(state, wrong)
+    return right, wrong
+
+
+def test_a_node_over_another_base_is_refused_before_anything_is_trained(
+    tmp_path: Path, bases: tuple[Path, Path]
+) -> None:
+    """And those over the right one give the simulation's model, to the bit."""
+    right, wrong = bases
+    settings = {
+        "method": "fedavg", "model": "mlp:16", "adapter": "lora:2,4", "start": str(right), "rounds": 2, "lr": 0.1,
+        "seed": 3, "engine": "loop", "test": "none",
+    }  # fmt: skip
+    with Cluster(tmp_path, settings, names=("ann", "bob")) as cluster:
+        cluster.start("coordinator")
+        cluster.until("listening", "coordinator")
+        cluster.start("bob", "--start", str(wrong))
+        assert cluster.wait("bob", 60) == 2
+        said = cluster.log("bob")
+        assert "bob: the weights that its model stands over have the hash" in said and "--start FILE" in said
+        assert "Traceback" not in said
+        cluster.start("ann", "--start", str(right))
+        cluster.start("bob", "--start", str(right))
+        assert cluster.wait() == 0 and cluster.wait("bob", 30) == 0
+        assert '"trained"' not in said and cluster.same()
+
+
+def test_a_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    data = tmp_path / "a.csv"
+    data.write_text("x,y\n1,0\n")
+    words = (
+        "join",
+        "127.0.0.1:1",
+        "--plain",
+        "--name",
+        "ann",
+        "--data",
+        str(data),
+        "--start",
+        str(tmp_path / "none"),
+    )
+    code, _, said = command(*words)
+    assert code == 2 and "there is no such file" in said
