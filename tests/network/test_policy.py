@@ -22,6 +22,7 @@ from atoll.network.allowance import Allowance
 from atoll.network.approval import WIDTH, approval
 from atoll.network.here import Here
 from atoll.network.hours import opens, windows
+from atoll.network.models import models_of
 from atoll.network.policy import Policy
 from atoll.network.wire import Blob, Plan, Task
 from atoll.networks import architectures, networks
@@ -378,7 +379,7 @@ def test_what_is_approved(here: Here) -> None:
     sent = plan(
         data={"classes": 2}, method="scaffold", channel="clip:0.5 | secagg:16,protocol", metrics="auc"
     )
-    text = approval(sent, here, Policy(require=("secagg",), most_rounds=7))
+    text = approval(sent, here, Policy(require=("secagg",), most_rounds=7), models_of(sent, here))
     told = " ".join(text.split())
     for each in (
         "hospital-a, client 2",
@@ -392,17 +393,26 @@ def test_what_is_approved(here: Here) -> None:
         'require = ["secagg"]',
     ):
         assert each in told
-    quiet = " ".join(approval(sent, here, Policy(metrics=False)).split())
+    quiet = " ".join(approval(sent, here, Policy(metrics=False), models_of(sent, here)).split())
     assert "No losses, counts or figures" in quiet
     assert "test samples" not in quiet
-    assert "the coordinator sees it" in " ".join(approval(plan(data={"classes": 2}), here, Policy()).split())
+    sent = plan(data={"classes": 2})
+    assert "the coordinator sees it" in " ".join(
+        approval(sent, here, Policy(), models_of(sent, here)).split()
+    )
 
 
 @pytest.mark.parametrize("method", sorted({*METHODS} - {"heterofl"}))
 def test_every_method_can_be_shown(here: Here, method: str) -> None:
     adapter = "lora:2" if METHODS[method].low_rank else None
-    text = approval(plan(data={"classes": 2}, method=method, adapter=adapter), here, Policy())
+    sent = plan(data={"classes": 2}, method=method, adapter=adapter)
+    text = approval(sent, here, Policy(), models_of(sent, here))
     assert max(map(len, text.splitlines())) <= WIDTH
     assert f"by {method}," in " ".join(text.split())
     if method == "fedora":
         assert "the program sketch" in text
+
+
+def test_no_file_is_read_that_a_coordinator_names(here: Here) -> None:
+    with pytest.raises(ConfigError, match="a path of another machine"):
+        models_of(plan(data={"classes": 2}, model="mlp:8 + hf:/etc"), here)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atoll import own
 from atoll.channel import Local
 from atoll.contract import Population
 from atoll.dpsgd.fits import check_method, examples, mechanism, private_task
 from atoll.dpsgd.records import DPSGD
 from atoll.errors import BudgetError, ConfigError
 from atoll.network.here import Here
+from atoll.network.models import models_of
 from atoll.network.policy import Policy, chain_of, method_of
 from atoll.network.wire import Plan, Task
-from atoll.networks import architectures, networks
 from atoll.privacy import Event, Everyone, Gaussian, Laplace, Ledger, Poisson, Terms, check_delta
 from atoll.privacy.budget import Budget
 
@@ -111,10 +110,7 @@ class Allowance:
 def _calls(rule: DPSGD, plan: Plan, here: Here) -> int:
     """How many gradients of a batch a step takes.  Raises ConfigError where the method does not go with `dp_sgd`."""
     method = method_of(plan)
-    loss = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-    tasks = architectures(
-        networks(plan.model, here), here, method, plan.seed, loss, plan.metrics, plan.adapter
-    )
+    tasks = models_of(plan, here)
     hidden = private_task(tasks[0], rule, *examples(here.own))
     state = method.setup(tasks[0], Population(1, tasks, here.example().inputs[:1], None, plan.seed))
     return check_method(method, hidden, state, here.own)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from atoll import own
 from atoll.channel import Chain, Clip, Local, Noise, SecAgg, Shrink, Transform
 from atoll.contract import Method, Population
 from atoll.dpsgd.records import DPSGD
@@ -16,7 +15,6 @@ from atoll.errors import AtollError
 from atoll.network.here import Here, describe
 from atoll.network.policy import Policy, chain_of, judges, method_of
 from atoll.network.wire import Plan
-from atoll.networks import architectures, networks
 from atoll.task import Task
 from atoll.tensors import leaves
 
@@ -27,13 +25,11 @@ WIDTH = 80
 """Columns of the text."""
 
 
-def approval(plan: Plan, here: Here, policy: Policy, device: torch.device = CPU) -> str:
-    """The text, in lines of at most 80 columns.  Raises ConfigError where the plan cannot be carried out here."""
+def approval(
+    plan: Plan, here: Here, policy: Policy, tasks: tuple[Task, ...], device: torch.device = CPU
+) -> str:
+    """The text, in lines of at most 80 columns; `tasks` are the plan's models (`models_of`)."""
     method, chain = method_of(plan), chain_of(plan)
-    loss = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-    tasks = architectures(
-        networks(plan.model, here), here, method, plan.seed, loss, plan.metrics, plan.adapter
-    )
     parts = [
         (
             "This node",

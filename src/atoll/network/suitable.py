@@ -108,7 +108,12 @@ def check_public(method: Method, there: bool) -> None:
 
 
 def check_model(text: str, method: Method) -> None:
-    """Raises ConfigError where several architectures are named, and the method has but one."""
+    """Raises ConfigError for a model from a file, and where several are named and the method has but one."""
+    if any(each.strip().startswith("hf:") for each in text.split("+")):
+        raise ConfigError(
+            f"model = {text!r} is a path on this machine, and nodes have their own",
+            hint='name code that all have and that loads it: model = "package.module:function" (atoll join --code)',
+        )
     count = len(spec.chain(text, "model", "+"))
     if count > 1 and not method.mixed:
         able = ", ".join(name for name, kind in METHODS.items() if kind.mixed)

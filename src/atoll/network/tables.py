@@ -67,8 +67,8 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "cohort": "clients a round; null: everybody, or 10 of more than 20",
         "public": "inputs that everybody knows, for methods that distil: a body with one tensor, x",
         "repeatable": "noise and rounding may be drawn from the seed, for a simulation to repeat them: never private",
-        "adapter": "what is trained in the place of the model's own parameters, over a base that all have",
         "down": "the codec by which models come packed, in the field `down` of `shared`",
+        "adapter": "what is trained in the place of the model's own parameters, over a base that all have",
     },
     "Field": {
         "name": 'the part\'s name, "" where there is one part',

@@ -13,7 +13,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -130,7 +129,7 @@ class _Work:
     def __init__(self, begin: Begin) -> None:
         import torch
 
-        from atoll import own, seeds
+        from atoll import own
         from atoll.assembly import build_method, device_named
         from atoll.channel import Chain
         from atoll.channel.down import Down
@@ -144,9 +143,9 @@ class _Work:
         from atoll.network.backing import backed
         from atoll.network.base import remembered
         from atoll.network.here import Here
+        from atoll.network.models import models_of
         from atoll.network.policy import Policy
         from atoll.network.rows import unpacked
-        from atoll.networks import architectures, networks
         from atoll.task import architecture
 
         for name, key in begin.admitted.items():
@@ -166,25 +165,13 @@ class _Work:
         self.policy = policy = Policy() if begin.policy is None else Policy.read(begin.policy)
         self.refused = policy.check_plan(plan, self.data.columns, self.data.size(begin.number))
         self.device = device = device_named("cpu" if begin.silo is not None else begin.device)
-        self.place = Path(begin.place)
+        self.place, self.method = Path(begin.place), build_method(plan.method, plan.hyper)
         with backed(self.place):
-            self.text = "" if self.refused else approval(plan, self.data, policy, device)
+            made = models_of(plan, self.data, begin.start)
+        self.text = "" if self.refused else approval(plan, self.data, policy, made, device)
         self.allowance = None
         if policy.epsilon is not None and not self.refused:
-            self.allowance = Allowance(Path(begin.place) / "privacy.jsonl", policy, plan, self.data)
-        self.method = build_method(plan.method, plan.hyper)
-        loss: Any = own.found(plan.loss, "loss") if plan.loss and own.named(plan.loss) else plan.loss
-        with seeds.scoped(plan.seed, "node"), backed(self.place):
-            made = architectures(
-                networks(plan.model, self.data),
-                self.data,
-                self.method,
-                plan.seed,
-                loss,
-                plan.metrics,
-                plan.adapter,
-                begin.start,
-            )
+            self.allowance = Allowance(self.place / "privacy.jsonl", policy, plan, self.data)
         self.base = remembered(made, begin.start, [plan.model, plan.adapter], self.place)
         if begin.start is not None and self.base is None:
             raise ConfigError(
@@ -265,7 +252,7 @@ class _Work:
             self.allowance.charge(task, private=do.noise is not None)
         kept = pieces(after or memory or Record())  # who remembers nothing new keeps what it had
         replaced(Path(do.after), *kept)  # first: an answer that is there is sent, whatever happened after it
-        return Done(seconds, _kept(Path(do.answer), pieces(answer.to_record())))
+        return Done(seconds, _kept(Path(do.answer), *pieces(answer.to_record())))
 
     def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
         """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""
@@ -305,7 +292,7 @@ class _Work:
         return (chain if noise is None else chain.drawing(Source(noise))).packing()
 
 
-def _kept(path: Path, answer: Sequence[Any]) -> str:
+def _kept(path: Path, *answer: Any) -> str:
     """Put an answer, in pieces, in place; its SHA-256, for which nobody waits longer than for the disk."""
     sha256 = hashlib.sha256()
     with ThreadPoolExecutor(1) as beside:
