@@ -134,7 +134,7 @@ def test_codecs_are_close_that_lose_an_eighth_at_most(text: str) -> None:
     """Of a vector of normal numbers, or of a matrix of them."""
     codec = parse(text)
     value = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
-    value = value if codec.matrices else value.flatten()
+    value = value if codec.apart else value.flatten()
     lost = [codec.through(value, torch.tensor(k)) - value for k in range(3)]
     share = sum(float(each.square().sum()) for each in lost) / 3 / float(value.square().sum())
     assert codec.close == (share < 1 / 8)

@@ -26,7 +26,7 @@ from tests.channel.test_chain import ENGINES, StopAfter, data, federation, model
 TEXTS = (
     "bf16", "int8", "int4", "topk:0.05", "topk:0.05 + feedback", "randk:0.2", "sign + feedback", "qsgd:7", "drive",
     "eden:2 + feedback", "powersgd:2", "clip:0.2 | int8", "clip:0.2 | noise:0.1,3 | int8 + feedback",
-    "clip:0.2 | local:0.01 | int4", "clip:0.1,0.5 | eden:3",
+    "clip:0.2 | local:0.01 | int4", "clip:0.1,0.5 | eden:3", "nf4",
 )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def test_what_was_sent_and_what_is_left_are_all_updates(text: str) -> None:
         total += found.values.update.flat()
         due += given.update.flat()
     fields = sorted(values())
-    if parse(text).matrices:
+    if parse(text).apart:
         names = ["update.0.weight", "update.1.weight"]
         lost = dict(zip(["control.0.weight", "control.1.weight", *names], own.values(), strict=True))
         left = Tensors(

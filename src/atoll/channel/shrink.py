@@ -31,8 +31,8 @@ class Shrink(Transform):
     """Everything that is in floating point through a codec: each field of a reply for itself, its tensors joined.
 
     SCAFFOLD's control variates as well as the difference of its model; counters and fields of fewer than 256 numbers go
-    as they are. (A codec of matrices has each tensor for itself.) In a simulation a reply holds what comes back; a node
-    sends what `Codec.encode` gives, and the coordinator decodes it to the same bits.
+    as they are. (Codecs that want tensors `apart` have each for itself.) In a simulation a reply holds what comes back;
+    a node sends what `Codec.encode` gives, and the coordinator decodes it to the same bits.
 
     With `feedback` a client remembers what was lost, and adds it to what it sends when it is asked again, however many
     rounds later:   Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019
@@ -48,7 +48,7 @@ class Shrink(Transform):
     Args:
         codec: see `atoll.compress`.
         feedback: whether what is lost is remembered.
-        others: further codecs, none of them of matrices.
+        others: further codecs, none of which wants tensors apart.
     """
 
     codec: Codec
@@ -71,7 +71,7 @@ class Shrink(Transform):
                     " and would grow from round to round",
                     hint=f'leave the feedback out, or take another codec: "topk:0.01 + feedback" (not {each.name})',
                 )
-            if self.others and each.matrices:
+            if self.others and each.apart:
                 raise ConfigError(
                     f"channel {self.text!r}: {each.text} acts on each tensor for itself, and others on all as one",
                     hint=f"leave {each.text} out",
@@ -249,7 +249,7 @@ class Shrink(Transform):
             sizes = [torch.Size(shapes[name]).numel() for name in names]
             if sum(sizes) < SMALL:
                 continue
-            if not self.codec.matrices:
+            if not self.codec.apart:
                 found.append(Unit(names, (sum(sizes),)))
                 continue
             for name, size in zip(names, sizes, strict=True):

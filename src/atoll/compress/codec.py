@@ -26,8 +26,8 @@ class Codec(ABC):
     `unbiased`: the mean of what comes back, over keys, is what went in. `contracts`: what comes back is nearer to it
     than nothing, |x - through(x)|^2 <= (1 - d) |x|^2 with some d > 0 for every x, as error feedback needs it.
     `close`: of many normal numbers no more than an eighth of |x|^2 is lost. `linear`: for one key, sums may be taken of
-    what travels in the place of what is meant. `matrices`: it looks at rows and columns, so that tensors are not to be
-    joined before.
+    what travels in the place of what is meant. `apart`: tensors are not to be joined before, for it looks at rows and
+    columns, or one after the other is all that there is room for.
     """
 
     @property
@@ -51,7 +51,7 @@ class Codec(ABC):
         return False
 
     @property
-    def matrices(self) -> bool:
+    def apart(self) -> bool:
         return False
 
     @property

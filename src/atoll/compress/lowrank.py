@@ -29,7 +29,7 @@ class PowerSGD(Codec):
     rank: int
 
     name = "powersgd"
-    matrices = True
+    apart = True
 
     def __post_init__(self) -> None:
         self._require("rank", self.rank >= 1, "must be 1 or above")

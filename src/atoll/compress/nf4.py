@@ -37,7 +37,8 @@ class NF4(Codec):
     """4-bit normal float: the nearest of 16 quantiles of N(0, 1).   Dettmers et al., NeurIPS 2023, section 3
 
     q = the nearest of the levels to x / m, m the largest |x| of its block; two numbers to a byte, m in float32. 0 comes
-    back as 0, and the largest as itself. With blocks of 64 numbers, 4.5 bits each: 14.06 % of float32.
+    back as 0, and the largest as itself. With blocks of 64 numbers, 4.5 bits each: 14.06 % of float32. No block has
+    numbers of two tensors, so that a large model is packed and opened tensor by tensor.
 
     Args:
         block: numbers that have one scale.
@@ -47,6 +48,7 @@ class NF4(Codec):
 
     name = "nf4"
     close = True
+    apart = True
 
     def __post_init__(self) -> None:
         self._require(

@@ -46,7 +46,7 @@ def packed_sum(
 
 
 def _cut(value: Tensor, shapes: Sequence[tuple[int, ...]], codec: Codec) -> Sequence[tuple[int, ...]]:
-    if not codec.matrices:
+    if not codec.apart:
         return [(len(value),)]
     return [_two(shape) for shape in shapes]
 

@@ -47,8 +47,8 @@ class Choco(Decentralised):
         require(
             self,
             "codec",
-            not self.packing.matrices,
-            "must not need rows and columns: a model is one vector here",
+            not self.packing.apart,
+            "must not want each tensor for itself: a model is one vector here",
         )
         require(
             self, "codec", self.packing.contracts, "must come nearer to what it packs: topk, sign, int8 ..."
