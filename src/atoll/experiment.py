@@ -316,7 +316,8 @@ class Experiment(Origin, Settings):
         partition = self.partition
         if partition == "auto":
             natural = dataset.natural is not None and self.clients is None
-            partition = "natural" if natural else "iid" if dataset.classes is None else "dirichlet:0.3"
+            labelled = dataset.classes is not None and dataset.train.targets.ndim == 1
+            partition = "natural" if natural else "dirichlet:0.3" if labelled else "iid"
         if self.clients is None and spec.parse(partition, "partition").name not in ("natural", "by"):
             return partition, max(2, min(30, dataset.train.count // 20))
         return partition, self.clients

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from atoll import data as sources
 from atoll.data import Dataset, FederatedData
+from atoll.data.corpus import KINDS, WINDOW, from_texts, kind_of
 from atoll.data.federate import read_folder
 from atoll.data.wishes import read_classes, read_names
 from atoll.errors import ConfigError, DataError
@@ -21,6 +22,7 @@ SUFFIXES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
 """Of files of data."""
 
 _OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale", "ignore")
+_OF_TEXTS = ("tokenizer", "window", "packed")
 Names = str | tuple[str, ...] | None
 
 
@@ -32,7 +34,7 @@ class Origin:
         str,
         Meta(
             description="a dataset's name (`atoll data list`), a csv, npz or parquet file, or a folder: a file for each"
-            " client, train.csv and test.csv, or LEAF's json"
+            " client, train.csv and test.csv, or LEAF's json; texts: text:PATH, instructions:PATH, pairs:PATH"
         ),
     ] = "digits"
     label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
@@ -65,10 +67,32 @@ class Origin:
         int | None, Meta(description="of a data file: the label, a number, of targets that do not count")
     ] = None
 
+    tokenizer: Annotated[
+        str | None, Meta(description='of texts: "bytes", or a folder with a tokenizer.json; by default bytes')
+    ] = None
+    window: Annotated[
+        Annotated[int, Meta(ge=2)] | None,
+        Meta(description=f"of texts: tokens in a sample; by default {WINDOW}"),
+    ] = None
+    packed: Annotated[
+        bool, Meta(description="of instructions: several follow each other in a sample, none is filled up")
+    ] = False
+
     def check_data(self) -> None:
         """Read the texts of the fields.  Raises ConfigError where one is for files and the data are not one."""
+        texts = kind_of(self.data) is not None
+        for key in _OF_TEXTS:
+            if getattr(self, key) and not texts:
+                raise ConfigError(
+                    f"{key} is for texts, and data = {self.data!r} is none",
+                    hint=f"leave {key} out, or name texts: data = {' or '.join(f'{each}:PATH' for each in KINDS)}",
+                )
         for key in _OF_FILES:
-            if getattr(self, key) is not None and not self.from_file:
+            if texts and key != "client" and getattr(self, key) is not None:
+                raise ConfigError(
+                    f"{key} is for tables, and data = {self.data!r} is text", hint=f"leave {key} out"
+                )
+            if getattr(self, key) is not None and not (texts or self.from_file):
                 raise ConfigError(
                     f"{key} is for data files, and data = {self.data!r} is a name", hint=f"leave {key} out"
                 )
@@ -81,6 +105,8 @@ class Origin:
     @property
     def from_file(self) -> bool:
         """Whether `data` is a file or a folder; names of the catalogue are neither."""
+        if kind_of(self.data) is not None:
+            return False
         suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
         if SUFFIXES & suffixes or os.sep in self.data:
             return True
@@ -95,6 +121,14 @@ class Origin:
 
         Raises ConfigError for an unknown name, DataError where it cannot be read.
         """
+        if (texts := kind_of(self.data)) is not None:
+            return from_texts(
+                *texts,
+                client=self.client,
+                tokens=self.tokenizer,
+                window=self.window or WINDOW,
+                packed=self.packed,
+            )
         if not self.from_file:
             return sources.load(self.data)
         given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}

@@ -2,6 +2,7 @@
 
 from .arrays import from_arrays, from_tensors, from_torch
 from .catalogue import Entry, catalogue, data_root, find_root, load
+from .corpus import from_texts
 from .dataset import Dataset
 from .division import Division, Partitioner, Place
 from .download import fetch
@@ -80,6 +81,7 @@ __all__ = [
     "from_function",
     "from_hf",
     "from_tensors",
+    "from_texts",
     "from_torch",
     "load",
     "load_leaf",

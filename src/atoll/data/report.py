@@ -153,7 +153,7 @@ def measure(data: FederatedData, clients: IntArray) -> PartitionReport:
                 samples = data.samples(int(client))
                 assert samples is not None
                 own = samples.targets.cpu().numpy()
-            counts[row] = np.bincount(own.reshape(-1), minlength=data.classes)
+            counts[row] = np.bincount(own[own >= 0].reshape(-1), minlength=data.classes)
     names = [data.names[int(client)] for client in clients]
     emd = js = effective = None
     if counts is not None:

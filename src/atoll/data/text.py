@@ -13,11 +13,9 @@ from atoll.errors import ConfigError, DataError
 
 from .dataset import Dataset
 from .samples import IntArray, Samples
+from .tokens import BYTES, Bytes
 
-__all__ = ["BYTES", "next_tokens", "shakespeare", "windows"]
-
-BYTES = 256
-"""How many bytes there are."""
+__all__ = ["next_tokens", "shakespeare", "windows"]
 
 _SYMBOLS = ("characters", "bytes")
 
@@ -62,7 +60,7 @@ def shakespeare(
     if roles is not None:
         most = sorted(said, key=lambda role: -len(said[role]))[:roles]
         said = {role: whole for role, whole in said.items() if role in most}
-    code, found = _code(text, of_bytes), (_bytes(whole) for whole in said.values())
+    code, found = _code(text, of_bytes), (Bytes()(whole) for whole in said.values())
     numbers = dict(zip(said, (code[each] for each in found), strict=True))
     parts = {
         role: (each[:at], each[at:])
@@ -110,10 +108,6 @@ def _code(text: str, of_bytes: bool) -> IntArray:
     code = np.zeros(128, dtype=np.int64)
     code[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
     return code
-
-
-def _bytes(text: str) -> IntArray:
-    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
 
 
 def _speeches(text: str) -> dict[str, str]:
