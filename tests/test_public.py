@@ -143,7 +143,8 @@ PARAMETERS = {
     " late retry exclude adaptive"
     " target patience tokens eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep data label client features categorical"
-    " classes missing scale ignore partition clients test validation public root mix augment weights model loss"
+    " classes missing scale ignore tokenizer window packed partition clients test validation public root mix augment"
+    " weights model loss"
     " metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names"
     " privacy reason",

@@ -21,6 +21,7 @@ from atoll.federation import Federation
 from atoll.guarding import stated
 from atoll.keys import for_method, told_apart
 from atoll.losses import LOSSES
+from atoll.masking import Masking
 from atoll.networks import networks
 from atoll.origin import SUFFIXES, Names, Origin
 from atoll.results import Run
@@ -104,7 +105,8 @@ class Experiment(Origin, Settings):
     loss: Annotated[
         str | None,
         Meta(
-            description="cross_entropy, bce, mse, l1 or module:function; by default it follows from the labels"
+            description="cross_entropy, bce, mse, l1, masked:0.15 (hidden tokens of texts), module:function; by default"
+            " it follows from the labels"
         ),
     ] = None
     metrics: Annotated[
@@ -132,8 +134,10 @@ class Experiment(Origin, Settings):
             raise ConfigError(error.message, hint=hint) from None
         values = {each.name: getattr(method, each.name) for each in dataclasses.fields(method)}  # type: ignore[arg-type]
         object.__setattr__(self, "settings", values)
-        if self.loss is not None and self.loss not in LOSSES and not own.named(self.loss):
-            known = f"known: {', '.join(LOSSES)}, or a function of your own, module:function"
+        if self.loss is not None and not (
+            self.loss in LOSSES or own.named(self.loss) or Masking.parse(self.loss)
+        ):
+            known = f"known: {', '.join(LOSSES)}, masked:SHARE, or a function of your own, module:function"
             raise ConfigError(f"unknown loss {self.loss!r}", hint=known)
         self.check_data()
         if self.weights is not None:

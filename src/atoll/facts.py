@@ -122,7 +122,7 @@ def identity(
         "cohort": cohorts.size,
         "stragglers": cohorts.stragglers,
         **timed,
-        "loss": tasks[0].loss_name,
+        "loss": tasks[0].loss_text,
         "device": device,
         "number of clients": len(data),
         "model": f"{params:,} parameters, form {about.checksum(form):08x}",

@@ -21,8 +21,9 @@ from atoll.machine import threads
 from atoll.methods import METHODS
 from atoll.metrics import Metrics
 from atoll.models import begin_from, build
+from atoll.modules import ready
 from atoll.parts import Parts, shapes, tensors
-from atoll.task import Task, ready
+from atoll.task import Task
 
 __all__ = ["Model", "architectures", "networks"]
 

@@ -15,77 +15,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
 from atoll.gradient import grad_and_value
 from atoll.losses import ACCURACIES, LOSSES, Loss
+from atoll.masking import Masking
 from atoll.measures import Better
 from atoll.metrics import NAMED, Confusion, Metric, Metrics, chosen
-from atoll.parts import Inputs, joined, of_tokens, shapes
+from atoll.modules import tied, unreadable
+from atoll.parts import Inputs, joined, of_tokens
 from atoll.purity import Pure, Used, plainly
 from atoll.sequences import class_last
 from atoll.tensors import Record, Tensors
 
-__all__ = ["Batch", "Task", "architecture", "ready"]
+__all__ = ["Batch", "Task", "architecture"]
 
 
 def architecture(client: int, count: int) -> int:
     """Which of `count` architectures a client has: they come in turns."""
     return client % count
-
-
-def ready(module: nn.Module, inputs: Inputs) -> nn.Module:
-    """The module; where layers are lazy, a copy whose parameters have the shapes that these inputs give them.
-
-    Raises ConfigError where the module cannot read them.
-    """
-    if not any(is_lazy(part) for part in [*module.parameters(), *module.buffers()]):
-        return module
-    blank = {  # buffers without a shape cannot be copied
-        id(part): UninitializedBuffer(device=part.device, dtype=part.dtype)  # type: ignore[call-arg]
-        for part in module.buffers()
-        if is_lazy(part)
-    }
-    training = module.training
-    module = copy.deepcopy(module, blank).eval()
-    try:
-        places, names = arguments(module, inputs)
-        with torch.no_grad():
-            module(*places, **names)
-    except Exception as error:
-        raise _unreadable(inputs, error) from error
-    return module.train(training)
-
-
-def _tied(module: nn.Module) -> list[tuple[str, str]]:
-    """The further names of tensors that several layers share, each with the first; a layer's own further names not."""
-    firsts: dict[int, str] = {}
-    places: set[tuple[int, str]] = set()
-    found = []
-    for path, layer in module.named_modules(remove_duplicate=False):
-        for own, value in [*layer._parameters.items(), *layer._buffers.items()]:
-            if value is None or (id(layer), own) in places:
-                continue
-            places.add((id(layer), own))
-            name = f"{path}.{own}" if path else own
-            first = firsts.setdefault(id(value), name)
-            if first != name:
-                found.append((name, first))
-    return found
-
-
-def _unreadable(inputs: Inputs, error: Exception) -> ConfigError:
-    if isinstance(inputs, Tensor):
-        what = f"inputs of shape {tuple(inputs.shape[1:])} a sample"
-        hint = "choose a model for this shape (for example mlp flattens, cnn wants [channels, height, width])"
-    else:
-        what = f"inputs of the parts {shapes(inputs)}"
-        hint = "let its forward take these parts by name or in this order, or all of them as one mapping or tuple"
-    return ConfigError(
-        f"the model cannot read the data: {what} gave {type(error).__name__}: {error}", hint=hint
-    )
 
 
 class Batch(NamedTuple):
@@ -105,7 +54,8 @@ class Task:
 
     Args:
         module: any `nn.Module`. It is copied; the caller's stays as it is.
-        loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", or a function
+        loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", "masked:0.15" (the
+            cross-entropy of hidden tokens of a text, see `atoll.masking`), or a function
             (outputs, targets) -> per-sample losses of shape [b], which gets whatever the module gives.
         metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
             function (outputs, targets) -> per-sample values [b], whose mean counts. Texts, a label a token, are
@@ -132,8 +82,12 @@ class Task:
         *,
         shares: bool = False,
     ) -> None:
+        self.masking = Masking.parse(loss) if isinstance(loss, str) else None
+        if self.masking is not None:
+            loss = "cross_entropy"
         if isinstance(loss, str) and loss not in LOSSES:
-            raise ConfigError(f"unknown loss {loss!r}", hint=f"known: {', '.join(LOSSES)}, or a function")
+            known = f"known: {', '.join(LOSSES)}, masked:SHARE, or a function"
+            raise ConfigError(f"unknown loss {loss!r}", hint=known)
         kept = {id(p): p for p in module.parameters() if shares and not p.requires_grad}
         self.module = copy.deepcopy(module, kept).cpu()  # what is known is not copied
         self.augment = augment
@@ -158,7 +112,7 @@ class Task:
         )
         """Parameters that are not trained, in main memory: the module's own, which nobody changes."""
         self._held = {torch.device("cpu"): self.frozen}
-        self._tied = _tied(self.module)
+        self._tied = tied(self.module)
         self.used: dict[str, int] = {}
         """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
 
@@ -248,6 +202,8 @@ class Task:
 
     def measure(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> Record:
         """Per-sample loss and metrics in evaluation mode: a record of tensors [b] (see `Metric.taken`)."""
+        if self.masking is not None:
+            inputs, targets = self.masking(inputs, targets)
         return self._measured(self.called(params, buffers, inputs)[0], targets)
 
     def judged(self, outputs: Tensor, targets: Tensor) -> Record:
@@ -309,14 +265,21 @@ class Task:
         self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
         return outputs
 
+    @property
+    def loss_text(self) -> str:
+        """The loss as it is written."""
+        return self.loss_name if self.masking is None else self.masking.text
+
     def check(self, inputs: Inputs, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
         self.initial()  # refuses a model that nothing is trained of
         try:
             given = self.follow(inputs)
         except Exception as error:
-            raise _unreadable(inputs, error) from error
+            raise unreadable(inputs, error) from error
         outputs, self._wrapped = main(given), alike(given)
+        if self.masking is not None:
+            self.masking(inputs, targets)  # refuses what is no text
         if self.loss_name == "cross_entropy" and targets.ndim == 2 and of_tokens(inputs):
             self.metrics.setdefault("perplexity", NAMED["perplexity"])
         if self.loss_name == "cross_entropy":

@@ -30,9 +30,9 @@ def said(labels: torch.Tensor) -> list[str]:
     return [bytes(each[each >= 0].tolist()).decode().replace("\0", "|") for each in labels]
 
 
-@given(st.lists(st.integers(-1, 9), min_size=2, max_size=40), st.integers(1, 8))
-def test_what_is_to_be_predicted_is_predicted_once(labels: list[int], window: int) -> None:
-    tokens = np.arange(len(labels))
+@given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 8))
+def test_what_is_to_be_predicted_is_predicted_once(seed: int, length: int, window: int) -> None:
+    tokens, labels = np.arange(length), np.random.default_rng(seed).integers(-1, 9, length).tolist()
     x, y = _windows(Piece(tokens, np.array(labels)), window, 99)
     assert x.shape == y.shape == (len(x), window)
     assert y[y >= 0].tolist() == [each for each in labels[1:] if each >= 0]

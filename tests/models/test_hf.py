@@ -183,6 +183,41 @@ def test_our_llama_is_transformers(library: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_model_that_looks_both_ways_learns_hidden_tokens(library: Any, tmp_path: Path) -> None:
+    place, found = folder(tmp_path / "m", {**BERT, "hidden_dropout_prob": 0.0}), []
+    torch.manual_seed(0)
+    module = build(place, (12,), 64)
+    assert type(module).__name__ == "BertForMaskedLM"
+    for engine in ("loop", "batched"):
+        fed = Federation(
+            module,
+            texts(),
+            "fedavg",
+            rounds=2,
+            lr=0.1,
+            batch_size=4,
+            loss="masked:0.3",
+            engine=engine,
+            device="cpu",
+        )
+        found.append(fed.fit().model.state_dict())
+    assert all(torch.allclose(found[0][k], found[1][k], atol=1e-5) for k in found[0])
+
+
+@pytest.mark.slow
+def test_a_model_reads_prompts_and_writes_answers(library: Any, tmp_path: Path) -> None:
+    place = folder(tmp_path / "m", {**T5, "vocab_size": 256})
+    rows = [{"prompt": f"{k}?", "response": "abc"[k % 3] * 2, "who": k % 2} for k in range(12)]
+    (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run = atoll.run(
+        data=f"pairs:{tmp_path / 'p.jsonl'}", client="who", window=8, model=place, rounds=6, epochs=3, lr=0.3,
+        batch_size=4, engine="loop", runs=None, device="cpu",
+    )  # fmt: skip
+    history = [value for _, value in run.history("perplexity")]
+    assert history[-1] < 0.2 * history[0] < 0.2 * 400
+
+
+@pytest.mark.slow
 def test_a_run_in_words_has_its_perplexity(library: Any, tmp_path: Path) -> None:
     if not Path(os.environ.get("ATOLL_DATA", ""), "tinyshakespeare").is_dir():
         pytest.skip("ATOLL_DATA has no tinyshakespeare")

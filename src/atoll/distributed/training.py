@@ -28,10 +28,11 @@ from atoll.distributed.strategies import parse
 from atoll.distributed.strategy import Free, Strategy
 from atoll.errors import ConfigError
 from atoll.machine import threads
+from atoll.modules import ready
 from atoll.networks import networks
 from atoll.runs.folder import RunFolder, default_place, writing
 from atoll.runs.readers import Reader
-from atoll.task import Task, ready
+from atoll.task import Task
 
 __all__ = ["Trained", "prepare", "start", "train"]
 

@@ -238,7 +238,7 @@ class Auto(Engine):
             (each, bool(value) if isinstance(value, float) else repr(value)) for each, value in settings
         ]
         return (
-            str(module), *(_code(type(part).forward) for part in module.modules()), self.task.loss_name,
+            str(module), *(_code(type(part).forward) for part in module.modules()), self.task.loss_text,
             _code(self.task.loss_function), form(job.work.shared), form(example.inputs), form(example.targets),
             f"{type(job.method).__module__}.{type(job.method).__qualname__}", method, job.channel is None,
             job.work.program, job.program.plan(), [round(2 * math.log2(max(size, 1))) for size in sizes],

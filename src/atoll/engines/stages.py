@@ -11,7 +11,7 @@ from atoll.tensors import Record
 __all__ = ["begin", "finish", "recall", "step"]
 
 _WHO = "a client program"
-_AUGMENT = 0x61756767
+_AUGMENT, _MASK = 0x61756767, 0x6D61736B
 
 
 def recall(program: Program, task: Task, received: Record, stored: Record | None) -> Record:
@@ -27,10 +27,13 @@ def begin(program: Program, task: Task, received: Record, memory: Record, data: 
 
 
 def step(program: Program, task: Task, local: Record, batch: Batch) -> Record:
-    """`Program.step`, with the batch augmented first where that is wanted."""
+    """`Program.step`, with the batch augmented and its tokens hidden first where that is wanted."""
     if task.augment is not None:
         with Drawn(seeds.fold(batch.key, _AUGMENT), "the augmentation"):
             batch = batch._replace(inputs=task.augment(batch.inputs))
+    if task.masking is not None:
+        inputs, targets = task.masking(batch.inputs, batch.targets, seeds.fold(batch.key, _MASK))
+        batch = batch._replace(inputs=inputs, targets=targets)
     with Drawn(batch.key, _WHO):
         return program.step(task, local, batch)
 
