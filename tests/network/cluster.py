@@ -25,6 +25,7 @@ from atoll.data.samples import Samples
 from atoll.experiment import Experiment
 from atoll.network.rows import arrays
 from atoll.schema import parse
+from tests.network.warm import Forked, forked
 
 NAMES = ("ann", "bob", "cat", "dan")
 
@@ -44,6 +45,7 @@ class Cluster:
         settings: of the run, as they stand in a file.
         names: of the nodes, in the order of clients; the file of node k is client k's of `data`.
         network: further keys of [network].
+        fresh: processes are new interpreters, as a shell would start them, and not forked from a warm one.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class Cluster:
         data: Mapping[str, Samples] | None = None,
         names: Sequence[str] = NAMES,
         network: Mapping[str, Any] | None = None,
+        fresh: bool = False,
     ) -> None:
-        self.place, self.names, self.port = place, list(names), free_port()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.place, self.names, self.port, self.fresh = place, list(names), free_port(), fresh
+        self.processes: dict[str, subprocess.Popen[bytes] | Forked] = {}
         place.mkdir(parents=True, exist_ok=True)
         for name, samples in (data or digits(names)).items():
             write(place / f"{name}.npz", samples)
@@ -67,21 +70,28 @@ class Cluster:
 
     # --- processes --------------------------------------------------------------------------------------------
 
-    def start(self, name: str, *options: str, port: int | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, *options: str, port: int | None = None
+    ) -> subprocess.Popen[bytes] | Forked:
         """The coordinator ("coordinator") or a node, from now on; its output is in NAME.log."""
-        command = [sys.executable, "-m", "atoll.cli"]
         if name == "coordinator":
-            command += ["serve", str(self.place / "run.toml"), "--plain", "--port", str(self.port)]
+            command = ["serve", str(self.place / "run.toml"), "--plain", "--port", str(self.port)]
             command += ["--place", str(self.place / "coordinator"), "--save", str(self.model)]
         else:
-            command += ["join", f"127.0.0.1:{port or self.port}", "--plain", "--approve", "--name", name]
+            command = ["join", f"127.0.0.1:{port or self.port}", "--plain", "--approve", "--name", name]
             command += ["--data", str(self.place / f"{name}.npz"), "--place", str(self.place / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "CI": "1"}
-        with (self.place / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
-                cwd=self.place,
-            )  # fmt: skip
+        log = self.place / f"{name}.log"
+        if not self.fresh:
+            process: subprocess.Popen[bytes] | Forked = forked(
+                [*command, *options], self.place, log, environment
+            )
+        else:
+            with log.open("ab") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "atoll.cli", *command, *options], stdout=stream, stderr=stream,
+                    stdin=subprocess.DEVNULL, env=environment, cwd=self.place,
+                )  # fmt: skip
         self.processes[name] = process
         return process
 

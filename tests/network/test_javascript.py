@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from atoll.data import Samples
 from tests.network.cluster import Cluster
+from tests.network.warm import forked
 from tests.runs.browser import BROWSER, DRIVER, browser
 
 HERE = Path(__file__).parents[2] / "clients" / "javascript"
@@ -147,11 +149,10 @@ def test_over_tls_with_a_certificate_of_its_own(cluster: Cluster) -> None:
     ca("server", "127.0.0.1")
     settings = (cluster.place / "run.toml").read_text().replace('["ann", "web"]', '["web"]')
     (cluster.place / "run.toml").write_text(settings.replace("clients = 2", "clients = 1"))
-    command = [sys.executable, "-m", "atoll.cli", "serve", "run.toml", "--port", str(cluster.port)]
-    with (cluster.place / "coordinator.log").open("ab") as log:
-        cluster.processes["coordinator"] = subprocess.Popen(
-            [*command, "--save", str(cluster.model)], stdout=log, stderr=log, cwd=cluster.place
-        )
+    words = ["serve", "run.toml", "--port", str(cluster.port), "--save", str(cluster.model)]
+    cluster.processes["coordinator"] = forked(
+        words, cluster.place, cluster.place / "coordinator.log", os.environ
+    )
     cluster.until("listening", "coordinator")
     token = ca("invite", "web").split()[0]
     ca("enrol", where, "--invitation", token, "--keys", str(keys))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from atoll.network.tls import client_context, trusting_context
 from tests.network.caller import Caller
 from tests.network.cluster import Cluster
 from tests.network.commands import command
+from tests.network.warm import Forked, forked
 
 ROLES = ("operator", "auditor", "node")
 
@@ -55,16 +56,9 @@ class Seen:
             self.away = command("status", self.address, "--identity", str(place / "auditor"))
 
     @staticmethod
-    def serve(cluster: Cluster) -> subprocess.Popen[bytes]:
-        import os
-        import sys
-
+    def serve(cluster: Cluster) -> Forked:
         words = ["serve", "run.toml", "--port", str(cluster.port), "--place", "coordinator", "--log-json"]
-        with (cluster.place / "coordinator.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "atoll.cli", *words], cwd=cluster.place, stdout=log, stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+        process = forked(words, cluster.place, cluster.place / "coordinator.log", os.environ)
         cluster.processes["coordinator"] = process
         cluster.until("listening", "coordinator")
         return process

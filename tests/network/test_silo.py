@@ -8,28 +8,24 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from atoll.cli.join import Wish, station_of
 from atoll.errors import ConfigError
 from tests.network.cluster import Cluster
-
-
-def model(place: Path, *options: str, **settings: object) -> dict[str, torch.Tensor]:
-    """What a run of two nodes came to; one of them has options."""
-    small = {"model": "mlp:16", "rounds": 2, "seed": 3, "engine": "loop", "method": "scaffold", **settings}
-    with Cluster(place, small, names=("ann", "bob")) as cluster:
-        cluster.start("coordinator")
-        cluster.start("ann", *options)
-        cluster.start("bob")
-        for name in ("coordinator", "ann", "bob"):
-            assert cluster.wait(name) == 0, cluster.log(name)
-        return load_file(cluster.model)
+from tests.network.warm import Forked
 
 
 def test_the_coordinator_cannot_tell(tmp_path: Path) -> None:
-    alone, together = model(tmp_path / "alone"), model(tmp_path / "together", "--silo", "ddp:2")
+    """One of two nodes is a silo, and the model is that of two that are not."""
+    small = {"model": "mlp:16", "rounds": 2, "seed": 3, "engine": "loop", "method": "scaffold"}
+    with Cluster(tmp_path, small, names=("ann", "bob")) as cluster:
+        cluster.start("coordinator")
+        cluster.start("ann", "--silo", "ddp:2")
+        cluster.start("bob")
+        for name in ("coordinator", "ann", "bob"):
+            assert cluster.wait(name) == 0, cluster.log(name)
+        alone, together = cluster.simulated(), load_file(cluster.model)
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-5
 
 
@@ -51,7 +47,7 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in found.split()]
 
 
-def grandchild(node: subprocess.Popen[bytes]) -> int | None:
+def grandchild(node: subprocess.Popen[bytes] | Forked) -> int | None:
     """The helper of a node's worker."""
     return next((helper for worker in children(node.pid) for helper in children(worker)), None)
 

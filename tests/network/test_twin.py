@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 import torch
 
 from atoll.network.rows import unpacked
-from tests.network.cluster import Cluster, digits
+from tests.network.cluster import NAMES, Cluster, digits
 
 SMALL = {"model": "mlp:16", "rounds": 2, "seed": 3}
 
 
-def played(place: Path, **settings: Any) -> Cluster:
+def played(
+    place: Path, names: Sequence[str] = NAMES, fresh: bool = False, **settings: Any
+) -> Cluster:
     """A cluster whose run went through."""
-    with Cluster(place, {**SMALL, **settings}) as cluster:
+    with Cluster(place, {**SMALL, **settings}, names=names, fresh=fresh) as cluster:
         cluster.start_all()
         assert cluster.wait(seconds=240) == 0, cluster.log("coordinator")
         for name in cluster.names:
@@ -26,8 +29,8 @@ def played(place: Path, **settings: Any) -> Cluster:
 
 
 def test_scaffold_as_written_and_captured(tmp_path: Path) -> None:
-    """Control variates stay on nodes; steps run as they are written."""
-    assert played(tmp_path, method="scaffold", engine="loop").same()
+    """Control variates stay on nodes; steps run as they are written. Every process is started as a shell starts it."""
+    assert played(tmp_path, names=("ann", "bob"), fresh=True, method="scaffold", engine="loop").same()
 
 
 QUICK = {

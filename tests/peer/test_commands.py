@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from atoll.cli.main import main
 from atoll.experiment import Experiment
 from atoll.network.authority import Authority
 from atoll.tensors import Record
+from tests.network.warm import Forked, forked
 from tests.parties.test_wired import several
 from tests.vertical.keys import party_keys
 
@@ -47,18 +46,17 @@ class Street:
         listed = "".join(f'{name} = ""\n' for name in self.names)
         text = RUN.format(count=count, rounds=rounds, method=method, topology=topology)
         self.file.write_text(f"{text}[peers]\n{listed}")
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Forked] = {}
 
     def start(self, name: str, *more: str) -> None:
         """One peer, which knows the address of the first one, and of nobody else (the first knows the second's)."""
         first = self.names[0] if name != self.names[0] else self.names[1]
         command = [
-            sys.executable, "-m", "atoll", "peer", str(self.file), "--name", name, "--listen", str(self.where[name]),
+            "peer", str(self.file), "--name", name, "--listen", str(self.where[name]),
             "--neighbours", str(self.where[first]), "--keys", str(self.keys[name]), "--place", str(self.of(name)),
             *more,
         ]  # fmt: skip
-        with (self.place / f"{name}.log").open("a") as log:
-            self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+        self.running[name] = forked(command, self.place, self.place / f"{name}.log", os.environ)
 
     def of(self, name: str) -> Path:
         return self.place / "peers" / name

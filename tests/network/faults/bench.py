@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,62 +14,17 @@ from typing import Any
 
 from atoll.codec import encode
 from tests.network.cluster import NAMES, Cluster, digits, simulation
-from tests.network.faults.child import Wound, run
+from tests.network.faults.child import Wound
 from tests.network.liar import Peer
+from tests.network.warm import Forked
 
 __all__ = ["Bench", "Forked", "Twin", "Wound", "bench"]
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.network.faults.child"])
 
 SETTINGS: dict[str, Any] = {
     "method": "fedavg", "model": "logistic", "rounds": 3, "checkpoint": 1, "engine": "loop",
     "eval_every": 0,
 }  # fmt: skip
 """A run that is over quickly."""
-
-
-class Forked:
-    """A process, as `subprocess.Popen` would give it."""
-
-    def __init__(self, arguments: Sequence[Any]) -> None:
-        self._process = _FORKS.Process(target=run, args=tuple(arguments))
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def send_signal(self, sign: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, sign)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def wait(self, seconds: float | None = None) -> int:
-        self._process.join(seconds)
-        code = self._process.exitcode
-        if code is None:
-            raise subprocess.TimeoutExpired("atoll", seconds or 0.0)
-        return code
-
-    @property
-    def rss(self) -> int:
-        """Bytes of memory that it has in use."""
-        with open(f"/proc/{self.pid}/statm") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    @property
-    def peak(self) -> int:
-        """The most that it ever had in use."""
-        return 1024 * self.status("VmHWM")
-
-    def status(self, name: str) -> int:
-        """A number of the system's about it, such as "RssAnon", in kilobytes."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
-        return int(text.split(f"{name}:")[1].split()[0])
 
 
 class Bench(Cluster):

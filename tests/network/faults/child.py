@@ -9,17 +9,22 @@ import importlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import atoll.cli.join
 import atoll.cli.serve
-import atoll.federation  # noqa: F401 - imported before the fork
+import atoll.federation
+import atoll.network.here  # noqa: F401 - imported before the fork
 from atoll.cli.main import main
+from atoll.network import hand, worker
+from tests.forked import fork
 
 _NOW = time.time
 
@@ -76,6 +81,43 @@ def planted(wound: Wound) -> None:
     setattr(holder, name, staticmethod(wounded) if static else wounded)
 
 
+class Worker:
+    """A node's worker as `subprocess.Popen` would give it, forked from the node, which has imported all that it needs."""
+
+    def __init__(
+        self, command: list[str], pass_fds: tuple[int, int], stdin: int, stdout: int, env: Mapping[str, str]
+    ) -> None:
+        assert command[1:3] == ["-m", "atoll.network.worker"] and stdin == subprocess.DEVNULL
+        self.returncode: int | None = None
+
+        def work() -> None:
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sign, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            first = 3
+            for kept in sorted(pass_fds):  # no pipe of the node's stays open here
+                os.closerange(first, kept)
+                first = kept + 1
+            os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            worker.main(*map(int, command[3:]))
+
+        self.pid = fork(work, stdout, 2, env)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 def run(
     arguments: list[str],
     cwd: str,
@@ -92,9 +134,10 @@ def run(
     os.close(sink)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    os.environ.update(OMP_NUM_THREADS="1", COLUMNS="200", CI="1", **environment)
+    os.environ.update({"OMP_NUM_THREADS": "1", "COLUMNS": "200", "CI": "1", **environment})
     sys.path[:0] = environment.get("PYTHONPATH", "").split(":")
     os.chdir(cwd)
+    hand.subprocess = SimpleNamespace(Popen=Worker, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
     for place, value in values.items():
         module, _, name = place.partition(":")
         setattr(importlib.import_module(module), name, value)
