@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
 
-__all__ = ["fork"]
+__all__ = ["Forked", "fork"]
 
 
 def fork(program: Callable[[], object], out: int, error: int, environment: Mapping[str, str]) -> int:
@@ -39,3 +41,41 @@ def fork(program: Callable[[], object], out: int, error: int, environment: Mappi
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class Forked:
+    """`python -P -m atoll.cli WORDS` as `subprocess.Popen` would start it, forked from this process."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        stdin: int,
+        stdout: IO[bytes],
+        stderr: int,
+        pass_fds: Sequence[int],
+        env: Mapping[str, str],
+        start_new_session: bool,
+    ) -> None:
+        from atoll.cli import main
+
+        assert list(command[1:4]) == ["-P", "-m", "atoll.cli"] and start_new_session
+        self.returncode: int | None = None
+
+        def play() -> None:
+            os.setsid()
+            for number in map(int, os.listdir("/proc/self/fd")):
+                if number > 2 and number not in pass_fds:
+                    with contextlib.suppress(OSError):
+                        os.close(number)
+            main(list(command[4:]))
+
+        self.pid = fork(play, stdout.fileno(), stdout.fileno(), env)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def send_signal(self, sign: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sign)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import pytest
 
 from atoll.cli import main
+from tests.forked import fork
 
 COMMAND = [sys.executable, "-c", "from atoll.cli import main; main()"]
 
@@ -49,14 +50,11 @@ def process() -> Atoll:
     """Runs the command as a process."""
 
     def call(*arguments: str) -> Result:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=100,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        with TemporaryFile() as out, TemporaryFile() as err:
+            number = fork(lambda: main(list(arguments)), out.fileno(), err.fileno(), environment())
+            code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+            out.seek(0)
+            err.seek(0)
+            return Result(code, out.read().decode(), err.read().decode())
 
     return call

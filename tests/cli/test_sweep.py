@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,17 @@ from atoll.errors import ConfigError
 from atoll.runs.folder import RunFolder
 from atoll.trials.points import Point, digest, fingerprint, parse_grid, points
 from atoll.trials.sweeping import Sweep, prepare, sweep
+from tests.forked import Forked
 
 from .conftest import COMMAND, Atoll, environment
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of runs are forked from the sweep's."""
+    stand = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("atoll.trials.trial.subprocess", stand)
+
 
 SMALL = ["--set", "clients=4", "--set", "model=logistic", "--set", "engine=loop"]
 LONG = [*SMALL, "--set", "rounds=50", "--set", "checkpoint=3", "--grid", "lr=0.01,0.1", "--jobs", "2"]

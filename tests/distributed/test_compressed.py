@@ -17,7 +17,7 @@ from atoll.errors import ConfigError
 from tests.distributed.test_strategies import alone, blobs, flat, net, trained
 
 
-@pytest.mark.parametrize("codec", ["int8", "topk:0.3", "powersgd:2"])
+@pytest.mark.parametrize("codec", ["int8", "topk:0.3", pytest.param("powersgd:2", marks=pytest.mark.slow)])
 def test_learns_about_as_well_with_fewer_bytes(codec: str) -> None:
     run = trained(f"compressed:{codec}", 2, steps=200, every=200)
     usual = alone(steps=200)

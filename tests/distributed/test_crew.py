@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ import atoll
 from atoll.cli import main
 from atoll.errors import ConfigError, DivergedError, RunError
 from tests.distributed.test_strategies import blobs, flat, net, trained
+from tests.forked import fork
 
 
 class Stumbling(nn.Module):
@@ -135,18 +140,42 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "atoll", "train", *arguments],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
+def begun(out: int, *arguments: str) -> int:
+    """`atoll train` as a process of its own, forked from this one."""
+    return fork(lambda: main(["train", *arguments]), out, 2, {**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def ended(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def command(*arguments: str) -> tuple[int, dict[str, Any]]:
+    """How it ended, and its last event."""
+    with TemporaryFile() as out:
+        code = ended(begun(out.fileno(), "--json", *arguments))
+        out.seek(0)
+        return code, json.loads(out.read().splitlines()[-1])
+
+
+@contextlib.contextmanager
+def training(place: Path) -> Iterator[int]:
+    """A training of two workers that is under way, and has no end."""
+    sets = [f"--set={each}" for each in ("data=digits", "steps=100000", "every=10", "threads=1")]
+    read, write = os.pipe()
+    process = begun(write, "--workers", "2", "--runs", str(place), *sets)
+    os.close(write)
+    with open(read) as said:
+        while "step" not in said.readline():
+            pass
+        yield process
+        while said.read(4096):
+            pass
 
 
 def test_the_command(tmp_path: Path) -> None:
     sets = [f"--set={each}" for each in ("strategy=ring", "data=digits", "steps=20", "threads=1")]
-    done = command("--json", "--workers", "2", "--runs", str(tmp_path), "--save", str(tmp_path / "m"), *sets)
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+    code, last = command("--workers", "2", "--runs", str(tmp_path), "--save", str(tmp_path / "m"), *sets)
+    assert code == 0
     assert last["event"] == "result" and last["steps"] == 20 and last["workers"] == 2
     assert {"loss", "accuracy", "bytes", "seconds", "steps_per_second"} <= set(last)
     assert (tmp_path / "m").stat().st_size > 1000
@@ -182,40 +211,22 @@ def test_bad_input_is_one_screen(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
 def test_a_stopped_run_goes_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    sets = [f"--set={each}" for each in ("data=digits", "steps=100000", "every=10", "threads=1")]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "atoll", "train", "--workers", "2", "--runs", str(tmp_path), *sets],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert running.stdout is not None
-    while "step" not in running.stdout.readline():
-        pass
-    running.send_signal(number)
-    running.communicate(timeout=60)
-    assert running.returncode == code
+    with training(tmp_path) as running:
+        os.kill(running, number)
+    assert ended(running) == code
     (folder,) = tmp_path.iterdir()
     done = atoll.RunFolder(folder).log().events[-1]
     assert done["event"] == "error" and done["round"] > 0
-    on = command(
-        "--resume", str(folder), "--workers", "2", f"--set=steps={10 * done['round'] + 20}", "--json"
-    )
-    assert on.returncode == 0, on.stderr
-    assert json.loads(on.stdout.splitlines()[-1])["steps"] == 10 * done["round"] + 20
+    code, on = command("--resume", str(folder), "--workers", "2", f"--set=steps={10 * done['round'] + 20}")
+    assert code == 0 and on["steps"] == 10 * done["round"] + 20
 
 
 def test_no_worker_outlives_who_started_it(tmp_path: Path) -> None:
-    sets = [f"--set={each}" for each in ("data=digits", "steps=100000", "every=10", "threads=1")]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "atoll", "train", "--workers", "2", "--runs", str(tmp_path), *sets],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert running.stdout is not None
-    while "step" not in running.stdout.readline():
-        pass
-    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    assert len(workers) == 2
-    running.kill()
-    running.communicate(timeout=60)
+    with training(tmp_path) as running:
+        workers = Path(f"/proc/{running}/task/{running}/children").read_text().split()
+        assert len(workers) == 2
+        os.kill(running, signal.SIGKILL)
+    assert ended(running) == -signal.SIGKILL
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline

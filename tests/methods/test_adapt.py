@@ -558,7 +558,7 @@ def federation(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("engine", ["batched", "processes"])
+@pytest.mark.parametrize("engine", ["batched", pytest.param("processes", marks=pytest.mark.slow)])
 def test_engines_agree(kind: type[FedAvg], engine: str) -> None:
     given = {"lam": 5.0} if kind in MATCHED else {}
     method = kind(**PLAN, targets="c1,c3", **given)  # type: ignore[arg-type]

@@ -70,9 +70,7 @@ class Cluster:
 
     # --- processes --------------------------------------------------------------------------------------------
 
-    def start(
-        self, name: str, *options: str, port: int | None = None
-    ) -> subprocess.Popen[bytes] | Forked:
+    def start(self, name: str, *options: str, port: int | None = None) -> subprocess.Popen[bytes] | Forked:
         """The coordinator ("coordinator") or a node, from now on; its output is in NAME.log."""
         if name == "coordinator":
             command = ["serve", str(self.place / "run.toml"), "--plain", "--port", str(self.port)]

@@ -16,9 +16,7 @@ from tests.network.cluster import NAMES, Cluster, digits
 SMALL = {"model": "mlp:16", "rounds": 2, "seed": 3}
 
 
-def played(
-    place: Path, names: Sequence[str] = NAMES, fresh: bool = False, **settings: Any
-) -> Cluster:
+def played(place: Path, names: Sequence[str] = NAMES, fresh: bool = False, **settings: Any) -> Cluster:
     """A cluster whose run went through."""
     with Cluster(place, {**SMALL, **settings}, names=names, fresh=fresh) as cluster:
         cluster.start_all()

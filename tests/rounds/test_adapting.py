@@ -236,7 +236,9 @@ class _Stop(Callback):
             federation.stop()
 
 
-@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
+@pytest.mark.parametrize(
+    "engine", ["batched", *(pytest.param(each, marks=pytest.mark.slow) for each in ("loop", "processes"))]
+)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -19,6 +19,7 @@ from atoll.rounds.durations import seconds
 from atoll.rounds.membership import Membership
 from atoll.rounds.memories import MemoryStore
 from atoll.tensors import Record
+from tests.network.commands import command
 from tests.rounds import small
 from tests.rounds.small import model, of_digits
 
@@ -261,7 +262,9 @@ class _Stop(Callback):
             federation.stop()
 
 
-@pytest.mark.parametrize("engine", ["loop", "batched", "processes"])
+@pytest.mark.parametrize(
+    "engine", ["batched", *(pytest.param(each, marks=pytest.mark.slow) for each in ("loop", "processes"))]
+)
 @pytest.mark.parametrize("pace", [{}, {"pace": "buffered:3", "concurrency": 6}], ids=["sync", "buffered"])
 def test_a_run_that_stopped_goes_on_to_the_bit(
     data: FederatedData, tmp_path: Path, engine: str, pace: dict[str, Any]
@@ -359,9 +362,6 @@ def test_a_population_that_empties_pauses(data: FederatedData, pace: dict[str, A
 
 
 def test_the_command_line_says_so_and_how_to_go_on(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     words = [
         "data=digits",
         "clients=6",
@@ -372,8 +372,6 @@ def test_the_command_line_says_so_and_how_to_go_on(tmp_path: Path) -> None:
         f"runs={tmp_path}",
     ]
     sets = [part for word in [*words, "engine=loop"] for part in ("--set", word)]
-    done = subprocess.run(
-        [sys.executable, "-m", "atoll.cli", "run", *sets], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 5, done.stderr
-    assert "everybody has left" in done.stderr and "go on with: atoll run --resume" in done.stderr
+    code, _, said = command("run", *sets)
+    assert code == 5, said
+    assert "everybody has left" in said and "go on with: atoll run --resume" in said

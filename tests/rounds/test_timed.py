@@ -139,8 +139,10 @@ def test_waiting_for_all_of_ten_takes_the_tenth_harmonic_number_of_mean_times(
 
 @pytest.mark.parametrize(
     ("devices", "expected"),
-    [("exponential:1", (20 - 1) / 5), ("equal", 20 / 5 - 1)],
-    ids=["one by one", "in step"],
+    [
+        pytest.param("exponential:1", (20 - 1) / 5, marks=pytest.mark.slow, id="one by one"),
+        pytest.param("equal", 20 / 5 - 1, id="in step"),
+    ],
 )
 def test_mean_staleness_follows_from_concurrency_and_the_buffer(
     equal: FederatedData, devices: str, expected: float

@@ -82,7 +82,7 @@ def planted(wound: Wound) -> None:
 
 
 class Worker:
-    """A node's worker as `subprocess.Popen` would give it, forked from the node, which has imported all that it needs."""
+    """A node's worker as `subprocess.Popen` would give it, forked from the node, which has imported what it needs."""
 
     def __init__(
         self, command: list[str], pass_fds: tuple[int, int], stdin: int, stdout: int, env: Mapping[str, str]
