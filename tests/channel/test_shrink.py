@@ -16,7 +16,7 @@ from atoll.channel import Chain, Clip, Noise, Setting, Shrink, channel
 from atoll.channel.shrink import shapes_of
 from atoll.channel.transform import Update
 from atoll.compress import TopK, Whole, parse
-from atoll.contract import Job, Work
+from atoll.contract import Answer, Gathering, Job, Reply, Work
 from atoll.errors import CodecError, ConfigError
 from atoll.federation import Federation
 from atoll.methods import FedAvg
@@ -26,7 +26,8 @@ from tests.channel.test_chain import ENGINES, StopAfter, data, federation, model
 TEXTS = (
     "bf16", "int8", "int4", "topk:0.05", "topk:0.05 + feedback", "randk:0.2", "sign + feedback", "qsgd:7", "drive",
     "eden:2 + feedback", "powersgd:2", "clip:0.2 | int8", "clip:0.2 | noise:0.1,3 | int8 + feedback",
-    "clip:0.2 | local:0.01 | int4", "clip:0.1,0.5 | eden:3", "nf4",
+    "clip:0.2 | local:0.01 | int4", "clip:0.1,0.5 | eden:3", "nf4", "zstd", "bf16 + zstd", "int4 + zstd + feedback",
+    "clip:0.2 | local:0.01 | int8 + zstd",
 )  # fmt: skip
 
 
@@ -307,7 +308,7 @@ def test_bytes_are_those_of_what_travels(text: str) -> None:
     own = chain.shrink.own(Record())
     found, after = sent(chain.packing().shrink, given, own, told=news)
     back, kept = sent(chain.shrink, given, own, told=news)
-    assert chain.nbytes(given) == nbytes(found.values)
+    assert (chain.sent(back.values) if chain.varies else chain.nbytes(given)) == nbytes(found.values)
     told = Record(inside=torch.tensor(1.0)) if "0.5 |" in text else None
     whole = found.values if told is None else found.values.replace(channel=told)
     opened = Record(
@@ -334,6 +335,60 @@ def test_bytes_of_a_run() -> None:
     assert up("clip:1 | int8") == 5 * (size + 8)
     assert up("int8", "scaffold") == 5 * 2 * (size + 4)
     assert up("topk:0.01") == 5 * (12 * 6 + 4)
+
+
+@pytest.mark.parametrize("text", ["zstd", "bf16 + zstd", "int8 + zstd"])
+def test_bytes_that_depend_on_numbers_are_counted_from_them(text: str) -> None:
+    """Answer by answer, as they came: factors and weights that the server puts on change nothing."""
+    chain = channel(text).settled(Setting())  # type: ignore[attr-defined]
+    given = [values(0), values(1, length=1e-3).replace(control=values().control * 0)]
+    due = [nbytes(sent(chain.packing().shrink, each)[0].values) for each in given]
+    back = [sent(chain.shrink, each)[0].values for each in given]
+    asked = replace(job(chain, given[0]), clients=[0, 1], factors={0: 0.3}, weights={0: 2.0, 1: 1.0})
+    gathering = Gathering(asked)
+    found = [
+        gathering.deliver(Answer(at, Reply(each, torch.tensor(1.0), Record())))
+        for at, each in enumerate(back)
+    ]
+    assert [each.nbytes for each in found] == due
+    assert due[0] > 1.2 * due[1]
+    assert asked.nbytes(back[0], 0) == asked.nbytes(back[1], 1) > max(due)
+
+
+def test_engines_count_alike() -> None:
+    """As far as their numbers are alike."""
+
+    def up(engine: str) -> list[int]:
+        return [each.bytes_up for each in federation("int8 + zstd", engine=engine, rounds=2).play()]
+
+    alone = up("loop")
+    assert alone[0] != alone[1]
+    for engine in ENGINES[1:]:
+        assert up(engine) == pytest.approx(alone, rel=0.01)
+
+
+@pytest.mark.parametrize(("text", "method"), [("zstd", "fedavg"), ("zstd", "scaffold")])
+def test_what_is_packed_without_loss_changes_no_bit(text: str, method: str) -> None:
+    assert torch.equal(model(text, method), model(None, method))
+
+
+def test_zstd_is_for_what_can_be_counted() -> None:
+    with pytest.raises(ConfigError, match="how long it gets behind zstd cannot be told") as error:
+        federation("int8 + zstd", "fedma")
+    assert error.value.hint == "leave it out: int8"
+    with pytest.raises(ConfigError, match="nothing bounds") as error:
+        federation("clip:1 | bf16 + zstd")
+    assert "clip:1 | bf16" in str(error.value.hint)
+
+
+def test_the_clock_reckons_with_lengths_before_zstd() -> None:
+    """How long an upload takes must be known before there is anything to upload."""
+    took = []
+    for text in ("bf16", "bf16 + zstd"):
+        made = federation(text, rounds=1, devices="equal")
+        made.fit(progress=False)
+        took.append(sum(made.history[0].clients["upload"]))
+    assert took[0] == took[1]
 
 
 def test_uploads_take_less_time_on_the_clock() -> None:

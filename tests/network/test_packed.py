@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from zstandard import ZstdCompressor
 
 from atoll.channel import channel
 from atoll.codec import encode
@@ -44,6 +45,7 @@ def _sizes(found: Any) -> Iterator[int]:
 CASES = [
     ("fedavg", "clip:0.5 | int8"), ("scaffold", "topk:0.05 + feedback"), ("fedma", "int8"), ("fedadam", "drive"),
     ("fednova", "powersgd:1 + feedback"), ("heterofl", "eden:2"), ("fedavg", "clip:0.3,0.5 | local:0.01 | randk:0.3"),
+    ("fedavg", "int8 + zstd + feedback"), ("scaffold", "zstd"),
 ]  # fmt: skip
 
 
@@ -108,6 +110,20 @@ def test_models_come_packed(method: str, text: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["int8 + zstd", pytest.param("bf16 + zstd", marks=pytest.mark.slow)])
+def test_what_is_packed_without_loss_is_counted_as_it_came(text: str, tmp_path: Path) -> None:
+    """Both ways, to the byte of the simulation; answers are as long as is said."""
+    settings = {"channel": text, "down": "int8 + zstd", "model": "mlp:64", "rounds": 3}
+    made = OneThread(tmp_path, settings).play()
+    assert not [why for each in made.federation.history for why in each.refused.values()]
+    assert made.same()
+    found, due = made.federation.history, made.twin().history
+    assert [each.bytes_up for each in found] == [each.bytes_up for each in due]
+    assert [each.bytes_down for each in found] == [each.bytes_down for each in due]
+    said = sum(each.bytes_up for each in found)
+    assert said < sum(lengths(tmp_path / "coordinator")) < said + 9 * 1000
+
+
 def test_a_node_predicts_with_what_it_got(tmp_path: Path) -> None:
     """The last model that came packed is opened for predictions as well."""
     made = OneThread(tmp_path, {"down": "int8", "rounds": 2, "test": "none"}).play()
@@ -115,6 +131,25 @@ def test_a_node_predicts_with_what_it_got(tmp_path: Path) -> None:
     outputs = predictor.outputs(example)
     assert outputs.shape == (1, 3)
     assert bool(torch.isfinite(outputs).all())
+
+
+def test_a_bomb_is_refused_at_the_door() -> None:
+    """What a client sends opens to as much as the model has numbers, or to nothing."""
+    form = Record(update=Tensors(w=torch.zeros(30, 20)), buffers=Tensors(), counters=Tensors())
+    check = _Check(
+        Job(FedAvg(), Work(Record()), [0], 1, 0, expected=form, channel=channel("int8 + zstd")), 0, 1 << 20
+    )
+
+    def said(content: bytes) -> str | None:
+        made = ZstdCompressor().compress(content)
+        part = Record(zstd=torch.frombuffer(bytearray(made), dtype=torch.uint8))
+        reply = Reply(Record(packed=Record({"0": part}), plain=Record()), torch.tensor(3.0), Record())
+        return check(bytearray(encode(Answer(0, reply).to_record())))
+
+    assert said(bytes(604)) is None
+    assert "take up to" in str(said(bytes(50_000_000)))
+    assert "opens to 5000000 bytes, and 604 are due" in str(said(bytes(5_000_000)))
+    assert "opens to 605 bytes" in str(said(bytes(605)))
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from atoll import seeds
@@ -115,6 +116,10 @@ class Chain(Channel):
     def codecs(self) -> int:
         return 0 if self.shrink is None else self.shrink.choices
 
+    @property
+    def varies(self) -> bool:
+        return self.shrink is not None and self.shrink.zstd
+
     def taking(self, work: Work, client: int) -> Chain:
         if self.shrink is None or not (self.shrink.choices or self.shrink.measures):
             return self
@@ -170,6 +175,8 @@ class Chain(Channel):
             setting = replace(setting, shapes=self._remembered(method, expected))
         if self.shrink is not None and self.shrink.measures:
             setting = replace(setting, shapes=self._measured(method, expected))
+        if self.varies:
+            self._check_sizes(method, expected)
         chain = self.settled(setting)
         if self.hides or self.noise is not None:
             chain.check(method, expected)
@@ -204,6 +211,23 @@ class Chain(Channel):
                 hint='name a codec: channel="eden:2"',
             )
         return shapes_of(expected)
+
+    def _check_sizes(self, method: Method, expected: Record) -> None:
+        """Whether what comes back of a reply tells how long it was.  Raises ConfigError."""
+        floats = [v for v in leaves(expected) if isinstance(v, Tensor) and v.is_floating_point()]
+        if not expected or (method.change is not None and method.change.since is not None):
+            why = f"{type(method).__name__} sends no differences of one form"
+        elif any(value.dtype != torch.float32 for value in floats):
+            why = "the model has numbers that are not in single precision"
+        else:
+            return
+        assert self.shrink is not None
+        raise ConfigError(
+            f"channel {self.text!r}: {why}, and how long it gets behind zstd cannot be told",
+            hint=f"leave it out: {self.text.replace(' + zstd', '')}"
+            if " + zstd" in self.text
+            else "leave it out",
+        )
 
     def check(self, method: Method, expected: Record) -> None:
         """Whether a method can do with the sum over clients."""
@@ -246,6 +270,9 @@ class Chain(Channel):
         for each in self.transforms:
             found = each.nbytes(values, found)
         return found
+
+    def sent(self, values: Record) -> int:
+        return self.shrink.sent(values) if self.shrink is not None and self.varies else self.nbytes(values)
 
     # --- server half ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from atoll import seeds, spec
 from atoll.channel.shrink import Shrink
 from atoll.channel.transform import Update
-from atoll.compress import Codec
+from atoll.compress import Codec, Same
+from atoll.compress.entropy import needed
 from atoll.compress.parse import CODECS, read
 from atoll.contract import Work
 from atoll.errors import CodecError, ConfigError
@@ -36,10 +37,12 @@ class Down:
     Args:
         codec: see `atoll.compress`.
         feedback: whether differences are sent.
+        zstd: whether what travels is packed once more, without loss.
     """
 
     codec: Codec
     feedback: bool = False
+    zstd: bool = False
 
     def __post_init__(self) -> None:
         what = f"down = {self.text!r}"
@@ -48,6 +51,18 @@ class Down:
                 f"{what}: what {self.codec.text} loses may be longer than what it is given, and would grow",
                 hint='take another codec: down = "drive + feedback"',
             )
+        if self.feedback and self.zstd:
+            raise ConfigError(
+                f"{what}: a client that was away takes all differences since, and how long they were nobody keeps",
+                hint="leave one of the two out",
+            )
+        if self.zstd and not self.codec.again:
+            raise ConfigError(
+                f"{what}: what {self.codec.text} sends looks drawn by lot, and zstd finds next to nothing in it",
+                hint='leave + zstd out; it goes with bf16, fp16, int8, int4, and alone: down = "zstd"',
+            )
+        if self.zstd:
+            needed()
         if not self.feedback and not self.codec.close:
             raise ConfigError(
                 f"{what}: {self.codec.text} brings too little back of a model that is sent whole",
@@ -58,19 +73,24 @@ class Down:
 
     @staticmethod
     def parse(text: str) -> Down:
-        """From "int8" or "drive + feedback".  Raises ConfigError."""
+        """From "int8", "bf16 + zstd" or "drive + feedback".  Raises ConfigError."""
         first, *more = spec.chain(text, "down", "+")
+        words = [each.name for each in more]
+        for at, each in enumerate(more):
+            known = each.name in ("zstd", "feedback") and each.given is None
+            if not known or each.name in words[:at]:
+                raise spec.unknown("down", each.name, ["zstd", "feedback"], text)
+        if first.name == "zstd" and first.given is None and "zstd" not in words:
+            return Down(Same(), "feedback" in words, zstd=True)
         if first.name not in CODECS:
-            raise spec.unknown("down", first.name, CODECS, text)
-        for each in more:
-            if each.name != "feedback" or each.given is not None or len(more) > 1:
-                raise spec.unknown("down", each.name, ["feedback"], text)
-        return Down(read(first), bool(more))
+            raise spec.unknown("down", first.name, [*CODECS, "zstd"], text)
+        return Down(read(first), "feedback" in words, "zstd" in words)
 
     @property
     def text(self) -> str:
         """How it is written."""
-        return self.codec.text + " + feedback" * self.feedback
+        behind = self.zstd and not isinstance(self.codec, Same)
+        return self.codec.text + " + zstd" * behind + " + feedback" * self.feedback
 
     # --- the server's half ------------------------------------------------------------------------------------
 
@@ -127,7 +147,7 @@ class Down:
     def _packed(self, values: Record, key: Tensor) -> tuple[Record, Record]:
         """(what travels, what comes of it)."""
         update = Update(values, torch.ones(()), Record(), Record())
-        shrink = Shrink(self.codec, packs=True)
+        shrink = Shrink(self.codec, zstd=self.zstd, packs=True)
         sent = shrink.send(update, Record(), Record(), key)[0].values
         form = map_leaves(
             lambda v: v.new_empty((0, *v.shape)), values
@@ -151,4 +171,4 @@ class Down:
         due = map_leaves(lambda v: torch.empty(v.shape[1:], dtype=v.dtype, device="meta"), form)
         sent = Record({name: part for name, part in packed.items() if name != "form"})
         rest = Record({name: part for name, part in received.items() if name != "down"})
-        return rest.replace(**Shrink(self.codec).opened(sent, due))
+        return rest.replace(**Shrink(self.codec, zstd=self.zstd).opened(sent, due))

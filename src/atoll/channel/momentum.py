@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from atoll.channel.transform import Place, Setting, Transform, Update, plainly
-from atoll.tensors import Record, leaves, map_leaves, named_tensors
+from atoll.channel.transform import Place, Setting, Transform, Update, filled, plainly
+from atoll.tensors import Record, leaves, named_tensors
 
 __all__ = ["Momentum"]
 
@@ -64,10 +63,4 @@ class Momentum(Transform):
         means = {n: beta * own[str(at)] + (1 - beta) * named[n].float() for at, n in enumerate(floats)}
         kept = {str(at): torch.where(there, means[name], own[str(at)]) for at, name in enumerate(floats)}
         own = Record(kept, begun=torch.where(there, 1.0, own.begun))
-        return update._replace(values=_filled(update.values, {**named, **means})), own
-
-
-def _filled(values: Record, found: Mapping[str, Tensor]) -> Record:
-    """These values with others in their places, in the types that they have."""
-    order = iter([name for name, _ in named_tensors(values)])
-    return map_leaves(lambda v: found[next(order)].to(v.dtype), values)  # type: ignore[no-any-return]
+        return update._replace(values=filled(update.values, {**named, **means})), own

@@ -17,6 +17,7 @@ from atoll.channel.noise import Noise
 from atoll.channel.shrink import Shrink
 from atoll.channel.skellam import Skellam
 from atoll.channel.transform import Transform
+from atoll.compress import Same
 from atoll.compress.parse import CODECS, codecs, read
 from atoll.contract import Channel
 from atoll.errors import ConfigError
@@ -96,25 +97,43 @@ def channel(given: str | Sequence[Transform] | Channel) -> Channel:
     )
 
 
+def _behind(part: str) -> tuple[str, list[str]]:
+    """What stands before, and the words that stand behind + in a transform."""
+    words: list[str] = []
+    while True:
+        inner, plus, more = (each.strip() for each in part.rpartition("+"))
+        if not plus or not more[:1].isalpha():  # "1e+3" is a number
+            return part, words
+        part, words = inner, [more, *words]
+
+
 def _made(part: str, text: str) -> Transform:
     """One transform of a channel that is written as `text`."""
-    inner, plus, more = (each.strip() for each in part.rpartition("+"))
-    wrapped = bool(plus) and more[:1].isalpha()  # "1e+3" is a number
+    part, words = _behind(part)
     calls = []
-    for each in (inner if wrapped else part).split("/"):
+    for each in part.split("/"):
         name, colon, given = each.strip().partition(":")
         calls.append(Call(name.strip(), given if colon else None, "channel", text))
-    heads = {**{name: parameters for name, (_, parameters) in _KNOWN.items()}, **CODECS}
+    heads = {**{name: parameters for name, (_, parameters) in _KNOWN.items()}, **CODECS, "zstd": ()}
     call, (arguments, *_) = calls[0], [each.read(heads) for each in calls]
-    if wrapped and more != "feedback":
-        raise spec.unknown("channel", more, ["feedback"], text)
+    for at, word in enumerate(words):
+        if word not in ("zstd", "feedback") or word in words[:at]:
+            raise spec.unknown("channel", word, ["zstd", "feedback"], text)
+    wrapped, zstd = "feedback" in words, "zstd" in words
     if all(each.name in CODECS for each in calls):
         first, *others = map(read, calls)
-        return Shrink(first, wrapped, tuple(others))
+        return Shrink(first, wrapped, tuple(others), zstd)
+    if call.name == "zstd" and len(calls) == 1 and not zstd:
+        return Shrink(Same(), wrapped, zstd=True)
     if len(calls) > 1:
         raise ConfigError(
             f"channel {text!r}: clients choose between codecs, and {part.strip()} names something else",
             hint='write the others behind |: "clip:0.5 | int8 / drive"',
+        )
+    if zstd:
+        raise ConfigError(
+            f"channel {text!r}: + zstd stands behind a codec, and {call.name} is none",
+            hint='write "bf16 + zstd"; alone it is "zstd"',
         )
     if call.name == "auto":
         return Auto(**arguments, feedback=wrapped)

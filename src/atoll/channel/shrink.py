@@ -13,10 +13,11 @@ from torch import Tensor
 from atoll import seeds
 from atoll.channel.clip import Clip
 from atoll.channel.local import Local
-from atoll.channel.transform import Place, Setting, Transform, Update
-from atoll.compress import Codec
+from atoll.channel.transform import Place, Setting, Transform, Update, filled
+from atoll.compress import Codec, Same
+from atoll.compress.entropy import needed, squeezed, unsqueezed
 from atoll.errors import CodecError, ConfigError
-from atoll.tensors import Record, leaves, map_leaves, named_tensors
+from atoll.tensors import Record, leaves, named_tensors
 
 __all__ = ["SMALL", "Shrink", "Unit", "float_shapes", "shapes_of"]
 
@@ -45,15 +46,19 @@ class Shrink(Transform):
     With `others` each client is told, round by round, which of all codecs it takes (`Work.codec`), and remembers what
     was lost by any of them: one memory, for they all act on the same numbers.
 
+    With `zstd` what a codec gives is packed once more, and nothing of it lost; how long that gets is in the numbers.
+
     Args:
         codec: see `atoll.compress`.
         feedback: whether what is lost is remembered.
         others: further codecs, none of which wants tensors apart.
+        zstd: whether what travels is packed without loss (`atoll.compress.entropy`).
     """
 
     codec: Codec
     feedback: bool = False
     others: tuple[Codec, ...] = ()
+    zstd: bool = False
     packs: bool = False
     """Whether updates become what travels (`packing`), and not what comes back."""
     bound: Clip | None = None
@@ -76,6 +81,28 @@ class Shrink(Transform):
                     f"channel {self.text!r}: {each.text} acts on each tensor for itself, and others on all as one",
                     hint=f"leave {each.text} out",
                 )
+        if isinstance(self.codec, Same) and self.feedback:
+            raise ConfigError(
+                f"channel {self.text!r}: zstd loses nothing that feedback could make good",
+                hint="leave the feedback out",
+            )
+        if self.zstd:
+            self._check_zstd()
+
+    def _check_zstd(self) -> None:
+        if self.others:
+            raise ConfigError(
+                f"channel {self.text!r}: who takes which codec follows from how long each is, and what is behind zstd"
+                " is as long as the numbers will have it",
+                hint="leave + zstd out, or name one codec",
+            )
+        if not self.codec.again:
+            raise ConfigError(
+                f"channel {self.text!r}: what {self.codec.text} sends looks drawn by lot, and zstd finds next to"
+                " nothing in it",
+                hint='leave + zstd out; it goes with bf16, fp16, int8, int4, and alone: channel = "zstd"',
+            )
+        needed()
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
@@ -88,7 +115,9 @@ class Shrink(Transform):
 
     @property
     def text(self) -> str:
-        return " / ".join(each.text for each in self.codecs) + " + feedback" * self.feedback
+        text = " / ".join(each.text for each in self.codecs)
+        behind = self.zstd and not isinstance(self.codec, Same)
+        return text + " + zstd" * behind + " + feedback" * self.feedback
 
     @property
     def remembers(self) -> bool:
@@ -102,6 +131,12 @@ class Shrink(Transform):
         blurred = any(isinstance(each, Local) for each in before)
         bounds = [] if blurred else [(at, each) for at, each in enumerate(before) if isinstance(each, Clip)]
         at, bound = bounds[0] if bounds else (0, None)
+        if self.zstd and bound is not None:
+            raise ConfigError(
+                f"channel: {self.text} stands behind {bound.text}, which bounds what one client changes, and how long"
+                " something gets behind zstd nothing bounds",
+                hint=f"leave zstd out: {bound.text} | {'bf16' if isinstance(self.codec, Same) else self.codec.text}",
+            )
         return replace(self, bound=bound, at=at, shapes=setting.shapes if self.feedback else ())
 
     def packing(self) -> Shrink:
@@ -129,6 +164,15 @@ class Shrink(Transform):
             usual += self._coded(at).nbytes(unit.shape)
         return usual if self.bound is None else usual + 4
 
+    def sent(self, values: Record) -> int:
+        """Bytes that these values took on the way: what came back, packed again."""
+        named, none = dict(named_tensors(values)), torch.zeros((), dtype=torch.int64)
+        found = sum(value.nbytes for value in named.values())
+        for unit in self._units(float_shapes(named)):
+            found -= sum(named[name].nbytes for name in unit.names)
+            found += len(squeezed(self.codec.encode(unit.joined(named), none)).zstd)
+        return found
+
     # --- client half ------------------------------------------------------------------------------------------
 
     def own(self, received: Record) -> Record:
@@ -152,8 +196,9 @@ class Shrink(Transform):
             stream = seeds.fold(key, at)
             if self.packs:
                 codec = self._packs(at, told)
-                parts.append(codec.encode(value, stream))
-                back = codec.decode(parts[at], unit.shape)
+                packed = codec.encode(value, stream)
+                back = codec.decode(packed, unit.shape)
+                parts.append(squeezed(packed) if self.zstd else packed)
             else:
                 back = self._through(at, value, stream, told)
             lost[str(at)] = value
@@ -227,14 +272,20 @@ class Shrink(Transform):
             raise CodecError(
                 f"other fields came than {self.text} sends for this model", hint="has one another?"
             )
+        packed = [sent.packed[str(at)] for at in range(len(units))]
+        if self.zstd:
+            packed = [
+                unsqueezed(each, self.codec.form(unit.shape))
+                for each, unit in zip(packed, units, strict=True)
+            ]
         for at, unit in enumerate(units):
-            self._coded(at).check(sent.packed[str(at)], unit.shape)
+            self._coded(at).check(packed[at], unit.shape)
         single = {"factor": torch.zeros(())} if self.bound is not None else {}
         for name, value in [*plain.items(), *single.items()]:
             found = sent.get(name) if name in single else sent.plain[name]
             if not isinstance(found, Tensor) or found.shape != value.shape or found.dtype != value.dtype:
                 raise CodecError(f"{name} is not {value.dtype} {tuple(value.shape)}", hint="has one another?")
-        backs = [self._coded(at).decode(sent.packed[str(at)], unit.shape) for at, unit in enumerate(units)]
+        backs = [self._coded(at).decode(packed[at], unit.shape) for at, unit in enumerate(units)]
         if self.bound is not None:
             if not 0 <= float(sent.factor) <= 1:
                 raise CodecError(f"its factor is {float(sent.factor):g}", hint="it lies between 0 and 1")
@@ -286,14 +337,13 @@ def shapes_of(form: Record) -> tuple[Shapes, ...]:
 def _filled(
     values: Record, named: Mapping[str, Tensor], units: Sequence[Unit], backs: Sequence[Tensor]
 ) -> Record:
-    """These values with what came back in the place of what went in, in the types that they have."""
+    """These values with what came back in the place of what went in."""
     found = dict(named)
     for unit, back in zip(units, backs, strict=True):
         sizes = [named[name].numel() for name in unit.names]
         for name, part in zip(unit.names, torch.split(back.reshape(-1), sizes), strict=True):
-            found[name] = part.reshape(named[name].shape).to(named[name].dtype)
-    names = iter([name for name, _ in named_tensors(values)])
-    return map_leaves(lambda _: found[next(names)], values)  # type: ignore[no-any-return]
+            found[name] = part.reshape(named[name].shape)
+    return filled(values, found)
 
 
 def _travelling(

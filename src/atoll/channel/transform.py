@@ -13,9 +13,9 @@ from torch import Tensor
 from atoll.contract import Job
 from atoll.errors import ConfigError
 from atoll.privacy.source import Source
-from atoll.tensors import Record
+from atoll.tensors import Record, map_leaves, named_tensors
 
-__all__ = ["Place", "Setting", "Transform", "Update", "Vector"]
+__all__ = ["Place", "Setting", "Transform", "Update", "Vector", "filled"]
 
 Vector = NDArray[Any]
 
@@ -196,6 +196,12 @@ def standing(before: tuple[Transform, ...], kind: type[_T]) -> tuple[int, _T]:
     """Where in a chain the only transform of a kind stands, and itself."""
     ((at, found),) = ((at, each) for at, each in enumerate(before) if isinstance(each, kind))
     return at, found
+
+
+def filled(values: Record, found: Mapping[str, Tensor]) -> Record:
+    """These values with other tensors in their places, by their names, in the types that they have."""
+    names = iter([name for name, _ in named_tensors(values)])
+    return map_leaves(lambda v: found[next(names)].to(v.dtype), values)  # type: ignore[no-any-return]
 
 
 def plainly(value: Any) -> str:

@@ -207,8 +207,8 @@ _ROOM = {
     "attack": "One that acts on data and one that acts on updates may be joined by +",
     "devices": "Several with + in between",
     "adaptive": "Several with + in between; a rule of your own: adaptive=module:Name",
-    "channel": "Several with | in between; codecs with + feedback behind them, or / between several",
-    "down": "With + feedback, differences",
+    "channel": "Several with | in between; codecs with + zstd or + feedback behind them, or / between several",
+    "down": "With + zstd, the same in fewer bytes; with + feedback, differences",
     "aggregate": "Several with + in between, the rule last",
     "choose": "A choice of your own: choose=module:Name",
 }

@@ -14,6 +14,7 @@ from atoll.compress.parse import CODECS, parse
 from atoll.compress.qsgd import QSGD
 from atoll.compress.randk import RandK
 from atoll.compress.rotated import Eden
+from atoll.compress.same import Same
 from atoll.compress.sign import Sign
 from atoll.compress.topk import TopK
 from atoll.compress.whole import Whole
@@ -27,6 +28,7 @@ __all__ = [
     "Half",
     "PowerSGD",
     "RandK",
+    "Same",
     "Sign",
     "TopK",
     "Whole",

@@ -27,7 +27,8 @@ class Codec(ABC):
     than nothing, |x - through(x)|^2 <= (1 - d) |x|^2 with some d > 0 for every x, as error feedback needs it.
     `close`: of many normal numbers no more than an eighth of |x|^2 is lost. `linear`: for one key, sums may be taken of
     what travels in the place of what is meant. `apart`: tensors are not to be joined before, for it looks at rows and
-    columns, or one after the other is all that there is room for.
+    columns, or one after the other is all that there is room for. `again`: what came back is packed to the same
+    numbers, encode(through(x)) = encode(x), so that a simulation, which has what comes back, knows what travelled.
     """
 
     @property
@@ -52,6 +53,10 @@ class Codec(ABC):
 
     @property
     def apart(self) -> bool:
+        return False
+
+    @property
+    def again(self) -> bool:
         return False
 
     @property

@@ -28,6 +28,7 @@ class Half(Codec):
     kind: Literal["bf16", "fp16"]
 
     close = True
+    again = True
 
     @property
     def name(self) -> str:

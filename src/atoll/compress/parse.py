@@ -14,6 +14,7 @@ from atoll.compress.nf4 import NF4
 from atoll.compress.qsgd import QSGD
 from atoll.compress.randk import RandK
 from atoll.compress.rotated import Eden
+from atoll.compress.same import Same
 from atoll.compress.sign import Sign
 from atoll.compress.topk import TopK
 from atoll.compress.whole import Whole
@@ -47,7 +48,7 @@ def codecs() -> list[tuple[str, str]]:
     return [
         (spec.usage(name, parameters), (inspect.getdoc(kind) or "").split("\n")[0])
         for name, (kind, _, parameters) in _MADE.items()
-    ]
+    ] + [(Same.name, (inspect.getdoc(Same) or "").split("\n")[0])]
 
 
 def read(call: Call) -> Codec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atoll.contract.around import Around, Through
 from atoll.contract.change import Change
-from atoll.contract.gather import Gathering, outcome
+from atoll.contract.gather import Gathering, outcome, weighed
 from atoll.contract.messages import ClientData, Model, Plan, Population, Reply, Work, as_written
 from atoll.contract.method import Evaluate, Method, Program
 from atoll.contract.orders import Answer, Channel, Job, Memories, Order, Outcome, Outer, inmost, refilled
@@ -48,4 +48,5 @@ __all__ = [
     "outcome",
     "refilled",
     "screen",
+    "weighed",
 ]

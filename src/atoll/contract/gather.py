@@ -11,7 +11,7 @@ from atoll.contract.orders import Answer, Job, Outcome
 from atoll.contract.reduce import Reducer, chunks
 from atoll.contract.screen import screen
 
-__all__ = ["Gathering", "outcome"]
+__all__ = ["Gathering", "outcome", "weighed"]
 
 
 def outcome(answer: Answer, job: Job, begun: float = 0.0, ended: float = 0.0) -> Outcome:
@@ -19,10 +19,19 @@ def outcome(answer: Answer, job: Job, begun: float = 0.0, ended: float = 0.0) ->
     reply = answer.reply
     reason = screen(reply, job.form(answer.client))
     metrics = {name: _plain(value) for name, value in reply.metrics.items()}
+    size = job.nbytes(reply.values, answer.client) if answer.nbytes is None else answer.nbytes
     return Outcome(
-        answer.client, float(reply.weight), metrics, job.nbytes(reply.values, answer.client), reason, begun, ended,
+        answer.client, float(reply.weight), metrics, size, reason, begun, ended,
         None if reason else answer.probe,
     )  # fmt: skip
+
+
+def weighed(answer: Answer, job: Job) -> Answer:
+    """An answer with the weight and the factor that its reply is to have, and its bytes, which are those of before."""
+    if answer.nbytes is None and job.varies:
+        answer = answer._replace(nbytes=job.sent(answer.reply.values, answer.client))
+    reply = job.weighed([answer.client], answer.reply)
+    return answer if reply is answer.reply else answer._replace(reply=reply)
 
 
 def _plain(value: Any) -> Any:
@@ -61,8 +70,7 @@ class Gathering:
             raise KeyError(client)
         if client in self._outcomes:
             raise ValueError(f"client {client} has answered before")
-        if (reply := self.job.weighed([client], answer.reply)) is not answer.reply:
-            answer = answer._replace(reply=reply)
+        answer = weighed(answer, self.job)
         found = outcome(answer, self.job, begun, ended)
         self._take(found, None if found.refused else answer.reply)
         return found

@@ -82,6 +82,15 @@ class Channel:
         """Bytes that the values of a reply, as they are sent, take on the wire."""
         return nbytes(values)
 
+    @property
+    def varies(self) -> bool:
+        """Whether bytes on the wire follow from the numbers, and not from the form alone."""
+        return False
+
+    def sent(self, values: Record) -> int:
+        """Bytes that these values of a reply took on the wire; `nbytes` is the most where that varies, about."""
+        return self.nbytes(values)
+
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         """What takes the replies to this job."""
         return inner
@@ -132,6 +141,13 @@ class Outer(Channel):
     def nbytes(self, values: Record) -> int:
         return self.channel.nbytes(values)
 
+    @property
+    def varies(self) -> bool:
+        return self.channel.varies
+
+    def sent(self, values: Record) -> int:
+        return self.channel.sent(values)
+
     def reducer(self, job: Job, inner: Reducer) -> Reducer:
         return self.channel.reducer(job, inner)
 
@@ -177,14 +193,18 @@ class Order(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one client came back with: its `reply`, and a few coordinates of its change where drift is watched."""
+    """What one client came back with: its `reply`, and a few coordinates of its change where drift is watched.
+
+    `nbytes` are those that the reply's values took on the way, where whoever has the answer knows.
+    """
 
     client: int
     reply: Reply
     probe: Tensor | None = None
+    nbytes: int | None = None
 
     def to_record(self) -> Record:
-        """As what a codec writes. The probe stays behind: it is for simulations."""
+        """As what a codec writes: client and reply. The rest is the receiver's, or for simulations."""
         return Record(client=self.client, reply=self.reply.to_record())
 
     @staticmethod
@@ -281,6 +301,17 @@ class Job:
         if self.channel is None or self.work.program != "train":
             return nbytes(values)
         return self.channel.taking(self.work, client).nbytes(values)
+
+    @property
+    def varies(self) -> bool:
+        """Whether bytes of uploads follow from their numbers."""
+        return self.channel is not None and self.work.program == "train" and self.channel.varies
+
+    def sent(self, values: Record, client: int) -> int:
+        """Bytes that a client has uploaded with these values, before anything was done to them here."""
+        if self.channel is None or not self.varies:
+            return self.nbytes(values, client)
+        return self.channel.sent(values)
 
     def form(self, client: int) -> Record:
         """The form that this client's reply must have."""

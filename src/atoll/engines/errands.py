@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from atoll.codec import Header
-from atoll.contract import Channel, Job, Memories, Method, Outcome, Reducer, Work, outcome
+from atoll.contract import Channel, Job, Memories, Method, Outcome, Reducer, Work, outcome, weighed
 from atoll.engines.pool import Done
 from atoll.engines.sequential import Sequential
 from atoll.errors import AtollError, EngineError, RunError
@@ -159,7 +159,7 @@ def in_turn(runner: Sequential, job: Job, memories: Mapping[int, Record]) -> Cam
         answer, memory = runner.answer(
             job.order(client), program, memories.get(client), job.changed, job.cohort
         )
-        answer = answer._replace(reply=job.weighed([client], answer.reply))
+        answer = weighed(answer, job)
         found = outcome(answer, job, begun, time.perf_counter())
         outcomes.append(found)
         if not found.refused:

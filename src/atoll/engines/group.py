@@ -342,7 +342,13 @@ class Group:
         self, reply: Reply, after: Record, begun: float, received: Record, memory: Record
     ) -> tuple[Reducer | None, list[Outcome]]:
         """Screen all replies together, and give the sound ones to a reducer as one stack."""
-        size, reply = len(self.clients), self.job.weighed(self.clients, reply)
+        size = len(self.clients)
+        sent = (
+            [self.job.sent(self.pick(reply, at).values, k) for at, k in enumerate(self.clients)]
+            if self.job.varies
+            else []
+        )
+        reply = self.job.weighed(self.clients, reply)
         sound = torch.isfinite(reply.weight) & (reply.weight >= 0)
         for value in leaves(reply.values):
             if value.is_floating_point() and value.numel():
@@ -366,7 +372,7 @@ class Group:
                 accepted.append(at)
             sums = {name: values[at] for name, values in metrics.items()}
             sample = None if probes is None or reason else probes[at]
-            size_of = nbytes[codecs[at]]
+            size_of = sent[at] if sent else nbytes[codecs[at]]
             outcomes.append(Outcome(client, weights[at], sums, size_of, reason, begun, ended, sample))
         if not accepted:
             return None, outcomes

@@ -10,7 +10,7 @@ from atoll.codec import Limits, decode, viewed
 from atoll.contract import Answer, Job
 from atoll.errors import CodecError
 from atoll.network.sums import chain_of
-from atoll.tensors import Record
+from atoll.tensors import Record, nbytes
 
 __all__ = ["answer_of"]
 
@@ -42,5 +42,6 @@ def answer_of(blob: Any, job: Job, client: int, most: int, copied: bool = True) 
     answer, chain = Answer.of_record(found), chain_of(job.channel)
     if chain is None or job.work.program != "train":
         return answer
+    came = nbytes(answer.reply.values)
     values = chain.opened(answer.reply.values, job, client)
-    return answer._replace(reply=answer.reply._replace(values=values))
+    return answer._replace(reply=answer.reply._replace(values=values), nbytes=came if job.varies else None)
