@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 CHANNELS = (
     "none", "zstd", "bf16", "bf16 + zstd", "fp16", "int8", "int8 + zstd", "int4", "int4 + zstd", "qsgd:7",
     "qsgd:1", "sign", "sign + feedback", "drive", "drive:unbiased", "drive + feedback", "eden:2", "eden:4",
-    "topk:0.1", "topk:0.01", "topk:0.01 + feedback", "topk:0.001 + feedback", "randk:0.1",
+    "topk:0.1", "topk:0.01", "topk:0.01 + feedback", "topk:0.001 + feedback", "randk:0.1", "fetchsgd:10,0.1",
     "powersgd:2", "powersgd:2 + feedback", "int8 > int8", "drive + feedback > int4",
     "drive + feedback > eden:3", "drive + feedback > eden:4", "eden:2 + feedback > eden:4",
     "drive + feedback > drive + feedback",
@@ -95,6 +95,8 @@ def lost(text: str, update: Tensors) -> float:
     text = text.partition(" > ")[0]
     if text in ("none", "zstd"):
         return 0.0
+    if text.startswith("fetchsgd"):
+        return float("nan")  # nothing comes back of one client's
     codec, key = parse(text.partition(" + ")[0]), torch.tensor(7)
     flat = update.flat()
     if codec.matrices:

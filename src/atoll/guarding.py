@@ -12,6 +12,7 @@ import torch
 
 from atoll import privacy, spec
 from atoll.channel import Chain, Robust, Setting, channel
+from atoll.channel.auto import Auto
 from atoll.channel.down import Down
 from atoll.channel.masked import FLOOR
 from atoll.contract import Channel, Method
@@ -271,7 +272,7 @@ def robust(
             " updates may change by more",
             hint='blur each update before it leaves: channel = "clip:0.5 | local:1.0"',
         )
-    if isinstance(channel, Chain) and channel.shrink is not None and channel.shrink.measures:
+    if isinstance(channel, Chain) and isinstance(channel.shrink, Auto):
         raise ConfigError(
             f"{what}: {channel.shrink.text} chooses codecs by what clients say that they lose, and they may lie",
             hint='name a codec: channel = "int8"',

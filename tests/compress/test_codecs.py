@@ -24,6 +24,7 @@ from atoll.tensors import Record, nbytes
 TEXTS = (
     "bf16", "fp16", "int8", "int4", "topk:0.05", "topk:1", "randk:0.1", "sign", "qsgd:1", "qsgd:7", "qsgd:127", "drive",
     "nf4", "nf4:100", "drive:unbiased", "eden:2", "eden:3", "eden:4,unbiased", "powersgd:2",
+    "sketch:4", "sketch:2,1",
 )  # fmt: skip
 SIZES = (1, 2, 7, 511, 4096, 4097, 9000)
 
@@ -120,7 +121,7 @@ def test_what_cannot_be_is_refused(text: str, says: str) -> None:
 # --- how far it is off ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["randk:0.1", "qsgd:1", "qsgd:7", "drive:unbiased"])
+@pytest.mark.parametrize("text", ["randk:0.1", "qsgd:1", "qsgd:7", "drive:unbiased", "sketch:4,3"])
 def test_the_mean_over_keys_is_right(text: str) -> None:
     """Of 10,000 decodings: the farthest of all numbers by no more than 5 standard errors, on average by one.
 
@@ -144,6 +145,7 @@ def test_the_mean_over_keys_is_right(text: str) -> None:
         ("eden:3", 0.033, 0.0345 * 1.05), ("eden:4", 0.009, 0.0095 * 1.05), ("int8", 0, 3e-4), ("int4", 0, 0.1),
         ("bf16", 0, 2.0**-16), ("fp16", 0, 2.0**-22), ("sign", 0.36, 0.37), ("randk:0.1", 8, 10),
         ("topk:0.1", 0.4, 0.7), ("nf4", 0.008, 0.0092),
+        ("sketch:10", 9.8, 10.2), ("sketch:4,1", 3.9, 4.1),
     ],
 )  # fmt: skip
 def test_errors_on_normal_numbers(text: str, least: float, most: float) -> None:
@@ -217,7 +219,7 @@ def test_of_linear_ones_sums_may_be_taken_of_what_travels(text: str) -> None:
     """Where the key is one."""
     codec, one, two = parse(text), normal(5000, 1), normal(5000, 2)
     parts = [codec.encode(each, key()) for each in (one, two)]
-    total = parts[0].replace(numbers=parts[0].numbers + parts[1].numbers)
+    total = Record({name: parts[0][name] + parts[1][name] for name in parts[0] if name != "key"}, key=key())
     due = codec.through(one, key()) + codec.through(two, key())
     torch.testing.assert_close(codec.decode(total, one.shape), due, rtol=1e-5, atol=1e-5)
 
@@ -312,3 +314,29 @@ def test_nothing_but_the_ground_floor_is_imported() -> None:
     assert not [
         word for file in place.glob("*.py") for word in words if f"from {word}" in file.read_text("utf-8")
     ]
+
+
+def test_a_sketch_tells_the_largest_numbers() -> None:
+    """Five of twenty thousand, from a tenth as many sums; the mean of rows is farther off."""
+    codec, value = compress.Sketch(10), 0.02 * normal(20_000)
+    places = torch.randperm(20_000, generator=torch.Generator().manual_seed(1))[:5]
+    value[places] = torch.tensor([4.0, -5.0, 6.0, -7.0, 8.0])
+    told = codec.median(codec.sums(value, key()), key(), 20_000)
+    assert {*told.abs().topk(5).indices.tolist()} == {*places.tolist()}
+    assert float((told[places] - value[places]).abs().max()) < 0.5
+    mean = codec.through(value, key())
+    assert float((told - value).norm()) < 0.5 * float((mean - value).norm())
+
+
+def test_sketches_keep_lengths_and_angles() -> None:
+    codec, one, two = compress.Sketch(4), normal(20_000, 1), normal(20_000, 2) + 0.5 * normal(20_000, 1)
+    sums = [codec.sums(each, key()).flatten() for each in (one, two)]
+    assert float(sums[0].norm() / one.norm()) == pytest.approx(1, abs=0.03)
+    found, due = (float(torch.cosine_similarity(a, b, dim=0)) for a, b in (sums, (one, two)))
+    assert found == pytest.approx(due, abs=0.05)
+
+
+def test_a_sketch_is_linear() -> None:
+    codec, one, two = compress.Sketch(4), normal(5000, 1), normal(5000, 2)
+    found = 0.3 * codec.sums(one, key()) - 2 * codec.sums(two, key())
+    torch.testing.assert_close(codec.sums(0.3 * one - 2 * two, key()), found, rtol=1e-6, atol=1e-5)

@@ -78,10 +78,9 @@ def test_what_came_back_is_packed_to_the_same_again(text: str, parts: list[float
 
 def test_codecs_of_which_that_is_not_true_do_not_say_so() -> None:
     value = like_updates(5000)
+    needs = {"topk": "0.1", "randk": "0.1", "qsgd": "7", "eden": "2", "powersgd": "1", "sketch": "4"}
     for name in CODECS:
-        codec = parse(f"{name}:{ {'topk': 0.1, 'randk': 0.1, 'qsgd': 7, 'eden': 2, 'powersgd': 1}[name]}") if (
-            name in ("topk", "randk", "qsgd", "eden", "powersgd")
-        ) else parse(name)  # fmt: skip
+        codec = parse(f"{name}:{needs[name]}" if name in needs else name)
         first, again = codec.encode(value, NONE), codec.encode(codec.through(value, NONE), NONE)
         if not all(torch.equal(first[each], again[each]) for each in first):
             assert not codec.again, name

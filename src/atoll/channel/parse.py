@@ -9,6 +9,7 @@ from atoll import spec
 from atoll.channel.auto import Auto
 from atoll.channel.chain import Chain
 from atoll.channel.clip import Clip
+from atoll.channel.fetchsgd import FetchSGD
 from atoll.channel.he import HE
 from atoll.channel.local import Local
 from atoll.channel.masked import SecAgg
@@ -59,6 +60,15 @@ _KNOWN: dict[str, tuple[type[Transform], tuple[Parameter, ...]]] = {
             Parameter(
                 "kind", '"gaussian" or "laplace"', {k: k for k in ("gaussian", "laplace")}.__getitem__, True
             ),
+        ),
+    ),
+    "fetchsgd": (
+        FetchSGD,
+        (
+            number("times"),
+            number("share", optional=True),
+            number("momentum", optional=True),
+            whole("rows", optional=True),
         ),
     ),
     "auto": (Auto, (number("share", optional=True),)),
@@ -130,6 +140,8 @@ def _made(part: str, text: str) -> Transform:
             f"channel {text!r}: clients choose between codecs, and {part.strip()} names something else",
             hint='write the others behind |: "clip:0.5 | int8 / drive"',
         )
+    if call.name == "fetchsgd" and not words:
+        return FetchSGD.made(**arguments)
     if zstd:
         raise ConfigError(
             f"channel {text!r}: + zstd stands behind a codec, and {call.name} is none",

@@ -19,7 +19,7 @@ from atoll.compress.entropy import needed, squeezed, unsqueezed
 from atoll.errors import CodecError, ConfigError
 from atoll.tensors import Record, leaves, named_tensors
 
-__all__ = ["SMALL", "Shrink", "Unit", "float_shapes", "shapes_of"]
+__all__ = ["SMALL", "Shrink", "Unit", "float_shapes", "put_back", "shapes_of"]
 
 SMALL = 256
 """A field of fewer numbers goes as it is: counts, lengths and choices, which cost nothing and must be right."""
@@ -214,7 +214,7 @@ class Shrink(Transform):
             )
         if self.packs:
             return update._replace(values=_travelling(named, units, parts, factor)), own
-        return update._replace(values=_filled(update.values, named, units, backs)), own
+        return update._replace(values=put_back(update.values, named, units, backs)), own
 
     def _through(self, at: int, value: Tensor, key: Tensor, told: Record) -> Tensor:
         """What comes back by the codec that the client was told. Under `vmap` all are computed, and one is taken."""
@@ -290,7 +290,7 @@ class Shrink(Transform):
             if not 0 <= float(sent.factor) <= 1:
                 raise CodecError(f"its factor is {float(sent.factor):g}", hint="it lies between 0 and 1")
             backs = [back * sent.factor for back in backs]
-        return _filled(form, {**named, **dict(sent.plain.items())}, units, backs)
+        return put_back(form, {**named, **dict(sent.plain.items())}, units, backs)
 
     def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Unit]:
         """What goes through the codec together, of tensors in floating point by name; in the order of names."""
@@ -334,7 +334,7 @@ def shapes_of(form: Record) -> tuple[Shapes, ...]:
     )
 
 
-def _filled(
+def put_back(
     values: Record, named: Mapping[str, Tensor], units: Sequence[Unit], backs: Sequence[Tensor]
 ) -> Record:
     """These values with what came back in the place of what went in."""

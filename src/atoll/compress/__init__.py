@@ -16,6 +16,7 @@ from atoll.compress.randk import RandK
 from atoll.compress.rotated import Eden
 from atoll.compress.same import Same
 from atoll.compress.sign import Sign
+from atoll.compress.sketch import Sketch
 from atoll.compress.topk import TopK
 from atoll.compress.whole import Whole
 
@@ -30,6 +31,7 @@ __all__ = [
     "RandK",
     "Same",
     "Sign",
+    "Sketch",
     "TopK",
     "Whole",
     "parse",

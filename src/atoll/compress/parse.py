@@ -16,6 +16,7 @@ from atoll.compress.randk import RandK
 from atoll.compress.rotated import Eden
 from atoll.compress.same import Same
 from atoll.compress.sign import Sign
+from atoll.compress.sketch import Sketch
 from atoll.compress.topk import TopK
 from atoll.compress.whole import Whole
 from atoll.spec import Call, Parameter, number, whole
@@ -36,6 +37,7 @@ _MADE: Mapping[str, tuple[type[Codec], Mapping[str, Any], tuple[Parameter, ...]]
     "qsgd": (QSGD, {}, (whole("levels"),)),
     "drive": (Eden, {"bits": 1}, (_UNBIASED,)),
     "eden": (Eden, {}, (whole("bits"), _UNBIASED)),
+    "sketch": (Sketch, {}, (number("times"), whole("rows", optional=True))),
     "powersgd": (PowerSGD, {}, (whole("rank"),)),
 }
 
