@@ -1,6 +1,7 @@
 """What docs/personalisation.md says of single methods, measured again.
 
     python benchmarks/personal.py circle           # FEDORA on 36 rotated clients
+    python benchmarks/personal.py related          # ... whose neighbours without a server are those alike, or others
     python benchmarks/personal.py permuted         # ... half of them with permuted labels
     python benchmarks/personal.py newcomers        # ... six of them not there
     python benchmarks/personal.py sketches         # neighbours found from private sketches
@@ -86,6 +87,19 @@ def circle(seeds: Sequence[int]) -> list[str]:
         taken = [seconds for _, seconds in found]
         rows[name] = [*(f"{v:.1f}" for v in figures), mean(figures), f"{min(taken):.0f}-{max(taken):.0f} s"]
     return lines([*(f"seed {seed}" for seed in seeds), "mean", "wall time"], rows)
+
+
+def related(seeds: Sequence[int]) -> list[str]:
+    rows = {}
+    for name, settings in (
+        ("`related:2`", {"topology": "related:2"}), ("`regular:2`, at random", {"topology": "regular:2"}),
+        ("`related:4`", {"topology": "related:4"}), ("`regular:4`, at random", {"topology": "regular:4"}),
+        ("alone", {"method": "local"}),
+    ):  # fmt: skip
+        found = [played(**{**CIRCLE, "method": "dpsgd", **settings}, seed=seed)[1] for seed in seeds]
+        sent = statistics.fmean(run.rounds[-1].bytes_up for run in found) / 1e6
+        rows[name] = [*(f"{own(run):.1f}" for run in found), mean([*map(own, found)]), f"{sent:.1f}"]
+    return lines([*(f"seed {seed}" for seed in seeds), "mean", "MB a round"], rows)
 
 
 def permuted(seeds: Sequence[int]) -> list[str]:
@@ -297,7 +311,7 @@ def layers(seeds: Sequence[int]) -> list[str]:
 
 TABLES = {
     each.__name__: each
-    for each in (circle, permuted, newcomers, sketches, scale, hypernetwork, matching, layers)
+    for each in (circle, related, permuted, newcomers, sketches, scale, hypernetwork, matching, layers)
 }
 
 

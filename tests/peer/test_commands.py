@@ -179,6 +179,7 @@ def test_eight_over_tls_are_the_simulation(method: str, tmp_path: Path) -> None:
         (["--plain", "--set", "method=fedavg"], "topology is a setting of"),
         (["--plain", "--set", "topology=rink"], "did you mean 'ring'"),
         (["--plain", "--set", "cohort=2"], "is for a simulation"),
+        (["--plain", "--set", "topology=related:1"], "who is related is found in a simulation"),
         (["--plain", "--name", "stranger"], "--name stranger: the peers are phone-0"),
     ],
 )

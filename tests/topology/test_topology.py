@@ -22,7 +22,7 @@ BOTH_WAYS = [
 
 def test_all_are_tried_here() -> None:
     named = {each.partition(":")[0] for each in BOTH_WAYS}
-    assert named | {"epidemic", "file", "arrows"} == set(TOPOLOGIES)
+    assert named | {"epidemic", "file", "arrows", "related"} == set(TOPOLOGIES)
 
 
 @pytest.mark.parametrize("peers", [2, 12, 16, 25])

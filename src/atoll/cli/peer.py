@@ -163,6 +163,12 @@ def checked(experiment: Experiment) -> Decentralised:
             f"method = {experiment.method!r} needs a server, and here is none",
             hint=f"without one: {', '.join(able)}; with one: atoll serve and atoll join",
         )
+    if method.kin is not None:
+        raise ConfigError(
+            f"topology = {method.topology}: who is related is found in a simulation (atoll run), where all sketches are"
+            " at hand; peers between machines know their graph from the beginning",
+            hint="write down who is like whom: topology = file:PATH, with lines from,to",
+        )
     for key in Settings.kinds():
         value = getattr(experiment, key)
         if key not in _MATTER | _ASIDE and value != getattr(Experiment, key):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atoll.topology.figures import Figures, exact_after, figures, gap
 from atoll.topology.mixing import Mixture, average
-from atoll.topology.topology import TOPOLOGIES, Topology, topology
+from atoll.topology.topology import TOPOLOGIES, Topology, related, topology
 from atoll.topology.weights import Row, Sums, Weights
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "exact_after",
     "figures",
     "gap",
+    "related",
     "topology",
 ]

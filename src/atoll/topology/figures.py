@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from atoll.errors import ConfigError
 from atoll.topology.topology import Topology
 from atoll.topology.weights import Weights
 
@@ -93,7 +94,15 @@ def exact_after(topology: Topology, most: int = 64) -> int | None:
 
 
 def figures(topology: Topology) -> Figures:
-    """What there is to tell of a topology.  Raises ConfigError where its weights are not what they must be."""
+    """What there is to tell of a topology.
+
+    Raises ConfigError where its weights are not what they must be, and where they follow from data.
+    """
+    if topology.name == "related" and not topology.links:
+        raise ConfigError(
+            f"topology = {topology.text}: who is related follows from data, and nothing can be told before",
+            hint="atoll run with it, and the page shows who is like whom",
+        )
     sums = "columns" if topology.one_way else "both"
     rounds = [topology.exchanges(round, sums) for round in range(topology.period or 8)]  # type: ignore[arg-type]
     every = [each for round in rounds for each in round]

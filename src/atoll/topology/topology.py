@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from atoll import seeds, spec
 from atoll.errors import ConfigError
@@ -14,7 +15,7 @@ from atoll.topology.given import Link, read_file, weighted
 from atoll.topology.graphs import Graph
 from atoll.topology.weights import Sums, Weights
 
-__all__ = ["TOPOLOGIES", "Topology", "read", "topologies", "topology"]
+__all__ = ["TOPOLOGIES", "Topology", "read", "related", "topologies", "topology"]
 
 _K = spec.whole("k", at_least=1)
 
@@ -37,6 +38,10 @@ TOPOLOGIES: dict[str, tuple[str, tuple[spec.Parameter, ...]]] = {
         (spec.whole("most", at_least=1, optional=True),),
     ),
     "grid": ("one axis of a grid a round, all of a line take their mean", (spec.whole("dimensions", at_least=1),)),
+    "related": (
+        "the k whose data are most like its own, by sketches (to so many coordinates, with noise)",
+        (_K, spec.whole("dim", at_least=1, optional=True), spec.number("noise", at_least=0, optional=True)),
+    ),
     "epidemic": ("every round each sends to k others at random: links go one way", (_K,)),
     "file": ("a CSV file of links, from,to or from,to,weight", (spec.rest("path"),)),
     "arrows": ("the same, and links go one way", (spec.rest("path"),)),
@@ -75,7 +80,7 @@ class Topology:
         text: how it is written.
         peers: how many there are.
         seed: draws what is random.
-        links: those of a user's file.
+        links: those of a user's file, or between related peers, as far as they are known.
 
     Made by `topology`.
     """
@@ -107,7 +112,7 @@ class Topology:
         """Neighbours, where links go both ways and are the same in all rounds; None elsewhere."""
         if self.name in _SIMPLE:
             return _SIMPLE[self.name](self.peers, self.seed, **self._arguments)
-        if self.name == "file":
+        if self.name in ("file", "related"):
             return graphs.joined(((each.source, each.to) for each in self.links), self.peers)
         return None
 
@@ -216,6 +221,17 @@ def read(text: str) -> spec.Call:
     return call
 
 
+def related(text: str) -> dict[str, Any] | None:
+    """What a topology of related peers goes by; None for others.  Raises ConfigError."""
+    call = read(text)
+    if call.name != "related":
+        return None
+    found = call.read({name: takes for name, (_, takes) in TOPOLOGIES.items()})
+    if "noise" in found and "dim" not in found:
+        raise ConfigError(f"topology = {text}: noise needs few coordinates", hint="write related:2,16,0.01")
+    return found
+
+
 @lru_cache(maxsize=64)
 def topology(
     text: str, peers: int, seed: int = 0, names: tuple[object, ...] = (), links: tuple[Link, ...] = ()
@@ -224,7 +240,7 @@ def topology(
 
     Args:
         names: what peers may be called in a file.
-        links: those of a file that was read before; it is not read again.
+        links: those of a file that was read before, which is not read again; or between related peers.
 
     Raises ConfigError for what is unknown, for peers that are not there, and for graphs that fall apart.
     """
@@ -232,7 +248,12 @@ def topology(
     if call.name in ("file", "arrows") and not links:
         links = read_file(Path(call.given or ""), peers, names)
     found = Topology(text, peers, seed, links)
-    if (links and not found._weighted) or call.name == "file":
+    if call.name == "related" and found._arguments["k"] >= peers > 1:
+        raise ConfigError(
+            f"topology = {text}: {peers} peers cannot have {found._arguments['k']} others each",
+            hint="k is below the number of peers",
+        )
+    if call.name == "file" or (call.name == "arrows" and not found._weighted):
         _whole(found)
     if not found.one_way or found._weighted:
         _ = found._period if found.name != "star" else None

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.contract import Change, ClientData, Model, Population, Replies, Reply, Work
+from atoll.contract import Change, ClientData, Model, Population, Program, Replies, Reply, Work
 from atoll.methods.fedavg import FedAvg
+from atoll.methods.neighbours.related import Related
 from atoll.methods.parts.buffers import form
 from atoll.methods.parts.settings import require
 from atoll.task import Task
@@ -55,7 +56,7 @@ class Decentralised(FedAvg):
 
     Args:
         topology: who hears whom: "ring", "torus", "complete", "star", "exponential", "one-peer", "base:1" ...
-            (`atoll topologies` lists them).
+            (`atoll topologies` lists them), or "related:2", the two whose data are most like a peer's own.
         mixing: how what is heard is mixed: "plain", or for peers that lie "clipped:TAU", "trimmed:FEW".
     """
 
@@ -66,7 +67,8 @@ class Decentralised(FedAvg):
     change: ClassVar[Change | None] = Change("params", since="params")
     broadcasts: ClassVar[tuple[str, ...]] = ()
     cost: ClassVar[str] = "1 model to each neighbour"
-    host: ClassVar[tuple[str, ...]] = ("met", "links")
+    host: ClassVar[tuple[str, ...]] = ("met", "links", "near")
+    relation: ClassVar[str] = "likeness of sketches"
 
     sums: ClassVar[Sums] = "both"
     """Which sums of the weights must be 1 (see `atoll.topology.Sums`)."""
@@ -82,6 +84,14 @@ class Decentralised(FedAvg):
         rule = Mixture.parse(self.mixing)
         require(self, "mixing", rule.plain or not self.plain, "must be plain: more than models is mixed here")
         read(self.topology)
+
+    @property
+    def kin(self) -> Related | None:
+        """By what neighbours are found where these are to be related; None for graphs that are known before."""
+        return Related.of(self.topology)
+
+    def programs(self) -> Mapping[str, Program]:
+        return {} if self.kin is None else {"sketch": self.kin.sketch}
 
     # ---- one peer ----------------------------------------------------------------------------------------
 
@@ -163,7 +173,18 @@ class Decentralised(FedAvg):
             links=torch.tensor(links, dtype=torch.float64).reshape(-1, 3),
             seed=population.seed,
             carried=0,
+            **({} if self.kin is None else self.kin.begin()),
         )
+
+    def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
+        return None if self.kin is None else self.kin.enrol(state, cohort)
+
+    def welcome(self, state: Record, replies: Replies) -> Record:
+        assert self.kin is not None
+        return self.kin.welcome(state, replies)
+
+    def affinity(self, state: Record) -> tuple[list[int], Tensor] | None:
+        return None if self.kin is None else self.kin.affinity(state)
 
     def graphs(self, state: Record) -> Topology:
         """Who hears whom."""
@@ -189,7 +210,7 @@ class Decentralised(FedAvg):
         there = replies.clients
         own, trained = _rows(state.peers, there), self.trained(state, replies)
         offered = self.offer(own, trained)
-        rule, mixed, carried = Mixture.parse(self.mixing), offered, 0
+        rule, mixed, carried = Mixture.parse(self.mixing), offered, state.get("said", 0)
         one = self.message(_rows(offered, [0]))
         for weights in self.exchanges(self.graphs(state), state.round, there):
             mixed = Record(
@@ -211,6 +232,7 @@ class Decentralised(FedAvg):
             met=met,
             carried=carried,
             round=state.round + 1,
+            **({} if self.kin is None else {"said": 0}),
         )
 
     def trained(self, state: Record, replies: Replies) -> Record:
@@ -230,7 +252,8 @@ class Decentralised(FedAvg):
     def leave(self, state: Record, clients: Sequence[int]) -> Record:
         met = state.met.clone()
         met[list(clients)] = False
-        return state.replace(met=met)
+        state = state.replace(met=met)
+        return state if self.kin is None else self.kin.leave(state, clients)
 
     def expects(self, state: Record) -> Record:
         return Record(params=state.params, **form(state.buffers))
