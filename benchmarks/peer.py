@@ -5,13 +5,17 @@
 McMahan's 2NN (199,210 numbers), 16 peers with labels by Dirichlet(0.5), all of them in every round, one local epoch in
 batches of 32, SGD with 0.1. Judged is each peer's own model on its own test data, the mean over peers (of FedAvg the
 global model, of clients that count alike). Bytes are of all messages between peers; FedAvg's go up to a server and
-down again. `consensus` is the root of the mean squared distance of peers' models to their mean in the end. `--quick`
-plays 12 rounds of a few, one seed. `--write` stores benchmarks/results/peer.md and peer.svg (matplotlib).
+down again. Where peers are killed, five of the 16 are, one after the other, and each is back after a quarter of the
+run: on the virtual clock, what they were at is lost, and they go on from what they had. `consensus` is the root of the
+mean squared distance of peers' models to their mean in the end. `--quick` plays 12 rounds of a few,
+one seed. `--write` stores benchmarks/results/peer.md and peer.svg (matplotlib).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +35,10 @@ OTHERS = (
     "adpsgd:exponential", "pushsum:exponential", "pushsum:epidemic:2", "gossip:exponential", "tracking:exponential",
     "d2:exponential", "choco:exponential", "choco:ring", "moshpit:grid:2", "diloco:exponential",
 )  # fmt: skip
-ALL = ("fedavg", *(f"dpsgd:{graph}" for graph in GRAPHS), *OTHERS)
+KILLED = " (5 killed)"
+ALL = (
+    "fedavg", *(f"dpsgd:{graph}" for graph in GRAPHS), *OTHERS, f"dpsgd:exponential{KILLED}", f"dpsgd:ring{KILLED}",
+)  # fmt: skip
 QUICK = ("fedavg", "dpsgd:ring", "dpsgd:exponential", "choco:exponential", "tracking:exponential")
 MORE: dict[str, dict[str, Any]] = {
     "choco": {"codec": "topk:0.01", "gamma": 0.1},
@@ -54,16 +61,37 @@ class Played(NamedTuple):
 
 def play(text: str, rounds: int, seed: int) -> Played:
     """A method, and behind a colon its topology."""
-    method, _, graph = text.partition(":")
+    method, _, graph = text.removesuffix(KILLED).partition(":")
     more = {**({"topology": graph} if graph else {"weights": "equal"}), **MORE.get(method, {})}
-    run = atoll.run(
-        data="mnist", partition="dirichlet:0.5", clients=16, cohort=16, model="mlp:200,200", method=method, lr=0.1,
-        epochs=1, batch_size=32, rounds=rounds, seed=seed, progress=False, runs="none", **more,
-    )  # fmt: skip
+
+    def run_of(rounds: int, **more: Any) -> atoll.Run:
+        return atoll.run(
+            data="mnist", partition="dirichlet:0.5", clients=16, cohort=16, model="mlp:200,200", method=method, lr=0.1,
+            epochs=1, batch_size=32, rounds=rounds, seed=seed, progress=False, runs="none", **more,
+        )  # fmt: skip
+
+    if text.endswith(KILLED):
+        one = run_of(1, devices="equal", **more).rounds[0].clock
+        assert one is not None
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(hours(one.ended * rounds), file)
+            file.flush()
+            run = run_of(rounds, devices=file.name, **more)
+    else:
+        run = run_of(rounds, **more)
     curve = [each.evaluation.own["accuracy"].mean for each in run.rounds if each.evaluation]
     both = [each.bytes_up + (0 if graph else each.bytes_down) for each in run.rounds]
     last = run.evaluation
     return Played(curve, float(np.mean(both)), None if last is None else last.consensus)
+
+
+def hours(end: float) -> list[dict[str, Any]]:
+    """When the 16 peers are there, in a run that takes so long: five are gone for a quarter of it, each from its own
+    time on."""
+    cuts = [(end * (0.1 + 0.1 * at), end * (0.35 + 0.1 * at)) for at in range(5)]
+    gone = [{"active": [0, back], "inactive": [killed, 1e12]} for killed, back in cuts]
+    always = {"active": None, "inactive": None}
+    return [{"client": at, **(gone[at] if at < 5 else always)} for at in range(16)]
 
 
 def line(text: str, found: Sequence[Played], rounds: int) -> str:
