@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ def sync(directory: Path) -> None:
 def beside(path: Path, *content: Any, durable: bool = True, secret: bool = False) -> Path:
     """Write what `path` is to hold into a file of its own in the same directory, which a rename then puts in place.
 
-    A `secret` one is its owner's alone (0600). Nothing stays behind where it fails. Raises OSError.
+    Content are bytes, or iterators of them. A `secret` file is its owner's alone (0600). Nothing stays behind where it
+    fails. Raises OSError.
     """
     part = path.with_name(f"own-{path.name}-{secrets.token_hex(4)}.part")
     mode = 0o600 if secret else 0o666  # what the umask leaves of it
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             for piece in content:
-                stream.write(piece)
+                stream.writelines(piece if isinstance(piece, Iterator) else (piece,))
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

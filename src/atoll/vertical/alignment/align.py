@@ -15,12 +15,14 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties import Link
 from atoll.tensors import Record
 from atoll.vertical.alignment import curve, kept
+from atoll.vertical.alignment.columns import Column, Scratch
 from atoll.vertical.alignment.group import ECDH, group
 from atoll.vertical.alignment.ids import MOST, Distinct, IntArray, Rows, distinct, encoded
 from atoll.vertical.alignment.kept import Blinded
 from atoll.vertical.alignment.kinds import HELLO, REPEATS
 from atoll.vertical.alignment.power import Power
-from atoll.vertical.alignment.ring import Places, Ring, shuffled
+from atoll.vertical.alignment.ring import Ring
+from atoll.vertical.alignment.spilled import Mixed
 
 __all__ = ["Alignment", "Common", "Reveal", "align"]
 
@@ -35,7 +37,8 @@ class Alignment:
         reveal: who learns which ids are common: "both" all parties, "guest" it alone, "count" nobody, only how many.
         fold: whether upper and lower case are one.
         session: a text that all parties know, such as a run's name: points of one session are no use in another.
-        chunk: most ids of a message.
+        chunk: most ids of a message, and about how many are held in memory at a time; the others lie in files that
+            end with the alignment (see `columns`).
         ecdh: who computes: "x25519", or "nacl", which makes points of names in constant time and takes three times as
             long.
     """
@@ -110,26 +113,25 @@ async def align(
     """
     if link.name not in parties or len(parties) != len(set(parties)) or len(parties) < 2:
         raise ConfigError(f"{link.name} cannot align with {', '.join(parties) or 'nobody'}")
-    own = distinct(ids, options.fold, sample_ids)
-    found = None if cache is None else kept.load(cache, own.digest, options.kept)
-    salt = curve.secret() if found is None else found.salt
-    greeted = await _greet(link, parties, options, own, sample_ids is not None, salt, cache is not None)
-    power = Power(workers, group(options.ecdh))
-    blinded = found
-    if blinded is None:
-        blinded = await _blind(own, ids, options, salt, greeted.salt, power)
-        if cache is not None:
-            kept.save(cache, own.digest, options.kept, blinded)
-    mixes = len(parties) > 2 or options.reveal == "count"
-    ring = Ring(link, parties, greeted.sizes, blinded.points, blinded.secret, power, mixes, options.chunk)
-    shuffle = blinded.shuffle
-    del blinded, found  # points are gone once they are sent
-    find = _two if len(parties) == 2 else _several
-    count, places = await find(ring, options.reveal)
-    if places is None:
-        return Common(None, count)
-    chosen = shuffle[places]
-    return Common(await _rows(link, parties, own, chosen, greeted.repeats, options.reveal), count)
+    own = distinct(ids, options.fold, sample_ids, options.chunk)
+    with Scratch(options.chunk) as scratch:
+        found = None if cache is None else kept.load(cache, own.digest, options.kept, scratch)
+        salt = curve.secret() if found is None else found.salt
+        greeted = await _greet(link, parties, options, own, sample_ids is not None, salt, cache is not None)
+        power = Power(workers, group(options.ecdh))
+        blinded = found
+        if blinded is None:
+            blinded = await _blind(own, ids, options, salt, greeted.salt, power, scratch)
+            if cache is not None:
+                kept.save(cache, own.digest, options.kept, blinded, options.chunk)
+        mixes = len(parties) > 2 or options.reveal == "count"
+        ring = Ring(link, parties, greeted.sizes, blinded.points, blinded.secret, power, mixes, scratch)
+        find = _two if len(parties) == 2 else _several
+        count, places = await find(ring, options.reveal)
+        if places is None:
+            return Common(None, count)
+        first = blinded.rows[:][places[:]]
+    return Common(await _rows(link, parties, own, first, greeted.repeats, options), count)
 
 
 # --- before -----------------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ async def _greet(
 ) -> _Greeted:  # fmt: skip
     """Tell the others what this party has, and hear the same of them."""
     said = (
-        f"psi 1, parties = {', '.join(parties)}, reveal = {options.reveal}, fold = {options.fold},"
+        f"psi 2, parties = {', '.join(parties)}, reveal = {options.reveal}, fold = {options.fold},"
         f" session = {options.session!r}, chunk = {options.chunk},"
         f" ecdh = {options.ecdh}"
     )
@@ -199,68 +201,78 @@ def _one(names: Sequence[str], what: str) -> str | None:
 
 
 async def _blind(
-    own: Distinct, ids: Sequence[str], options: Alignment, part: bytes, salt: bytes, power: Power
-) -> Blinded:
+    own: Distinct, ids: Sequence[str], options: Alignment, part: bytes, salt: bytes, power: Power, scratch: Scratch
+) -> Blinded:  # fmt: skip
     """The party's own ids as points under a fresh secret, shuffled.
 
     Args:
         part: this party's part of the salt.
     """
-    secret, shuffle, first = curve.secret(), shuffled(len(own)), own.first
-    points = np.empty((len(own), curve.BYTES), np.uint8)
-    for low in range(0, len(own), options.chunk):
-        some = slice(low, low + options.chunk)
-        names = encoded(ids, options.fold, first[shuffle[some]])
-        points[some] = await power.blinded(names, salt, secret)
-    return Blinded(part, secret, points, shuffle)
+    secret, mixed = curve.secret(), Mixed(scratch, len(own), curve.BYTES)
+    for rows in own.pieces(options.chunk):
+        mixed.add(await power.blinded(encoded(ids, options.fold, rows), salt, secret), rows)
+    return Blinded(part, secret, *await mixed.done())
 
 
 # --- which are common -------------------------------------------------------------------------------------------------
 
 
-async def _two(ring: Ring, reveal: Reveal) -> tuple[int | None, Places | None]:
+async def _two(ring: Ring, reveal: Reveal) -> tuple[int | None, Column | None]:
     """The guest compares, and says what it found where the host is to know."""
     keys = await ring.raised()
     met = await ring.sift(keys)
     if reveal == "count":
-        count, _ = await ring.tell(None if met is None else keys[met[1]], ())
+        count, _ = await ring.tell(None if met is None else met.keys, ())
         return count, None
     if met is not None:
         if reveal == "both":
-            await ring.give_places(ring.next, met[1])
-        return len(met[0]), met[0]
+            await ring.give_places(ring.next, met.last)
+        return len(met), met.first
     if reveal == "guest":
         return None, None
     places = await ring.take_places(ring.next, ring.sizes[ring.at])
     return len(places), places
 
 
-async def _several(ring: Ring, reveal: Reveal) -> tuple[int | None, Places | None]:
+async def _several(ring: Ring, reveal: Reveal) -> tuple[int | None, Column | None]:
     """Who finds the common keys tells them to all who hold a set whose owner is to know."""
     keys = await ring.raised()
     met = await ring.sift(keys)
     owners = {"both": range(ring.count), "guest": (0,), "count": ()}[reveal]
     holders = [(owner - 1) % ring.count for owner in owners]
-    count, common = await ring.tell(None if met is None else keys[met[1]], holders)
-    places = None if common is None or ring.at not in holders else ring.find(common, keys)
+    count, common = await ring.tell(None if met is None else met.keys, holders)
+    places = None if common is None or ring.at not in holders else await ring.find(common, keys)
     return count, await ring.home(places, owners)
 
 
 async def _rows(
-    link: Link, parties: Sequence[str], own: Distinct, chosen: Rows, repeats: str | None, reveal: Reveal
+    link: Link, parties: Sequence[str], own: Distinct, first: Rows, repeats: str | None, options: Alignment
 ) -> IntArray:
-    """The rows of the common ids, as often as the party has them whose ids repeat."""
+    """The rows of the common ids, as often as the party has them whose ids repeat.
+
+    Args:
+        first: the first row of each common id.
+    """
     if repeats == link.name:
-        if reveal == "both":
-            counts = torch.from_numpy(own.counts(chosen))
+        if options.reveal == "both":
+            counts = own.counts(first)
             for name in parties:
                 if name != link.name:
-                    await link.send(name, REPEATS, Record(counts=counts))
-        return own.all_rows(chosen).astype(np.int64)
-    rows = own.first[chosen].astype(np.int64)
+                    for low in range(0, len(counts), options.chunk):
+                        part = torch.from_numpy(counts[low : low + options.chunk].copy())
+                        await link.send(name, REPEATS, Record(counts=part))
+        return own.all_rows(first).astype(np.int64)
+    rows = first.astype(np.int64)
     if repeats is None:
         return rows
-    counts = (await link.receive(repeats, REPEATS)).counts.numpy()
-    if len(counts) != len(rows) or (len(counts) and counts.min() < 1) or counts.sum() > MOST:
-        raise CodecError(f"{REPEATS.name} of {repeats}: it must have {len(rows)} numbers from 1")
+    parts = [np.zeros(0, np.int32)]
+    for low in range(0, len(rows), options.chunk):
+        part = (await link.receive(repeats, REPEATS)).counts.numpy()
+        due = min(options.chunk, len(rows) - low)
+        if len(part) != due or part.min() < 1:
+            raise CodecError(f"{REPEATS.name} of {repeats}: it must have {due} numbers from 1")
+        parts.append(part)
+    counts = np.concatenate(parts)
+    if counts.sum() > MOST:
+        raise CodecError(f"{REPEATS.name} of {repeats}: it has more than {MOST} rows")
     return np.repeat(rows, counts)

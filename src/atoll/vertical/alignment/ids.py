@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.errors import DataError
-from atoll.vertical.alignment.keys import KEY, Keys, order, repeated
+from atoll.vertical.alignment.columns import Scratch
+from atoll.vertical.alignment.keys import KEY, Keys, beginning, order, repeated
+from atoll.vertical.alignment.spilled import join, split
 
 __all__ = ["MOST", "Distinct", "IntArray", "Rows", "distinct", "encoded", "normal"]
 
@@ -42,47 +44,67 @@ def encoded(ids: Sequence[str], fold: bool, rows: Rows) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Which rows there are for each distinct id.
+    """Which rows there are for each distinct id. An id is called by its first row.
 
     Attributes:
-        rows: all rows, those of one id together: int32 [n].
-        begin: where each id's rows begin in them, and the end: int32 [m + 1].
+        count: of all rows.
+        rows: those of ids that have several, the ones of an id together, and ids in the order of their first rows:
+            int32 [r].
+        begin: where each such id's rows begin in them, and the end: int64 [s + 1].
         digest: of all ids and their order, under no key: it stays here.
     """
 
+    count: int
     rows: Rows
-    begin: Rows
+    begin: IntArray
     digest: bytes
 
     def __len__(self) -> int:
-        return len(self.begin) - 1
+        return self.count - len(self.rows) + len(self.begin) - 1
 
-    @property
-    def first(self) -> Rows:
-        """A row of each id, [m]."""
-        return self.rows[self.begin[:-1]]
+    def pieces(self, size: int) -> Iterator[Rows]:
+        """The first row of each id, as they stand, out of so many rows at a time."""
+        later = np.sort(np.delete(self.rows, self.begin[:-1]))
+        for low in range(0, self.count, size):
+            high = min(low + size, self.count)
+            a, b = np.searchsorted(later, [low, high])
+            yield np.delete(np.arange(low, high, dtype=np.int32), later[a:b] - low)
 
-    def counts(self, chosen: Rows) -> Rows:
+    def counts(self, first: Rows) -> Rows:
         """How many rows each of some ids has."""
-        sizes: Rows = np.diff(self.begin)[chosen]
-        return sizes
+        return self._found(first)[1].astype(np.int32)
 
-    def all_rows(self, chosen: Rows) -> Rows:
+    def all_rows(self, first: Rows) -> Rows:
         """All rows of some ids, id after id."""
-        counts = self.counts(chosen)
-        ends = np.cumsum(counts)
-        within = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
-        rows: Rows = self.rows[np.repeat(self.begin[:-1][chosen], counts) + within]
+        at, counts = self._found(first)
+        one = np.arange(len(self.rows), len(self.rows) + len(first))
+        begin = np.where(counts > 1, self.begin[at], one)
+        rows: Rows = np.concatenate([self.rows, first])[_spans(begin, counts)]
         return rows
 
+    def _found(self, first: Rows) -> tuple[IntArray, IntArray]:
+        """The place in `begin` of each id that has several rows, any for others; and how many rows each has."""
+        leads = np.append(self.rows[self.begin[:-1]], np.int32(MOST))  # no row is called so
+        at = np.searchsorted(leads, first)
+        return at, np.where(leads[at] == first, np.diff(self.begin, append=0)[at], 1)
 
-def distinct(ids: Sequence[str], fold: bool = False, sample_ids: Sequence[str] | None = None) -> Distinct:
+
+def _spans(begin: IntArray, sizes: IntArray) -> IntArray:
+    """The places of spans that begin here and are so long, one after the other."""
+    ends = np.cumsum(sizes)
+    return np.arange(int(sizes.sum())) - np.repeat(ends - sizes, sizes) + np.repeat(begin, sizes)
+
+
+def distinct(
+    ids: Sequence[str], fold: bool = False, sample_ids: Sequence[str] | None = None, chunk: int = 1 << 16
+) -> Distinct:
     """The distinct ids among `ids`.
 
     Args:
         ids: one for each row.
         fold: see `normal`.
         sample_ids: what tells rows of one id apart, and their order; None where every id may be there only once.
+        chunk: about how many are looked at together.
 
     Raises DataError where an id is empty or not text, or is there twice and `sample_ids` do not tell its rows apart.
     Messages, which other parties are told, have no id; hints, which they are not told, have.
@@ -91,24 +113,47 @@ def distinct(ids: Sequence[str], fold: bool = False, sample_ids: Sequence[str] |
         raise DataError(f"there are {len(sample_ids)} sample ids for {len(ids)} ids")
     if len(ids) > MOST:
         raise DataError(f"there are {len(ids)} ids, and {MOST} at most can be aligned")
-    digests = _digests(ids, fold)
-    by_digest: Rows = order(digests).astype(np.int32)
-    begin = np.append(np.flatnonzero(~repeated(digests, by_digest)), len(ids)).astype(np.int32)
-    several = np.flatnonzero(np.diff(begin) > 1)
+    whole = blake2b(digest_size=32)
+    found, sizes = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    with Scratch(chunk) as scratch:
+        bits = scratch.bits(len(ids))
+        dealt = scratch.buckets(KEY + 4, bits)
+        for low, digests in _digests(ids, fold, chunk):
+            whole.update(digests.data)
+            dealt.add(
+                join(digests, np.arange(low, low + len(digests), dtype=np.int32)), beginning(digests, bits)
+            )
+        for at in range(dealt.count):
+            rows, begin = _several(*split(dealt[at]))
+            found.append(rows)
+            sizes.append(np.diff(begin))
+    rows, counts = np.concatenate(found), np.concatenate(sizes)
+    begin = np.append(0, np.cumsum(counts))
     if sample_ids is not None:
-        for at in several:
-            _sort(by_digest[begin[at] : begin[at + 1]], sample_ids)
-    elif len(several):
-        _refuse(ids, [by_digest[begin[at] : begin[at + 1]] for at in several])
-    return Distinct(by_digest, begin, blake2b(digests.data, digest_size=32).digest())
+        for a, b in pairwise(begin):
+            _sort(rows[a:b], sample_ids)
+    elif len(counts):
+        _refuse(ids, [rows[a:b] for a, b in pairwise(begin[: _SHOWN + 1])], len(counts))
+    by_first = np.argsort(rows[begin[:-1]])
+    rows = rows[_spans(begin[by_first], counts[by_first])]
+    return Distinct(len(ids), rows, np.append(0, np.cumsum(counts[by_first])), whole.digest())
 
 
-def _digests(ids: Sequence[str], fold: bool) -> Keys:
-    """128 bits of each id: [n, 16]."""
-    found = bytearray(KEY * len(ids))
-    for row, text in enumerate(ids):
-        found[KEY * row : KEY * (row + 1)] = blake2b(_checked(text, row, fold), digest_size=KEY).digest()
-    return np.frombuffer(found, np.uint8).reshape(-1, KEY)
+def _several(digests: Keys, rows: Rows) -> tuple[Rows, IntArray]:
+    """Rows that share their ids with others, those of one id together; where each id's begin, and the end."""
+    by_digest = order(digests)
+    begin = np.append(np.flatnonzero(~repeated(digests, by_digest)), len(rows))
+    sizes = np.diff(begin)
+    shared = np.repeat(sizes > 1, sizes)
+    return rows[by_digest[shared]], np.append(0, np.cumsum(sizes[sizes > 1]))
+
+
+def _digests(ids: Sequence[str], fold: bool, chunk: int) -> Iterator[tuple[int, Keys]]:
+    """128 bits of each id, so many at a time, and the row that they begin with: [n, 16]."""
+    for low in range(0, len(ids), chunk):
+        some = range(low, min(low + chunk, len(ids)))
+        blob = b"".join([blake2b(_checked(ids[row], row, fold), digest_size=KEY).digest() for row in some])
+        yield low, np.frombuffer(blob, np.uint8).reshape(-1, KEY)
 
 
 def _checked(text: Any, row: int, fold: bool) -> bytes:
@@ -136,10 +181,10 @@ def _sort(rows: Rows, sample_ids: Sequence[str]) -> None:
     rows[:] = [row for _, row in named]
 
 
-def _refuse(ids: Sequence[str], groups: Sequence[Any]) -> None:
-    shown = [f"{ids[rows[0]]!r} in rows {', '.join(map(str, rows[:_SHOWN]))}" for rows in groups[:_SHOWN]]
-    more = " ..." if len(groups) > _SHOWN else ""
+def _refuse(ids: Sequence[str], groups: Sequence[Any], count: int) -> None:
+    shown = [f"{ids[rows[0]]!r} in rows {', '.join(map(str, rows[:_SHOWN]))}" for rows in groups]
+    more = " ..." if count > len(groups) else ""
     raise DataError(
-        f"{len(groups)} ids are there more than once",
+        f"{count} ids are there more than once",
         hint=f"{'; '.join(shown)}{more} (counted from 0): leave rows out, or give sample ids, on one side only",
     )

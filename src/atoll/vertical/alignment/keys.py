@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KEY", "Keys", "drawn", "meet", "order", "repeated"]
+__all__ = ["KEY", "Keys", "beginning", "drawn", "meet", "order", "repeated"]
 
 KEY = 16
 """Bytes of a key: the first ones of a blinded point. Two sets of n and m points of which none is in both have equal
@@ -26,6 +26,13 @@ def order(keys: Keys) -> NDArray[np.int64]:
     """The rows in the order of their keys, equal ones as they stand: int64 [n]."""
     high, low = _halves(keys)
     return np.lexsort((low, high)).astype(np.int64, copy=False)
+
+
+def beginning(keys: Keys, bits: int) -> NDArray[np.int64]:
+    """The first bits of each key, by which keys are ordered first: int64 [n]."""
+    if bits == 0:
+        return np.zeros(len(keys), np.int64)
+    return (_halves(keys)[0] >> np.uint64(64 - bits)).astype(np.int64)
 
 
 def repeated(keys: Keys, by_key: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
