@@ -6,8 +6,9 @@ Each argument is one run: how many ids the guest has, and each host. Half of the
 seconds are those of all processes; "x bare" says how many times as long they are as the multiplications alone, 2 an id
 for two parties and k for k, timed beside them. Memory is the most that this process held for all parties, libraries
 included, of which "at first" is what they take; ids themselves are not counted. With `--cache` the largest host's
-blinded ids are kept, and the second of two runs is shown. With `--stand-in` a map that costs next to nothing stands
-for the multiplications, for memory at sizes where they would take an hour: all else is as it is. `--write` stores benchmarks/results/vertical_psi.md.
+blinded ids are kept, and the second of two runs is shown. With `--stand-in` a map that costs next to nothing stands for
+the multiplications, for memory at sizes where they would take an hour: all else is as it is. `--write` stores
+benchmarks/results/vertical_psi.md.
 """
 
 from __future__ import annotations
