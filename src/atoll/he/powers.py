@@ -58,28 +58,37 @@ class Lifted:
         self.base, self.p, self.digits, self.window = base, p, digits, window
 
     @cached_property
-    def tables(self) -> list[tuple[list[mpz], list[mpz]]]:
-        """u and k: [digits][2][2^window]."""
+    def tables(self) -> list[tuple[list[mpz], NDArray[np.uint32]]]:
+        """u, and k as limbs of 32 bits, the lowest first: [digits][2^window], [digits][2^window, limbs]."""
         p, made = self.p, []
+        limbs = -(-p.bit_length() // 32)
         for row in Powers(self.base, p * p, self.digits, self.window).tables:
             inverse, step = mpz(1), gmpy2.invert(row[1], p)
             units, lifts = [], []
             for each in row:
                 high, unit = gmpy2.f_divmod(each, p)
                 units.append(unit)
-                lifts.append(high * inverse % p)
+                lifts.append((high * inverse % p).to_bytes(4 * limbs, "little"))
                 inverse = inverse * step % p
-            made.append((units, lifts))
+            made.append((units, np.frombuffer(b"".join(lifts), "<u4").reshape(-1, limbs)))
         return made
 
     def __call__(self, digits: NDArray[np.uint16]) -> list[tuple[mpz, mpz]]:
         """For each column of digits [digits, n] a power as u modulo p^2 and the sum of k, not reduced."""
         square = self.p * self.p
-        units, lifts = [mpz(1)] * digits.shape[1], [mpz(0)] * digits.shape[1]
-        for (unit, lift), row in zip(self.tables, digits.tolist(), strict=True):
-            units = [each * unit[digit] % square for each, digit in zip(units, row, strict=True)]
-            lifts = [each + lift[digit] for each, digit in zip(lifts, row, strict=True)]
-        return list(zip(units, lifts, strict=True))
+        (first, lifts), *rest = self.tables
+        units = [first[digit] for digit in digits[0].tolist()]
+        sums = np.zeros((digits.shape[1], lifts.shape[1] + 1), np.int64)
+        sums[:, :-1] = lifts[digits[0]]
+        for (unit, lifts), row in zip(rest, digits[1:], strict=True):
+            units = [each * unit[digit] % square for each, digit in zip(units, row.tolist(), strict=True)]
+            sums[:, :-1] += lifts[row]
+        for limb in range(lifts.shape[1]):
+            sums[:, limb + 1] += sums[:, limb] >> 32
+        joined, width = (sums & 0xFFFFFFFF).astype("<u4").tobytes(), 4 * sums.shape[1]
+        read = mpz.from_bytes
+        found = [read(joined[at : at + width], "little") for at in range(0, len(joined), width)]
+        return list(zip(units, found, strict=True))
 
 
 def random_digits(digits: int, window: int, count: int) -> NDArray[np.uint16]:
