@@ -50,6 +50,7 @@ NAMES = [
     "FedEx",
     "FedFomo",
     "FedIT",
+    "FedKSeed",
     "FedMA",
     "FedMD",
     "FedMMD",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from atoll.methods.adapt.shot import SHOT
     from atoll.methods.adapters.fedex import FedEx
     from atoll.methods.adapters.fedit import FedIT
+    from atoll.methods.adapters.fedkseed import FedKSeed
     from atoll.methods.adapters.fedsa import FedSA
     from atoll.methods.adapters.ffa import FFA
     from atoll.methods.adapters.flexlora import FlexLoRA
@@ -193,6 +194,7 @@ _HOMES = {
         "FedEx",
         "FlexLoRA",
         "HetLoRA",
+        "FedKSeed",
         "FedSA",
         "FedIT",
     ),
@@ -250,6 +252,7 @@ __all__ = [
     "FedEx",
     "FedFomo",
     "FedIT",
+    "FedKSeed",
     "FedMA",
     "FedMD",
     "FedMMD",

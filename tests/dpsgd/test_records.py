@@ -320,7 +320,9 @@ PASS = """fedsgd fedavg fedavgm fedprox fedadagrad fedadam fedyogi scaffold fedn
  pfedhn-pc ditto pfedme fedper lg-fedavg fedbn fedrep fedbabu knn-per fedamp heurfedamp cfl fedmd feddf
  fedcoral fedmmd fada adabn shot dpsgd adpsgd pushsum gossip tracking d2 choco moshpit diloco
  fedit ffa rolora flora fedex flexlora hetlora fedsa"""
-REFUSED = "qfedavg moon heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca fedfomo"
+REFUSED = (
+    "fedkseed qfedavg moon heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca fedfomo"
+)
 
 
 def test_each_method_passes_or_is_refused() -> None:

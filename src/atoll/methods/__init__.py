@@ -17,6 +17,7 @@ from atoll.methods.adapt.fedmmd import FedMMD
 from atoll.methods.adapt.shot import SHOT
 from atoll.methods.adapters.fedex import FedEx
 from atoll.methods.adapters.fedit import FedIT
+from atoll.methods.adapters.fedkseed import FedKSeed
 from atoll.methods.adapters.fedsa import FedSA
 from atoll.methods.adapters.ffa import FFA
 from atoll.methods.adapters.flexlora import FlexLoRA
@@ -103,6 +104,7 @@ __all__ = [
     "FedEx",
     "FedFomo",
     "FedIT",
+    "FedKSeed",
     "FedMA",
     "FedMD",
     "FedMMD",
@@ -191,14 +193,6 @@ METHODS: dict[str, type[Method]] = {
     "fada": FADA,
     "adabn": AdaBN,
     "shot": SHOT,
-    "dpsgd": DPSGD,
-    "adpsgd": ADPSGD,
-    "pushsum": PushSum,
-    "gossip": Gossip,
-    "tracking": Tracking,
-    "d2": D2,
-    "choco": Choco,
-    "moshpit": Moshpit,
     "fedit": FedIT,
     "ffa": FFA,
     "rolora": RoLoRA,
@@ -207,6 +201,15 @@ METHODS: dict[str, type[Method]] = {
     "flexlora": FlexLoRA,
     "hetlora": HetLoRA,
     "fedsa": FedSA,
+    "fedkseed": FedKSeed,
+    "dpsgd": DPSGD,
+    "adpsgd": ADPSGD,
+    "pushsum": PushSum,
+    "gossip": Gossip,
+    "tracking": Tracking,
+    "d2": D2,
+    "choco": Choco,
+    "moshpit": Moshpit,
     "diloco": DiLoCo,
 }
 """Methods by the name they have in a configuration file and on the command line."""
