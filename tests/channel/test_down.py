@@ -225,8 +225,8 @@ def test_it_outlives_a_stop(engine: str, settings: dict[str, Any], tmp_path: Pat
 # --- whose model ------------------------------------------------------------------------------------------------------
 
 
-OTHERWISE = ("cfl", "pfnm", "fedma", "rolora", "flora", "fedex")
-"""What these send under this name is not sent to all, or travels in parts."""
+OTHERWISE = ("cfl", "pfnm", "fedma", "rolora", "flora", "fedex", "fedkseed")
+"""What these send under this name is not sent to all, or does not travel so."""
 
 
 @pytest.mark.parametrize("name", METHODS)
