@@ -24,6 +24,7 @@ def test_run_with_states_in_files(tmp_path: Path) -> None:
         over(made, found, threads)
 
 
+@pytest.mark.slow
 def test_a_round_holds_no_model(tmp_path: Path) -> None:
     """In memory that no file stands behind: neither a state, nor a sum, nor the task's module, nor an answer."""
     wide, layers, most = 1500, 6, 0
