@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from atoll.network import backing
 from tests.network.faults.bench import Wound, bench
 from tests.network.faults.test_fault_restart import over, peers
