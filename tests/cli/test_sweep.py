@@ -23,7 +23,7 @@ from tests.forked import Forked
 from .conftest import COMMAND, Atoll, environment
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of runs are forked from the sweep's."""
     stand = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
@@ -72,6 +72,7 @@ def underway(place: Path) -> bool:
 # --- real sweeps --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_sweep_is_run_once_and_goes_on_past_a_failed_point(atoll: Atoll, tmp_path: Path) -> None:
     command = ["sweep", *SMALL, "--set", "rounds=2", "--grid", "lr=1e30,0.1", "--runs", str(tmp_path)]
     command += ["--jobs", "2"]
