@@ -93,7 +93,7 @@ def centralised(start: Path, rounds: int, steps: int, seed: int) -> dict[str, fl
         "steps": steps * ROLES,
         "rounds": rounds,
     }
-    run = atoll.run(**given, start=str(start), seed=seed, method="fedavg", **FULL)
+    run = atoll.run(**given, base=str(start), seed=seed, method="fedavg", **FULL)
     found = by_role(run.model)
     return {
         "mean": float(np.mean(found)), "p10": float(np.quantile(found, 0.1)), "p90": float(np.quantile(found, 0.9)),
@@ -106,7 +106,7 @@ def play(name: str, start: Path, rounds: int, steps: int, seed: int) -> dict[str
     if name == "centralised":
         return centralised(start, rounds, steps, seed)
     began = time.process_time()
-    given = {**COMMON, **RUNS[name], "steps": steps, "rounds": rounds, "start": str(start), "seed": seed}
+    given = {**COMMON, **RUNS[name], "steps": steps, "rounds": rounds, "base": str(start), "seed": seed}
     if name == "fedkseed":
         given.pop("optimizer")
     run = atoll.run(**given)

@@ -100,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "alone, adapters": (atoll.Local(lr=2e-3, **inner), "lora:8,16"),
             "FedAvg, all of it": (atoll.FedAvg(lr=3e-4, **inner), None),
             "FedIT": (atoll.FedIT(lr=2e-3, **inner), "lora:8,16"),
-            "FedEx-LoRA": (atoll.FedExLoRA(lr=2e-3, **inner), "lora:8,16"),
-            "FedSA-LoRA": (atoll.FedSALoRA(lr=2e-3, **inner), "lora:8,16"),
+            "FedEx-LoRA": (atoll.FedEx(lr=2e-3, **inner), "lora:8,16"),
+            "FedSA-LoRA": (atoll.FedSA(lr=2e-3, **inner), "lora:8,16"),
         }
         found = {}
         print("how                  perplexity   best role   worst role        sent")
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 data,
                 method,
                 adapter=adapter,
-                start=start,
+                base=start,
                 rounds=given.rounds,
                 cohort=ROLES,
                 eval_every=0,

@@ -130,16 +130,16 @@ NAMES = [
 
 PARAMETERS = {
     "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt"
-    " joins leaves seed start adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling"
+    " joins leaves seed base adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling"
     " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive"
     " target patience tokens eval_every eval_clients engine workers ray_address ray_gpus silo device runs checkpoint"
     " keep settings",
-    "Settings": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down aggregate"
+    "Settings": "rounds cohort newcomers adapt joins leaves seed base adapter dp_sgd stragglers channel down aggregate"
     " attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum late retry"
     " exclude adaptive"
     " target patience tokens eval_every eval_clients"
     " engine workers ray_address ray_gpus silo device runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed start adapter dp_sgd stragglers channel down"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed base adapter dp_sgd stragglers channel down"
     " aggregate attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum"
     " late retry exclude adaptive"
     " target patience tokens eval_every eval_clients"
@@ -180,6 +180,13 @@ def test_every_method_is_public() -> None:
     for name, kind in atoll.methods.METHODS.items():
         assert getattr(atoll, kind.__name__) is kind, name
         assert dataclasses.is_dataclass(kind)
+
+
+def test_no_setting_of_a_method_has_the_name_of_a_runs_own() -> None:
+    """They stand beside each other in files and on the command line."""
+    run = set(PARAMETERS["Experiment"].split())
+    for name, kind in atoll.methods.METHODS.items():
+        assert not run & {each.name for each in atoll.methods.fields(kind)}, name
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -87,7 +87,7 @@ def assemble(
     membership = Membership(data, seed, settings.newcomers, settings.joins, settings.leaves)
     size = cohort_size(settings.cohort, len(data) - len(membership.newcomers))
     tasks = architectures(
-        model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter), settings.start
+        model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter), settings.base
     )
     rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
     hidden = () if rule is None else private(tasks, rule, data, settings)

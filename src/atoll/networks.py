@@ -80,8 +80,8 @@ def architectures(
         raise ConfigError("model is an empty list", hint="give at least one")
     if start is not None and len(models) > 1:
         raise ConfigError(
-            f"start = {start} has the numbers of one model, and there are {len(models)}",
-            hint="leave start out",
+            f"base = {start} has the numbers of one model, and there are {len(models)}",
+            hint="leave base out",
         )
     example, tasks = data.example(), []
     stated = loss or ("cross_entropy" if data.classes else "mse")

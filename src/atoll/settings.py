@@ -62,7 +62,7 @@ class Settings:
         ),
     ] = None
     seed: Annotated[Whole, Meta(description="everything random follows from it")] = 0
-    start: Annotated[
+    base: Annotated[
         str | None,
         Meta(
             description="begin with the numbers of a model.safetensors, or of the run in a folder, and not at random"

@@ -27,7 +27,7 @@ def test_a_run_goes_on_from_what_another_has_learned(tmp_path: Path) -> None:
     first = atoll.run(**SETTINGS, rounds=2, runs=str(tmp_path))
     assert first.folder is not None
     for start in (first.folder.path, first.folder.path / "model.safetensors"):
-        run = atoll.run(**SETTINGS, rounds=1, lr=1e-12, start=str(start), runs="none")
+        run = atoll.run(**SETTINGS, rounds=1, lr=1e-12, base=str(start), runs="none")
         for one, other in zip(run.model.parameters(), first.model.parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-6)
 
@@ -36,7 +36,7 @@ def test_an_adapter_is_trained_over_the_base_of_a_file(tmp_path: Path) -> None:
     first = atoll.run(**SETTINGS, rounds=2, runs="none")
     first.save(tmp_path / "base.safetensors")
     run = atoll.run(
-        **SETTINGS, rounds=1, start=str(tmp_path / "base.safetensors"), adapter="lora:2", runs="none"
+        **SETTINGS, rounds=1, base=str(tmp_path / "base.safetensors"), adapter="lora:2", runs="none"
     )
     base = dict(first.model.named_parameters())
     assert any("lora" in name for name, _ in run.model.named_parameters())
@@ -56,7 +56,7 @@ def test_what_is_read_is_mapped_and_the_model_that_was_given_stays(tmp_path: Pat
     run = atoll.run(**SETTINGS, rounds=1, runs="none")
     run.save(tmp_path / "base.safetensors")
     data = atoll.data.load("digits").partition(atoll.data.IID(4), seed=0)
-    atoll.Federation(given, data, atoll.FedAvg(lr=0.1), start=str(tmp_path / "base.safetensors"))
+    atoll.Federation(given, data, atoll.FedAvg(lr=0.1), base=str(tmp_path / "base.safetensors"))
     assert torch.equal(given[1].weight, before)
 
 
@@ -85,5 +85,5 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, content: An
 def test_several_models_have_no_file_in_common() -> None:
     with pytest.raises(ConfigError, match="one model"):
         atoll.run(
-            data="digits", model="mlp:8 + mlp:4", method="fedmd", public=100, rounds=1, start="x", runs="none"
+            data="digits", model="mlp:8 + mlp:4", method="fedmd", public=100, rounds=1, base="x", runs="none"
         )

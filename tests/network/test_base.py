@@ -78,19 +78,19 @@ def test_a_node_over_another_base_is_refused_before_anything_is_trained(
     """And those over the right one give the simulation's model, to the bit."""
     right, wrong = bases
     settings = {
-        "method": "fedavg", "model": "mlp:16", "adapter": "lora:2,4", "start": str(right), "rounds": 2, "lr": 0.1,
+        "method": "fedavg", "model": "mlp:16", "adapter": "lora:2,4", "base": str(right), "rounds": 2, "lr": 0.1,
         "seed": 3, "engine": "loop", "test": "none",
     }  # fmt: skip
     with Cluster(tmp_path, settings, names=("ann", "bob")) as cluster:
         cluster.start("coordinator")
         cluster.until("listening", "coordinator")
-        cluster.start("bob", "--start", str(wrong))
+        cluster.start("bob", "--base", str(wrong))
         assert cluster.wait("bob", 60) == 2
         said = cluster.log("bob")
-        assert "bob: the weights that its model stands over have the hash" in said and "--start FILE" in said
+        assert "bob: the weights that its model stands over have the hash" in said and "--base FILE" in said
         assert "Traceback" not in said
-        cluster.start("ann", "--start", str(right))
-        cluster.start("bob", "--start", str(right))
+        cluster.start("ann", "--base", str(right))
+        cluster.start("bob", "--base", str(right))
         assert cluster.wait() == 0 and cluster.wait("bob", 30) == 0
         assert '"trained"' not in said and cluster.same()
 
@@ -106,7 +106,7 @@ def test_a_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
         "ann",
         "--data",
         str(data),
-        "--start",
+        "--base",
         str(tmp_path / "none"),
     )
     code, _, said = command(*words)

@@ -60,7 +60,7 @@ def command(wish: Wish) -> None:
         )
     if wish.start is not None and not Path(wish.start).exists():
         raise ConfigError(
-            f"--start {wish.start}: there is no such file",
+            f"--base {wish.start}: there is no such file",
             hint="the .safetensors file that the run starts from, or the folder in which it is",
         )
     if wish.silo is not None and wish.device not in ("auto", "cpu"):

@@ -139,7 +139,7 @@ def join(
     ] = "auto",
     start: Annotated[
         str | None,
-        typer.Option("--start", metavar="FILE", help="The weights that this run's adapters stand over."),
+        typer.Option("--base", metavar="FILE", help="The weights that this run's adapters stand over."),
     ] = None,
 ) -> None:
     """Take part in a federation with data that stay here."""

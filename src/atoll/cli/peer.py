@@ -249,6 +249,7 @@ def member_of(
             loss,
             experiment.metrics,
             experiment.adapter,
+            experiment.base,
         )
     channel, secret = None, None
     if experiment.channel is not None:

@@ -259,9 +259,9 @@ def base_at(experiment: Experiment, place: Path, form: DataForm) -> str | None:
     with backed(place):
         made = architectures(
             networks(experiment.model, data), data, method, experiment.seed, loss, experiment.metrics,
-            experiment.adapter, experiment.start,
+            experiment.adapter, experiment.base,
         )  # fmt: skip
-    return remembered(made, experiment.start, [experiment.model, experiment.adapter], place)
+    return remembered(made, experiment.base, [experiment.model, experiment.adapter], place)
 
 
 def plan_of(experiment: Experiment, given: dict[str, Any]) -> Plan:

@@ -38,12 +38,12 @@ def begin_from(module: nn.Module, path: Path) -> None:
                     tensor.data = _alike(file.get_tensor(name), tensor, name, path)
     except FileNotFoundError:
         raise ConfigError(
-            f"start = {path}: there is no such file",
+            f"base = {path}: there is no such file",
             hint="name a .safetensors file, or the folder of a run that has ended",
         ) from None
     except (SafetensorError, OSError) as error:
         raise ConfigError(
-            f"start = {path} cannot be read: {error}",
+            f"base = {path} cannot be read: {error}",
             hint="it must be a safetensors file, as atoll run --save and safetensors.torch.save_file write it",
         ) from None
 
@@ -51,7 +51,7 @@ def begin_from(module: nn.Module, path: Path) -> None:
 def _alike(found: Tensor, tensor: Tensor, name: str, path: Path) -> Tensor:
     if found.dtype.is_floating_point != tensor.dtype.is_floating_point:
         raise ConfigError(
-            f"start = {path}: {name} is {found.dtype} there and {tensor.dtype} in the model",
+            f"base = {path}: {name} is {found.dtype} there and {tensor.dtype} in the model",
             hint="the file is of another model",
         )
     return found.to(tensor.dtype)
@@ -62,11 +62,11 @@ def _fits(own: dict[str, Tensor], there: dict[str, list[int]], path: Path) -> No
     if lacking or more:
         said = [f"{what} {_some(names)}" for what, names in (("lacks", lacking), ("has also", more)) if names]
         near = suggest(lacking[0], more) if lacking and more else "the file is of another model"
-        raise ConfigError(f"start = {path} is not of this model: it {' and '.join(said)}", hint=near)
+        raise ConfigError(f"base = {path} is not of this model: it {' and '.join(said)}", hint=near)
     for name, tensor in own.items():
         if list(tensor.shape) != there[name]:
             raise ConfigError(
-                f"start = {path}: {name} is {there[name]} there and {list(tensor.shape)} in the model",
+                f"base = {path}: {name} is {there[name]} there and {list(tensor.shape)} in the model",
                 hint="set model to the one that was saved, with its sizes",
             )
 

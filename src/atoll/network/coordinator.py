@@ -279,7 +279,7 @@ class Coordinator:
             raise DataError(
                 f"{name}: the weights that its model stands over have the hash {_short(form.base)}, and this run's have"
                 f" {_short(due)}",
-                hint="give the node the file that the run starts from: atoll join ... --start FILE",
+                hint="give the node the file that the run starts from: atoll join ... --base FILE",
             )
 
     # --- the run ----------------------------------------------------------------------------------------------

@@ -175,8 +175,8 @@ class _Work:
         self.base = remembered(made, begin.start, [plan.model, plan.adapter], self.place)
         if begin.start is not None and self.base is None:
             raise ConfigError(
-                f"--start {begin.start}: all of this run's model is trained, and comes from the coordinator",
-                hint="leave --start out",
+                f"--base {begin.start}: all of this run's model is trained, and comes from the coordinator",
+                hint="leave --base out",
             )
         for each in made:
             each.hold(device)
