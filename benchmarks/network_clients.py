@@ -117,7 +117,10 @@ class Client:
             assert status == 200, body
             place = f"/v1/task/{task['id']}/answer?offset=0&size={size}&sha256={self.sha256}"
             while True:
-                status, body = await self.ask("PUT", place, self.head, self.template.rest)
+                try:
+                    status, body = await self.ask("PUT", place, self.head, self.template.rest)
+                except ConnectionError:  # the same, said before all was sent
+                    status = 503
                 if status != 503:  # no room for it just now
                     break
                 await self.close()
