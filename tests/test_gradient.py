@@ -165,3 +165,29 @@ def test_rounds_do_without_the_compiler() -> None:
         [sys.executable, "-c", FIRST_ROUNDS], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gradient_that_nobody_differentiates_notes_no_backward_pass() -> None:
+    """The graph of a backward pass holds as much memory as that of the forward pass."""
+    params = Tensors({"w": torch.randn(3, 3)})
+
+    def objective(p: Tensors) -> tuple[Tensor, Tensor]:
+        return (p["w"] @ p["w"]).square().sum(), p["w"]
+
+    def asked(kept: list[bool]) -> Callable[..., Any]:
+        def grad(*args: Any, create_graph: bool, **kwargs: Any) -> Any:
+            kept.append(create_graph)
+            return original(*args, create_graph=create_graph, **kwargs)
+
+        return grad
+
+    original, kept = torch.autograd.grad, []
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.autograd, "grad", asked(kept))
+        alone = grad_and_value(objective, params)[0]
+        vmap(lambda w: grad_and_value(objective, Tensors({"w": w}))[0])(torch.randn(2, 3, 3))
+        grad_and_value(lambda p: (grad_and_value(objective, p)[0]["w"].sum(), p["w"]), params)
+    assert kept == [False, False, True, False]
+    with torch.no_grad():
+        assert torch.equal(alone["w"], twin(objective, params)[0]["w"])
+    torch.func.grad(lambda p: grad_and_value(objective, p)[0]["w"].sum())(params)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 try:
+    from torch._C._functorch import TransformType, get_interpreter_stack
     from torch._functorch.eager_transforms import (
         _create_differentiable,
         _undo_create_differentiable,
@@ -42,12 +43,13 @@ def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tup
     if not LEAN:
         gradient, (value, aux) = torch.func.grad_and_value(objective, has_aux=True)(params)
         return gradient, value, aux
+    kept = _within_another()
     with grad_increment_nesting() as level, torch.enable_grad():
         inputs: Any = _wrap_all_tensors(params, level)
         _create_differentiable(inputs, level)
         value, aux = objective(inputs)
         leaves, spec = pytree.tree_flatten(inputs)
-        gradient = pytree.tree_unflatten(_pulled(value, leaves), spec)
+        gradient = pytree.tree_unflatten(_pulled(value, leaves, kept), spec)
         return _undo_create_differentiable((gradient, value, aux), level)  # type: ignore[type-var]
 
 
@@ -58,17 +60,25 @@ def gradients_at(
 
     What flows back through them, without the gradients by the parameters themselves. Needs `LEAN`.
     """
+    kept = _within_another()
     with grad_increment_nesting() as level, torch.enable_grad():
         inputs: Any = _wrap_all_tensors(params, level)
         _create_differentiable(inputs, level)
         value, points, aux = objective(inputs)
-        return _undo_create_differentiable((_pulled(value, points), aux), level)  # type: ignore[type-var]
+        return _undo_create_differentiable((_pulled(value, points, kept), aux), level)  # type: ignore[type-var]
 
 
-def _pulled(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+def _within_another() -> bool:
+    """Whether somebody may want the gradient of a gradient: what the backward pass does is then noted, too."""
+    differentiates = (TransformType.Grad, TransformType.Jvp)
+    return torch.is_grad_enabled() or any(
+        each.key() in differentiates for each in get_interpreter_stack() or ()
+    )
+
+
+def _pulled(value: Tensor, leaves: list[Tensor], kept: bool) -> list[Tensor]:
     """The gradient by each leaf: zeros for leaves that the value does not depend on."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    # within a function transform the backward pass is itself an operation
-    found = torch.autograd.grad([value], leaves, create_graph=True, allow_unused=True)
+    found = torch.autograd.grad([value], leaves, create_graph=kept, allow_unused=True)
     return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
