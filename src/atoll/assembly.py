@@ -35,6 +35,7 @@ from atoll.rounds.play import Simulation
 from atoll.schedule import on_the_clock
 from atoll.settings import Settings
 from atoll.task import Task
+from atoll.thrift import Thrift
 
 __all__ = [
     "Metrics",
@@ -89,6 +90,8 @@ def assemble(
     tasks = architectures(
         model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter), settings.base
     )
+    for task in tasks:
+        task.thrift = Thrift(settings.precision, settings.accumulate)
     rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
     hidden = () if rule is None else private(tasks, rule, data, settings)
     tasks = hidden or tasks
@@ -248,6 +251,12 @@ def private(
             raise ConfigError(
                 f"{key} = {getattr(settings, key)!r} goes by training losses, which dp_sgd does not let clients tell",
                 hint=f"leave {key} out, or use another rule",
+            )
+    for key in ("precision", "accumulate"):
+        if (value := getattr(settings, key)) != getattr(Settings, key):
+            raise ConfigError(
+                f"{key} = {value!r}: private steps take the gradient of each sample, in single precision",
+                hint=f"leave {key} out",
             )
     inputs, targets = examples(data)
     return tuple(private_task(task, rule, inputs, targets) for task in tasks)

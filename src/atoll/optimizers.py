@@ -214,9 +214,13 @@ def schedule_factor(schedule: str | spec.Call, round: int) -> float:
     """The factor on the learning rate in a round (counted from 0).
 
     "constant" is 1; "exponential:g" is g**round; "step:n,g" multiplies by g every n rounds; "cosine:n" falls from 1
-    to 0 over n rounds; "warmup:n" rises linearly to 1 over n rounds. Raises ConfigError for anything else.
+    to 0 over n rounds; "warmup:n" rises linearly to 1 over n rounds. Several with + in between are multiplied, as in
+    "warmup:10 + cosine:200". Raises ConfigError for anything else.
     """
-    call = spec.parse(schedule.removesuffix(":"), "schedule") if isinstance(schedule, str) else schedule
+    if isinstance(schedule, str):
+        parts = spec.chain(schedule.removesuffix(":"), "schedule", "+")
+        return math.prod(schedule_factor(part, round) for part in parts)
+    call = schedule
     given = call.read(_SCHEDULES)
     match call.name:
         case "exponential":

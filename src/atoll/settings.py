@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from atoll.measures import Target
 from atoll.schema import convert
+from atoll.thrift import Precision
 
 __all__ = ["Count", "Place", "Rounds", "Settings", "Share", "signature"]
 
@@ -206,6 +207,10 @@ class Settings:
         ),
     ] = None
     device: Annotated[str, Meta(description='"auto", "cpu", "cuda", "cuda:1" ...')] = "auto"
+    precision: Annotated[Precision, Meta(description="of the operations that can be so computed")] = "float32"
+    accumulate: Annotated[
+        Count, Meta(description="goes in which the gradient of a batch is taken, to save memory")
+    ] = 1
     runs: Place = None
     checkpoint: Annotated[Whole, Meta(description="rounds between checkpoints; 0 only at the end")] = 10
     keep: Annotated[

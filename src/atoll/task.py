@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from atoll import seeds
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
 from atoll.gradient import grad_and_value
@@ -28,8 +29,13 @@ from atoll.parts import Inputs, joined, of_tokens
 from atoll.purity import Pure, Used, plainly
 from atoll.sequences import class_last
 from atoll.tensors import Record, Tensors
+from atoll.thrift import Thrift
 
 __all__ = ["Batch", "Task", "architecture"]
+
+
+_PART = 1 << 20
+"""What parts of a batch draw lies apart from what a whole one does."""
 
 
 def architecture(client: int, count: int) -> int:
@@ -91,6 +97,8 @@ class Task:
         kept = {id(p): p for p in module.parameters() if shares and not p.requires_grad}
         self.module = copy.deepcopy(module, kept).cpu()  # what is known is not copied
         self.augment = augment
+        self.thrift = Thrift()
+        """How gradients are computed."""
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
         self._known_loss = isinstance(loss, str)
@@ -170,12 +178,12 @@ class Task:
         """What the module gives, and new buffers. Parameters that are given count before those that are `frozen`."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
+        device = next(iter(params.values())).device
         if self.frozen:
-            device = next(iter(params.values())).device
             held = self._held.get(device) or self.frozen.map(lambda value: value.to(device))
             state = {**held, **state}
         places, names = arguments(self.module, inputs)
-        with Pure(batch) as pure, plainly(self._layers):
+        with Pure(batch) as pure, plainly(self._layers), self.thrift.cast(device):
             given = {**state, **{name: state[first] for name, first in self._tied}} if self._tied else state
             # Torch's own tying leaves a layer that has two names without its parameters afterwards.
             outputs = functional_call(self.module, given, places, names, tie_weights=False)
@@ -188,12 +196,23 @@ class Task:
         return torch.sum(losses * batch.mask) / batch.mask.sum().clamp(min=1), buffers
 
     def gradient(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensor, Tensors]:
-        """(gradient, loss, new buffers) of the mean training loss of a batch."""
+        """(gradient, loss, new buffers) of the mean training loss of a batch, whole or part by part (`thrift`)."""
 
         def objective(params: Tensors) -> tuple[Tensor, Tensors]:
             return self.loss(params, buffers, batch)
 
-        return grad_and_value(objective, params)
+        goes = self.thrift.goes(len(batch.mask))
+        if len(goes) <= 1:
+            return grad_and_value(objective, params)
+        whole, gradient, total = batch, params.zeros(), torch.zeros_like(batch.mask[0])
+        count = whole.mask.sum().clamp(min=1)
+        for number, rows in enumerate(goes):
+            inputs, targets, mask, key = whole
+            batch = Batch(inputs[rows], targets[rows], mask[rows], seeds.fold(key, _PART + number))
+            found, loss, buffers = grad_and_value(objective, params)
+            share = batch.mask.sum() / count
+            gradient, total = gradient + found * share, total + loss * share
+        return gradient, total, buffers
 
     @property
     def better(self) -> dict[str, Better | None]:
@@ -221,7 +240,9 @@ class Task:
 
     def losses(self, given: Any, targets: Tensor) -> Tensor:
         """The loss of each sample [b]."""
-        return self._per_sample(self.loss_function, main(given) if self._known_loss else given, targets)
+        with self.thrift.cast(targets.device):
+            found = self._per_sample(self.loss_function, main(given) if self._known_loss else given, targets)
+        return found if self.thrift.precision == "float32" else found.float()
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
         """Of the real samples: their `count` and the sum of the loss, to be pooled, then divided once; metrics too."""

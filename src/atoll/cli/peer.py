@@ -43,6 +43,7 @@ from atoll.runs.readers import Reader
 from atoll.schema import parse
 from atoll.settings import Settings
 from atoll.task import Task
+from atoll.thrift import Thrift
 from atoll.words import bytes_text, duration_text, value_text
 
 __all__ = ["Wish", "command"]
@@ -251,6 +252,8 @@ def member_of(
             experiment.adapter,
             experiment.base,
         )
+    for task in tasks:
+        task.thrift = Thrift(experiment.precision, experiment.accumulate)
     channel, secret = None, None
     if experiment.channel is not None:
         channel = channel_of(experiment, method, tasks[0], data, names)

@@ -36,7 +36,7 @@ class FedAvg(Method):
         weight_decay: L2 for "sgd" and "adam", decoupled for "adamw".
         clip: joint gradient norm above which a gradient is scaled down; 0 means never.
         schedule: learning rate over rounds: "constant", "exponential:0.99", "step:30,0.1", "cosine:200",
-            "warmup:10" (see `atoll.optimizers.schedule_factor`).
+            "warmup:10 + cosine:200" (see `atoll.optimizers.schedule_factor`).
         partial_work: whether a straggler's fewer epochs are used; otherwise stragglers are dropped.
     """
 

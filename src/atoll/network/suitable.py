@@ -77,6 +77,12 @@ def check(settings: Settings, method: Method) -> None:
             f"silo = {settings.silo!r}: how a node trains is its own affair",
             hint=f"atoll join ... --silo {settings.silo}",
         )
+    for key in ("precision", "accumulate"):
+        if (value := getattr(settings, key)) != getattr(Settings, key):
+            raise ConfigError(
+                f"{key} = {value!r} is for simulations: nodes compute in single precision, batch by batch",
+                hint=f"leave {key} out",
+            )
     if settings.leaves is not None and type(method).farewell is not Method.farewell:
         raise ConfigError(
             f"leaves = {settings.leaves!r}: {type(method).__name__} takes back what a client that leaves remembers,"
