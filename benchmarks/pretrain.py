@@ -1,9 +1,10 @@
 """Do silos that meet every fifty steps train as good a language model as one that trains on all their text?
 
-    python benchmarks/pretrain.py [--steps 4000] [--model gpt:2,32,2] [--write]
+    python benchmarks/pretrain.py [--before 1500] [--steps 1000] [--model gpt:1,32,2] [--write]
 
-A small transformer on tiny Shakespeare, four silos. Synchronous training takes every step on a batch of all silos' text
-(`atoll train`, DDP; each silo would send a gradient a step). DiLoCo is a federation: `fedopt` with Nesterov momentum at
+A small transformer on tiny Shakespeare, four silos. Both begin with a model that has taken so many steps before, as in
+the paper. Synchronous training takes every step on a batch of all silos' text (`atoll train`, DDP; each silo would send
+a gradient a step). DiLoCo is a federation: `fedopt` with Nesterov momentum at
 the server, and AdamW at the silos, whose moments stay there; each sends its model every fifty steps. Both read as many
 tokens in as many steps, by the same cosine, and are judged on the same unseen windows. Silos have speaking roles of
 their own, or samples by chance; in two more runs the fourth silo is away for a fifth of the rounds, and comes back.
@@ -19,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import atoll
 import atoll.clock
 from atoll.data import Dataset, FederatedData, Samples
+from atoll.networks import networks
+from atoll.results import Run
 
 SILOS, EVERY, DECAY = 4, 50, 0.1
 DILOCO: dict[str, Any] = {
@@ -42,9 +46,7 @@ def divided(by_role: bool) -> FederatedData:
 
 def union(silos: FederatedData) -> Dataset:
     """What all silos have, in one place."""
-    parts = {
-        split: [silos.samples(k, split) for k in range(len(silos))] for split in ("train", "test")
-    }
+    parts = {split: [silos.samples(k, split) for k in range(len(silos))] for split in ("train", "test")}
     joined = {
         split: Samples(torch.cat([p.inputs for p in own]), torch.cat([p.targets for p in own]))  # type: ignore[union-attr, misc]
         for split, own in parts.items()
@@ -52,21 +54,18 @@ def union(silos: FederatedData) -> Dataset:
     return Dataset("all silos", joined["train"], joined["test"], classes=silos.classes)
 
 
-def synchronous(silos: FederatedData, given: argparse.Namespace) -> tuple[float, float]:
-    """(loss, bytes that a silo would send)."""
-    run = atoll.train(
-        given.model, union(silos), "ddp", workers=1, steps=given.steps, batch=SILOS * given.batch,
-        optimizer=f"adamw:{DECAY}", lr=given.lr, clip=1.0, threads=1, schedule=f"cosine:{given.steps}",
-        every=given.steps // 10, checkpoint=0, test=None,
+def trained(model: Any, silos: FederatedData, steps: int, schedule: str, given: argparse.Namespace) -> Any:
+    """Synchronous training on the text of all silos."""
+    return atoll.train(
+        model, union(silos), "ddp", workers=1, steps=steps, batch=SILOS * given.batch, optimizer=f"adamw:{DECAY}",
+        lr=given.lr, clip=1.0, threads=1, schedule=schedule, every=steps, checkpoint=0, test=None,
     )  # fmt: skip
-    assert run.loss is not None
-    return run.loss, 4.0 * given.steps * sum(p.numel() for p in run.model.parameters())
 
 
-def diloco(silos: FederatedData, given: argparse.Namespace, away: bool) -> tuple[float, float, int]:
-    """(loss, bytes that a silo sends, tokens that were read)."""
+def diloco(model: nn.Module, silos: FederatedData, given: argparse.Namespace, away: bool) -> Run:
+    """A federation of the silos, on the virtual clock; with `away` the last one is gone for a fifth of the rounds."""
     rounds = given.steps // EVERY
-    seconds = 10.0  # of a round, on the virtual clock
+    seconds = 10.0  # of a round
     device = {"speed": EVERY * given.batch / seconds, "latency": 0.0, "download": 1e15, "upload": 1e15}
     named: dict[str, dict[str, Any]] = {name: dict(device) for name in silos.names}
     if away:  # quicker than the others, so that it is done when it leaves
@@ -76,29 +75,32 @@ def diloco(silos: FederatedData, given: argparse.Namespace, away: bool) -> tuple
             "active": [0.0, (last - 0.1) * seconds],
             "inactive": [(first - 0.1) * seconds, 1e9],
         }
-    from atoll.assembly import networks
-
     run = atoll.Federation(
-        networks(given.model, silos)[0], silos, "fedopt", rounds=rounds, lr=given.lr, batch_size=given.batch,
-        schedule=f"cosine:{rounds}", engine=given.engine, workers=1, eval_every=max(1, rounds // 10),
+        model, silos, "fedopt", rounds=rounds, lr=given.lr, batch_size=given.batch, schedule=f"cosine:{rounds}",
+        engine=given.engine, workers=1, eval_every=0,
         devices=atoll.clock.devices(named, clients=SILOS, names=silos.names), **DILOCO,
     ).fit(progress=False)  # fmt: skip
-    there = [SILOS - 1 in each.cohort for each in run.rounds]
-    assert all(there) != away
-    loss, told = run.history("loss")[-1][1], run.to_dict()
-    return loss, told["bytes_up"] / (len(there) * SILOS - there.count(False)) * rounds, told["tokens"]
+    assert [len(each.cohort) for each in run.rounds].count(SILOS - 1) == (last - first if away else 0)
+    return run
+
+
+def used() -> float:
+    """Seconds of the processor so far, of this process and those that it has waited for."""
+    found = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--before", type=int, default=1500, help="steps of the model that both begin with")
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8, help="windows of a silo in a step")
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--model", default="gpt:2,32,2")
-    parser.add_argument("--engine", default="loop")
-    parser.add_argument("--only", choices=("roles", "chance"))
+    parser.add_argument("--model", default="gpt:1,32,2")
+    parser.add_argument("--engine", default="batched")
+    parser.add_argument("--only", choices=("by role", "by chance"))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -107,37 +109,40 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
-
-    def tell(name: str, kind: str, loss: float, sent: float, base: float, sent_by: float, whole: float | None) -> None:
-        now = resource.getrusage(resource.RUSAGE_SELF)
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = now.ru_utime + now.ru_stime + children.ru_utime + children.ru_stime
-        beside = "" if whole is None else f"{100 * math.expm1(loss - whole):+.2f} %"
-        lines.append(
-            f"| {name} | {kind} | {math.exp(loss):.4f} | {100 * math.expm1(loss - base):+.2f} % | {beside} "
-            f"| {sent / 1e6:,.1f} MB | {sent_by / sent:.1f} | {seconds - spent[-1]:.0f} |"
-        )
-        spent.append(seconds)
-        print(lines[-1], flush=True)
-
-    spent, tokens = [0.0], 0
-    for kind in ("roles", "chance"):
+    tokens = 0
+    for kind in ("by role", "by chance"):
         if given.only not in (None, kind):
             continue
-        silos = divided(kind == "roles")
-        told = "by role" if kind == "roles" else "by chance"
-        base, most = synchronous(silos, given)
-        tell("synchronous", told, base, most, base, most, None)
-        loss, sent, tokens = diloco(silos, given, away=False)
-        tell("DiLoCo, H = 50", told, loss, sent, base, most, None)
-        gone, sent, _ = diloco(silos, given, away=True)
-        tell("DiLoCo, a silo away for a fifth", told, gone, sent, base, most, loss)
+        silos = divided(kind == "by role")
+        (make,) = networks(given.model, silos)
+        begun = trained(make, silos, given.before, "constant", given)
+        results = [("before", begun.loss, 0.0, None, used())]
+        whole = trained(begun.model, silos, given.steps, f"cosine:{given.steps}", given)
+        most = 4.0 * given.steps * sum(p.numel() for p in whole.model.parameters())
+        results.append(("synchronous", whole.loss, most, None, used()))
+        for away in (False, True):
+            run = diloco(begun.model, silos, given, away)
+            loss, sent = run.history("loss")[-1][1], run.to_dict()["bytes_up"] / SILOS
+            beside = results[-1][1] if away else None
+            name = "DiLoCo, a silo away for a fifth" if away else "DiLoCo, H = 50"
+            results.append((name, loss, sent, beside, used()))
+            tokens = tokens or run.tokens or 0
+        for at, (name, loss, sent, beside, now) in enumerate(results):
+            own = "" if beside is None else f"{100 * math.expm1(loss - beside):+.2f} %"
+            lines.append(
+                f"| {name} | {kind} | {math.exp(loss):.4f} | {100 * math.expm1(loss - whole.loss):+.2f} % | {own} "
+                f"| {sent / 1e6:,.2f} MB | {f'{most / sent:.1f}' if sent else ''} "
+                f"| {now - results[at - 1][4] if at else now:.0f} |"
+            )
+            print(lines[-1], flush=True)
     if given.write:
         about = (
-            f"{given.model} on tiny Shakespeare, {SILOS} silos, {given.steps} steps of {SILOS} x {given.batch} windows of"
-            f" 80 symbols ({tokens:,} tokens), lr {given.lr:g}; one thread of a shared CPU.\n\n"
+            f"{given.model} on tiny Shakespeare, {SILOS} silos, {given.before} steps before and {given.steps} steps of"
+            f" {SILOS} x {given.batch} windows of 80 symbols ({tokens:,} tokens), lr {given.lr:g}; one thread.\n\n"
         )
-        Path(__file__).with_name("results").joinpath("pretrain.md").write_text(about + "\n".join(lines) + "\n")
+        Path(__file__).with_name("results").joinpath("pretrain.md").write_text(
+            about + "\n".join(lines) + "\n"
+        )
 
 
 if __name__ == "__main__":
