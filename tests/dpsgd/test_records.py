@@ -316,7 +316,7 @@ def test_training_losses_are_not_told() -> None:
     assert all(math.isnan(each.loss) and "loss" not in each.clients for each in run.history)
 
 
-PASS = """fedsgd fedavg fedavgm fedprox fedadagrad fedadam fedyogi scaffold fednova feddyn local fedavg-ft pfedhn
+PASS = """fedsgd fedavg fedopt fedavgm fedprox fedadagrad fedadam fedyogi scaffold fednova feddyn local fedavg-ft pfedhn
  pfedhn-pc ditto pfedme fedper lg-fedavg fedbn fedrep fedbabu knn-per fedamp heurfedamp cfl fedmd feddf
  fedcoral fedmmd fada adabn shot dpsgd adpsgd pushsum gossip tracking d2 choco moshpit diloco
  fedit ffa rolora flora fedex flexlora hetlora fedsa"""
