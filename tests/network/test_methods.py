@@ -78,6 +78,20 @@ def test_a_method_is_what_the_page_says(name: str, tmp_path: Path) -> None:
     assert table({name: played(name, tmp_path)}).splitlines()[-1] == written()[name]
 
 
+@pytest.mark.slow
+def test_optimisers_that_are_kept_stay_at_their_nodes(tmp_path: Path) -> None:
+    """DiLoCo: what a node's AdamW knows goes on in the next round, as in a simulation, to the bit."""
+    settings = {
+        "method": "fedopt", "optimizer": "adamw", "keep_optimizer": True, "server_optimizer": "nesterov:0.9",
+        "steps": 3,
+    }  # fmt: skip
+    kept = OneThread(tmp_path / "kept", settings).play()
+    assert kept.same()
+    assert kept.federation.number > 1
+    update, state = [kept.federation.method.expects(kept.federation.state)], kept.federation.state
+    assert "optimizer" not in update[0] and "optimizer" not in state  # nobody but the node has it
+
+
 # --- public data ------------------------------------------------------------------------------------------------------
 
 

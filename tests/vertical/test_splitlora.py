@@ -218,6 +218,7 @@ def test_a_file_describes_a_run_that_goes_on_to_the_bit(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (made.folder.path / "events.jsonl").read_text().splitlines()]
     assert [each["round"] for each in events if each["event"] == "resume"] == [2]
     assert set(events[-1]["test"]) == {"loss", "perplexity", "accuracy"}
+    assert events[-1]["perplexity"] == events[-1]["test"]["perplexity"]
     (tmp_path / "north.txt").write_bytes(SOUTH)
     shutil.rmtree(list_checkpoints(made.folder.path)[-1][1])
     with pytest.raises(ConfigError, match="north has another text"):

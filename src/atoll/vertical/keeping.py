@@ -189,7 +189,7 @@ class Keeper:
             "bytes": self.transcript.nbytes(),
             "ciphertexts": self.transcript.ciphertexts(),
             **({} if own.common is None else {"common": own.common}),
-            **{name: best[name] for name in ("auc", "accuracy", "rmse") if name in best},
+            **{name: best[name] for name in ("auc", "accuracy", "rmse", "perplexity") if name in best},
             **({"train": dict(own.train)} if own.train else {}),
             **({"test": dict(own.test)} if own.test else {}),
             **({"features": features} if features else {}),

@@ -47,12 +47,13 @@ class Server:
     async def learn(self, progress: Progress) -> tuple[Record, dict[str, float]]:
         """All rounds that are left; the half at the end, and figures of the windows that are judged on."""
         how, tests = self.how, {}
+        terms = how.terms(self.case)
         for host in self.case.hosts:
             hello = await self.link.receive(host, BEGIN)
-            if hello.terms != how.terms(self.case):
+            if hello.terms != terms:
                 raise ConfigError(
                     f"{host} has other settings or another base: {hello.terms}",
-                    hint=f"here they are {how.terms(self.case)}",
+                    hint=f"here they are {terms}",
                 )
             if hello.train < 1 or hello.test < 0:
                 raise CodecError(f"{host} says that it has {hello.train} and {hello.test} windows")
