@@ -4,10 +4,10 @@
 
 A small transformer on tiny Shakespeare, four silos. Both begin with a model that has taken so many steps before, as in
 the paper. Synchronous training takes every step on a batch of all silos' text (`atoll train`, DDP; each silo would send
-a gradient a step). DiLoCo is a federation: `fedopt` with Nesterov momentum at
-the server, and AdamW at the silos, whose moments stay there; each sends its model every fifty steps. Both read as many
-tokens in as many steps, by the same cosine, and are judged on the same unseen windows. Silos have speaking roles of
-their own, or samples by chance; in two more runs the fourth silo is away for a fifth of the rounds, and comes back.
+a gradient a step). DiLoCo is a federation: `fedopt` with Nesterov momentum at the server, and AdamW at the silos, whose
+moments stay there; each sends its model every fifty steps. Both read as many tokens in as many steps, by the same
+cosine, try the same step sizes, and are judged on the same unseen windows. Silos have speaking roles of their own, or
+samples by chance; in a further run the fourth silo is away for a fifth of the rounds, and comes back.
 `--write` stores benchmarks/results/pretrain.md.
 """
 
@@ -54,15 +54,15 @@ def union(silos: FederatedData) -> Dataset:
     return Dataset("all silos", joined["train"], joined["test"], classes=silos.classes)
 
 
-def trained(model: Any, silos: FederatedData, steps: int, schedule: str, given: argparse.Namespace) -> Any:
+def trained(model: Any, silos: FederatedData, steps: int, schedule: str, lr: float, batch: int) -> Any:
     """Synchronous training on the text of all silos."""
     return atoll.train(
-        model, union(silos), "ddp", workers=1, steps=steps, batch=SILOS * given.batch, optimizer=f"adamw:{DECAY}",
-        lr=given.lr, clip=1.0, threads=1, schedule=schedule, every=steps, checkpoint=0, test=None,
+        model, union(silos), "ddp", workers=1, steps=steps, batch=SILOS * batch, optimizer=f"adamw:{DECAY}",
+        lr=lr, clip=1.0, threads=1, schedule=schedule, every=steps, checkpoint=0, test=None,
     )  # fmt: skip
 
 
-def diloco(model: nn.Module, silos: FederatedData, given: argparse.Namespace, away: bool) -> Run:
+def diloco(model: nn.Module, silos: FederatedData, given: argparse.Namespace, lr: float, away: bool) -> Run:
     """A federation of the silos, on the virtual clock; with `away` the last one is gone for a fifth of the rounds."""
     rounds = given.steps // EVERY
     seconds = 10.0  # of a round
@@ -76,7 +76,7 @@ def diloco(model: nn.Module, silos: FederatedData, given: argparse.Namespace, aw
             "inactive": [(first - 0.1) * seconds, 1e9],
         }
     run = atoll.Federation(
-        model, silos, "fedopt", rounds=rounds, lr=given.lr, batch_size=given.batch, schedule=f"cosine:{rounds}",
+        model, silos, "fedopt", rounds=rounds, lr=lr, batch_size=given.batch, schedule=f"cosine:{rounds}",
         engine=given.engine, workers=1, eval_every=0,
         devices=atoll.clock.devices(named, clients=SILOS, names=silos.names), **DILOCO,
     ).fit(progress=False)  # fmt: skip
@@ -97,17 +97,15 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=1500, help="steps of the model that both begin with")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8, help="windows of a silo in a step")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, nargs="+", default=[3e-3, 1e-2], help="step sizes that both try")
     parser.add_argument("--model", default="gpt:1,32,2")
     parser.add_argument("--engine", default="batched")
     parser.add_argument("--only", choices=("by role", "by chance"))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [
-        "| training | silos | perplexity | beside synchronous | beside all there | a silo sends | times less | CPU s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = "| training | silos | lr | perplexity | beside the best synchronous | a silo sends | times less | CPU s |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     tokens = 0
     for kind in ("by role", "by chance"):
@@ -115,30 +113,47 @@ def main() -> None:
             continue
         silos = divided(kind == "by role")
         (make,) = networks(given.model, silos)
-        begun = trained(make, silos, given.before, "constant", given)
-        results = [("before", begun.loss, 0.0, None, used())]
-        whole = trained(begun.model, silos, given.steps, f"cosine:{given.steps}", given)
-        most = 4.0 * given.steps * sum(p.numel() for p in whole.model.parameters())
-        results.append(("synchronous", whole.loss, most, None, used()))
-        for away in (False, True):
-            run = diloco(begun.model, silos, given, away)
-            loss, sent = run.history("loss")[-1][1], run.to_dict()["bytes_up"] / SILOS
-            beside = results[-1][1] if away else None
-            name = "DiLoCo, a silo away for a fifth" if away else "DiLoCo, H = 50"
-            results.append((name, loss, sent, beside, used()))
-            tokens = tokens or run.tokens or 0
-        for at, (name, loss, sent, beside, now) in enumerate(results):
-            own = "" if beside is None else f"{100 * math.expm1(loss - beside):+.2f} %"
+        then = used()
+
+        def tell(
+            name: str, kind: str, lr: float, loss: float, sent: float, base: float | None, most: float
+        ) -> None:
+            nonlocal then
+            beside = "" if base is None else f"{100 * math.expm1(loss - base):+.2f} %"
+            less = f"{most / sent:.1f}" if sent else ""
             lines.append(
-                f"| {name} | {kind} | {math.exp(loss):.4f} | {100 * math.expm1(loss - whole.loss):+.2f} % | {own} "
-                f"| {sent / 1e6:,.2f} MB | {f'{most / sent:.1f}' if sent else ''} "
-                f"| {now - results[at - 1][4] if at else now:.0f} |"
+                f"| {name} | {kind} | {lr:g} | {math.exp(loss):.4f} | {beside} | {sent / 1e6:,.2f} MB | {less} "
+                f"| {used() - then:.0f} |"
             )
             print(lines[-1], flush=True)
+            then = used()
+
+        begun = trained(make, silos, given.before, "constant", given.lr[0], given.batch)
+        tell("before", kind, given.lr[0], begun.loss, 0.0, None, 0.0)
+        most = 4.0 * given.steps * sum(p.numel() for p in begun.model.parameters())
+        whole = []
+        for lr in given.lr:
+            run = trained(begun.model, silos, given.steps, f"cosine:{given.steps}", lr, given.batch)
+            whole.append(run.loss)
+            tell("synchronous", kind, lr, run.loss, most, None, most)
+        found: dict[float, float] = {}
+        for lr in (*given.lr, None):
+            away = lr is None  # with the step size that was the best when all were there
+            rate = min(found, key=lambda each: found[each]) if lr is None else lr
+            run = diloco(begun.model, silos, given, rate, away)
+            loss, sent = run.history("loss")[-1][1], run.to_dict()["bytes_up"] / SILOS
+            name = "DiLoCo, a silo away for a fifth" if away else "DiLoCo, H = 50"
+            tell(name, kind, rate, loss, sent, min(whole), most)
+            tokens = tokens or run.tokens or 0
+            if away:
+                lines.append(f"\nAway beside all there: {100 * math.expm1(loss - found[rate]):+.2f} %.")
+                print(lines[-1], flush=True)
+            else:
+                found[rate] = loss
     if given.write:
         about = (
             f"{given.model} on tiny Shakespeare, {SILOS} silos, {given.before} steps before and {given.steps} steps of"
-            f" {SILOS} x {given.batch} windows of 80 symbols ({tokens:,} tokens), lr {given.lr:g}; one thread.\n\n"
+            f" {SILOS} x {given.batch} windows of 80 symbols ({tokens:,} tokens); one thread.\n\n"
         )
         Path(__file__).with_name("results").joinpath("pretrain.md").write_text(
             about + "\n".join(lines) + "\n"

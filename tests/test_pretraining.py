@@ -58,19 +58,20 @@ def params(run: Any) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in run.model.parameters()])
 
 
-def test_learns_in_every_engine() -> None:
-    found = {
-        engine: federation(engine=engine, workers=1, rounds=3).fit()
-        for engine in ("loop", "batched", "processes")
-    }
-    for run in found.values():
-        assert float((params(run) - params(found["loop"])).abs().max()) < 1e-4  # AdamW makes much of rounding
+@pytest.mark.parametrize("engine", ["processes", pytest.param("batched", marks=pytest.mark.slow)])
+def test_engines_come_to_the_same(engine: str) -> None:
+    one, other = (params(federation(engine=each, workers=1, rounds=2).fit()) for each in (engine, "loop"))
+    assert float((one - other).abs().max()) < 1e-4  # AdamW makes much of rounding
+
+
+@pytest.mark.slow
+def test_learns() -> None:
     losses = [value for _, value in federation(rounds=12).fit().history("loss")]
     assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_silo_may_be_a_job_of_several_processes() -> None:
-    alone, together = (params(federation(silo=silo).fit()) for silo in (None, "ddp:2"))
+    alone, together = (params(federation(silo=silo, rounds=2).fit()) for silo in (None, "ddp:2"))
     assert float((together - alone).abs().max()) < 1e-4
     assert float((alone - params(federation(rounds=1).fit())).abs().max()) > 1e-2
 
@@ -93,12 +94,12 @@ def test_a_run_is_over_when_its_tokens_are_read(tmp_path: Path) -> None:
 
 def test_goes_on_to_the_bit_with_more_tokens(tmp_path: Path) -> None:
     """Of the server's momentum and the silos' own moments nothing is lost."""
-    whole = federation(tokens=1200, rounds=20).fit()
-    assert len(whole.rounds) == 5
+    whole = federation(tokens=960, rounds=20).fit()
+    assert len(whole.rounds) == 4
     broken = federation(tokens=480, rounds=20, runs=tmp_path, checkpoint=1).fit()
     assert broken.folder is not None and len(broken.rounds) == 2
-    again = federation(tokens=1200, rounds=20).resume(broken.folder.path).fit()
-    assert torch.equal(params(again), params(whole)) and again.tokens == whole.tokens == 1200
+    again = federation(tokens=960, rounds=20).resume(broken.folder.path).fit()
+    assert torch.equal(params(again), params(whole)) and again.tokens == whole.tokens == 960
 
 
 def test_samples_that_are_no_sequences_have_no_tokens() -> None:
