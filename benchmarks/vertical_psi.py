@@ -106,7 +106,7 @@ def bare(count: int = 10_000) -> float:
     return (cpu() - begun) / count
 
 
-def measured(text: str, workers: int, cached: bool) -> str:
+def measured(text: str, workers: int, cached: bool, stood: bool) -> str:
     """A line of the table."""
     sizes = [int(size) for size in text.split("x")]
     common, first = min(sizes) // 2, memory()
@@ -119,11 +119,11 @@ def measured(text: str, workers: int, cached: bool) -> str:
         played = once(sizes, common, workers, cache)
         spent = cpu() - begun
         unit = (unit + bare()) / 2
-    work = unit * len(sizes) * sum(sizes)
-    times = f"{spent / work:.2f}" if work > 0.5 * spent else "-"  # of a stand-in
+    times = "-" if stood else f"{spent / (unit * len(sizes) * sum(sizes)):.2f}"
+    how = " (kept)" * cached + " (stand-in)" * stood
     sent = sum(count.nbytes + count.framing for count in played.transcript.counts()) / 1e6
     return (
-        f"| {text.replace('x', ' x ')}{' (kept)' if cached else ''} | {common} | {spent:.1f} |"
+        f"| {text.replace('x', ' x ')}{how} | {common} | {spent:.1f} |"
         f" {times} | {sent:.2f} | {memory():.0f} | {first:.0f} |"
     )
 
@@ -142,7 +142,7 @@ def main() -> None:
     if given.stand_in:
         stand_in()
     if given.alone:
-        print(measured(given.sizes[0], given.workers, given.cache))
+        print(measured(given.sizes[0], given.workers, given.cache, given.stand_in))
         return
     lines = list(HEAD)
     print("\n".join(lines), flush=True)
