@@ -151,13 +151,25 @@ def _check_asynchronous(
 
 
 def check_differences(method: Method, pace: str) -> None:
-    """Raises ConfigError for a method whose replies a server cannot take one by one."""
+    """Raises ConfigError for a method whose replies a server cannot take one by one, and where none is there to."""
     name, change = type(method).__name__, method.change
     if method.in_step:
         raise ConfigError(
             f"{name} cannot go at pace {pace!r}: what clients send and are sent changes with the round",
             hint='set pace="sync", or take a method whose rounds are alike: fedavg, fedit, ffa ...',
         )
+    if method.pairwise != (pace == "pairs"):
+        raise ConfigError(
+            f"{name} cannot go at pace {pace!r}: "
+            + (
+                "its peers meet in pairs, and there is no server that could take their replies"
+                if method.pairwise
+                else "its clients do not meet in pairs"
+            ),
+            hint='set pace="pairs"' if method.pairwise else "set method=adpsgd, or another pace",
+        )
+    if method.pairwise:
+        return
     if change is None or (change.since is not None and change.where == "received"):
         raise ConfigError(
             f"{name} cannot go at pace {pace!r}: its replies are no differences that a server could take"

@@ -130,6 +130,9 @@ class Work:
     lengths: Mapping[int, int] = field(default_factory=dict)
     """Bytes in which what is shared travels to these clients, where they are not those of what is sent to all."""
 
+    links: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Bytes that these clients hear from others and send to others, in the place of what a server sends and gets."""
+
     def received(self, client: int) -> Record:
         return self.shared.replace(**self.own[client]) if client in self.own else self.shared
 

@@ -94,6 +94,9 @@ class Method(Program):
     exact: ClassVar[bool | None] = None
     """Whether what it makes of factors of low rank is the mean of their products; None where it makes no such mean."""
 
+    pairwise: ClassVar[bool] = False
+    """Whether peers can learn in pairs, without rounds (`meet`)."""
+
     host: ClassVar[tuple[str, ...]] = ()
     """Fields of the state that stay in main memory whatever the device: what the server reads number by number."""
 
@@ -117,6 +120,17 @@ class Method(Program):
     @abstractmethod
     def update(self, state: Record, replies: Replies) -> Record:
         """The server's state after a round. Called only with at least one accepted reply of positive total weight."""
+
+    def meet(self, state: Record, replies: Replies, there: Sequence[int]) -> Record:
+        """The state after one peer is done, whose reply this is, and has met another one of those that are `there`.
+
+        For methods that are `pairwise`, in the place of `update`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has rounds")
+
+    def caught_up(self, state: Record, client: int, reply: Reply, sent: Record) -> Reply:
+        """The reply of a peer whose model has changed since it was `sent`: what it learned, on top of its model now."""
+        raise NotImplementedError(f"{type(self).__name__} has rounds")
 
     def refine(self, state: Record, population: Population) -> Record:
         """What the server learns by itself after `update`, such as from public data. By default nothing."""
@@ -153,6 +167,11 @@ class Method(Program):
     def carried(self, state: Record) -> int | None:
         """Bytes that clients sent each other in the round that led to this state; None: all goes through a server."""
         return None
+
+    def traffic(self, state: Record, cohort: Sequence[int]) -> Mapping[int, tuple[int, int]]:
+        """Bytes that each client of a cohort hears from others and sends to others in a round; empty: all goes through
+        a server."""
+        return {}
 
     def enrol(self, state: Record, cohort: Sequence[int]) -> tuple[Sequence[int], Work] | None:
         """Which clients of the cohort are new and what they are asked first, or None: nobody is asked anything.

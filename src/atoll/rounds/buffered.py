@@ -6,16 +6,17 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from atoll import seeds
-from atoll.contract import Job, Method, Outcome, Population, Reducer, Reply
+from atoll.contract import Job, Method, Outcome, Population, Reducer, Replies, Reply
 from atoll.rounds.clocked import Clocked
 from atoll.rounds.cohort import Cohort
 from atoll.rounds.flights import Flight, landed, launched
 from atoll.rounds.outcomes import taught
-from atoll.rounds.paces import Buffered, Mixing
+from atoll.rounds.paces import Buffered, Mixing, Pairs
 from atoll.rounds.play import Played
 from atoll.rounds.progress import Progress
 from atoll.rounds.round import refusals, stepped, unusable
@@ -61,14 +62,14 @@ class Asynchronous(Timed):
     `concurrency` clients are at work at any time. Whoever is done makes room for another one, who is sent the model as
     it is then; the server takes a step, a round, for every `size` replies. What happens at the same moment is taken
     together, in the order of clients, before free places are filled. A client is not asked again before its reply has
-    been used.
+    been used. At the pace of `Pairs` there is no server, and a step is one of a peer with a neighbour that is there.
     """
 
     def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
         """Play up to the server's next step. Nothing counts yet.  Raises as `Timed.advance` does."""
         self.memories.rollback()
         pace = self.schedule.pace
-        assert isinstance(pace, Buffered | Mixing)
+        assert isinstance(pace, Buffered | Mixing | Pairs)
         number, since, now = self.number + 1, time.perf_counter(), self.progress
         air = _Air(self.state, now)
         start = air.time
@@ -91,10 +92,25 @@ class Asynchronous(Timed):
                 air.told, replies = self.channel.learn(air.told, replies)
             air.kept = replies.kept
             with seeds.scoped(self.cohorts.seed, "settle train", number):
-                air.state = stepped(self.method, self.population, air.state, replies, number)
+                air.state = self._stepped(air, replies, number)
+                if (carried := self.method.carried(air.state)) is not None:
+                    air.bytes_up = air.bytes_down = carried
         elif refused and len(refused) == len(outcomes):
             raise unusable(refused, number, self.data.names.__getitem__)
         return self._played(air, now, number, since, start, taken, outcomes)
+
+    def _stepped(self, air: _Air, replies: Replies, number: int) -> Record:
+        """The state after a step."""
+        update = None
+        if isinstance(self.schedule.pace, Pairs):
+            everyone = self.everyone(number, air.time)
+            there = everyone[self.devices.available(everyone, air.time)].tolist()
+            update = partial(self.method.meet, there=there)
+        return stepped(self.method, self.population, air.state, replies, number, update)
+
+    def linked(self, job: Job, state: Record) -> Job:
+        """The job as it is: one model there and one back, to a server or to whom a peer will meet."""
+        return job
 
     @property
     def replies(self) -> int:
@@ -151,7 +167,7 @@ class Asynchronous(Timed):
     # --- a step of the server ---------------------------------------------------------------------------------
 
     def _gathered(
-        self, air: _Air, taken: Sequence[Flight], number: int, pace: Buffered | Mixing
+        self, air: _Air, taken: Sequence[Flight], number: int, pace: Buffered | Mixing | Pairs
     ) -> tuple[Reducer, list[Outcome], list[Flight]]:
         """The reducer that has taken these replies, each for what it counts, and their outcomes, by client."""
         taken = sorted(taken, key=lambda f: f.client)
@@ -175,7 +191,7 @@ class Asynchronous(Timed):
         return reducer, outcomes, taken
 
     def _at_once(
-        self, air: _Air, taken: Sequence[Flight], number: int, pace: Buffered | Mixing
+        self, air: _Air, taken: Sequence[Flight], number: int, pace: Buffered | Mixing | Pairs
     ) -> tuple[Reducer, list[Outcome]] | None:
         """The replies reduced by the engine as in a synchronous round, where all of a job and nothing else is taken."""
         job = taken[0].job
@@ -248,13 +264,15 @@ def counted(
     flight: Flight,
     state: Record,
     staleness: int,
-    pace: Buffered | Mixing,
+    pace: Buffered | Mixing | Pairs,
 ) -> Reply:
     """A reply for what it counts at a step of the server from this state, so many steps after it was asked for."""
     assert flight.done is not None and flight.done.reply is not None
     reply, client = flight.done.reply, flight.client
     if isinstance(pace, Mixing) and staleness:
         reply = _moved(method, flight.job, reply, client, state)
+    if isinstance(pace, Pairs) and staleness:
+        reply = method.caught_up(state, client, reply, flight.job.work.received(client))
     by = pace.discount(staleness)
     asked = replace(flight.job, weights=alike([client], population), factors={client: by})
     return asked.weighed([client], reply)

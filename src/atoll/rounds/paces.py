@@ -18,6 +18,7 @@ __all__ = [
     "Late",
     "Mixing",
     "Pace",
+    "Pairs",
     "Schedule",
     "Synchronous",
     "deadline",
@@ -79,7 +80,23 @@ class Mixing:
         return self.alpha
 
 
-Pace = Synchronous | Buffered | Mixing
+@dataclass(frozen=True)
+class Pairs:
+    """A step for every peer that is done: it takes the mean with one neighbour, and goes on (AD-PSGD).
+
+    There is no server, and no reply is late: what a peer learned counts in full, whatever others have made of its model
+    meanwhile.   Lian et al., ICML 2018 (see `atoll.methods.neighbours.adpsgd`)
+    """
+
+    text: str = "pairs"
+    size: int = 1
+
+    def discount(self, staleness: int) -> float:
+        """1."""
+        return 1.0
+
+
+Pace = Synchronous | Buffered | Mixing | Pairs
 
 _BUFFERED = spec.whole("size", at_least=1), spec.number("exponent", at_least=0, optional=True)
 _FORMULAS = {
@@ -114,11 +131,16 @@ def paces() -> list[tuple[str, str]]:
             (spec.usage(f"fedasync:{kind}", form).replace("[:", "[,"), f"{mixing}, {_FORMULAS[kind]}.")
             for kind, form in _KINDS.items()
         ),
+        (
+            spec.usage("pairs", ()),
+            "A step for every peer that is done, with one neighbour: AD-PSGD (Lian et al. 2018).",
+        ),
     ]
 
 
 def pace(text: str) -> Pace:
-    """Read "sync", "buffered:SIZE[,EXPONENT]", "fedasync:constant", "fedasync:poly,A[,ALPHA]", "fedasync:hinge,A,B".
+    """Read "sync", "buffered:SIZE[,EXPONENT]", "fedasync:constant", "fedasync:poly,A[,ALPHA]", "fedasync:hinge,A,B",
+    "pairs".
 
     Raises ConfigError.
 
@@ -135,8 +157,11 @@ def pace(text: str) -> Pace:
             "sync": (),
             "buffered": _BUFFERED,
             "fedasync": (),
+            "pairs": (),
         }
     )
+    if call.name == "pairs":
+        return Pairs()
     return Buffered(**given, text=text) if call.name == "buffered" else Synchronous(text)
 
 

@@ -224,12 +224,19 @@ def telling(work: Work, channel: Channel, told: Record) -> Work:
     return replace(work, shared=work.shared.replace(channel=news)) if news else work
 
 
-def stepped(method: Method, population: Population, state: Record, replies: Replies, number: int) -> Record:
-    """The server's state after it has learned from replies.
+def stepped(
+    method: Method,
+    population: Population,
+    state: Record,
+    replies: Replies,
+    number: int,
+    update: Callable[[Record, Replies], Record] | None = None,
+) -> Record:
+    """The server's state after it has learned from replies, by `update` in the place of the method's.
 
     Raises DivergedError where the model leaves the finite numbers.
     """
-    state = method.refine(method.update(state, replies), population)
+    state = method.refine((update or method.update)(state, replies), population)
     params, _ = method.model(state)
     sums = [value.sum().float() for value in params.values()]
     total = float(torch.stack(sums).sum())  # one answer to wait for, however many parameters

@@ -142,8 +142,8 @@ class Timed(Attended):
         """
         if self.codecs:
             self._choose(round, start)
-        job = round.job
-        assert job is not None
+        assert round.job is not None
+        job = self.linked(round.job, round.state)
         spans = self.timing.spans(job, job.clients, start)
         partial, deadline = self.schedule.late.kind == "partial", self._deadline(spans.total)
         if self.rule is None and not partial:
@@ -161,6 +161,11 @@ class Timed(Attended):
             return job, spans, deadline
         job = limited(job, limits)
         return job, self.timing.spans(job, job.clients, start), deadline
+
+    def linked(self, job: Job, state: Record) -> Job:
+        """The job that knows what clients send each other, where there is no server."""
+        links = self.method.traffic(state, job.clients)
+        return replace(job, work=replace(job.work, links=links)) if links else job
 
     def _choose(self, round: ServerRound, start: float) -> None:
         """Let the rule choose clients' codecs, by what their orders would take with each."""

@@ -45,10 +45,14 @@ class Timing:
 
     def spans(self, job: Job, clients: Sequence[int], time: float, nth: int = 0) -> Spans:
         """What these clients' orders take that go out at this time. Work of who leaves meanwhile breaks off."""
-        down = [job.work.nbytes(k) for k in clients]
+        links = job.work.links
+        down = [links[k][0] if k in links else job.work.nbytes(k) for k in clients]
         known: dict[tuple[int, int], int] = {}
         up = []
         for k in clients:
+            if k in links:
+                up.append(links[k][1])
+                continue
             what = id(job.form(k)), job.work.codec(k)
             if what not in known:
                 known[what] = job.nbytes(job.form(k), k)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from atoll.topology.given import Link
 from atoll.topology.mixing import largest
 from atoll.topology.topology import read
 
-__all__ = ["Decentralised", "flat", "unflat"]
+__all__ = ["Decentralised", "flat", "put", "rows", "unflat"]
 
 
 def flat(tensors: Tensors) -> Tensor:
@@ -154,6 +155,24 @@ class Decentralised(FedAvg):
         """Bytes of what one peer sends to one neighbour; `offered` is of one peer."""
         return nbytes(offered)
 
+    def traffic(self, state: Record, cohort: Sequence[int]) -> Mapping[int, tuple[int, int]]:
+        one, there = self.bytes_of_one(state), list(cohort)
+        heard, sent = np.zeros(len(there), np.int64), np.zeros(len(there), np.int64)
+        for weights in self.exchanges(self.graphs(state), state.round, there):
+            to, source, _ = weights.entries
+            links = to != source
+            heard += np.bincount(to[links], minlength=len(there))
+            sent += np.bincount(source[links], minlength=len(there))
+        return {peer: (int(heard[at]) * one, int(sent[at]) * one) for at, peer in enumerate(there)}
+
+    def bytes_of_one(self, state: Record) -> int:
+        """Bytes of what a peer sends to one neighbour, whatever it learns."""
+        own = rows(state.peers, [0])
+        ones = torch.ones_like(own.model[:, :1])
+        model = self.start(own)
+        trained = Record(model=model, buffers=own.buffers, steps=ones, lr=1.0, key=ones.long())
+        return self.message(rows(self.offer(own, trained), [0]))
+
     # ---- all peers: the simulation -----------------------------------------------------------------------
 
     def setup(self, task: Task, population: Population) -> Record:
@@ -196,11 +215,11 @@ class Decentralised(FedAvg):
 
     def broadcast(self, state: Record, cohort: Sequence[int]) -> Work:
         lr = super().broadcast(state, cohort).shared.lr
-        rows = list(cohort)
-        some = _rows(state.peers, rows)
+        chosen = list(cohort)
+        some = rows(state.peers, chosen)
         told = Record(params=self.start(some), **self.told(some))
         own = {}
-        for at, peer in enumerate(rows):
+        for at, peer in enumerate(chosen):
             vectors = {name: unflat(state.params, value[at]) for name, value in told.items()}
             counters = state.counters.map(lambda value, peer=peer: value[peer])
             own[peer] = Record(vectors, buffers=_whole(state.buffers, some.buffers[at], counters))
@@ -208,10 +227,10 @@ class Decentralised(FedAvg):
 
     def update(self, state: Record, replies: Replies) -> Record:
         there = replies.clients
-        own, trained = _rows(state.peers, there), self.trained(state, replies)
+        own, trained = rows(state.peers, there), self.trained(state, replies)
         offered = self.offer(own, trained)
-        rule, mixed, carried = Mixture.parse(self.mixing), offered, state.get("said", 0)
-        one = self.message(_rows(offered, [0]))
+        rule, mixed, carried = Mixture.parse(self.mixing), offered, 0
+        one = self.message(rows(offered, [0]))
         for weights in self.exchanges(self.graphs(state), state.round, there):
             mixed = Record(
                 {name: rule.all(value, weights, name in self.most) for name, value in mixed.items()}
@@ -226,14 +245,19 @@ class Decentralised(FedAvg):
         )
         met = state.met.clone()
         met[there] = True
-        return state.replace(
-            peers=Record(_put(state.peers, there, new)),
-            counters=Tensors(_put(state.counters, there, counters)),
+        state = state.replace(
+            peers=Record(put(state.peers, there, new)),
+            counters=Tensors(put(state.counters, there, counters)),
             met=met,
-            carried=carried,
             round=state.round + 1,
-            **({} if self.kin is None else {"said": 0}),
         )
+        return self.told_of(state, carried)
+
+    def told_of(self, state: Record, carried: int) -> Record:
+        """The state that knows how many bytes of models, and before them of sketches, peers sent each other."""
+        if self.kin is not None:
+            carried, state = carried + state.said, state.replace(said=0)
+        return state.replace(carried=carried)
 
     def trained(self, state: Record, replies: Replies) -> Record:
         """What local work came to, of all that replied, in rows."""
@@ -263,7 +287,7 @@ class Decentralised(FedAvg):
         peers = state.met.nonzero().flatten().tolist()
         if not peers:
             return state.params, state.buffers
-        some = _rows(state.peers, peers)
+        some = rows(state.peers, peers)
         model, floats = _mean(self.start(some)), _mean(some.buffers)
         counters = state.counters.map(lambda value: value[peers].amax(0))
         return unflat(state.params, model), _whole(state.buffers, floats, counters)
@@ -273,7 +297,7 @@ class Decentralised(FedAvg):
         peers = state.met.nonzero().flatten().tolist()
         if not peers:
             return 0.0
-        models = self.start(_rows(state.peers, peers))
+        models = self.start(rows(state.peers, peers))
         mean, total = _mean(models), 0.0
         for row in models:  # one after the other: nothing as large as all of them is made
             total += float(torch.linalg.vector_norm(row - mean)) ** 2
@@ -306,16 +330,14 @@ def _stack(like: Tensors, each: Sequence[Tensors]) -> Tensor:
     return found
 
 
-def _rows(stacked: Record, peers: Sequence[int]) -> Record:
+def rows(stacked: Record, peers: Sequence[int]) -> Record:
     """The rows of these peers; the tensors themselves where they are all."""
     return Record(
         {name: value if len(peers) == len(value) else value[list(peers)] for name, value in stacked.items()}
     )
 
 
-def _put(
-    stacked: Mapping[str, Tensor], peers: Sequence[int], rows: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def put(stacked: Mapping[str, Tensor], peers: Sequence[int], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The stack with these rows in it."""
     found = {}
     for name, value in rows.items():
