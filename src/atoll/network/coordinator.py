@@ -34,7 +34,7 @@ from atoll.network.told import Told
 from atoll.network.unhurried import Unhurried
 from atoll.network.wire import VERSIONS, Blob, DataForm, Joined, Joining, Plan
 from atoll.rounds.adapting import Rule
-from atoll.rounds.paces import Synchronous, pace
+from atoll.rounds.paces import Buffered, Mixing, pace
 from atoll.settings import Settings
 from atoll.tensors import Record, nbytes
 
@@ -127,7 +127,7 @@ class Deployment:
         )
         self.desk.retry = settings.retry or self.desk.retry
         step = pace(settings.pace)
-        if not isinstance(step, Synchronous):
+        if isinstance(step, Buffered | Mixing):  # pairs have no coordinator
             return Unhurried(
                 *parts, desk=self.desk, least=self.least, pace=step,
                 concurrency=settings.concurrency or cohorts.size, channel=channel, rule=rule,
