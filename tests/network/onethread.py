@@ -1,6 +1,6 @@
 """A coordinator and its nodes in one thread: all of both but the wire, for many settings in little time.
 
-Where the rounds would wait for answers, the nodes that have tasks do them. Secure sums need processes (`test_secagg`).
+Where the rounds would wait for answers, the nodes that have tasks do them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from atoll.data.samples import Samples
 from atoll.errors import AtollError
 from atoll.federation import Federation
 from atoll.network.coordinator import Coordinator
+from atoll.network.desk import Posted
+from atoll.network.masking import Masking, told
 from atoll.network.node import Node as NetworkNode
 from atoll.network.node import Station
 from atoll.network.shelf import Shelf
+from atoll.network.signing import Signer
 from atoll.network.wire import Failure, Joining, Plan, Task
 from atoll.network.worker import Begin, Declined, Do, _Work
 from tests.network.cluster import simulation, write
@@ -127,11 +130,18 @@ class Node:
 
     def __init__(self, house: OneThread, name: str) -> None:
         self.house, self.name, self.desk = house, name, house.coordinator.desk
-        joining = Joining(protocols=(1,), software="test", session=hashlib.md5(name.encode()).hexdigest())
+        self.place = house.place / name
+        self.place.mkdir(exist_ok=True)
+        signer = Signer(self.place)
+        joining = Joining(
+            protocols=(1,), software="test", session=hashlib.md5(name.encode()).hexdigest(),
+            ed25519=signer.public.hex(),
+        )  # fmt: skip
         joined = house.coordinator.join(name, joining)
         self.plan: Plan = joined.plan
-        self.joined, self.number, self.place = joined, joined.number, house.place / name
+        self.joined, self.number = joined, joined.number
         self.shelf = Shelf(self.place / joined.run)
+        self.masking = Masking(name, joined.run, self.shelf, signer, told)
         source = self.source = str(house.place / f"{name}{house.suffix}")
         public = None
         if joined.plan.public is not None:
@@ -154,6 +164,9 @@ class Node:
     def _do(self, task: Task) -> None:
         posted, blobs = self.desk.open(self.number, task.id), self.house.coordinator.blobs
         assert posted is not None
+        if task.kind == "secagg":
+            self._masked(task, posted)
+            return
         for blob in (task.shared, task.own):
             if blob is not None:
                 shutil.copyfile(blobs.path(blob.sha256), self.shelf.body(blob.sha256))
@@ -162,7 +175,8 @@ class Node:
         do = Do(
             task, str(self.shelf.body(task.shared.sha256)),
             None if task.own is None else str(self.shelf.body(task.own.sha256)),
-            memory, str(path), str(self.shelf.memory(task.id)), "", None if self.plan.repeatable else bytes(32),
+            memory, str(path), str(self.shelf.memory(task.id)),
+            str(self.shelf.vector(task.id, task.shared.sha256)), None if self.plan.repeatable else bytes(32),
         )  # fmt: skip
         try:
             found = self.work.do(do)
@@ -183,3 +197,15 @@ class Node:
             node._keep(self.joined, task)
         wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
         self.shelf.tidy(task.memory if task.program == "train" else None, wanted)
+
+    def _masked(self, task: Task, posted: Posted) -> None:
+        """A stage of secure aggregation."""
+        blobs = self.house.coordinator.blobs
+        bodies = [
+            blobs.path(each.sha256).read_bytes() for each in (task.shared, task.own) if each is not None
+        ]
+        found = self.masking.answer(task, *bodies)
+        if isinstance(found, Failure):
+            self.desk.fail(posted, found)
+        else:
+            self.desk.accept(posted, blobs.put(found), len(found), posted.check(bytearray(found)))

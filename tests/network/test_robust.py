@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from torch import Tensor
 
 from atoll.errors import ConfigError
-from tests.network.onethread import OneThread
+from atoll.network.journal import Journal
+from atoll.network.wire import Task
+from tests.network.onethread import OneThread, clients
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,72 @@ def test_it_is_the_simulation_to_the_bit(method: str, rule: str, channel: str | 
 def test_a_coordinator_has_no_root_data(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="it has none"):
         OneThread(tmp_path, {"aggregate": "fltrust", "rounds": 1, "model": "mlp:16"}).play()
+
+
+# --- groups behind secure aggregation -------------------------------------------------------------------------------
+
+NINE = tuple(f"node{each}" for each in "abcdefghi")
+GROUPS: dict[str, Any] = {
+    "aggregate": "groups:3 + median", "channel": "clip:0.5 | secagg:16", "rounds": 2, "model": "mlp:16",
+}  # fmt: skip
+
+
+def nine(place: Path, before: Any = None, **settings: Any) -> OneThread:
+    more = {} if before is None else {"before": before}
+    return OneThread(
+        place, {**GROUPS, **settings}, clients(NINE), network={"repeatable_noise": True}, **more
+    ).play()
+
+
+def sums(place: Path, number: int) -> dict[str, Any]:
+    """What the coordinator has written down of the sums of a round."""
+    journal = Journal(place / "coordinator" / "journal.sqlite")
+    try:
+        return {key: fact for key, fact in journal.items(f"round/{number}/").items() if "/sum" in key}
+    finally:
+        journal.close()
+
+
+def test_each_group_plays_its_own_sum(tmp_path: Path) -> None:
+    """The model is the simulation's, by lot in other groups in every round, and three hide in each."""
+    made = nine(tmp_path)
+    assert made.same()
+    assert not [why for each in made.federation.history for why in each.refused.values()]
+    kept = [each.clients["kept"] for each in made.federation.history]
+    assert kept == [each.clients["kept"] for each in made.twin().history]
+    groups = [[fact["clients"] for fact in sums(tmp_path, number).values()] for number in (1, 2)]
+    for each in groups:
+        assert sorted(client for group in each for client in group) == [*range(9)]
+        assert [len(group) for group in each] == [3, 3, 3]
+    assert groups[0] != groups[1]
+
+
+def test_nodes_take_no_part_in_a_sum_of_fewer_than_three(tmp_path: Path) -> None:
+    """Whatever the coordinator cuts: with groups of two it would know more than a client is ready to tell."""
+    with pytest.raises(ConfigError, match="a sum of fewer than 3 hides nobody"):
+        nine(tmp_path, aggregate="groups:4 + median")
+
+
+def pushed(place: Path, rule: str | None) -> Tensor:
+    """The model after a round in which a node has put the largest numbers that there are under its mask."""
+
+    def lie(name: str, task: Task) -> None:
+        if name == "nodee" and task.kind == "secagg" and task.program == "keys":
+            (path,) = place.glob(f"{name}/*/vectors/*")
+            vector = np.fromfile(path, "<u4")
+            vector[1:-1] = (1 << 16) - 1  # the first is how many were cut short, the last its weight
+            vector.tofile(path)
+
+    made = nine(place, lie if rule is not None else None, rounds=1, aggregate=rule or "groups:3 + median")
+    return made.federation.state.params.flat()  # type: ignore[no-any-return]
+
+
+def test_a_lie_under_a_mask_is_worth_a_group(tmp_path: Path) -> None:
+    """The middle of three sums stays where it is; the mean of three, as that of all, goes where the liar wants."""
+    honest = pushed(tmp_path / "honest", None)
+    off = {
+        rule: float((pushed(tmp_path / rule[-4:], rule) - honest).norm())
+        for rule in ("groups:3 + median", "groups:3 + mean")
+    }
+    assert off["groups:3 + mean"] > 0.5
+    assert off["groups:3 + median"] < 0.4 * off["groups:3 + mean"]

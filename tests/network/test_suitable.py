@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no server": ({"method": "pushsum"}, "has no server, and a coordinator is one"),
     "sums of groups": (
         {"aggregate": "trimmed:1", "channel": "clip:1 | secagg:16"},
-        "nodes play one sum a round",
+        "looks at updates one by one",
     ),
     "private steps": ({"dp_sgd": "1.0,1.1"}, "nodes do not take private steps yet"),
     "encryption": ({"channel": "clip:0.5 | he"}, "secure aggregation alone"),

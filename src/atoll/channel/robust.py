@@ -50,7 +50,8 @@ class Means(Replies):
 class Grouped(Several):
     """Keeps hidden replies, and adds them up group by group, each sum by itself.
 
-    Groups are cut from all that were asked, whoever answers. One in which too few did for a sum is left out.
+    Groups are cut from all that were asked, whoever answers. One in which too few did for a sum is left out. Where
+    clients are on machines of their own, each group plays its sum with the coordinator, which hands it in (`put`).
 
     Args:
         reducer: makes what takes the hidden replies of a group.
@@ -61,17 +62,35 @@ class Grouped(Several):
     def __init__(self, aggregation: Aggregation, reducer: Callable[[], Reducer], job: Job, seed: int) -> None:
         super().__init__(aggregation)
         self.reducer, self.job, self.seed = reducer, job, seed
+        self.sums: list[Reducer] = []
+
+    @property
+    def parts(self) -> list[list[int]]:
+        """The groups, of all that were asked."""
+        assert self.aggregation.groups is not None
+        asked, draw = sorted(self.job.clients), seeds.rng(self.seed, "groups", self.job.round)
+        return [[asked[at] for at in part] for part in self.aggregation.groups.cut(len(asked), draw)]
+
+    def put(self, reducer: Reducer) -> None:
+        """Take a group's sum, of a `reducer` that has it."""
+        self._count(reducer.clients, reducer.weight)
+        self.sums.append(reducer)
+
+    def _added(self) -> list[Reducer]:
+        """The sums of the replies that are here."""
+        replies, found = dict(zip(self.clients, self.replies, strict=True)), []
+        for part in self.parts:
+            reducer = self.reducer()
+            for client in part:
+                if client in replies:
+                    reducer.add(client, replies[client])
+            found.append(reducer)
+        return found
 
     def result(self) -> Replies | None:
-        assert self.aggregation.groups is not None
-        asked, replies = sorted(self.job.clients), dict(zip(self.clients, self.replies, strict=True))
-        draw = seeds.rng(self.seed, "groups", self.job.round)
         found = Means(sorted(self.clients), self.weight)
-        for part in self.aggregation.groups.cut(len(asked), draw):
-            group, reducer = [asked[at] for at in part if asked[at] in replies], self.reducer()
-            for client in group:
-                reducer.add(client, replies[client])
-            summed = reducer.result()
+        for reducer in self.sums or self._added():
+            group, summed = sorted(reducer.clients), reducer.result()
             if summed is not None:
                 found.each.append(Reply(summed.mean, torch.ones(()), Record()))
                 found.groups.append(group)

@@ -8,6 +8,7 @@ from atoll.contract import Change, Method
 from atoll.errors import ConfigError
 from atoll.guarding import downward
 from atoll.methods import METHODS, Decentralised
+from atoll.robust import parse as aggregation
 from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
@@ -66,11 +67,11 @@ def check(settings: Settings, method: Method) -> None:
             f"down = {settings.down!r} is for simulations: between machines models are sent whole",
             hint='take a codec that brings nearly all back: down = "int8"',
         )
-    if settings.aggregate is not None and isinstance(chain, Chain) and chain.hides:
+    rule = None if settings.aggregate is None else aggregation(settings.aggregate)
+    if rule is not None and rule.groups is None and isinstance(chain, Chain) and chain.hides:
         raise ConfigError(
-            f"aggregate = {settings.aggregate!r} and channel = {chain.text!r}: nodes play one sum a round, not one a"
-            " group",
-            hint="leave one of the two out",
+            f"aggregate = {rule.text!r} looks at updates one by one, and {chain.text!r} hides them",
+            hint=f'let it look at sums of groups: aggregate = "groups:4 + {rule.text}"',
         )
     if settings.silo is not None:
         raise ConfigError(

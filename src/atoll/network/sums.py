@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from atoll.channel import Chain
+from atoll.channel.robust import Grouped
 from atoll.channel.secagg import AbortedError, RejectedError, from_client, pack, proposed
 from atoll.channel.secagg.messages import Boxes, Confirmation, FromClient, FromServer, Keys, Masked, Shares
 from atoll.channel.sums import Together
@@ -108,21 +110,26 @@ class Sums:
 
         Raises RunError where no attempt has come to a sum.
         """
-        reducer = job.reducer()
-        assert isinstance(reducer, Together)
+        reducer, place = job.reducer(), next(iter(posted.values())).key.rpartition("/")[0]
         weights = {each.client: each.weight for each in outcomes if each.refused is None}
-        able = [client for client, weight in weights.items() if weight > 0]
-        idle = [client for client, weight in weights.items() if weight == 0]
         reasons: dict[int, str] = {}
-        clients: list[int] = []
-        if len(able) >= reducer.floor:
-            clients, vector, reasons = self._played(job, reducer, posted, able)
-            if not clients:  # nobody's work counts, and nobody is to blame
-                return reducer, [], []
-            weight = sum(weights[client] for client in clients)
-            reducer.summed([*clients, *idle], weight, vector)
-        size = 4 * reducer.size
-        counts = {*clients, *idle}
+        if isinstance(reducer, Grouped):
+            counts, size = set(), 0
+            for at, group in enumerate(reducer.parts):
+                part, of = reducer.reducer(), {k: w for k, w in weights.items() if k in group}
+                assert isinstance(part, Together)
+                size = 4 * part.size
+                key = f"{place}/sum/{at}"
+                if self._taken(job, part, posted, of, key, reasons, self.desk.absent) and part.clients:
+                    reducer.put(part)
+                    counts |= {*part.clients}
+        else:
+            assert isinstance(reducer, Together)
+            if not self._taken(job, reducer, posted, weights, f"{place}/sum", reasons):
+                return reducer, [], []  # nobody's work counts, and nobody is to blame
+            size = 4 * reducer.size
+            idle = {client for client, weight in weights.items() if weight == 0}
+            counts = {*reducer.clients} | idle
         found = [
             replace(each, refused=each.refused or reasons.get(each.client), nbytes=size)
             for each in outcomes
@@ -130,14 +137,45 @@ class Sums:
         ]
         return reducer, found, sorted(counts)
 
+    def _taken(
+        self,
+        job: Job,
+        reducer: Together,
+        posted: Mapping[int, Posted],
+        weights: Mapping[int, float],
+        key: str,
+        reasons: dict[int, str],
+        patience: float = math.inf,
+    ) -> bool:
+        """Have a reducer take the sum over these clients; False where it was given up.
+
+        Where too few have something to add, nothing is taken. Why others took no part goes into `reasons`; `patience`
+        is how many seconds it waits for those who are not there.
+        """
+        able = [client for client, weight in weights.items() if weight > 0]
+        idle = [client for client, weight in weights.items() if weight == 0]
+        if len(able) < reducer.floor:
+            return True
+        clients, vector, found = self._played(job, reducer, posted, able, key, patience)
+        reasons |= found
+        if clients:
+            reducer.summed([*clients, *idle], sum(weights[client] for client in clients), vector)
+        return bool(clients)
+
     # --- attempts ---------------------------------------------------------------------------------------------
 
     def _played(
-        self, job: Job, reducer: Together, posted: Mapping[int, Posted], able: Sequence[int]
+        self,
+        job: Job,
+        reducer: Together,
+        posted: Mapping[int, Posted],
+        able: Sequence[int],
+        key: str,
+        patience: float,
     ) -> tuple[list[int], Vector, dict[int, str]]:
-        """Whose updates are in the sum, the sum, why others took no part."""
-        journal, place = self.desk.journal, next(iter(posted.values())).key.rpartition("/")[0]
-        known = journal.get(f"{place}/sum")
+        """Whose updates are in the sum, the sum, why others took no part; written down as `key`."""
+        journal = self.desk.journal
+        known = journal.get(key)
         if known is not None and self.blobs.whole(known["sha256"]):
             vector = np.frombuffer(self.blobs.path(known["sha256"]).read_bytes(), "<i8").astype(np.int64)
             return known["clients"], vector, {int(k): why for k, why in known["reasons"].items()}
@@ -145,7 +183,10 @@ class Sums:
         for _ in range(1 + self.desk.retry):
             attempt = _Attempt(int(journal.get("secagg/attempts", 0)) + 1)
             journal.put("secagg/attempts", attempt.number)
-            here = self._here(job, able, reducer.floor)
+            here = self._here(job, able, reducer.floor, patience)
+            if not here:  # the others' sums are not to wait for ever for a group's
+                journal.put(key, {"clients": [], "sha256": self.blobs.put(b""), "reasons": {}})
+                return [], np.zeros(0, np.int64), {}
             try:
                 clients, vector = self._attempt(job, reducer, posted, here, attempt)
             except AbortedError as error:
@@ -156,19 +197,19 @@ class Sums:
                 continue
             reasons = {str(client): why for client, why in attempt.reasons.items() if client not in clients}
             sha256 = self.blobs.put(vector.astype("<i8").tobytes())
-            journal.put(f"{place}/sum", {"clients": clients, "sha256": sha256, "reasons": reasons})
+            journal.put(key, {"clients": clients, "sha256": sha256, "reasons": reasons})
             return clients, vector, {int(client): why for client, why in reasons.items()}
         if (
             spent
         ):  # another attempt will not do either: the round's updates may have been summed, and are given up
             self.desk.state = f"secure aggregation, round {job.round}: the round counts without a sum; {last}"
-            journal.put(f"{place}/sum", {"clients": [], "sha256": self.blobs.put(b""), "reasons": {}})
+            journal.put(key, {"clients": [], "sha256": self.blobs.put(b""), "reasons": {}})
             return [], np.zeros(0, np.int64), {}
         raise RunError(f"round {job.round}: {last}")
 
-    def _here(self, job: Job, able: Sequence[int], floor: int) -> list[int]:
-        """Clients who have trained and are there; waits until they are enough."""
-        members = self._members()
+    def _here(self, job: Job, able: Sequence[int], floor: int, patience: float) -> list[int]:
+        """Clients who have trained and are there; waits until they are enough, or so long: then nobody."""
+        members, until = self._members(), time.monotonic() + patience
         with self.desk.changed:
             while True:
                 here = [
@@ -179,7 +220,9 @@ class Sums:
                 self.desk.state = (
                     f"round {job.round}: secure aggregation is waiting for nodes, {len(here)} of {floor}"
                 )
-                self.desk.wait()
+                if (left := until - time.monotonic()) <= 0:
+                    return []
+                self.desk.wait(None if left == math.inf else left)
 
     def _members(self) -> dict[str, Member]:
         facts = self.desk.journal.items("key/")
