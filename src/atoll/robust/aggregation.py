@@ -75,7 +75,7 @@ class Aggregation:
                     hint="f is how many clients may lie, 0 or more",
                 )
         for each in self.before:
-            if each.name in ("nnm", "arc") and each.liars is None and self.liars is None:
+            if each.counts and each.liars is None and self.liars is None:
                 raise ConfigError(
                     f"aggregate {self.text!r}: nobody says how many clients may lie",
                     hint=f"write {self.text.replace(each.name, f'{each.name}:2', 1)}",

@@ -47,6 +47,7 @@ class ARC(Before):
     f: int | None = None
 
     name: ClassVar[str] = "arc"
+    counts: ClassVar[bool] = True
     least: ClassVar[tuple[int, int]] = (2, 1)
 
     def mix(self, points: Points, liars: int, draw: Draw) -> Matrix:

@@ -28,6 +28,7 @@ class NNM(Before):
     f: int | None = None
 
     name: ClassVar[str] = "nnm"
+    counts: ClassVar[bool] = True
     least: ClassVar[tuple[int, int]] = (2, 1)
 
     def mix(self, points: Points, liars: int, draw: Draw) -> Matrix:

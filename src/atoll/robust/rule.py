@@ -64,7 +64,12 @@ class Stage(ABC):
 
 
 class Before(Stage):
-    """What makes other updates of a round's, for the rule behind it: each is a mix of them."""
+    """What makes other updates of a round's, for the rule behind it: each is a mix of them.
+
+    `counts` is whether it must know how many liars there may be, itself or from the rule behind it.
+    """
+
+    counts: ClassVar[bool] = False
 
     def count(self, count: int) -> int:
         """How many it makes of so many."""
