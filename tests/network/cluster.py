@@ -193,6 +193,10 @@ def simulation(file: Path, names: Sequence[str], **overrides: Any) -> atoll.Fede
     divided = experiment.divide(data)
     if public := parse(file)["network"].get("public"):
         divided = divided.publish(arrays(Path(public)))
+    if root := parse(file)["network"].get("root"):
+        samples = from_clients({"root": Path(root)}, test=None, classes=known.classes).samples(0)
+        assert samples is not None
+        divided = divided.entrust(samples)
     return experiment.federate(divided)
 
 

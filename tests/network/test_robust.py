@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, DataError
 from atoll.network.journal import Journal
 from atoll.network.wire import Task
+from tests.network.cluster import write
 from tests.network.onethread import OneThread, clients
 
 
@@ -28,9 +29,58 @@ def test_it_is_the_simulation_to_the_bit(method: str, rule: str, channel: str | 
     assert all(len(each) == 3 for each in found)
 
 
-def test_a_coordinator_has_no_root_data(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="it has none"):
-        OneThread(tmp_path, {"aggregate": "fltrust", "rounds": 1, "model": "mlp:16"}).play()
+# --- the server's own data ------------------------------------------------------------------------------------------
+
+
+def rooted(place: Path, name: str = "root.npz", features: int = 6, **settings: Any) -> OneThread:
+    """Three nodes, and a coordinator with samples like theirs."""
+    root = place / name
+    place.mkdir(exist_ok=True)
+    write(root, clients(("root",), features)["root"])
+    given = {"aggregate": "fltrust", "rounds": 3, "model": "mlp:16", **settings}
+    return OneThread(place, given, network={"root": str(root)})
+
+
+def test_the_coordinator_compares_with_what_its_own_samples_say(tmp_path: Path) -> None:
+    """The simulation's bits, where the server has the same."""
+    made = rooted(tmp_path, channel="int8").play()
+    assert made.same()
+    kept = [each.clients["kept"] for each in made.federation.history]
+    assert kept == [each.clients["kept"] for each in made.twin().history]
+    assert any(share not in (0.0, 1.0) for each in kept for share in each)
+
+
+def test_its_samples_are_those_that_the_run_began_with(tmp_path: Path) -> None:
+    """A run goes on with them, and with no others."""
+    rooted(tmp_path, rounds=2).play()
+    assert rooted(tmp_path, rounds=2).play().federation.number == 2
+    made = rooted(tmp_path, rounds=2)
+    write(tmp_path / "root.npz", clients(("other", "root"))["root"])
+    with pytest.raises(DataError, match="other samples than those that the run began with"):
+        made.play()
+
+
+@pytest.mark.parametrize(
+    ("settings", "root", "says"),
+    [
+        ({"aggregate": "fltrust"}, False, "it has none"),
+        ({"aggregate": "median"}, True, "nothing looks at them"),
+        ({}, True, "nothing looks at them"),
+        ({"aggregate": "fltrust", "root": 5}, True, "divides data"),
+    ],
+)
+def test_who_has_samples_and_who_needs_them(
+    settings: dict[str, Any], root: bool, says: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "root.npz", clients(("root",))["root"])
+    network = {"root": str(tmp_path / "root.npz")} if root else {}
+    with pytest.raises(ConfigError, match=says):
+        OneThread(tmp_path, {"model": "mlp:16", **settings}, network=network).play()
+
+
+def test_its_samples_are_like_the_nodes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="root: its inputs"):
+        rooted(tmp_path, features=7).play()
 
 
 # --- groups behind secure aggregation -------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ from atoll.network.backing import backed
 from atoll.network.base import remembered
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
+from atoll.network.here import Here
 from atoll.network.routes import Routes
 from atoll.network.rows import arrays, packed
 from atoll.network.serving import Address, serve
-from atoll.network.suitable import check, check_model, check_public
+from atoll.network.suitable import check, check_model, check_public, check_trusted
 from atoll.network.sums import between, whole
 from atoll.network.telling import Teller, said
 from atoll.network.wire import NAME, PORT, DataForm, Field, Plan
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Wish", "command"]
 
-_INSTEAD = {"public": 'write public = "public.npz" into [network]: inputs x, which all nodes get'}
+_INSTEAD = {
+    "public": 'write public = "public.npz" into [network]: inputs x, which all nodes get',
+    "root": 'write root = "root.npz" into [network]: samples like a node\'s, which stay here',
+}
 _UNKNOWN = DataForm(
     inputs=(Field(name="", dtype="F32", shape=(1,)),), targets=Field(name="", dtype="F32", shape=()), classes=None,
     train=0,
@@ -63,6 +67,12 @@ _KINDS: dict[str, Any] = {
     "place": str,
     "ca": str,
     "public": Annotated[str, Meta(description="an .npz file with inputs x that all nodes get, to distil on")],
+    "root": Annotated[
+        str,
+        Meta(
+            description="samples of the coordinator's own, a file like a node's, for aggregate = \"fltrust\""
+        ),
+    ],
     "repeatable_noise": Annotated[
         bool, Meta(description="noise of nodes may follow from the seed: never private")
     ],
@@ -155,9 +165,10 @@ def prepared(wish: Wish, given: dict[str, Any]) -> Experiment:
     check(experiment, method)
     check_model(experiment.model, method)
     check_public(method, bool(given.get("public")))
+    check_trusted(experiment, bool(given.get("root")))
     channel, _ = stated(experiment.channel)
     between(channel, secret=True)
-    for key in ("partition", "client", "public", "mix"):
+    for key in ("partition", "client", "public", "root", "mix"):
         if getattr(experiment, key) != getattr(Experiment, key):
             raise ConfigError(
                 f"{key} = {getattr(experiment, key)!r} divides data, and nodes have theirs",
@@ -248,7 +259,8 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
     public = packed(arrays(Path(given["public"]))) if given.get("public") else None
     place = Path(given["place"])
     base = partial(base_at, experiment, place)
-    return Office(place, plan, places, least, nodes, given["absent"], public, base)
+    root = Here.root(given["root"], plan) if given.get("root") else None
+    return Office(place, plan, places, least, nodes, given["absent"], public, base, root)
 
 
 def base_at(experiment: Experiment, place: Path, form: DataForm) -> str | None:

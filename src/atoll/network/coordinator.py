@@ -22,6 +22,8 @@ from atoll.network.backing import backed
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
+from atoll.network.entrusted import entrusted
+from atoll.network.here import Here
 from atoll.network.journal import Journal
 from atoll.network.notebook import Notebook
 from atoll.network.remote import Remote, Waiting
@@ -76,6 +78,7 @@ class Office:
         absent: seconds of silence after which a node counts as absent.
         public: inputs that all nodes get (`atoll.network.rows`).
         base: tells, by the form of nodes' data, the hash of what the model does not train (`atoll.network.base`).
+        root: the coordinator's own samples, with which a rule compares (`aggregate = "fltrust"`).
     """
 
     place: Path
@@ -86,6 +89,7 @@ class Office:
     absent: float = 60.0
     public: bytes | None = None
     base: Callable[[DataForm], str | None] = lambda form: None
+    root: Here | None = None
 
 
 class Deployment:
@@ -382,6 +386,8 @@ class Coordinator:
                 known = self.elsewhere.publish(unpacked(self.office.public))
                 assert isinstance(known, Elsewhere)
                 self.elsewhere = known
+            if self.office.root is not None:
+                self.elsewhere = entrusted(self.elsewhere, self.office.root, self.journal)
 
 
 def _short(sha256: str | None) -> str:

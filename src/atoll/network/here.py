@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from atoll import own as code
@@ -20,7 +22,7 @@ from atoll.data.wishes import read_classes
 from atoll.errors import AtollError, ConfigError, DataError
 from atoll.network.reading import Reading, asked, check_stated
 from atoll.network.wire import Plan
-from atoll.parts import shapes
+from atoll.parts import shapes, tensors
 
 __all__ = ["Here", "describe"]
 
@@ -72,6 +74,26 @@ class Here(FederatedData):
         augmented = made if plan.augment is None else made.augment(plan.augment)
         assert isinstance(augmented, Here)
         return augmented
+
+    @staticmethod
+    def root(source: str, plan: Plan) -> Here:
+        """What a coordinator has itself, for a rule that compares with the server's own update: all of it to train on.
+
+        Raises as `load` does.
+        """
+        return Here.load(
+            source, 0, "root", msgspec.structs.replace(plan, test=None, validation=0, augment=None)
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Of the training samples."""
+        samples = self.samples(self.number)
+        assert samples is not None
+        digest = hashlib.sha256()
+        for part in tensors([samples.inputs, samples.targets]):
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode() + part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def listed(self) -> bool:

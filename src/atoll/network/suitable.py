@@ -13,7 +13,7 @@ from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
 
-__all__ = ["check", "check_model", "check_public"]
+__all__ = ["check", "check_model", "check_public", "check_trusted"]
 
 
 def check(settings: Settings, method: Method) -> None:
@@ -111,6 +111,23 @@ def check_public(method: Method, there: bool) -> None:
         raise ConfigError(
             f"{type(method).__name__} has no use for public data, and all nodes would get them",
             hint=f"leave public out of [network]; it is for {able}",
+        )
+
+
+def check_trusted(settings: Settings, there: bool) -> None:
+    """Raises ConfigError where a rule compares with the server's own update and has no data, or the other way round."""
+    rule = None if settings.aggregate is None else aggregation(settings.aggregate)
+    wanted = rule is not None and rule.beside == "root"
+    if wanted and not there:
+        raise ConfigError(
+            f"aggregate = {settings.aggregate!r} compares updates with one that the server makes of root data, and it"
+            " has none",
+            hint='write root = "root.npz" into [network]: samples like a node\'s, which stay with the coordinator',
+        )
+    if there and not wanted:
+        raise ConfigError(
+            "[network] root has samples for the server, and nothing looks at them",
+            hint='leave root out, or set aggregate = "fltrust"',
         )
 
 
