@@ -106,6 +106,8 @@ def federation(
         return nn.Sequential(nn.Linear(6, 8), *normed, nn.ReLU(), nn.Linear(8, 3))
 
     more = {"cohort": 3, **more}
+    if method == "fedkseed":  # of their defaults, 200 and 4096
+        more |= {"steps": 6, "seeds": 64}
     if isinstance(method, str) and METHODS[method].low_rank:
         more["adapter"] = "lora:2"
     return Federation(

@@ -40,6 +40,8 @@ def net() -> nn.Module:
 
 def state(data: FederatedData, method: str = "fedavg", rounds: int = 2, **settings: Any) -> Record:
     settings = {"lr": 0.1, "engine": "loop", "eval_every": 0, "device": "cpu", **settings}
+    if method == "fedkseed":  # of their defaults, 200 and 4096
+        settings |= {"steps": 6, "seeds": 64}
     if METHODS[method].low_rank:
         settings["adapter"] = "lora:2"
     fed = Federation(net, data, method, rounds=max(1, rounds), cohort=len(data), **settings)

@@ -203,6 +203,10 @@ def outcome(name: str, engine: str, sizes: tuple[int, ...]) -> tuple[Record, Eva
     if name == "fedbn":  # refuses a model without
         model = MODELS["batchnorm"][0]
     settings: dict[str, Any] = {"lr": 0.05}
+    if (
+        name == "fedkseed"
+    ):  # of 200 and 4096; over a short distance, differences of losses are made of rounding
+        settings |= {"steps": 6, "seeds": 64, "eps": 0.1}
     if METHODS[name].low_rank:
         settings["adapter"] = "lora:2"
     if "batch_size" in set(METHODS[name].__dataclass_fields__):

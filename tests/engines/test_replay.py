@@ -35,6 +35,8 @@ def played(name: str, fixed: bool, recurrent: bool = False) -> tuple[Any, ...]:
     settings: dict[str, Any] = {"lr": 0.05}
     if "batch_size" in set(METHODS[name].__dataclass_fields__):
         settings["batch_size"] = 4
+    if name == "fedkseed":  # of their defaults, 200 and 4096
+        settings |= {"steps": 6, "seeds": 64}
     if METHODS[name].low_rank:
         settings["adapter"] = "lora:2"
     if name == "feddf":

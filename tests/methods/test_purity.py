@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from atoll.adapters import apply
 from atoll.contract import ClientData, Method, Population, Program
 from atoll.engines.capture import capture
-from atoll.methods import METHODS, FedAvg, FedNova, FedProx, FedSGD, FineTune, QFedAvg, Scaffold
+from atoll.methods import METHODS, FedAvg, FedKSeed, FedNova, FedProx, FedSGD, FineTune, QFedAvg, Scaffold
 from atoll.task import Task
 from atoll.tensors import Record
 
@@ -17,6 +17,7 @@ from .driver import blobs, network, whole
 
 VARIANTS: dict[str, Method] = {
     **{name: method() for name, method in METHODS.items()},
+    "fedkseed": FedKSeed(steps=6, seeds=64),
     "fedavg-momentum": FedAvg(momentum=0.9),
     "fedavg-adam": FedAvg(optimizer="adam", lr=0.01, weight_decay=0.1),
     "fedavg-nesterov": FedAvg(momentum=0.9, nesterov=True, clip=0.1),

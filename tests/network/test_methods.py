@@ -30,6 +30,7 @@ NEEDS: dict[str, tuple[dict[str, Any], str]] = {
     "fedbn": ({"model": "mlp-bn:8"}, "a model with normalisation"),
     "heterofl": ({"model": "mlp-bn:8"}, "a model with hidden layers"),
     "fedmd": ({}, "`[network] public`"),
+    "fedkseed": ({"steps": 6, "seeds": 64}, ""),
     **{name: ({"adapter": "lora:2"}, "`adapter`") for name, kind in METHODS.items() if kind.low_rank},
     "feddf": ({}, "`[network] public`"),
 }

@@ -76,6 +76,7 @@ def federation(
     steps |= {"steps": 6} if method.startswith("pfedhn") else {}  # of their default, 50
     steps |= {"finetune_epochs": 1} if method == "fedbabu" else {}  # of 5
     steps |= {"head_epochs": 2} if method == "fedrep" else {}  # of 10
+    steps |= {"steps": 6, "seeds": 64} if method == "fedkseed" else {}  # of 200 and 4096
     steps |= {"adapter": "lora:2"} if METHODS[method].low_rank else {}
     return Federation(Net, data(EQUAL) if equal else data(), method, **batch, **steps, **settings)
 

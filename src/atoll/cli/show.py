@@ -65,8 +65,13 @@ def show_methods() -> None:
     """All methods, a line each."""
     table = new_table("method", "what it does", "paper", "traffic of a client")
     for each in methods.describe():
-        table.add_row(each.name, each.line, each.paper, each.cost)
-    new_console().print(table, "atoll methods NAME lists the settings of one", sep="")
+        exact = {None: "", True: "; exact", False: "; not exact"}[each.exact]
+        table.add_row(each.name, each.line, each.paper, f"{each.cost}{exact}")
+    new_console().print(
+        table,
+        "atoll methods NAME lists the settings of one; of adapters, exact methods average products of factors",
+        sep="",
+    )
 
 
 def show_method(name: str) -> None:

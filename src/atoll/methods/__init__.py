@@ -231,6 +231,7 @@ class Description(NamedTuple):
     paper: str
     cost: str
     line: str
+    exact: bool | None
 
 
 def get(name: str) -> type[Method]:
@@ -265,7 +266,7 @@ def describe() -> list[Description]:
     rows = []
     for name, method in METHODS.items():
         first = inspect.cleandoc(method.__doc__ or "").split("\n")[0]
-        rows.append(Description(name, method.paper, method.cost, first.split("   ")[0]))
+        rows.append(Description(name, method.paper, method.cost, first.split("   ")[0], method.exact))
     return rows
 
 
