@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from atoll.adapters.adapter import Adapter, is_adapted
 from atoll.adapters.apply import apply, check
+from atoll.adapters.bottleneck import Bottleneck
 from atoll.adapters.lora import LoRA, LowRank, Pair, merged, pairs, product
 from atoll.adapters.parse import ADAPTERS, adapters, chain, parse
+from atoll.adapters.prefix import Prefix
+from atoll.adapters.prompt import Prompt
 from atoll.adapters.targets import layers
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
+    "Bottleneck",
     "LoRA",
     "LowRank",
     "Pair",
+    "Prefix",
+    "Prompt",
     "adapters",
     "apply",
     "chain",

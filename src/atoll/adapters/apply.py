@@ -14,7 +14,7 @@ __all__ = ["apply", "check"]
 
 
 def apply(module: nn.Module, adapter: Adapter | str, seed: int = 0) -> nn.Module:
-    """A module of which only this adapter is trained; it computes what `module` does until it has been.
+    """A module of which only this adapter is trained. With "lora" and "bottleneck" it computes at first what it did.
 
     The module given stays as it is. What it has is shared with the new one, not copied: a large base is there once,
     whatever number of adapters is made over it. What the adapter draws follows from `seed`.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atoll import seeds
 from atoll.adapters import targets
-from atoll.adapters.adapter import MARK, Adapter
+from atoll.adapters.adapter import MARK, Adapter, is_adapted
 from atoll.errors import ConfigError
 from atoll.tensors import Tensors
 
@@ -168,7 +168,15 @@ def product(module: nn.Module, params: Tensors) -> Tensors:
 
 
 def merged(module: nn.Module) -> nn.Module:
-    """A plain module, without factors, that computes the same: W + scale B A in the place of W."""
+    """A plain module, without factors, that computes the same: W + scale B A in the place of W.
+
+    Raises ConfigError for an adapter of another kind.
+    """
+    if is_adapted(module) and not pairs(module):
+        raise ConfigError(
+            f"adapter {module.__dict__[MARK]!r} cannot be merged into the model's own weights",
+            hint="keep the module as it is; factors of low rank (lora) can be",
+        )
     module = copy.deepcopy(module)
     with torch.no_grad():
         for path, layer, each in list(_layers(module)):

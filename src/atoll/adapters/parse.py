@@ -7,7 +7,10 @@ from typing import Any
 
 from atoll import spec
 from atoll.adapters.adapter import Adapter
+from atoll.adapters.bottleneck import Bottleneck
 from atoll.adapters.lora import LoRA
+from atoll.adapters.prefix import Prefix
+from atoll.adapters.prompt import Prompt
 from atoll.spec import Parameter, many, number, whole, word
 
 __all__ = ["ADAPTERS", "adapters", "chain", "parse"]
@@ -16,6 +19,9 @@ _TARGETS = many(word("targets", optional=True))
 
 _MADE: Mapping[str, tuple[type[Adapter], tuple[Parameter, ...]]] = {
     "lora": (LoRA, (whole("rank", at_least=1), number("alpha", above=0, optional=True), _TARGETS)),
+    "bottleneck": (Bottleneck, (whole("size", at_least=1),)),
+    "prompt": (Prompt, (whole("length", at_least=1),)),
+    "prefix": (Prefix, (whole("length", at_least=1),)),
 }
 
 ADAPTERS: Mapping[str, tuple[Parameter, ...]] = {name: takes for name, (_, takes) in _MADE.items()}
