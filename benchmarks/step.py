@@ -73,12 +73,15 @@ def main() -> None:
     job = Job(method, method.broadcast(fed.state, [0]), [0], 1, 0, method.expects(fed.state))
     order, program = job.order(0), job.program
     reading = the_order(order, program.plan(), task, data)
-    batches = [torch.from_numpy(rows[real > 0]) for rows, real in zip(reading.index, reading.mask, strict=True)]
+    batches = [
+        torch.from_numpy(rows[real > 0]) for rows, real in zip(reading.index, reading.mask, strict=True)
+    ]
     engines = {"loop": Client(task, data, device), "captured": Sequential(task, data, device)}
     ways: dict[str, Callable[[], Any]] = {
         "by hand": lambda: by_hand(module, inputs, targets, batches),
         **{
-            name: lambda client=client: client.answer(order, program, None)[0] for name, client in engines.items()
+            name: lambda client=client: client.answer(order, program, None)[0]
+            for name, client in engines.items()
         },
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -259,7 +259,7 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
     public = packed(arrays(Path(given["public"]))) if given.get("public") else None
     place = Path(given["place"])
     base = partial(base_at, experiment, place)
-    root = Here.root(given["root"], plan) if given.get("root") else None
+    root = Here.of_root(given["root"], plan) if given.get("root") else None
     return Office(place, plan, places, least, nodes, given["absent"], public, base, root)
 
 

@@ -76,7 +76,7 @@ class Here(FederatedData):
         return augmented
 
     @staticmethod
-    def root(source: str, plan: Plan) -> Here:
+    def of_root(source: str, plan: Plan) -> Here:
         """What a coordinator has itself, for a rule that compares with the server's own update: all of it to train on.
 
         Raises as `load` does.
