@@ -129,8 +129,8 @@ NAMES = [
 ]
 
 PARAMETERS = {
-    "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt joins"
-    " leaves seed base adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling"
+    "Federation": "model data method loss metrics public channel log callbacks nodes rounds cohort newcomers adapt"
+    " joins leaves seed base adapter dp_sgd stragglers down aggregate attackers attack epsilon delta sampling"
     " choose devices pace concurrency deadline over_select quorum late retry exclude adaptive target patience"
     " tokens eval_every eval_clients engine workers ray_address ray_gpus silo device precision accumulate"
     " runs checkpoint keep settings",
@@ -138,8 +138,8 @@ PARAMETERS = {
     " attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum"
     " late retry exclude adaptive target patience tokens eval_every eval_clients engine workers ray_address"
     " ray_gpus silo device precision accumulate runs checkpoint keep",
-    "Experiment": "rounds cohort newcomers adapt joins leaves seed base adapter dp_sgd stragglers channel down aggregate"
-    " attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum"
+    "Experiment": "rounds cohort newcomers adapt joins leaves seed base adapter dp_sgd stragglers channel down"
+    " aggregate attackers attack epsilon delta sampling choose devices pace concurrency deadline over_select quorum"
     " late retry exclude adaptive target patience tokens eval_every eval_clients engine workers ray_address"
     " ray_gpus silo device precision accumulate runs checkpoint keep data label client features categorical"
     " classes missing scale ignore tokenizer window packed partition clients test validation public root mix"
