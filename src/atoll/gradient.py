@@ -8,6 +8,7 @@ torch and used here is named in one place, and where a torch has it no more, the
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -28,10 +29,12 @@ try:
 except ImportError:  # pragma: no cover - a torch to come
     LEAN = False
 
-__all__ = ["LEAN", "grad_and_value", "gradients_at"]
+__all__ = ["LEAN", "grad_and_value", "gradients_at", "needs_notes"]
 
 P = TypeVar("P")
 A = TypeVar("A")
+
+_needed: ContextVar[bool] = ContextVar("needed", default=False)
 
 
 def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tuple[P, Tensor, A]:
@@ -43,11 +46,15 @@ def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tup
     if not LEAN:
         gradient, (value, aux) = torch.func.grad_and_value(objective, has_aux=True)(params)
         return gradient, value, aux
-    kept = _within_another()
+    kept, before = _within_another(), _needed.set(False)
     with grad_increment_nesting() as level, torch.enable_grad():
         inputs: Any = _wrap_all_tensors(params, level)
         _create_differentiable(inputs, level)
-        value, aux = objective(inputs)
+        try:
+            value, aux = objective(inputs)
+            kept = kept or _needed.get()
+        finally:
+            _needed.reset(before)
         leaves, spec = pytree.tree_flatten(inputs)
         gradient = pytree.tree_unflatten(_pulled(value, leaves, kept), spec)
         return _undo_create_differentiable((gradient, value, aux), level)  # type: ignore[type-var]
@@ -60,12 +67,24 @@ def gradients_at(
 
     What flows back through them, without the gradients by the parameters themselves. Needs `LEAN`.
     """
-    kept = _within_another()
+    kept, before = _within_another(), _needed.set(False)
     with grad_increment_nesting() as level, torch.enable_grad():
         inputs: Any = _wrap_all_tensors(params, level)
         _create_differentiable(inputs, level)
-        value, points, aux = objective(inputs)
+        try:
+            value, points, aux = objective(inputs)
+            kept = kept or _needed.get()
+        finally:
+            _needed.reset(before)
         return _undo_create_differentiable((_pulled(value, points, kept), aux), level)  # type: ignore[type-var]
+
+
+def needs_notes() -> None:
+    """Said inside an objective: its backward pass works only where it is noted itself.
+
+    oneDNN's LSTM is so: under a function transform its forward pass leaves out what its plain backward pass reads.
+    """
+    _needed.set(True)
 
 
 def _within_another() -> bool:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from atoll import seeds
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
-from atoll.gradient import grad_and_value
+from atoll.gradient import grad_and_value, needs_notes
 from atoll.losses import ACCURACIES, LOSSES, Loss
 from atoll.masking import Masking
 from atoll.measures import Better
@@ -178,11 +178,13 @@ class Task:
         """What the module gives, and new buffers. Parameters that are given count before those that are `frozen`."""
         self.module.train(batch is not None)
         state = {**params, **(buffers.map(torch.clone) if batch is not None else buffers)}
-        device = next(iter(params.values())).device
+        device = next((value.device for value in params.values()), torch.device("cpu"))
         if self.frozen:
             held = self._held.get(device) or self.frozen.map(lambda value: value.to(device))
             state = {**held, **state}
         places, names = arguments(self.module, inputs)
+        if self.recurrent:
+            needs_notes()
         with Pure(batch) as pure, plainly(self._layers), self.thrift.cast(device):
             given = {**state, **{name: state[first] for name, first in self._tied}} if self._tied else state
             # Torch's own tying leaves a layer that has two names without its parameters afterwards.
