@@ -11,6 +11,7 @@ from atoll.adapters.apply import apply, check
 from atoll.adapters.bottleneck import Bottleneck
 from atoll.adapters.lora import LoRA, LowRank, Pair, merged, pairs, product
 from atoll.adapters.parse import ADAPTERS, adapters, chain, parse
+from atoll.adapters.peft import from_peft, to_peft
 from atoll.adapters.prefix import Prefix
 from atoll.adapters.prompt import Prompt
 from atoll.adapters.targets import layers
@@ -28,10 +29,12 @@ __all__ = [
     "apply",
     "chain",
     "check",
+    "from_peft",
     "is_adapted",
     "layers",
     "merged",
     "pairs",
     "parse",
     "product",
+    "to_peft",
 ]
