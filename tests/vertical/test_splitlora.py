@@ -97,6 +97,9 @@ def test_a_cut_model_learns_as_the_uncut_one(at: int, optimizer: str) -> None:
     with torch.no_grad():
         loss = F.cross_entropy(one(test[:, :-1]).flatten(0, 1), test[:, 1:].flatten())
     assert fitted.figures["test"]["perplexity"] == pytest.approx(float(loss.exp()), rel=1e-5)
+    again = how.joined(0, fitted.halves["north"].model, fitted.halves["guest"].model)
+    with torch.no_grad():
+        assert torch.allclose(again(test[:, :-1]), one(test[:, :-1]), rtol=0, atol=1e-5)
 
 
 def test_plain_steps_and_their_mean_are_the_uncut_models_step_on_all_batches() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from atoll.tensors import Record, Tensors
 from atoll.vertical.splitlora.texts import VOCABULARY
 from atoll.vertical.splitnn.nets import Net
 
-__all__ = ["Cut", "Part", "base_of", "cut", "layers", "whole"]
+__all__ = ["Cut", "Part", "base_of", "cut", "joined", "layers", "whole"]
 
 
 def whole(model: str, window: int, seed: int, device: str = "cpu") -> nn.Sequential:
@@ -103,6 +104,21 @@ def cut(model: str, window: int, adapter: str, base: str | None, seed: int, belo
     lower, upper = (nn.Sequential(OrderedDict(each)) for each in (named[:at], named[at:]))
     trained = sum(p.numel() for p in lower.parameters() if p.requires_grad)
     return Cut(lower if client else upper, int(upper[-1].in_features), trained)  # type: ignore[arg-type]
+
+
+def joined(
+    model: str, window: int, adapter: str, base: str | None, seed: int, parts: Sequence[Tensors]
+) -> nn.Module:
+    """The whole adapted model again, with the adapters of a client's part and of the server's."""
+    module = whole(model, window, seed, "cpu" if base is None else "meta")
+    if base is not None:
+        _read(module, _file(base), range(len(module)))
+    adapted = adapters.apply(module, adapter, seed)
+    with torch.no_grad():
+        for part in parts:
+            for name, value in part.items():
+                adapted.get_parameter(name).copy_(value)
+    return adapted
 
 
 def _read(module: nn.Sequential, path: Path, own: range) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import nn
+
 from atoll import adapters
 from atoll.errors import ConfigError
 from atoll.optimizers import optimizer
@@ -14,7 +16,7 @@ from atoll.parties import Kind, Link
 from atoll.tensors import Record
 from atoll.vertical.protocol import Apart, Case, Progress
 from atoll.vertical.splitlora.client import Client
-from atoll.vertical.splitlora.cutting import base_of
+from atoll.vertical.splitlora.cutting import base_of, joined
 from atoll.vertical.splitlora.messages import CUT, KINDS
 from atoll.vertical.splitlora.server import Server
 from atoll.vertical.splitlora.texts import Text
@@ -122,6 +124,16 @@ class SplitLoRA(Apart):
         embedding of a clip sqrt(T) times as long.
         """
         return spent(self.noise / math.sqrt(self.window), windows, times, self.delta)
+
+    def joined(self, seed: int, client: Record, server: Record) -> nn.Module:
+        """The model that a client's half and the server's come to, with its adapters (see `atoll.adapters.merged`).
+
+        Args:
+            seed: the run's.
+            client, server: `half.model` of their halves, as `Fitted.halves` has them.
+        """
+        parts = [client.part.params, server.part.params]
+        return joined(self.model, self.window, self.adapter, self.base, seed, parts)
 
     # --- roles --------------------------------------------------------------------------------------------------
 
