@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from atoll.contract import Answer, Job, Reply, Work
 from atoll.errors import CodecError, ConfigError
 from atoll.methods import FedAvg
 from atoll.network.answers import answer_of
+from atoll.network.journal import Journal
 from atoll.network.predicting import at_node
 from atoll.network.remote import _Check
 from atoll.network.requirements import Requirement
@@ -122,6 +124,59 @@ def test_what_is_packed_without_loss_is_counted_as_it_came(text: str, tmp_path: 
     assert [each.bytes_down for each in found] == [each.bytes_down for each in due]
     said = sum(each.bytes_up for each in found)
     assert said < sum(lengths(tmp_path / "coordinator")) < said + 9 * 1000
+
+
+CHOSEN = {"channel": "int8 / drive + feedback", "adaptive": "bandwidth", "model": "mlp:64", "rounds": 4}
+
+
+def quick(speeds: Mapping[str, float], seen: list[tuple[int, dict[str, int]]], end: int = 9) -> Any:
+    """Tells the coordinator how quickly nodes send (bytes a second), and looks what they are told in each round."""
+
+    def before(name: str, task: Task) -> None:
+        house = houses[-1]
+        if task.round == end:
+            raise KeyboardInterrupt
+        if task.program == "train":
+            known = house.coordinator.journal.get(f"round/{task.round}/codecs")
+            if not seen or seen[-1][0] != task.round:
+                seen.append((task.round, dict(known)))
+            house.coordinator.desk.speeds.measured(
+                house.names.index(name), 10_000, 10_000 / speeds[name], 0.1
+            )
+
+    return before
+
+
+houses: list[OneThread] = []
+
+
+def test_who_sends_quickly_sends_more(tmp_path: Path) -> None:
+    """By how quickly answers came: all begin with the smallest codec, then whoever has time takes the best."""
+    seen: list[tuple[int, dict[str, int]]] = []
+    houses.append(OneThread(tmp_path, CHOSEN, before=quick({"ann": 1e6, "bob": 1e3, "cat": 1e6}, seen)))
+    made = houses[-1].play()
+    assert [each for _, each in seen] == [{"0": 1, "1": 1, "2": 1}] + [{"0": 0, "1": 1, "2": 0}] * 3
+    assert not [why for each in made.federation.history for why in each.refused.values()]
+    ups = [each.bytes_up for each in made.federation.history]
+    assert ups[0] < 0.3 * ups[1] and ups[1] == ups[3]
+
+
+def test_a_round_that_is_played_again_has_the_codecs_that_it_had(tmp_path: Path) -> None:
+    """Whatever has been measured since: the run that was broken off ends with the bits of that which was not."""
+    speeds, seen = {"ann": 1e6, "bob": 1e3, "cat": 1e6}, list[tuple[int, dict[str, int]]]()
+    for place, end in (("whole", 9), ("broken", 3)):
+        houses.append(OneThread(tmp_path / place, CHOSEN, before=quick(speeds, seen, end)))
+        with contextlib.suppress(KeyboardInterrupt):
+            houses[-1].play()
+    journal = Journal(tmp_path / "broken" / "coordinator" / "journal.sqlite")
+    for client in range(3):
+        journal.put(f"speed/{client}", {"rate": 1e3 if client == 0 else 1e6, "before": 0.1})
+    journal.close()
+    seen.clear()
+    houses.append(OneThread(tmp_path / "broken", CHOSEN, before=quick(speeds, seen)))
+    again = houses[-1].play()
+    assert seen[0] == (3, {"0": 0, "1": 1, "2": 0})
+    assert torch.equal(again.federation.state.params.flat(), houses[-3].federation.state.params.flat())
 
 
 def test_a_node_predicts_with_what_it_got(tmp_path: Path) -> None:

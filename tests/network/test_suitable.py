@@ -90,6 +90,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "late": ({"late": "keep", "deadline": 5.0}, "for simulations"),
     "deadline": ({"deadline": "share:0.8"}, "nobody can know how long nodes will take"),
     "adaptive": ({"adaptive": "adacomm"}, "for simulations"),
+    "codecs without rounds": (
+        {"adaptive": "bandwidth", "channel": "int8 / drive", "pace": "buffered:2"},
+        "chooses codecs for a round",
+    ),
     "public samples of clients": ({"public": 5}, "nodes have theirs"),
     "partition": ({"partition": "iid"}, "nodes have theirs"),
     "pace": ({"method": "fedma", "pace": "buffered:2"}, "cannot go at pace"),

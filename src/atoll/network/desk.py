@@ -17,6 +17,7 @@ from atoll.contract import Outcome
 from atoll.errors import Terminated
 from atoll.network.blobs import Blobs
 from atoll.network.journal import Journal
+from atoll.network.speeds import Speeds
 from atoll.network.wire import Failure, Task
 
 __all__ = ["Arrival", "Desk", "Posted", "key_of"]
@@ -72,6 +73,7 @@ class Desk:
 
     def __init__(self, journal: Journal, blobs: Blobs, *, absent: float = 60.0, retry: int = 2) -> None:
         self.journal, self.blobs, self.absent, self.retry = journal, blobs, absent, retry
+        self.speeds = Speeds(journal)
         self.changed = threading.Condition()
         self.told: Callable[[int], None] = lambda client: None
         """Called, from any thread, when there is something new for a client."""

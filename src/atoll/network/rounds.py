@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atoll.contract import Job
 from atoll.errors import DivergedError, PausedError, RunError
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere
@@ -39,6 +40,7 @@ class Deployed(Simulation):
     def __init__(self, *parts: Any, desk: Desk, least: int, over: float = 1.0, **more: Any) -> None:
         super().__init__(*parts, **more)
         self.desk, self.least, self.over = desk, least, over
+        desk.speeds.wanted = bool(self.codecs)
 
     def advance(self, begun: Callable[[Cohort], object] = lambda _: None) -> Played:
         number = self.number + 1
@@ -94,6 +96,18 @@ class Deployed(Simulation):
                 self.desk.wait()
         self.desk.journal.put(key, found)
         return found
+
+    def fitted(self, round: ServerRound) -> Job:
+        """What clients are asked in training, with the codecs that the rule chooses by how quickly they have sent."""
+        if not self.codecs:
+            return super().fitted(round)
+        assert round.job is not None and self.rule is not None
+        found = self.desk.speeds.chosen(
+            round.job, self.data, self.rule, self.progress.rule, self.codecs, self.engine.waiting.deadline
+        )
+        round.choose(found)
+        assert round.job is not None
+        return round.job
 
     def opened(self, state: Record, cohort: Cohort, number: int) -> ServerRound:
         for client in cohort.gone:  # what they remember is with them, and so nothing of it can be taken back

@@ -9,6 +9,8 @@ from atoll.errors import ConfigError
 from atoll.guarding import downward
 from atoll.methods import METHODS, Decentralised
 from atoll.robust import parse as aggregation
+from atoll.rounds.adapting import rule as adapting
+from atoll.rounds.adapting.bandwidth import Bandwidth
 from atoll.rounds.paces import Synchronous, pace
 from atoll.schedule import check_differences
 from atoll.settings import Settings
@@ -26,7 +28,6 @@ def check(settings: Settings, method: Method) -> None:
     for key, why in (
         ("devices", "makes up how fast clients are, and nodes are as fast as they are"),
         ("exclude", "leaves out devices that are made up to fail"),
-        ("adaptive", "fits work to devices that are simulated"),
         ("attackers", "has clients lie, and nodes do as they like"),
         ("attack", "says how simulated clients lie"),
     ):
@@ -34,6 +35,8 @@ def check(settings: Settings, method: Method) -> None:
             raise ConfigError(
                 f"{key} = {getattr(settings, key)!r} is for simulations: it {why}", hint="leave it out"
             )
+    if settings.adaptive is not None:
+        _check_adaptive(settings.adaptive, settings.pace)
     if settings.late != "drop":
         raise ConfigError(
             f"late = {settings.late!r} is for simulations: between machines what comes late is dropped",
@@ -56,11 +59,6 @@ def check(settings: Settings, method: Method) -> None:
             f"channel = {chain.text!r}: {type(method).__name__} packs how its model differs from one that stays at the"
             " node, and nobody else could open that",
             hint=f"leave {chain.shrink.text} out",
-        )
-    if isinstance(chain, Chain) and chain.codecs:
-        raise ConfigError(
-            f"channel = {chain.text!r} names several codecs, and who takes which follows from simulated devices",
-            hint="name one",
         )
     if (down := downward(settings, method)) is not None and down.feedback:
         raise ConfigError(
@@ -92,6 +90,20 @@ def check(settings: Settings, method: Method) -> None:
         )
     if not isinstance(pace(settings.pace), Synchronous):
         check_differences(method, settings.pace)
+
+
+def _check_adaptive(text: str, given: str) -> None:
+    """Raises ConfigError for rules that look at more than how quickly nodes send, and where there are no rounds."""
+    if not isinstance(adapting(text), Bandwidth):
+        raise ConfigError(
+            f"adaptive = {text!r} is for simulations: it fits work to devices that are simulated",
+            hint='leave it out; adaptive = "bandwidth" chooses codecs by how quickly nodes send',
+        )
+    if not isinstance(pace(given), Synchronous):
+        raise ConfigError(
+            f"adaptive = {text!r} chooses codecs for a round, and pace = {given!r} has none",
+            hint="leave one of the two out",
+        )
 
 
 def _at_home(change: Change | None) -> bool:

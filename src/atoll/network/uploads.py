@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +115,7 @@ class Uploads:
             there = 0
         if offset != there:
             return told(Answered(offset=there), status=409)
-        incoming = Incoming(part)
+        incoming, begun = Incoming(part), time.perf_counter()
         try:
             while piece := await self._piece(request):
                 if incoming.size + len(piece) > size:
@@ -123,6 +124,9 @@ class Uploads:
                 incoming.take(piece)
                 self.desk.seen(number)
             if incoming.size == size:
+                if posted.task.program == "train":
+                    seconds, before = time.perf_counter() - begun, begun - (posted.taken or begun)
+                    self.desk.speeds.measured(number, size - offset, seconds, before)
                 self.served(number)  # what is to be done with it keeps nobody from being told
                 await incoming.caught_up()
                 async with self._wide if size > _WIDE else contextlib.nullcontext():
