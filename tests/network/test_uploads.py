@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,3 +186,30 @@ def test_there_is_room_for_so_much_at_a_time(tmp_path: Path, monkeypatch: pytest
         assert (await put(session, url, BODY, node=1)).status == 200
 
     here.play(talk)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_how_quickly_an_answer_came_is_written_down(wanted: bool, tmp_path: Path) -> None:
+    """Where somebody looks at it: of who sends slowly and of who does not."""
+    here, found = Here(tmp_path), dict[int, float | None]()
+    here.desk.speeds.wanted = wanted
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for at in range(0, 4096, 1024):
+            yield BODY[at : at + 1024]
+            await asyncio.sleep(0.05)
+
+    async def talk(session: ClientSession, url: str) -> None:
+        assert (await put(session, url, slowly())).status == 200
+        assert (await put(session, url, BODY, node=1)).status == 200
+        for node in (0, 1):
+            fact = here.journal.get(f"speed/{node}")
+            found[node] = None if fact is None else fact["rate"]
+
+    here.play(talk)
+    if not wanted:
+        assert found == {0: None, 1: None}
+        return
+    assert found[0] is not None and found[1] is not None
+    assert found[0] < 4096 / 0.1  # three pauses at least, of which a machine that is busy makes longer ones
+    assert found[1] > found[0]
