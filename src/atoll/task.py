@@ -68,7 +68,7 @@ class Task:
             measured by their `perplexity` in any case.
         augment: what is done to the inputs of each training batch, which may draw (see `FederatedData.augment`).
         shares: parameters that are not trained are the module's own, over the same memory, and not copies: for large
-            ones, which must not change from then on.
+            ones, which must not change from then on; modules that are loaded share them, too.
 
     A module may give more than a tensor: something with a field `logits`, or a tuple that begins with the outputs. What
     predicts is that tensor; functions for the loss and metrics get all of it. Of inputs with several parts see
@@ -120,6 +120,7 @@ class Task:
         )
         """Parameters that are not trained, in main memory: the module's own, which nobody changes."""
         self._held = {torch.device("cpu"): self.frozen}
+        self._shared = frozenset(self.frozen) if shares else frozenset[str]()
         self._tied = tied(self.module)
         self.used: dict[str, int] = {}
         """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
@@ -147,6 +148,7 @@ class Task:
         found = copy.copy(self)
         found.frozen = Tensors({**self.frozen, **base})
         device = next(iter(base.values())).device
+        found._shared = self._shared - base.keys()
         found._held = {device: Tensors({**self._held.get(device, self.frozen), **base})}
         return found
 
@@ -155,8 +157,14 @@ class Task:
 
         What is neither is as the task's own module has it: factors of adapters that a method leaves as they were drawn.
         """
-        module = copy.deepcopy(self.module)
-        given = {**self.frozen, **params, **buffers}
+        moved = {**params, **buffers}
+        kept = {  # over the same memory, as `shares` says
+            id(p): nn.Parameter(p.detach(), requires_grad=False)
+            for name, p in self.module.named_parameters()
+            if name in self._shared and name not in moved
+        }
+        module = copy.deepcopy(self.module, dict(kept))
+        given = {name: value for name, value in self.frozen.items() if name not in self._shared} | moved
         with torch.no_grad():
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 if name in given:

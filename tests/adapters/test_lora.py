@@ -131,6 +131,15 @@ def test_a_task_computes_what_the_module_does_and_what_is_given_wins() -> None:
     assert gradient.keys() == params.keys()
     loaded = task.load(Tensors({**params, **change}), buffers)
     assert torch.equal(loaded(TOKENS), given) and not loaded.get_parameter("2.weight").any()
+    same = [
+        loaded.get_parameter(name).data_ptr() == p.data_ptr() for name, p in task.module.named_parameters()
+    ]
+    names = [name for name, _ in task.module.named_parameters()]
+    assert {name for name, there in zip(names, same, strict=True) if there} == task.frozen.keys() - {
+        "2.weight"
+    }
+    beneath = task.over(change).load(params, buffers)  # the task's own base is as it was
+    assert torch.equal(beneath(TOKENS), given) and task.module.get_parameter("2.weight").any()
 
 
 def test_gradients_are_those_of_the_merged_weight() -> None:
