@@ -157,3 +157,34 @@ def test_help_needs_no_torch(process: Atoll) -> None:
     assert time.perf_counter() - start < 1.5  # a fifth of that on an idle machine
     assert done.code == 0
     assert "run" in done.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "hint"),
+    [
+        ({"adapter": "lora:0"}, "rank = '0' is not a whole number at least 1", "lora:RANK"),
+        ({"adapter": "lora:2,4,query"}, "no layer of Sequential is called 'query'", "known: 1"),
+        (
+            {"adapter": "lora:9"},
+            "rank 9 is above what 1 has, a weight of 64 inputs and 8 outputs",
+            "at most 8",
+        ),
+        ({}, "FedIT averages adapters, and the model has none", 'adapter="lora:8,16"'),
+        ({"adapter": "lora:2 / lora:4"}, "FedIT gives all clients one adapter", "flora"),
+        ({"adapter": "lora:2 / lora:4", "method": "fedex"}, "FedEx gives all clients one adapter", "hetlora"),
+        ({"adapter": "lora:2,4,1 / lora:2,4,3", "method": "flora"}, "unequal layers", "same targets"),
+        ({"adapter": "prompt:2"}, "is no chain that begins with an embedding", "lora"),
+        (
+            {"adapter": "lora:2", "method": "rolora", "pace": "buffered:2", "devices": "equal"},
+            "RoLoRA",
+            "sync",
+        ),
+    ],
+)
+def test_adapters_that_do_not_fit(atoll: Atoll, settings: dict[str, str], says: str, hint: str) -> None:
+    given = {"data": "digits", "model": "mlp:8", "method": "fedit", "rounds": "1", "runs": "none", **settings}
+    done = atoll("run", *(word for key, value in given.items() for word in ("--set", f"{key}={value}")))
+    assert done.code == 2
+    told = " ".join(done.err.split())
+    assert says in told and hint in told and "Traceback" not in done.err
+    assert len(done.err.splitlines()) < 24
