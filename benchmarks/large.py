@@ -2,13 +2,14 @@
 
     python benchmarks/large.py [--seeds 3] [--rounds 8] [--steps 5] [--only "fedit,flora"] [--quick]
 
-A byte-level GPT of 0.87 million parameters, trained first on what all other roles of tiny Shakespeare say. Then the 20
-roles with the most text are clients: windows of 64 bytes, batches of 8, AdamW, all roles in each round, a few steps of
-each. Adapters are LoRA of rank 8 and alpha 16 on all linear layers but the last. Judged is the last tenth of each
-role's text, which nobody trains on: the perplexity of each role, their mean, and that of the best and of the worst
-tenth of them; of personal methods with each role's own model. `centralised` reads all roles' text in one place, in as
-many steps as a round has in sum. Every finished run is kept in benchmarks/results/large.json and found there again.
-`--quick` is one seed, two rounds and few methods, and stores nothing.
+A byte-level GPT of 0.87 million parameters, trained first on what all other roles of tiny Shakespeare say. Then the
+20 roles with the most text are clients: windows of 64 bytes, batches of 8, AdamW with cosine over rounds, all roles
+in each round, a few steps of each. Adapters are LoRA of rank 8 and alpha 16 on all linear layers but the last. Judged
+is the last tenth of each role's text, which nobody trains on: the perplexity of each role, their mean, and that of
+the best and of the worst tenth of them; of personal methods with each role's own model. `centralised` reads all
+roles' text in one place, in as many steps as a round has in sum. Every finished run is kept in
+benchmarks/results/large.json and found there again. `--quick` is one seed, two rounds and few methods, and stores
+nothing.
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ def by_role(model: nn.Module) -> list[float]:
     return [math.exp(losses[torch.from_numpy(of == role)].mean()) for role in np.unique(of)]
 
 
+def more(start: Path, rounds: int, seed: int) -> dict[str, Any]:
+    """What else all runs have in common."""
+    return {"base": str(start), "rounds": rounds, "schedule": f"cosine:{rounds}", "seed": seed}
+
+
 def centralised(start: Path, rounds: int, steps: int, seed: int) -> dict[str, float]:
     """All text in one place."""
     began = time.process_time()
@@ -95,7 +101,7 @@ def centralised(start: Path, rounds: int, steps: int, seed: int) -> dict[str, fl
         "steps": steps * ROLES,
         "rounds": rounds,
     }
-    run = atoll.run(**given, base=str(start), seed=seed, method="fedavg", **FULL)
+    run = atoll.run(**given, **more(start, rounds, seed), method="fedavg", **FULL)
     found = by_role(run.model)
     return {
         "mean": float(np.mean(found)), "p10": float(np.quantile(found, 0.1)), "p90": float(np.quantile(found, 0.9)),
@@ -108,7 +114,7 @@ def play(name: str, start: Path, rounds: int, steps: int, seed: int) -> dict[str
     if name == "centralised":
         return centralised(start, rounds, steps, seed)
     began = time.process_time()
-    given = {**COMMON, **RUNS[name], "steps": steps, "rounds": rounds, "base": str(start), "seed": seed}
+    given = {**COMMON, **RUNS[name], "steps": steps, **more(start, rounds, seed)}
     if name == "fedkseed":
         given.pop("optimizer")
     run = atoll.run(**given)
