@@ -93,14 +93,7 @@ def more(start: Path, rounds: int, seed: int) -> dict[str, Any]:
 def centralised(start: Path, rounds: int, steps: int, seed: int) -> dict[str, float]:
     """All text in one place."""
     began = time.process_time()
-    given = {
-        **COMMON,
-        "cohort": 1,
-        "partition": "iid",
-        "clients": 1,
-        "steps": steps * ROLES,
-        "rounds": rounds,
-    }
+    given = {**COMMON, "cohort": 1, "partition": "iid", "clients": 1, "steps": steps * ROLES}
     run = atoll.run(**given, **more(start, rounds, seed), method="fedavg", **FULL)
     found = by_role(run.model)
     return {

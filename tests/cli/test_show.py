@@ -52,6 +52,10 @@ def test_kinds_of_settings_are_listed(
         assert len(line) > 20
 
 
+def test_brackets_in_lines_are_words(atoll: Atoll) -> None:
+    assert "A [rank, in] and B [out, rank]" in " ".join(atoll("explain", "adapter").out.split())
+
+
 def test_a_setting_without_kinds_says_which_have_some(atoll: Atoll) -> None:
     done = atoll("explain", "device")
     assert done.code == 2

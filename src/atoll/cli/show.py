@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from atoll import data as sources
 from atoll import methods, models, own
@@ -50,9 +51,16 @@ def new_console() -> Console:
     return Console(width=width, highlight=False)
 
 
+class Words(Table):
+    """A table whose cells are words as they stand: [rank, in] is a shape, and no markup."""
+
+    def add_row(self, *cells: Any, **more: Any) -> None:
+        super().add_row(*(Text(each) if isinstance(each, str) else each for each in cells), **more)
+
+
 def new_table(*columns: str) -> Table:
     """A table with these columns, the first of which names what a line is about."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Words(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for column in columns:
         table.add_column(column, style="bold" if column == columns[0] else "", no_wrap=column == columns[0])
     return table
