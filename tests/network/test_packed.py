@@ -188,12 +188,11 @@ def test_a_node_predicts_with_what_it_got(tmp_path: Path) -> None:
     assert bool(torch.isfinite(outputs).all())
 
 
-def test_a_bomb_is_refused_at_the_door() -> None:
+def test_a_bomb_is_refused_at_the_door(tmp_path: Path) -> None:
     """What a client sends opens to as much as the model has numbers, or to nothing."""
     form = Record(update=Tensors(w=torch.zeros(30, 20)), buffers=Tensors(), counters=Tensors())
-    check = _Check(
-        Job(FedAvg(), Work(Record()), [0], 1, 0, expected=form, channel=channel("int8 + zstd")), 0, 1 << 20
-    )
+    job = Job(FedAvg(), Work(Record()), [0], 1, 0, expected=form, channel=channel("int8 + zstd"))
+    check = _Check(job, 0, 1 << 20, tmp_path)
 
     def said(content: bytes) -> str | None:
         made = ZstdCompressor().compress(content)
@@ -215,7 +214,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     form = Record(update=Tensors(w=torch.zeros(30, 20)), buffers=Tensors(), counters=Tensors())
     chain = channel("int8")
     job = Job(FedAvg(), Work(Record()), [0], 1, 0, expected=form, channel=chain)
-    check = _Check(job, 0, 1 << 20)
+    check = _Check(job, 0, 1 << 20, tmp_path)
 
     def answer(values: Record) -> bytearray:
         reply = Reply(values, torch.tensor(3.0), Record())
