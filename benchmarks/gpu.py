@@ -4,8 +4,9 @@
     PYTHONPATH=src python benchmarks/gpu.py --device cpu --quick  # a dry run of every part
 
 It needs no installed package; `benchmarks/README.md` says which wheels to carry along. What it measures stands in
-`gpu_agree.py`, `gpu_train.py`, `gpu_parts.py` and `gpu_graph.py`. Each case runs guarded: one that fails becomes a row
-with the end of its traceback, and the rest goes on. Exit status 1 says that a case failed, 2 that nothing could run.
+`gpu_agree.py`, `gpu_train.py`, `gpu_parts.py`, `gpu_text.py` and `gpu_graph.py`. Each case runs guarded: one that fails
+becomes a row with the end of its traceback, and the rest goes on. Exit status 1 says that a case failed, 2 that nothing
+could run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import gpu_agree
 import gpu_graph
 import gpu_parts
+import gpu_text
 import gpu_train
 import torch
 from gpu_runner import Json, Outcome, Part, Setting, exit_code, play, table
@@ -63,7 +65,8 @@ def store(path: Path, facts: Json, outcomes: Sequence[Outcome], seconds: float) 
 def all_parts(setting: Setting) -> list[Part]:
     """Every part. Graphs come last: one that cannot be recorded may leave the device unusable."""
     return [
-        *gpu_agree.parts(setting), *gpu_train.parts(setting), *gpu_parts.parts(setting), gpu_graph.part(setting)
+        *gpu_agree.parts(setting), *gpu_train.parts(setting), *gpu_parts.parts(setting), gpu_text.part(setting),
+        gpu_graph.part(setting),
     ]  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def test_dry_run_reports_every_part(tmp_path: Path) -> None:
         "convolutions",
         "eager",
         "tf32",
+        "text",
         "graph",
     ]
     for part in parts.values():
