@@ -163,3 +163,25 @@ def test_a_part_of_one_reply_is_added_tensor_by_tensor(drawn: list[int]) -> None
         due is not None and found is not None and (due.clients, due.weight) == (found.clients, found.weight)
     )
     assert all(map(torch.equal, leaves(due.mean), leaves(found.mean)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_reply_is_a_part_of_its_own_piece_by_piece(dtype: torch.dtype, turned: bool) -> None:
+    """Weighed and rounded before it is added, whatever lies between pieces."""
+    draw = torch.Generator().manual_seed(1)
+    values = [torch.randn(401, 1003, generator=draw).to(dtype) for _ in range(3)]
+    values = [each.t() for each in values] if turned else values
+    replies = [
+        Reply(Record(update=Tensors(w=each)), torch.tensor(0.3 + at), Record())
+        for at, each in enumerate(values)
+    ]
+    one, other = Mean(), Mean()
+    for client, reply in enumerate(replies):
+        one.merge_one(Mean, client, reply)
+        part = Mean()
+        part.add(client, reply)
+        other.merge(part)
+    found, due = one.result(), other.result()
+    assert found is not None and due is not None
+    assert torch.equal(found.mean.update["w"], due.mean.update["w"]) and found.mean.update["w"].dtype == dtype

@@ -317,7 +317,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _HALVES else tensor
 
 
-_PIECE = 1 << 18
+_PIECE = 1 << 17
 """Numbers that are weighed before they are added: they stay in the processor's cache, and are little to hold."""
 
 
@@ -325,11 +325,11 @@ def _plus_part(total: Tensor, value: Tensor, weight: float) -> Tensor:
     """`total` with what a part adds that holds this one value, to the bit, piece by piece where that is possible."""
     if value.numel() <= _PIECE or not (total.is_contiguous() and value.is_contiguous()):
         return total.add_(_wide(value) * weight)
-    room = torch.empty(_PIECE, dtype=total.dtype, device=total.device)
+    room = torch.empty(_PIECE, dtype=_wide(value[:0]).dtype, device=value.device)
     for held, piece in zip(
         torch.split(total.view(-1), _PIECE), torch.split(value.view(-1), _PIECE), strict=True
     ):
-        held.add_(room[: piece.numel()].copy_(piece).mul_(weight))
+        held.add_(torch.mul(_wide(piece), weight, out=room[: piece.numel()]))
     return total
 
 
