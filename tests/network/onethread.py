@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -54,6 +55,7 @@ class OneThread:
         network: further keys of [network].
         before: called before a node does a task, for tests that do something then.
         device: what nodes compute on.
+        starts: the weights that nodes' models stand over, by name.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class OneThread:
         network: Mapping[str, Any] | None = None,
         before: Callable[[str, Task], object] = lambda name, task: None,
         device: str = "cpu",
+        starts: Mapping[str, Path] | None = None,
     ) -> None:
-        self.place, self.before, self.device = place, before, device
+        self.place, self.before, self.device, self.starts = place, before, device, starts or {}
         found = data or clients()
         self.suffix = ".npz"  # of nodes' files
         self.names, self.nodes = list(found), dict[str, Node]()
@@ -148,6 +151,8 @@ class Node:
             shutil.copyfile(house.coordinator.blobs.path(joined.plan.public.sha256), self.shelf.public)
             public = str(self.shelf.public)
         begin = Begin(joined.plan, source, joined.number, name, str(self.place), public, device=house.device)
+        if name in house.starts:
+            begin = msgspec.structs.replace(begin, start=str(house.starts[name]))
         self.work = _Work(begin)
         house.coordinator.welcome(name, self.work.ready().form)
 
