@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from atoll.data import Samples
 from atoll.network.rows import unpacked
-from tests.network.cluster import NAMES, Cluster, digits
+from tests.network.cluster import NAMES, Cluster, digits, simulation
 
 SMALL = {"model": "mlp:16", "rounds": 2, "seed": 3}
 
@@ -69,3 +72,27 @@ def test_public_data(method: str, tmp_path: Path) -> None:
 def test_methods(name: str, tmp_path: Path) -> None:
     """Programs, payloads of clients' own, memories, evaluation and newcomers are those of the simulation."""
     assert played(tmp_path, **QUICK[name]).same()
+
+
+@pytest.mark.slow
+def test_texts(tmp_path: Path) -> None:
+    """Nodes answer sums over tokens, and perplexity is made of them once, as in a simulation."""
+    generator, held = torch.Generator().manual_seed(0), {}
+    for name, count in (("ann", 12), ("bob", 7)):
+        tokens = torch.randint(0, 16, (count, 9), generator=generator)
+        held[name] = Samples(tokens[:, :-1], tokens[:, 1:])
+    settings = {**SMALL, "model": "gpt:1,8,2", "method": "fedavg", "classes": 16, "batch_size": 4}
+    with Cluster(tmp_path, settings, names=tuple(held), data=held) as made:
+        made.start_all()
+        assert made.wait(seconds=240) == 0, made.log("coordinator")
+    assert made.same()
+    (events,) = tmp_path.glob("**/events.jsonl")
+    known = [json.loads(line) for line in events.read_text().splitlines()]
+    result = next(each for each in known if each["event"] == "result")
+    federation = simulation(tmp_path / "run.toml", made.names)
+    run = federation.fit()
+    federation.engine.close()
+    assert run.evaluation is not None
+    pooled = run.evaluation.clients["perplexity"].pooled
+    assert result["perplexity"] == pytest.approx(pooled, rel=1e-5)
+    assert pooled == pytest.approx(math.exp(run.evaluation.clients["loss"].pooled), rel=1e-5)
