@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from atoll.codec.header import DTYPES
 from atoll.durable import replaced
+from atoll.errors import DataError
+from atoll.network.wire import DataForm
 from atoll.task import Task
 
-__all__ = ["base_of", "remembered"]
+__all__ = ["Bases", "base_of", "remembered"]
 
 _PIECE = 1 << 24
 """Bytes that are hashed at a time."""
@@ -67,3 +70,35 @@ def remembered(tasks: Sequence[Task], start: str | None, what: Sequence[Any], pl
     found = base_of(tasks)
     replaced(note, json.dumps({"of": now, "sha256": found}).encode())
     return found
+
+
+class Bases:
+    """What nodes' models must stand over: the hash that the coordinator's own has, for data of a form.
+
+    `adapted` says that all nodes have a base; else one that tells none is as it should be. Threads may share it.
+    """
+
+    def __init__(self, tell: Callable[[DataForm], str | None], adapted: bool) -> None:
+        self.tell, self.adapted = tell, adapted
+        self._lock = threading.Lock()
+        self._known: dict[Any, str | None] = {}
+
+    def check(self, name: str, form: DataForm) -> None:
+        """Raises DataError for a node whose model stands over another base than the run's."""
+        if form.base is None and not self.adapted:
+            return
+        key = form.inputs, form.classes
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = self.tell(form)
+        due = self._known[key]
+        if form.base != due:
+            raise DataError(
+                f"{name}: the weights that its model stands over have the hash {_short(form.base)}, and this run's have"
+                f" {_short(due)}",
+                hint="give the node the file that the run starts from: atoll join ... --base FILE",
+            )
+
+
+def _short(sha256: str | None) -> str:
+    return "none" if sha256 is None else f"{sha256[:16]}..."

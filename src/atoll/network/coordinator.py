@@ -19,6 +19,7 @@ from atoll.callbacks import Callback
 from atoll.contract import Channel
 from atoll.errors import AtollError, ConfigError, DataError, PausedError, RunError, Terminated
 from atoll.network.backing import backed
+from atoll.network.base import Bases
 from atoll.network.blobs import Blobs
 from atoll.network.desk import Desk
 from atoll.network.elsewhere import Elsewhere, alike
@@ -174,8 +175,8 @@ class Coordinator:
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = asyncio.Event()
-        self._lock, self._basing = threading.Lock(), threading.Lock()
-        self._bases: dict[Any, str | None] = {}  # by what the model's form follows from
+        self._lock = threading.Lock()
+        self._bases = Bases(office.base, office.plan.adapter is not None)
         self._thread = threading.Thread(target=self._play, name="rounds", daemon=True)
 
     # --- who is there -----------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ class Coordinator:
     def welcome(self, name: str, form: DataForm) -> None:
         """A node says what data it has.  Raises DataError where these do not fit the others', or have changed."""
         device, form = form.device, msgspec.structs.replace(form, device=None)
-        self._check_base(name, form)
+        self._bases.check(name, form)
         with self._lock:
             fact = self._nodes[name]
             others = (each["form"] for key, each in self._nodes.items() if each["form"] and key != name)
@@ -269,22 +270,6 @@ class Coordinator:
         if self.elsewhere is not None:
             self.elsewhere.welcome(int(fact["number"]), name, form)
         self.desk.seen(int(fact["number"]))
-
-    def _check_base(self, name: str, form: DataForm) -> None:
-        """Raises DataError for a node whose model stands over another base than the run's."""
-        if form.base is None and self.plan.adapter is None:
-            return
-        key = form.inputs, form.classes
-        with self._basing:
-            if key not in self._bases:
-                self._bases[key] = self.office.base(form)
-        due = self._bases[key]
-        if form.base != due:
-            raise DataError(
-                f"{name}: the weights that its model stands over have the hash {_short(form.base)}, and this run's have"
-                f" {_short(due)}",
-                hint="give the node the file that the run starts from: atoll join ... --base FILE",
-            )
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -388,10 +373,6 @@ class Coordinator:
                 self.elsewhere = known
             if self.office.root is not None:
                 self.elsewhere = entrusted(self.elsewhere, self.office.root, self.journal)
-
-
-def _short(sha256: str | None) -> str:
-    return "none" if sha256 is None else f"{sha256[:16]}..."
 
 
 class _Written(Callback):
