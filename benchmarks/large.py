@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 ROLES, WINDOW, MODEL = 20, 64, "gpt:4,128"
 DATA = f"shakespeare:bytes,{WINDOW},{ROLES}"
 FULL, ADAPTED = {"lr": 3e-4}, {"adapter": "lora:8,16", "lr": 2e-3}
-UNEQUAL = {**ADAPTED, "adapter": "lora:4,8 / lora:8,16 / lora:16,32"}
+UNEQUAL = {**ADAPTED, "adapter": "lora:16,32 / lora:8,16 / lora:4,8"}
 
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "fedavg": {**FULL, "method": "fedavg"},

@@ -253,6 +253,9 @@ def test_hetlora_counts_by_norms_and_prunes_what_fades() -> None:
     ranks = [int(rank) for one in played.state.pruned.values() for rank in one.values()]
     assert min(ranks) < 4
     assert min(ranks) >= 1
+    assert min(int(rank) for rank in played.state.pruned["0"].values()) < 4
+    shapes = [{name: v.shape for name, v in each.params.items()} for each in (given, played.state)]
+    assert shapes[0] == shapes[1]  # the global model has the first adapter's, whoever was pruned
     assert method.leave(played.state, [1]).pruned.keys() == {"0", "2"}
 
 

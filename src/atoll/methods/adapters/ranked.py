@@ -61,9 +61,13 @@ class Ranked(FedAvg):
 
     def given(self, state: Record, client: int) -> Tensors:
         """What a client is given to train, in the order in which it has it."""
+        factors = read(state.factors)
+        return self._first(state, factors, client, [self.rank(state, each, client) for each in factors])
+
+    def _first(self, state: Record, factors: Sequence[Factors], client: int, ranks: Sequence[int]) -> Tensors:
+        """The first rows and columns, as a client has them."""
         found = dict(state.params)
-        for each in read(state.factors):
-            rank = self.rank(state, each, client)
+        for each, rank in zip(factors, ranks, strict=True):
             found[each.A] = state.whole[each.A][:rank]
             found[each.B] = state.whole[each.B][:, :rank] / each.scale(client)
         return Tensors(found)
@@ -88,7 +92,8 @@ class Ranked(FedAvg):
         }
         state = self.combined(state, factors, sent)
         state = state.replace(buffers=mean_buffers(state.buffers, pairs), round=state.round + 1)
-        return state.replace(params=self.given(state, 0))
+        # The global model has the form of the first architecture, whatever became of its clients' ranks.
+        return state.replace(params=self._first(state, factors, 0, [each.rank(0) for each in factors]))
 
     @abstractmethod
     def combined(self, state: Record, factors: Sequence[Factors], sent: Mapping[str, list[Sent]]) -> Record:
