@@ -9,7 +9,7 @@ Data: tiny Shakespeare (ATOLL_DATA says where it is).
 
 Out: what the model writes before and after, perplexity by role, megabytes, and a picture of both.
 
-    python examples/federated_gpt.py [--rounds 10] [--steps 5] [--epochs 4] [--out .]
+    python examples/federated_gpt.py [--rounds 8] [--steps 5] [--epochs 3] [--out .]
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ def picture(found: dict[str, tuple[dict[int, float], float]], names: Sequence[st
     for name, (each, sent) in found.items():
         (line,) = left.plot([each[role] for role in order], "o-", markersize=3, linewidth=0.8, label=name)
         mean = float(np.mean(list(each.values())))
-        right.plot(max(sent, 0.05), mean, "o", color=line.get_color())
-        right.annotate(name, (max(sent, 0.05), mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    left.set_xticks(range(len(names)), [names[role].title() for role in order], rotation=70, fontsize=7)
+        right.plot(max(sent, 1), mean, "o", color=line.get_color())
+        many = sent > 100  # the words go to the left there
+        where = {"xytext": (-5, 5) if many else (5, 5), "ha": "right" if many else "left"}
+        right.annotate(name, (max(sent, 1), mean), textcoords="offset points", fontsize=8, **where)
+    left.set_xticks(range(len(names)), [names[role].lower() for role in order], rotation=70, fontsize=7)
     left.set_ylabel("perplexity of unseen text")
     left.legend(fontsize=7)
     right.set(xscale="log", xlabel="MB sent in all (nothing: at the left)", ylabel="mean over roles")
@@ -82,18 +84,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", default=".")
     given = parser.parse_args(arguments)
-    inner = {"optimizer": "adamw", "batch_size": 8, "steps": given.steps}
+    inner = {
+        "optimizer": "adamw",
+        "batch_size": 8,
+        "steps": given.steps,
+        "schedule": f"cosine:{given.rounds}",
+    }
     data = atoll.data.load(DATA).partition("natural", seed=0)
     first = atoll.FedAvg(optimizer="adamw", lr=1e-3, batch_size=16, schedule=f"cosine:{given.epochs}")
     prompt = "KING RICHARD:\nMy lord, "
     with tempfile.TemporaryDirectory() as place:
         start = str(Path(place) / "base.safetensors")
-        base = atoll.Federation(gpt, others(), first, rounds=given.epochs, eval_every=0).fit()
+        base = atoll.Federation(
+            gpt, others(), first, rounds=given.epochs, eval_every=0, engine="batched"
+        ).fit()
         base.save(start)
         print(f"before: {written(base.model, prompt)}\n")
         ways: dict[str, tuple[atoll.Method, str | None]] = {
@@ -115,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rounds=given.rounds,
                 cohort=ROLES,
                 eval_every=0,
+                engine="batched",
             ).fit(progress=False)
             last = run.evaluation
             assert last is not None

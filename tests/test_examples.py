@@ -168,3 +168,15 @@ def test_neighbours_prints_every_way_to_learn(tmp_path: Path) -> None:
     )
     assert rows == ["alone", "ring", "exponential", "a server", "exponential, clipped"]
     assert "ring: 2 neighbours, models come 5% closer" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (HAR.parent / "tinyshakespeare").is_dir(), reason="ATOLL_DATA has no tinyshakespeare")
+def test_federated_gpt_prints_every_way_and_writes(tmp_path: Path) -> None:
+    text = output("federated_gpt", tmp_path, "--rounds", "1", "--steps", "1", "--epochs", "1")
+    rows = dict(
+        re.findall(r"^(alone, adapters|FedAvg, all of it|FedIT|FedEx-LoRA|FedSA-LoRA) +([\d.]+) ", text, re.M)
+    )
+    assert len(rows) == 5
+    assert all(4 < float(value) < 30 for value in rows.values())  # of 256 bytes
+    assert text.count("KING RICHARD:") == 2
