@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
@@ -17,7 +18,18 @@ def fork(program: Callable[[], object], out: int, error: int, environment: Mappi
     """Start `program` with these descriptors as its output and this environment: the process's id.
 
     It ends as an interpreter ends: with 0, with what `sys.exit` was given, or with 1 and a traceback.
+
+    It is forked by a new thread. OpenMP's threads belong to the one that has used them, and its copy would wait for
+    them in vain; a new one has none.
     """
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(_forked(program, out, error, environment)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _forked(program: Callable[[], object], out: int, error: int, environment: Mapping[str, str]) -> int:
     if pid := os.fork():
         return pid
     code = 1

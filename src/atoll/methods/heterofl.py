@@ -17,10 +17,11 @@ from atoll import seeds, spec
 from atoll.contract import ClientData, Evaluate, Model, Population, Program, Replies, Reply, Work
 from atoll.errors import ConfigError
 from atoll.methods.fedavg import FedAvg
-from atoll.methods.parts.axes import Groups, permutation_groups
+from atoll.methods.parts.axes import Groups
 from atoll.methods.parts.bank import keep
 from atoll.methods.parts.buffers import form, mean_buffers
 from atoll.methods.parts.settings import require
+from atoll.methods.parts.units import permutation_groups
 from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors

@@ -14,9 +14,10 @@ from atoll.contract import Change, ClientData, Model, Population, Replies, Reply
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.matched.bbp import assignment_solver
 from atoll.methods.matched.networks import Matched, match_models
-from atoll.methods.parts.axes import Groups, permutation_groups
+from atoll.methods.parts.axes import Groups
 from atoll.methods.parts.bank import held, keep, without
 from atoll.methods.parts.settings import require
+from atoll.methods.parts.units import permutation_groups
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 

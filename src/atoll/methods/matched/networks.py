@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from atoll.contract import Model
 from atoll.errors import ConfigError
 from atoll.methods.matched.bbp import Array, match_units
-from atoll.methods.parts.axes import Axis, Groups, permutation_groups
+from atoll.methods.parts.axes import Axis, Groups
+from atoll.methods.parts.units import permutation_groups
 from atoll.tensors import Tensors
 
 __all__ = ["Matched", "match_models"]
