@@ -13,9 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from atoll.runs import spreads
 from atoll.runs.averages import Average, Compared, Group
-from atoll.runs.promise import NOT_PRIVATE, epsilon_text
-from atoll.words import bytes_text, duration_text, energy_text, value_text
+from atoll.runs.promise import NOT_PRIVATE
+from atoll.words import value_text
 
 __all__ = ["COLOURS", "html", "text", "ticks", "titles", "view"]
 
@@ -112,7 +113,7 @@ def _figures(
     comparison: Compared, tables: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str = ""
 ) -> Rows:
     measure = comparison.measure
-    words = _percent if measure == "accuracy" else _plain
+    words = spreads.percent if measure == "accuracy" else spreads.plain
     cells = [
         [group.label, str(len(group.stories)), *(_figure(table, key, words) for key in keys)]
         for group, table in zip(comparison.groups, tables, strict=True)
@@ -186,7 +187,7 @@ def _arrivals(comparison: Compared) -> Rows:
 
 def _totals(comparison: Compared) -> Rows:
     costs = _costs(comparison)
-    wasted = {"wasted": ("wasted, %", _percent)} if comparison.clocked else {}
+    wasted = {"wasted": ("wasted, %", spreads.percent)} if comparison.clocked else {}
     rows = []
     for group in comparison.groups:
         table = group.table
@@ -201,46 +202,12 @@ def _totals(comparison: Compared) -> Rows:
 
 def _costs(comparison: Compared) -> dict[str, tuple[str, Words]]:
     """What runs cost: figure -> its heading and words. The machine's time is called so where there is a virtual one."""
-    found: dict[str, tuple[str, Words]] = {"rounds": ("rounds", _count)}
+    found: dict[str, tuple[str, Words]] = {"rounds": ("rounds", spreads.count)}
     if comparison.clocked:
-        found |= {"virtual_seconds": ("virtual time", _seconds), "energy": ("energy", _energy)}
+        found |= {"virtual_seconds": ("virtual time", spreads.seconds), "energy": ("energy", spreads.energy)}
     machine = "machine time" if comparison.clocked else "time"
-    found |= {"bytes": ("traffic", _bytes), "seconds": (machine, _seconds)}
-    return found | ({"epsilon": ("epsilon", _epsilon)} if comparison.blurred else {})
-
-
-def _percent(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-
-
-def _plain(mean: float, std: float | None) -> str:
-    return f"{mean:.4g}" + ("" if std is None else f" ± {std:.2g}")
-
-
-def _count(mean: float, std: float | None) -> str:
-    return f"{mean:.0f}" if not std else f"{mean:.1f} ± {std:.1f}"
-
-
-def _bytes(mean: float, std: float | None) -> str:
-    number, unit = bytes_text(round(mean)).split()
-    return (
-        f"{number} {unit}" if not std or not mean else f"{number} ± {std * float(number) / mean:.2g} {unit}"
-    )
-
-
-def _seconds(mean: float, std: float | None) -> str:
-    return duration_text(mean) if not std or mean >= 100 else f"{mean:.3g} ± {std:.2g} s"
-
-
-def _epsilon(mean: float, std: float | None) -> str:
-    return epsilon_text(mean) if not std else f"{mean:.3g} ± {std:.2g}"
-
-
-def _energy(mean: float, std: float | None) -> str:
-    number, unit = energy_text(mean).split()
-    return (
-        f"{number} {unit}" if not std or not mean else f"{number} ± {std * float(number) / mean:.2g} {unit}"
-    )
+    found |= {"bytes": ("traffic", spreads.traffic), "seconds": (machine, spreads.seconds)}
+    return found | ({"epsilon": ("epsilon", spreads.epsilon)} if comparison.blurred else {})
 
 
 def _cell(value: Average | int | None, words: Words) -> str:
