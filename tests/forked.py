@@ -9,6 +9,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from queue import SimpleQueue
 from typing import IO
 
 __all__ = ["Forked", "fork"]
@@ -19,14 +21,26 @@ def fork(program: Callable[[], object], out: int, error: int, environment: Mappi
 
     It ends as an interpreter ends: with 0, with what `sys.exit` was given, or with 1 and a traceback.
 
-    It is forked by a new thread. OpenMP's threads belong to the one that has used them, and its copy would wait for
-    them in vain; a new one has none.
+    It is forked by a thread of its own, which stays. OpenMP's threads belong to the one that has used them, and its
+    copy would wait for them in vain; and with the thread that forked a process, those end that asked to end with their
+    parent.
     """
-    found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(_forked(program, out, error, environment)))
-    thread.start()
-    thread.join()
-    return found[0]
+    found: SimpleQueue[int] = SimpleQueue()
+    _asked(os.getpid()).put(lambda: found.put(_forked(program, out, error, environment)))
+    return found.get()
+
+
+@cache
+def _asked(process: int) -> SimpleQueue[Callable[[], object]]:
+    """What the thread is to do that forks for this process. (A copy of the process has no copy of the thread.)"""
+    asked: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            asked.get()()
+
+    threading.Thread(target=serve, daemon=True, name="forks").start()
+    return asked
 
 
 def _forked(program: Callable[[], object], out: int, error: int, environment: Mapping[str, str]) -> int:

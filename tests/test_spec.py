@@ -258,7 +258,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("dataset", "synthetic:1", "synthetic needs beta"),
     ("dataset", "synthetic:1,1,1", "synthetic takes at most 2 arguments"),
     ("dataset", "synthetic:1,one", "beta = 'one' is not a number"),
-    ("dataset", "digits:3", "unknown dataset 'digits:3'"),
+    ("dataset", "digits:3", "digits takes no arguments"),
 ]  # fmt: skip
 
 

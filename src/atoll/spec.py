@@ -8,6 +8,7 @@ the text: "partition", "joins =", "--set".
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -191,13 +192,14 @@ def parse(text: str, what: str) -> Call:
 
 
 def chain(text: str, what: str, join: str | None = None) -> list[Call]:
-    """Several calls with `join` in between; one without it.
+    """Several calls with `join` in between; one without it. The + of a number, as in 1e+3, joins nothing.
 
     >>> chain("iid + permuted:3,0.75", "partition", "+")
     [Call(name='iid', given=None), Call(name='permuted', given='3,0.75')]
     """
     found = []
-    for part in [text] if join is None else [each.strip() for each in text.split(join)]:
+    parts = [text] if join is None else re.split(rf"(?<![0-9.][eE]){re.escape(join)}", text)
+    for part in parts if join is None else [each.strip() for each in parts]:
         name, colon, given = part.partition(":")
         found.append(Call(name.strip(), given if colon else None, what, text))
     return found

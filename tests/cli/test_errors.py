@@ -22,7 +22,7 @@ TABLE = "age,weight,sick\n40,70.5,0\n41,{value},1\n42,72.5,0\n43,73.5,1\n"
         ("lrr=0.1", "unknown key 'lrr' (--set lrr=0.1)", "did you mean 'lr'"),
         ("rouns=3", "unknown key 'rouns'", "did you mean 'rounds'"),
         ("mu=0.1", "mu is a setting of fedprox", "choose one of these methods"),
-        ("mux=0.1", "unknown key 'mux'", "did you mean 'mu', a setting of fedprox"),
+        ("muu=0.1", "unknown key 'muu'", "did you mean 'mu', a setting of fedprox"),
         ("zzzz=1", "unknown key 'zzzz'", "atoll methods fedavg lists all keys"),
         ("lr", "--set 'lr' is not KEY=VALUE", "--set lr=0.05"),
         ("lr=fast", "lr cannot be 'fast' (--set lr=fast)", "lr takes a number"),

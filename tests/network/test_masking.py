@@ -282,7 +282,7 @@ def test_a_task_done_again_has_the_same_draws_and_any_other_has_others(tmp_path:
     assert noise(change(plan, repeatable=True), task, repeatable=True) is None
 
 
-def test_an_answer_with_an_update_in_it_is_refused_where_updates_are_hidden() -> None:
+def test_an_answer_with_an_update_in_it_is_refused_where_updates_are_hidden(tmp_path: Path) -> None:
     chain = fitted("secagg:16,protocol")
     values = Record(update=Tensors(w=torch.zeros(1000)))
     for text, held, says in (
@@ -290,5 +290,5 @@ def test_an_answer_with_an_update_in_it_is_refused_where_updates_are_hidden() ->
         (fitted("clip:1"), Record(), "it has no 'update'"),
     ):  # fmt: skip
         answer = Answer(1, Reply(held, torch.tensor(1.0), Record()))
-        found = _Check(job(text), 1, 1 << 20)(bytearray(encode(answer.to_record())))
+        found = _Check(job(text), 1, 1 << 20, tmp_path)(bytearray(encode(answer.to_record())))
         assert (found is None) if says is None else (says in str(found))

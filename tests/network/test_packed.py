@@ -269,8 +269,8 @@ def test_differences_are_for_simulations(tmp_path: Path) -> None:
         OneThread(tmp_path, {"down": "drive + feedback"}).play()
 
 
-def test_one_codec_between_machines(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="follows from simulated devices"):
+def test_somebody_says_which_client_takes_which_codec(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nobody says which client takes which"):
         OneThread(tmp_path, {"channel": "int8 / drive"}).play()
 
 
