@@ -15,6 +15,7 @@ import atoll.data
 from atoll.contract import Job, Plan, chunks
 from atoll.data import Samples
 from atoll.engines import Batched, Loop, Processes
+from atoll.engines.client import failed
 from atoll.engines.reading import reading
 from atoll.errors import ConfigError, EngineError
 from atoll.federation import Federation
@@ -471,3 +472,18 @@ def test_runs_cover_a_cohort_in_order(count: int) -> None:
     runs = list(chunks(count))
     assert [at for run in runs for at in run] == list(range(count))
     assert len(runs) <= 64
+
+
+def test_an_interrupt_that_left_an_error_behind_is_an_interrupt() -> None:
+    def broken_off(cause: BaseException) -> Exception:
+        try:
+            try:
+                raise cause
+            finally:
+                raise RuntimeError("trying to pop from empty mode stack")
+        except RuntimeError as error:
+            return error
+
+    with pytest.raises(KeyboardInterrupt):
+        failed("client 4", broken_off(KeyboardInterrupt()))
+    assert "client 4: RuntimeError" in str(failed("client 4", broken_off(ValueError())))

@@ -131,10 +131,19 @@ def _whose(data: FederatedData, order: Order) -> str:
 
 
 def failed(where: str, error: Exception) -> AtollError:
-    """An error in clients' work, with where it happened."""
+    """An error in clients' work, with where it happened.
+
+    Raises KeyboardInterrupt where that is what broke the work off, and the error only what it left behind: torch's
+    modes, which are entered and left a hundred times in a step, can be interrupted half-way.
+    """
     if isinstance(error, AtollError):
         found = type(error).__new__(type(error))
         AtollError.__init__(found, f"{where}: {error.message}", hint=error.hint)
         return found
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        before = before.__context__
     lines = str(error).strip().splitlines() or [""]
     return RunError(f"{where}: {type(error).__name__}: {lines[0]}")
