@@ -109,7 +109,7 @@ def written(table: Mapping[str, Mapping[str, float]], seeds: int, rounds: int) -
     ]
     said = (
         f"Accuracy in percent: MNIST, {CLIENTS} clients (Dirichlet 1.0), {LIARS} of them lie, {rounds} rounds,"
-        f" mean over {seeds} seeds."
+        + (" one seed." if seeds == 1 else f" mean over {seeds} seeds.")
     )
     return "\n".join([said, "", *lines, "", *verdicts(table)]) + "\n"
 
