@@ -99,5 +99,10 @@ def worst_text(
     text = f"{f'client {name}' if name.isdigit() else name}: {value_text(measure, values[client])}"
     if (count := tested.get(client)) is None:
         return text
-    right = f"{round(values[client] * count)} of " if measure == "accuracy" else "on "
-    return f"{text}, {right}{count} test sample{'' if count == 1 else 's'}{' right' if measure == 'accuracy' else ''}"
+    samples = f"{count} test sample{'' if count == 1 else 's'}"
+    right = values[client] * count
+    if (
+        measure == "accuracy" and abs(right - round(right)) < 1e-3 + 1e-6 * count
+    ):  # of texts it is a share of tokens
+        return f"{text}, {round(right)} of {samples} right"
+    return f"{text}, on {samples}"

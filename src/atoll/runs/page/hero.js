@@ -158,7 +158,8 @@ const Hero = (() => {
     values.forEach((v, i) => { if (known(v) && (at < 0 || (run.lowIsGood ? v > values[at] : v < values[at]))) at = i; });
     if (at < 0) return "";
     const tested = run.partition && run.partition.tested ? run.partition.tested[at] : null;
-    const size = !known(tested) ? "" : run.lowIsGood ? `, on ${plural(tested, "sample")}` : `, ${count(values[at] * tested)} of ${count(tested)}`;
+    const right = values[at] * tested, whole = Math.abs(right - Math.round(right)) < 1e-3 + 1e-6 * tested; // of texts it is a share of tokens
+    const size = !known(tested) ? "" : run.lowIsGood || !whole ? `, on ${plural(tested, "sample")}` : `, ${count(right)} of ${count(tested)}`;
     return `${run.nameOf(run.judged[at])}${size}`;
   }
 
