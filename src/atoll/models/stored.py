@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from atoll.errors import ConfigError, suggest
+from atoll.errors import ConfigError
 
 __all__ = ["begin_from"]
 
@@ -61,8 +61,10 @@ def _fits(own: dict[str, Tensor], there: dict[str, list[int]], path: Path) -> No
     lacking, more = [name for name in own if name not in there], [name for name in there if name not in own]
     if lacking or more:
         said = [f"{what} {_some(names)}" for what, names in (("lacks", lacking), ("has also", more)) if names]
-        near = suggest(lacking[0], more) if lacking and more else "the file is of another model"
-        raise ConfigError(f"base = {path} is not of this model: it {' and '.join(said)}", hint=near)
+        raise ConfigError(
+            f"base = {path} is not of this model: it {' and '.join(said)}",
+            hint="set model to the one that was saved, with its sizes",
+        )
     for name, tensor in own.items():
         if list(tensor.shape) != there[name]:
             raise ConfigError(
