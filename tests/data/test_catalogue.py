@@ -162,7 +162,7 @@ CONTENT = {"toy/a.bin": b"first" * 100_000, "toy/b.bin": b"second"}
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Entry:
     files = {path: hashlib.sha256(content).hexdigest() for path, content in CONTENT.items()}
-    item = Entry("toy", "a toy", (1, 0), (1,), 2, None, "none", "the toy shop", files=files)
+    item = Entry("toy", "a toy", "table", (1, 0), (1,), 2, None, "none", "the toy shop", files=files)
     monkeypatch.setitem(import_module("atoll.data.catalogue")._BY_NAME, "toy", item)
     monkeypatch.delenv("ATOLL_DATA_URL", raising=False)
     return item

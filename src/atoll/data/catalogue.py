@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from atoll import spec
 from atoll.errors import DataError
@@ -15,7 +15,10 @@ from atoll.errors import DataError
 from .dataset import Dataset
 from .options import call
 
-__all__ = ["Entry", "catalogue", "data_root", "entry", "find_root", "load"]
+__all__ = ["TASKS", "Entry", "catalogue", "data_root", "entry", "find_root", "load"]
+
+Task = Literal["image", "text", "audio", "sensor", "table"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Entry:
 
     Attributes:
         name, what: the name to load it by, and what it is.
+        task: what its inputs are, one of `TASKS`.
         samples: (train, test); test is 0 where there is no split of its own.
         shape: of one input.
         classes: how many; all entries are classifications.
@@ -37,6 +41,7 @@ class Entry:
 
     name: str
     what: str
+    task: Task
     samples: tuple[int, int]
     shape: tuple[int, ...]
     classes: int
@@ -69,56 +74,62 @@ _DIGITS = (
 )
 _ENTRIES = (
     Entry(
-        "digits", "handwritten digits, 8x8 pixels", (1442, 355), (1, 8, 8), 10, None,
+        "digits", "handwritten digits, 8x8 pixels", "image", (1442, 355), (1, 8, 8), 10, None,
         _CC, f"E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, {_UCI}", embedded=True,
     ),
     Entry(
-        "heart", "heart disease in four hospitals, 15 features", (740, 0), (15,), 2, "hospital",
+        "heart", "heart disease in four hospitals, 15 features", "table", (740, 0), (15,), 2, "hospital",
         _CC, f"A. Janosi, W. Steinbrunn, M. Pfisterer, R. Detrano, Heart Disease, {_UCI}", embedded=True,
     ),
     Entry(
-        "mnist", "handwritten digits, 28x28 pixels", (60000, 10000), (1, 28, 28), 10, None,
+        "mnist", "handwritten digits, 28x28 pixels", "image", (60000, 10000), (1, 28, 28), 10, None,
         "CC BY-SA 3.0",
         "Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits, yann.lecun.com/exdb/mnist",
         files=_files("mnist/mnist.npz"), form=_DIGITS,
     ),
     Entry(
-        "fashion-mnist", "pictures of clothes, 28x28 pixels", (60000, 10000), (1, 28, 28), 10, None,
+        "fashion-mnist", "pictures of clothes, 28x28 pixels", "image", (60000, 10000), (1, 28, 28), 10, None,
         "MIT", "H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, github.com/zalandoresearch/fashion-mnist",
         files=_files("fashion-mnist/"), form="gzipped IDX files, however packed (the checksums are Debian's)",
         package=("dataset-fashion-mnist", "/usr/share/datasets"),
     ),
     Entry(
-        "mnist-by-writer", "the MNIST digits with known writers", (17435, 10000), (1, 28, 28), 10, "writer",
+        "mnist-by-writer", "the MNIST digits with known writers", "image", (17435, 10000), (1, 28, 28), 10, "writer",
         "CC BY-SA 3.0", "MNIST, with writers from the QMNIST project's recovery of its origin",
         files=_files("mnist/"),
         form=f"{_DIGITS}; mnist_writers.npz has train_first_17435 (17435, 8), the writer in its third column",
     ),
     Entry(
-        "har", "activities from smartphone motion, 128 steps", (10299, 0), (9, 128), 6, "subject",
+        "har", "activities from smartphone motion, 128 steps", "sensor", (10299, 0), (9, 128), 6, "subject",
         _CC, f"J. Reyes-Ortiz et al., Human Activity Recognition Using Smartphones, {_UCI}",
         files=_files("har/"),
         form="har_inertial.npz has planes (9, 4, 64 H): the four bytes of 64 little-endian floats of nine signals, for"
         " H half windows; window (10299, 2), the two halves of each; y (10299,) from 0; subject (10299,)",
     ),
     Entry(
-        "cifar10", "30,000 of the CIFAR-10 pictures, split anew", (25000, 5000), (3, 32, 32), 10, None,
+        "spoken-digits", "digits by 36 voices of synthetic speech", "audio", (1800, 360), (32, 39), 10, "voice",
+        "not stated", "synthetic speech, made with espeak-ng 1.51: no person speaks", files=_files("spoken-digits/"),
+        form="spoken_digits.npz has audio (2160, 5120), bytes of mu-law at 8 kHz; digit (2160,); voice (2160,), its"
+        " number in voices (36,), the names",
+    ),
+    Entry(
+        "cifar10", "30,000 of the CIFAR-10 pictures, split anew", "image", (25000, 5000), (3, 32, 32), 10, None,
         "research use", "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         files=_files("cifar10/"),
         form="each .webp has 50 rows of 50 pictures without loss, labels.npy has the classes (30000,) in their order",
     ),
     Entry(
-        "shakespeare", "next character in plays, 80 symbols at a time", (12132, 0), (80,), 65, "role",
+        "shakespeare", "next character in plays, 80 symbols at a time", "text", (12132, 0), (80,), 65, "role",
         "public domain", "the works of W. Shakespeare as collected for A. Karpathy's char-rnn",
         files=_files("tinyshakespeare/"), form="char-rnn's input.txt, packed by xz",
     ),
     Entry(
-        "credit-default", "default of credit card clients", (30000, 0), (33,), 2, None,
+        "credit-default", "default of credit card clients", "table", (30000, 0), (33,), 2, None,
         _CC, f"I-C. Yeh, Default of Credit Card Clients, {_UCI}", files=_files("credit-default/"),
         form="its table as CSV with a line of names, ID first and the default last (25 columns), packed by xz",
     ),
     Entry(
-        "adult", "income above 50,000 from a census, 123 binary features", (32561, 16281), (123,), 2, None,
+        "adult", "income above 50,000 from a census, 123 binary features", "table", (32561, 16281), (123,), 2, None,
         _CC, f"B. Becker and R. Kohavi, Adult, {_UCI}; encoded as a9a by J. Platt",
         files=_files("adult-a9a/"),
         form="a9a as LIBSVM has it, packed by xz: the training rows in two parts, and the test rows",
@@ -129,7 +140,8 @@ _SETTINGS: Mapping[str, tuple[spec.Parameter, ...]] = {
         spec.word("symbols", optional=True),
         spec.whole("window", optional=True, at_least=2),
         spec.whole("roles", optional=True, at_least=1),
-    )
+    ),
+    "spoken-digits": (spec.word("form", optional=True),),
 }
 """What may follow a name and a colon."""
 
@@ -183,7 +195,8 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
 
     Args:
         name: see `catalogue`. ``synthetic:ALPHA,BETA`` generates the data of `synthetic`;
-            ``shakespeare:bytes,WINDOW,ROLES`` are bytes, of so many roles, with unseen text of each.
+            ``shakespeare:bytes,WINDOW,ROLES`` are bytes, of so many roles, with unseen text of each;
+            ``spoken-digits:waves`` are waveforms and no spectrograms.
         root: the folder with the data files; by default ``ATOLL_DATA``, then the cache.
         options: of the reader; see the functions in `atoll.data.sources`.
 

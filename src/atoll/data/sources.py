@@ -22,6 +22,7 @@ from .catalogue import Entry, find_root
 from .dataset import Dataset
 from .options import call
 from .samples import Samples
+from .spoken import spoken_digits
 from .text import shakespeare
 
 __all__ = ["read"]
@@ -244,6 +245,7 @@ _READERS: dict[str, Callable[..., Dataset]] = {
     "fashion-mnist": _fashion,
     "mnist-by-writer": _mnist_by_writer,
     "har": _har,
+    "spoken-digits": spoken_digits,
     "cifar10": _cifar10,
     "shakespeare": shakespeare,
     "credit-default": _credit,
