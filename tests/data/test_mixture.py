@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from atoll import seeds
 from atoll.contract import Plan
 from atoll.data import Dataset, FederatedData, Samples
 from atoll.engines.reading import mixed
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, DataError
 from atoll.methods import FedAvg
 from atoll.models import mlp
 
@@ -124,3 +125,22 @@ def test_goes_with_the_clients() -> None:
         sources=[data.mixture.sources[2], data.mixture.sources[0]],
         shares=[data.mixture.shares[2], data.mixture.shares[0]],
     )
+
+
+def test_goes_into_a_file_with_them(tmp_path: Path) -> None:
+    data = roles().partition("iid", clients=3, mix="c:5", test=None)
+    found = FederatedData.load(data.save(tmp_path / "data.npz")).mixture
+    assert data.mixture is not None and found is not None
+    assert found.text == data.mixture.text
+    for one, other in ((found.sources, data.mixture.sources), (found.shares, data.mixture.shares)):
+        for mine, due in zip(one, other, strict=True):
+            assert mine.dtype == due.dtype and np.array_equal(mine, due)
+
+
+def test_a_file_whose_mixture_is_of_other_clients_is_refused(tmp_path: Path) -> None:
+    place = roles().partition("iid", clients=3, mix="c:5", test=None).save(tmp_path / "data.npz")
+    with np.load(place) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    np.savez(place, **{**arrays, "mix.sources": arrays["mix.sources"][1:]})
+    with pytest.raises(DataError, match="a mixture of other clients"):
+        FederatedData.load(place)

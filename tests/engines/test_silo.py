@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import atoll
-from atoll.engines.silo import Silos, _Shared
+from atoll.engines.shared import Shared
+from atoll.engines.silo import Silos
 from atoll.task import Batch, Task
 
 
@@ -152,7 +153,7 @@ def test_parts_of_a_batch_draw_apart() -> None:
     batch = Batch(torch.ones(8, 4), torch.zeros(8, dtype=torch.int64), torch.ones(8), torch.tensor(7))
     seen: list[Tensor] = []
     for rank in (0, 1):
-        _Shared(task, rank, 2, lambda value: seen.append(value.clone())).gradient(params, buffers, batch)
+        Shared(task, rank, 2, lambda value: seen.append(value.clone())).gradient(params, buffers, batch)
     assert not torch.allclose(*seen)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -17,7 +14,7 @@ import torch
 
 from atoll import seeds
 from atoll.errors import ConfigError, DataError, suggest
-from atoll.parts import Inputs, Parts, shapes
+from atoll.parts import Inputs, shapes
 from atoll.seeds import rng
 
 from .augment import Augmentation, augmentation
@@ -26,11 +23,10 @@ from .names import Rows
 from .report import PartitionReport, measure
 from .samples import IntArray, Samples, concatenate
 from .scaling import Constants
+from .stored import SPLITS, Stored, read, write
 from .weights import FloatArray, Weights, scaled, weights_of
 
 __all__ = ["SPLITS", "FederatedData", "Resident", "pack"]
-
-SPLITS = ("train", "validation", "test")
 
 
 class FederatedData(ABC):
@@ -210,13 +206,19 @@ class FederatedData(ABC):
     @staticmethod
     def load(path: str | Path) -> FederatedData:
         """Read what `save` wrote; `DataError` for a file that is absent, damaged or of another kind."""
-        try:
-            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                return Resident._unpack({key: stored[key] for key in stored.files})
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(
-                f"{path}: not a saved partition ({error})", hint="write it with FederatedData.save"
-            ) from None
+        known = read(Path(path))
+        data = Resident(
+            pools={split: known.pools[split] for split in known.rows},
+            rows=known.rows,
+            names=known.names,
+            classes=known.classes,
+            dataset=known.dataset,
+            partition=known.partition,
+            test_set=known.pools.get("official"),
+        )
+        data.public, data.root = known.pools.get("public"), known.pools.get("root")
+        data.weights, data.mixture = known.weights, known.mixture
+        return data
 
     def _position(self, client: int) -> int:
         if not 0 <= client < len(self):
@@ -307,77 +309,22 @@ class Resident(FederatedData):
         return measure(self, np.arange(len(self)))
 
     def save(self, path: str | Path) -> Path:
-        target = Path(path)
-        arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
-            "format": np.array("atoll-partition-1"),
-            "about": np.array([self.dataset, self.partition]),
-            "names": np.array(list(self.names)),
-            "classes": np.array(-1 if self.classes is None else self.classes),
-        }
-        if self.weights is not None:
-            arrays["weights"] = self.weights
         pools = {split: self._pools[split] for split in self._rows}
-        if self._official is not None:
-            pools["official"] = self._official
-        if self.public is not None:
-            pools["public"] = self.public
-        if self.root is not None:
-            pools["root"] = self.root
-        stored: dict[int, str] = {}
-        for split, pool in pools.items():
-            # Splits that share a pool store it once: the second holds the name of the first.
-            owner = stored.setdefault(id(pool), split)
-            if owner == split:
-                for end, part in _ends(pool.inputs).items():
-                    arrays[f"{split}.inputs{end}"] = part.cpu().numpy()
-                arrays[f"{split}.targets"] = pool.targets.cpu().numpy()
-            arrays[f"{split}.pool"] = np.array(owner)
-        for split, rows in self._rows.items():
-            arrays[f"{split}.rows"], arrays[f"{split}.ends"] = rows.flat, rows.ends
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return target
-
-    @classmethod
-    def _unpack(cls, arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> Resident:
-        if str(arrays["format"]) != "atoll-partition-1":
-            raise ValueError(f"format {arrays['format']}")
-        pools = {
-            split: Samples(_stored_inputs(arrays, f"{split}.inputs"), torch.from_numpy(value))
-            for split, value in (
-                (key.removesuffix(".targets"), value)
-                for key, value in arrays.items()
-                if key.endswith(".targets")
-            )
-        }
-        used = {
-            key[: -len(".pool")]: pools[str(value)] for key, value in arrays.items() if key.endswith(".pool")
-        }
-        rows = {
-            split: Rows(arrays[f"{split}.rows"].astype(np.int64), arrays[f"{split}.ends"].astype(np.int64))
-            for split in SPLITS
-            if f"{split}.rows" in arrays
-        }
-        classes = int(arrays["classes"])
-        data = cls(
-            pools={split: used[split] for split in rows},
-            rows=rows,
-            names=[str(name) for name in arrays["names"]],
-            classes=None if classes < 0 else classes,
-            dataset=str(arrays["about"][0]),
-            partition=str(arrays["about"][1]),
-            test_set=used.get("official"),
+        aside = {"official": self._official, "public": self.public, "root": self.root}
+        pools |= {name: samples for name, samples in aside.items() if samples is not None}
+        return write(
+            Path(path),
+            Stored(
+                pools,
+                self._rows,
+                self.names,
+                self.classes,
+                self.dataset,
+                self.partition,
+                self.weights,
+                self.mixture,
+            ),
         )
-        data.public, data.root = used.get("public"), used.get("root")
-        if "weights" in arrays:
-            data.weights = arrays["weights"].astype(np.float64)
-        return data
 
 
 def pack(parts: Sequence[Samples | None]) -> tuple[Samples, Rows] | None:
@@ -388,24 +335,6 @@ def pack(parts: Sequence[Samples | None]) -> tuple[Samples, Rows] | None:
     lengths = [0 if part is None else part.count for part in parts]
     ends = np.cumsum(lengths, dtype=np.int64)
     return concatenate(present), Rows(np.arange(ends[-1], dtype=np.int64), ends)
-
-
-def _ends(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Inputs by the end of their keys in a file: one tensor has none, parts have ":name" or "#position"."""
-    if not isinstance(inputs, Parts):
-        return {"": inputs}
-    return {f":{name}" if inputs.named else f"#{name}": part for name, part in inputs.items()}
-
-
-def _stored_inputs(
-    arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], key: str
-) -> Inputs:
-    """The inverse of `_ends`."""
-    found = {end[len(key) :]: torch.from_numpy(value) for end, value in arrays.items() if end.startswith(key)}
-    if "" in found:
-        return found[""]
-    named = next(iter(found)).startswith(":")
-    return Parts({end[1:]: part for end, part in found.items()} if named else list(found.values()))
 
 
 def _known(split: str) -> None:

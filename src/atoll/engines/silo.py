@@ -33,9 +33,9 @@ from atoll.engines.client import Client
 from atoll.engines.loop import Loop
 from atoll.engines.padding import looks_across
 from atoll.engines.reading import gather
+from atoll.engines.shared import Shared
 from atoll.errors import AtollError, ConfigError, EngineError, RunError
 from atoll.machine import threads
-from atoll.parts import each_part
 from atoll.task import Batch, Task
 from atoll.tensors import Record, Tensors
 
@@ -43,56 +43,12 @@ __all__ = ["Silo", "Silos", "processes"]
 
 _PATIENCE = timedelta(seconds=60)  # after which a process that says nothing is given up
 _GRACE = 2.0  # seconds in which helpers may say what has befallen them
-_OWN = 0x73696C6F
-"""What a helper draws lies apart from what the first process draws."""
 
 
 def processes(text: str) -> int:
     """How many processes a text such as "ddp:2" gives each silo.  Raises ConfigError."""
     given = spec.parse(text, "silo").read({"ddp": (spec.whole("processes", at_least=1),)})
     return int(given["processes"])
-
-
-# --- the gradient ---------------------------------------------------------------------------------------------------
-
-
-class _Shared(Task):
-    """A task whose gradient of a batch is computed in parts, one in each process of a silo.
-
-    (1 / n) sum_i sum_{x of part i} grad l(w; x), n the real samples of the batch. Parts differ by a row at most.
-    Batches inside another function transform are computed whole, by everybody.
-    """
-
-    def __init__(self, task: Task, rank: int, size: int, add: Callable[[Tensor], None]) -> None:
-        self.__dict__.update(task.__dict__)
-        self.rank, self.size, self.add = rank, size, add
-
-    def gradient(self, params: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensor, Tensors]:
-        if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in params.values()):
-            return super().gradient(params, buffers, batch)
-        part = self._part(batch)
-        gradient, loss, moved = super().gradient(params, buffers, part)
-        share = part.mask.sum() / batch.mask.sum().clamp(min=1)
-        flat = torch.cat([each.reshape(-1) for each in (*gradient.values(), loss)]) * share
-        self.add(flat)
-        *found, loss = torch.split(flat, [each.numel() for each in (*gradient.values(), loss)])
-        back = {
-            name: value.view(like.shape).to(like.dtype)
-            for (name, like), value in zip(gradient.items(), found, strict=True)
-        }
-        return Tensors(back), loss.reshape(()), moved
-
-    def _part(self, batch: Batch) -> Batch:
-        """This process's rows; one of mask 0 where there are fewer rows than processes."""
-        count = len(batch.mask)
-        first, last = (count * at // self.size for at in (self.rank, self.rank + 1))
-        mask = batch.mask[first:last]
-        if first == last:
-            first, last, mask = 0, 1, torch.zeros_like(batch.mask[:1])
-        key = seeds.fold(seeds.fold(batch.key, _OWN), self.rank) if self.rank else batch.key
-        return Batch(
-            each_part(lambda value: value[first:last], batch.inputs), batch.targets[first:last], mask, key
-        )
 
 
 # --- the processes --------------------------------------------------------------------------------------------------
@@ -262,7 +218,7 @@ class _Helper:
             except RuntimeError:
                 os._exit(0)  # another one ended, and whoever it was is told by the first process
 
-        client = Client(_Shared(self.task, self.rank, self.group.size, add), self.data, self.device)
+        client = Client(Shared(self.task, self.rank, self.group.size, add), self.data, self.device)
         while True:
             told = _told.decode(self.line.recv_bytes())
             order = Order.of_record(codec.decode(told.order))
@@ -308,7 +264,7 @@ class Silo(Client):
                 "BatchNorm needs all samples of a batch, and each process of a silo has a part of them",
                 hint="use nn.GroupNorm or nn.LayerNorm in its place, or leave silo out",
             )
-        super().__init__(_Shared(task, 0, size, self._add), data, device)
+        super().__init__(Shared(task, 0, size, self._add), data, device)
         self.plain, self.size = Client(task, data, device), size
         self._group: _Group | None = None
         self._programs: list[Program] = []
