@@ -131,3 +131,26 @@ def test_schedules_in_a_row_are_multiplied() -> None:
 def test_private_steps_compute_in_one_way(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="private steps take the gradient of each sample"):
         Federation(network(), clients(), "fedavg", rounds=1, dp_sgd="1.0,1.0", device="cpu", **given)
+
+
+def test_losses_are_taken_in_single_precision() -> None:
+    """Of outputs in half precision, too, and whichever loss it is."""
+    outputs, targets = torch.randn(6, 3).bfloat16(), torch.arange(6) % 3
+    for loss in ("cross_entropy", "mse"):
+        task = Task(network(), loss)
+        task.thrift = Thrift("bfloat16")
+        wanted = targets if loss == "cross_entropy" else torch.zeros(6, 3)
+        assert task.losses(outputs, wanted).dtype == torch.float32
+    task = Task(network())
+    task.thrift = Thrift("bfloat16")
+    due = nn.functional.cross_entropy(outputs.float(), targets, reduction="none")
+    torch.testing.assert_close(task.losses(outputs, targets), due, atol=1e-6, rtol=1e-6)
+
+
+def test_buffers_see_every_part() -> None:
+    task = Task(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)))
+    task.thrift = Thrift(accumulate=3)
+    batch = Batch(torch.randn(6, 4), torch.arange(6) % 3, torch.ones(6), torch.tensor(5))
+    with torch.no_grad():
+        buffers = task.gradient(*task.initial(), batch)[2]
+    assert int(buffers["0.num_batches_tracked"]) == 3

@@ -249,9 +249,11 @@ class Task:
         return Record(loss=self.losses(given, targets), **found)
 
     def losses(self, given: Any, targets: Tensor) -> Tensor:
-        """The loss of each sample [b]."""
+        """The loss of each sample [b]; one of our own in single precision, in however many bits outputs are."""
+        if self._known_loss:
+            return self._per_sample(self.loss_function, self.thrift.single(main(given)), targets)
         with self.thrift.cast(targets.device):
-            found = self._per_sample(self.loss_function, main(given) if self._known_loss else given, targets)
+            found = self._per_sample(self.loss_function, given, targets)
         return found if self.thrift.precision == "float32" else found.float()
 
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:

@@ -32,6 +32,11 @@ class Thrift:
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
+    def single(self, outputs: torch.Tensor) -> torch.Tensor:
+        """A model's outputs as losses take them: of few bits, too, they are summed and exponentiated in float32."""
+        few = self.precision != "float32" and outputs.is_floating_point()
+        return outputs.float() if few else outputs
+
     def goes(self, rows: int) -> list[slice]:
         """The parts of a batch of so many rows, as even as can be; none is empty."""
         count = min(self.accumulate, rows)
