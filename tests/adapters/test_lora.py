@@ -204,7 +204,9 @@ def test_what_does_not_fit(text: str, says: str, hint: str) -> None:
 def test_twice_is_refused_and_so_is_what_is_never_called() -> None:
     with pytest.raises(ConfigError, match="has an adapter already"):
         apply(apply(every(), "lora:1"), "lora:1")
-    for bad in ({"rank": 0}, {"rank": 2, "alpha": 0.0}):
+    with pytest.raises(ConfigError, match="Conv2d has no linear layer"):
+        apply(nn.Conv2d(1, 2, 3), "lora:1")
+    for bad in ({"rank": 0}, {"rank": 1.5}, {"rank": 2, "alpha": 0.0}):
         with pytest.raises(ConfigError):
             LoRA(**bad)  # type: ignore[arg-type]
     attention = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)

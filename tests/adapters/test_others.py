@@ -145,3 +145,22 @@ def test_what_has_no_such_parts_is_refused(text: str) -> None:
     assert "lora" in str(error.value.hint)
     with pytest.raises(ConfigError, match="at least 1"):
         apply(gpt(), text.replace("2", "0"))
+
+
+@pytest.mark.parametrize("text", ["bottleneck:2", "prompt:2", "prefix:2"])
+def test_over_halves_they_are_of_full_precision(text: str) -> None:
+    made = stirred(apply(gpt().bfloat16(), text))
+    assert {p.dtype for p in made.parameters() if p.requires_grad} == {torch.float32}
+    assert made(TOKENS).dtype == torch.bfloat16
+
+
+def test_attention_of_another_make_is_refused() -> None:
+    class Block(nn.Module):
+        """Torch's attention, under the name of ours."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2)
+
+    with pytest.raises(ConfigError, match="Block has no attention"):
+        apply(Block(), "prefix:2")

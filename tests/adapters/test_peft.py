@@ -110,6 +110,18 @@ def test_what_is_more_than_lora_is_refused(more: dict[str, Any], said: str) -> N
         from_peft(model("llama", **more))
 
 
+@pytest.mark.slow
+def test_factors_of_another_form_go_nowhere() -> None:
+    """A rank of one would fit any, as torch copies."""
+    theirs = model("llama")
+    for other in ({"r": 1, "lora_alpha": 2}, {"lora_alpha": 8}):
+        with pytest.raises(ConfigError, match=r"of rank [12] and scale"):
+            to_peft(from_peft(model("llama", **other)), theirs)
+    theirs.merge_adapter()
+    with pytest.raises(ConfigError, match="in its weight already"):
+        from_peft(theirs)
+
+
 def test_what_is_no_model_of_peft_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no LoRA of peft(.|\n)*lora:8,16"):
         from_peft(nn.Linear(2, 2))

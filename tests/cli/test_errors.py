@@ -172,6 +172,11 @@ def test_help_needs_no_torch(process: Atoll) -> None:
         ({}, "FedIT averages adapters, and the model has none", 'adapter="lora:8,16"'),
         ({"adapter": "lora:2 / lora:4"}, "FedIT gives all clients one adapter", "flora"),
         ({"adapter": "lora:2 / lora:4", "method": "fedex"}, "FedEx gives all clients one adapter", "hetlora"),
+        (
+            {"adapter": "lora:2 / lora:4", "method": "flora", "model": "mlp:8 + mlp:4"},
+            "names 2 adapters, and there are 2 models",
+            "several for one",
+        ),
         ({"adapter": "lora:2,4,1 / lora:2,4,3", "method": "flora"}, "unequal layers", "same targets"),
         ({"adapter": "prompt:2"}, "is no chain that begins with an embedding", "lora"),
         (

@@ -62,6 +62,8 @@ def test_a_path_is_no_code() -> None:
         (None, (), "is no folder(.|\n)*nothing is fetched"),
         ("", (), "is no JSON"),
         ("{}", (), "does not say which model"),
+        ("[]", (), "is no JSON object"),
+        (GPT2, ("adapter_config.json",), "names another model(.|\n)*from_peft"),
         (GPT2, ("pytorch_model.bin",), "a pickle, which can run code(.|\n)*model.safetensors"),
     ],
 )
@@ -85,6 +87,15 @@ def test_texts_are_read_with_the_tokenizer_in_the_folder(tmp_path: Path) -> None
         ConfigError, match=r"a tokenizer of 50 tokens, and the texts have 256(.|\n)*tokenizer"
     ):
         build(place, (8,), 256)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": []}', '{"added_tokens": [{}]}'])
+def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    place = folder(tmp_path / "m", GPT2)
+    (tmp_path / "m" / "tokenizer.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"tokenizer.json is no") as error:
+        build(place, (8,), 64)
+    assert error.value.hint
 
 
 # --- with it --------------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 
+import torch
 from torch import nn
 
-__all__ = ["MARK", "Adapter", "is_adapted", "shared"]
+__all__ = ["MARK", "Adapter", "is_adapted", "precise", "shared"]
 
 MARK = "atoll_adapter"
 """Where a module says which adapter is in it."""
@@ -29,6 +30,11 @@ class Adapter(ABC):
 def is_adapted(module: nn.Module) -> bool:
     """Whether there is an adapter in this module (see `apply`)."""
     return MARK in module.__dict__
+
+
+def precise(kind: torch.dtype) -> torch.dtype:
+    """Of what is trained over halves and quantised weights: float32, in less small steps would vanish."""
+    return kind if kind in (torch.float32, torch.float64) else torch.float32
 
 
 def shared(module: nn.Module) -> nn.Module:

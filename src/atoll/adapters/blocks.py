@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll import seeds
+from atoll.adapters.adapter import precise
 from atoll.errors import ConfigError
 
 __all__ = ["attentions", "drawn", "embedding", "sublayers"]
@@ -61,8 +62,7 @@ def embedding(module: nn.Module, what: str) -> tuple[nn.Module, Tensor]:
 
 
 def drawn(shape: Sequence[int], deviation: float, seed: int, path: str, like: Tensor) -> nn.Parameter:
-    """Normal numbers with this deviation, at an address; of the type and on the device of `like`."""
+    """Normal numbers with this deviation, at an address; on the device of `like`, `precise`."""
     generator = torch.Generator().manual_seed(seeds.address(seed, f"adapter {path}"))
     values = torch.randn(tuple(shape), generator=generator) * deviation
-    kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-    return nn.Parameter(values.to(like.device, kind))
+    return nn.Parameter(values.to(like.device, precise(like.dtype)))

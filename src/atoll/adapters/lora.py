@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atoll import seeds
 from atoll.adapters import targets
-from atoll.adapters.adapter import MARK, Adapter, is_adapted
+from atoll.adapters.adapter import MARK, Adapter, is_adapted, precise
 from atoll.errors import ConfigError
 from atoll.tensors import Tensors
 
@@ -80,7 +80,7 @@ class LowRank(nn.Module):
         inputs, outputs = targets.shape(layer)
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        place, dtype = weight.device, _precise(weight.dtype)
+        place, dtype = weight.device, precise(weight.dtype)
         self.A = nn.Parameter(initial(kind, inputs, rank, seed, path).to(place, dtype))
         self.B = nn.Parameter(torch.zeros(outputs, rank, device=place, dtype=dtype))
 
@@ -100,11 +100,6 @@ def _added(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], o
     x = args[0] if args else next(iter(kwargs.values()))
     more: Tensor = layer.lora(x)  # type: ignore[operator]
     return output + more.to(output.dtype)
-
-
-def _precise(kind: torch.dtype) -> torch.dtype:
-    """Factors of halves and of quantised weights are float32: small steps would vanish."""
-    return kind if kind in (torch.float32, torch.float64) else torch.float32
 
 
 def initial(kind: str, inputs: int, rank: int, seed: int, path: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from atoll.adapters.adapter import shared
 from atoll.adapters.apply import apply
-from atoll.adapters.lora import LoRA
+from atoll.adapters.lora import LoRA, pairs
 from atoll.errors import ConfigError
 
 __all__ = ["from_peft", "to_peft"]
@@ -21,7 +22,7 @@ def from_peft(model: nn.Module) -> nn.Module:
     What is wrapped stays as it is and is shared, not copied; the factors are copied. `peft` itself is not needed.
 
     Raises ConfigError for what is no such model, and for what Atoll's LoRA does not do: several adapters, ranks that
-    differ between layers, dropout, DoRA, biases, further layers that are trained.
+    differ between layers, dropout, DoRA, biases, factors that are merged, further layers that are trained.
     """
     base = _base(model)
     found = _factors(base)
@@ -43,22 +44,27 @@ def from_peft(model: nn.Module) -> nn.Module:
 def to_peft(module: nn.Module, model: nn.Module) -> None:
     """Write the factors of a module that came from this model of `peft` back into it, which can then be saved there.
 
-    Raises ConfigError where the two do not have factors at the same layers.
+    Raises ConfigError where the two do not have factors at the same layers, of the same ranks and scales.
     """
     found = _factors(_base(model))
-    ours = {
-        path.removesuffix(".lora"): each for path, each in module.named_modules() if path.endswith(".lora")
-    }
+    ours = {each.weight.removesuffix(".weight"): each for each in pairs(module)}
     if ours.keys() != found.keys():
         raise ConfigError(
             f"the module has factors at {len(ours)} layers and the model of peft at {len(found)}, and not the same",
             hint="take the module that from_peft(model) gave",
         )
+    for path, (a, _, scale) in found.items():
+        own = ours[path]
+        if own.rank != len(a) or not math.isclose(own.scale, scale):
+            raise ConfigError(
+                f"{path} has factors of rank {own.rank} and scale {own.scale:g}, and in the model of peft "
+                f"{len(a)} and {scale:g}",
+                hint="take the module that from_peft(model) gave",
+            )
     with torch.no_grad():
         for path, (a, b, _) in found.items():
-            own: Any = ours[path]
-            a.copy_(own.A)
-            b.copy_(own.B)
+            a.copy_(module.get_parameter(ours[path].A))
+            b.copy_(module.get_parameter(ours[path].B))
 
 
 def _base(model: nn.Module) -> nn.Module:
@@ -83,6 +89,8 @@ def _factors(base: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
             if name in each.lora_A
             else (each.lora_embedding_A[name], each.lora_embedding_B[name])
         )
+        if getattr(each, "merged", False):
+            raise _cannot(f"{path} has its factors in its weight already (unmerge_adapter takes them out)")
         if name in each.lora_dropout and float(getattr(each.lora_dropout[name], "p", 0)):
             raise _cannot(f"{path} has dropout before its factors")
         if each.use_dora.get(name) or getattr(each, "lora_bias", {}).get(name):

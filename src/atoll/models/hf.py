@@ -15,9 +15,10 @@ from torch import nn
 
 from atoll.errors import ConfigError, MissingExtraError
 
-__all__ = ["from_folder", "tokenizer_size"]
+__all__ = ["from_folder"]
 
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_ADAPTER = "adapter_config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -78,16 +79,31 @@ def _read(path: Path, what: str) -> tuple[Path, Mapping[str, Any]]:
             f"{what}: its weights are in {pickled[0]}, a pickle, which can run code and is not read",
             hint="write them as model.safetensors: save_pretrained of a recent transformers does, where you trust them",
         )
-    try:
-        known = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{what}: {folder / 'config.json'} is no JSON: {error}") from error
-    if not isinstance(known, dict) or "model_type" not in known:
+    if (folder / _ADAPTER).is_file():
+        raise ConfigError(
+            f"{what}: {folder / _ADAPTER} names another model, in whose place transformers would read that one",
+            hint="name the folder of the model itself, and set adapter; a model of peft in hand is for from_peft",
+        )
+    known = _json(folder / "config.json", what)
+    if "model_type" not in known:
         raise ConfigError(
             f"{what}: {folder / 'config.json'} does not say which model it is",
             hint='it has "model_type": "gpt2", for example',
         )
     return folder, known
+
+
+def _json(path: Path, what: str) -> dict[str, Any]:
+    """What a file of the folder says.  Raises ConfigError where that is no JSON object."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"{what}: {path} is no JSON: {error}", hint="write it again, as save_pretrained does"
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{what}: {path} is no JSON object", hint="write it again, as save_pretrained does")
+    return found
 
 
 def _library() -> Any:
@@ -117,7 +133,7 @@ def _kind(transformers: Any, config: Any, known: Mapping[str, Any]) -> str:
 
 def _is_read(folder: Path, vocabulary: int, what: str) -> None:
     """Raise ConfigError where there is a tokenizer in the folder, and texts are not read with it."""
-    own = tokenizer_size(folder)
+    own = _tokens(folder, what)
     if own is not None and own != vocabulary:
         raise ConfigError(
             f"{what} has a tokenizer of {own:,} tokens, and the texts have {vocabulary:,}",
@@ -140,14 +156,20 @@ def _fits(config: Any, window: int, vocabulary: int, what: str) -> None:
         )
 
 
-def tokenizer_size(folder: Path) -> int | None:
-    """How many tokens the tokenizer in a folder has; None where there is none."""
-    if not (folder / "tokenizer.json").is_file():
+def _tokens(folder: Path, what: str) -> int | None:
+    """How many tokens the tokenizer in a folder has; None where there is none.  Raises ConfigError."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
         return None
-    known = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    words = known.get("model", {}).get("vocab", {})
-    ids = set(words.values()) if isinstance(words, dict) else set(range(len(words)))
-    return len(ids | {each["id"] for each in known.get("added_tokens") or ()})
+    known = _json(path, what)
+    try:
+        words = known.get("model", {}).get("vocab", {})
+        ids = set(words.values()) if isinstance(words, dict) else set(range(len(words)))
+        return len(ids | {each["id"] for each in known.get("added_tokens") or ()})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{what}: {path} is no tokenizer: {_line(error)}", hint="is it a tokenizer.json of `tokenizers`?"
+        ) from error
 
 
 def _line(error: Exception) -> str:

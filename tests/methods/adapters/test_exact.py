@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atoll import models
 from atoll.adapters import apply, pairs, product
 from atoll.contract import Population
+from atoll.errors import ConfigError
 from atoll.methods import FFA, FedAvg, FedEx, FedIT, FedSA, FlexLoRA, FLoRA, HetLoRA, RoLoRA, get
 from atoll.methods.adapters.factors import product_error
-from atoll.task import Task
-from atoll.tensors import Tensors
+from atoll.methods.adapters.flora import drawn
+from atoll.methods.adapters.hetlora import tail
+from atoll.methods.adapters.ranked import Ranked
+from atoll.methods.adapters.told import heard, lengths, untold
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors
 from tests.methods.driver import Client, Played
 
 SIZES = (12, 5, 8)
@@ -295,3 +301,128 @@ def test_methods_of_adapters_say_so(name: str) -> None:
     kind = get(name)
     assert kind.low_rank
     assert (kind.exact is None) == (name == "fedsa")
+
+
+@pytest.mark.parametrize("name", ["fedit", "ffa", "rolora", "flora", "fedex", "flexlora", "hetlora", "fedsa"])
+def test_models_without_factors_are_refused(name: str) -> None:
+    method = get(name)()
+    gpt = models.gpt(11, 6, 1, 8, 2)
+    for module, said in ((base(), "the model has none"), (apply(gpt, "prompt:2"), "of this model has none")):
+        with pytest.raises(ConfigError, match=said) as error:
+            method.setup(Task(module), Population(1, (Task(module),)))
+        assert "lora:8,16" in str(error.value.hint)
+
+
+def test_factors_that_were_trained_before_are_where_a_run_begins() -> None:
+    """As those of `from_peft`: every method's global model computes at first what the module does."""
+    generator = torch.Generator().manual_seed(4)
+    module = apply(base(), "lora:3,6,*")
+    with torch.no_grad():
+        for pair in pairs(module):
+            b = module.get_parameter(pair.B)
+            b.copy_(torch.randn(b.shape, generator=generator))
+    begun, x = Task(module), people()[0].inputs
+    for kind in (FFA, RoLoRA, FLoRA, FedEx, FedIT, FlexLoRA, HetLoRA):
+        method = kind()
+        state = method.setup(begun, Population(3, (begun,)))
+        torch.testing.assert_close(begun.predict(*method.model(state), x)[0], module(x))
+        if isinstance(method, Ranked):
+            for key, value in method.given(state, 0).items():
+                torch.testing.assert_close(value, begun.initial()[0][key])
+
+
+def test_a_base_of_halves_stays_one() -> None:
+    played = Played(FLoRA(lr=0.5, batch_size=4), task(dtype=torch.bfloat16), people())
+    before = played.state.base
+    played.round()
+    after = played.state.base
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_flora_draws_a_for_what_reads_it() -> None:
+    like, key = torch.zeros(1, 400), torch.tensor(3)
+    for embedding, bound in ((False, 400**-0.5), (True, 3**0.5)):
+        found = drawn(key, 0, 2, like, embedding)
+        assert 0.9 * bound < float(found.abs().max()) <= bound
+        assert torch.equal(drawn(key, 0, 1, like, embedding), found[:1])
+
+
+def test_no_change_is_no_error() -> None:
+    module = task().module
+    still = task().initial()[0]
+    assert product_error(pairs(module), [still, still], [1.0, 2.0]) == 0
+
+
+def test_flexlora_of_a_few_rows_keeps_the_largest_rank() -> None:
+    tasks = tuple(task(text) for text in ("lora:4,8,*", "lora:1,3,*"))
+    method, clients = FlexLoRA(lr=0.5, batch_size=4), people()
+    state = method.setup(tasks[0], Population(2, tasks, clients[0].inputs[:1]))
+    work = method.broadcast(state, [1])
+    reducer = method.reducer(work)
+    reply, _ = Played(method, tasks[1], clients).client(1, method, work.received(1))
+    reducer.add(1, reply)
+    found = reducer.result()
+    assert found is not None
+    after = method.update(state, found)
+    for pair in pairs(tasks[0].module):
+        a, b = after.whole[pair.A], after.whole[pair.B]
+        assert (a.shape, b.shape) == (state.whole[pair.A].shape, state.whole[pair.B].shape)
+        torch.testing.assert_close(a @ a.t(), torch.eye(4, dtype=a.dtype))
+        assert not b[:, 1:].any()
+
+
+@pytest.mark.parametrize("bad", [{"gamma": 0.0}, {"gamma": 1.1}, {"decay": -0.1}, {"least": 0}])
+def test_settings_of_hetlora_that_cannot_be(bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(bad))} "):
+        HetLoRA(**bad)
+
+
+def test_hetlora_prunes_no_further_than_the_least_rank() -> None:
+    assert [HetLoRA(gamma=0.1).kept(rank) for rank in (9, 1)] == [1, 1]
+    assert [HetLoRA(gamma=0.5, least=3).kept(rank) for rank in (8, 4, 2)] == [4, 3, 2]
+
+
+def test_hetlora_where_nobody_moved_anything() -> None:
+    played = Played(HetLoRA(lr=1e-300, batch_size=4), task("lora:4,8,*"), people())
+    before = played.state.whole
+    played.round()
+    for name, value in played.state.whole.items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_hetlora_penalises_what_might_be_pruned() -> None:
+    method, plain = (HetLoRA(batch_size=4, gamma=0.5, decay=decay) for decay in (0.3, 0.0))
+    here, client = task("lora:4,8,*"), people()[0]
+    work = method.broadcast(method.setup(here, Population(1, (here,))), [0])
+    batch = Batch(client.inputs, client.targets, torch.ones(len(client.targets)), torch.tensor(0))
+    generator = torch.Generator().manual_seed(4)
+    local = plain.begin(here, work.received(0), Record(), None)  # type: ignore[arg-type]
+    stirred = local.params.map(lambda value: torch.randn(value.shape, generator=generator).to(value))
+    local = local.replace(params=stirred)
+    found, without = (each.gradient(here, local, batch)[0] for each in (method, plain))
+    for pair in pairs(here.module):
+        a, b = (stirred[name].clone().requires_grad_() for name in (pair.A, pair.B))
+        due = torch.autograd.grad(0.3 * tail(a, b, 2), (a, b))
+        torch.testing.assert_close(found[pair.A] - without[pair.A], due[0])
+        torch.testing.assert_close(found[pair.B] - without[pair.B], due[1])
+    for factor in (".A", ".B"):  # of nothing, there is nothing to fade
+        still = stirred.map_names(lambda name, value: value * 0 if name.endswith(factor) else value)  # noqa: B023
+        gradient, _ = method.gradient(here, local.replace(params=still), batch)
+        assert all(bool(torch.isfinite(value).all()) for value in gradient.values())
+
+
+def test_what_clients_have_missed() -> None:
+    told = untold()
+    assert lengths(told, [0], 5, 100, stranger=True) == {0: 105}
+    assert lengths(told, [0], 5, 100, stranger=False) == {0: 5}
+    told = heard(told, [0, 1], 30, 100)
+    told = heard(told, [1], 20, 100)
+    # who was there in a round missed what it came to; a newcomer all, or nothing but the beginning
+    assert lengths(told, [0, 1, 2], 5, 100, stranger=False) == {0: 55, 1: 25, 2: 55}
+    assert lengths(told, [2], 5, 100, stranger=True) == {2: 105}
+    assert lengths(told, [0], 5, 40, stranger=False) == {0: 45}
+    for _ in range(9):
+        told = heard(told, [1], 30, 100)
+    assert len(told.sizes) == 3
+    assert lengths(told, [0, 1], 5, 100, stranger=False) == {0: 105, 1: 35}

@@ -15,6 +15,7 @@ from atoll.methods import FedKSeed
 from atoll.methods.adapters.fedkseed import direction, replayed
 from atoll.seeds import fold
 from atoll.tensors import nbytes
+from tests.methods.driver import Client, Played
 
 
 def data() -> Any:
@@ -75,6 +76,35 @@ def test_bytes_of_a_run() -> None:
     assert told["bytes_down"] == 3 * 3 * (32 * 4 + 12)
 
 
+def played(**settings: Any) -> Played:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task = atoll.Task(nn.Linear(6, 3))
+    generator = torch.Generator().manual_seed(1)
+    people = [Client(torch.randn(n, 6, generator=generator), torch.arange(n) % 3) for n in (9, 5)]
+    return Played(FedKSeed(**{"steps": 8, "seeds": 32, "batch_size": 4, **settings}), task, people)
+
+
+def test_a_client_counts_for_no_more_than_it_has() -> None:
+    made = played()
+    made.round()
+    assert [float(made.sent[k].weight) for k in range(2)] == [9, 5]
+
+
+def test_an_index_that_nobody_drew_breaks_no_run() -> None:
+    made = played()
+    work = made.method.broadcast(made.state, [0, 1])
+    reducer = made.method.reducer(work)
+    for k in range(2):
+        reply, _ = made.client(k, made.method, work.received(k))
+        index = torch.tensor([-1, -32768, 32, 32767] * 2, dtype=torch.int16)
+        reducer.add(k, reply._replace(values=reply.values.replace(index=index)))
+    found = reducer.result()
+    assert found is not None
+    after = made.method.update(made.state, found)
+    assert set(torch.nonzero(after.sums).flatten().tolist()) <= {31, 0}
+
+
 @pytest.mark.slow
 def test_it_learns() -> None:
     made = federation(rounds=8, steps=20, seeds=256, lr=0.03)
@@ -84,7 +114,15 @@ def test_it_learns() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"seeds": 0}, "between 1 and 32768"), ({"eps": 0.0}, "above 0"), ({"steps": 0}, "at least 1")],
+    [
+        ({"seeds": 0}, "between 1 and 32768"),
+        ({"seeds": 32769}, "between 1 and 32768"),
+        ({"eps": 0.0}, "above 0"),
+        ({"lr": 0.0}, "above 0"),
+        ({"steps": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"schedule": "cosin:3"}, "unknown schedule"),
+    ],
 )
 def test_what_cannot_be(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):

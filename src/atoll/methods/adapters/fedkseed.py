@@ -96,7 +96,8 @@ class FedKSeed(Method):
         for reply in replies.each:
             share = float(reply.weight) / replies.weight
             walked = reply.values["scalar"].cpu().double() * share
-            sums.index_add_(0, reply.values["index"].cpu().long(), walked)
+            # An index is what somebody says: one that is no seed's stands for one that is, and breaks no run.
+            sums.index_add_(0, reply.values["index"].cpu().long() % self.seeds, walked)
         sums = sums.to(state.sums.dtype)
         pairs = zip(replies.clients, replies.each, strict=True)
         return state.replace(

@@ -14,7 +14,7 @@ from atoll import seeds
 from atoll.adapters import pairs
 from atoll.contract import Model, Population, Replies, Work
 from atoll.methods.adapters.based import Based
-from atoll.methods.adapters.factors import mean_product, read
+from atoll.methods.adapters.factors import mean_product, read, wide
 from atoll.methods.parts.buffers import form
 from atoll.task import Task
 from atoll.tensors import Record, Tensors
@@ -46,7 +46,16 @@ class FLoRA(Based):
 
     def setup(self, task: Task, population: Population) -> Record:
         state = super().setup(task, population)
-        return state.replace(seed=population.seed)
+        own = task.initial()[0]
+        merged = {  # nothing, but of factors that were trained before
+            each.weight: (wide(state.base[each.weight]) + each.delta(own[each.A], own[each.B])).to(
+                state.base[each.weight].dtype
+            )
+            for each in pairs(task.module)
+            if own[each.B].any()
+        }
+        base = Tensors({**state.base, **merged})
+        return state.replace(base=base, seed=population.seed)
 
     def model(self, state: Record) -> Model:
         rest = state.params.map_names(lambda name, value: value)

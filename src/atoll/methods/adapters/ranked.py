@@ -51,8 +51,9 @@ class Ranked(FedAvg):
         known = table(self, tasks)
         whole: dict[str, Tensor] = {}
         for each in read(known):
-            start = tasks[each.ranks.index(max(each.ranks))].initial()[0]
-            whole |= {each.A: start[each.A], each.B: start[each.B]}
+            most = each.ranks.index(max(each.ranks))
+            start = tasks[most].initial()[0]
+            whole |= {each.A: start[each.A], each.B: start[each.B] * each.scales[most]}
         return state.replace(whole=Tensors(whole), factors=known)
 
     def rank(self, state: Record, factors: Factors, client: int) -> int:
