@@ -83,6 +83,25 @@ def test_small_results_views_and_what_is_written_into_stay_where_they_are(tmp_pa
     assert not filed(part) and seen.data_ptr() == moved.data_ptr() == flat.data_ptr() == here.data_ptr()
 
 
+def test_what_is_to_lie_elsewhere_lies_there(tmp_path: Path) -> None:
+    """On a device that is no memory, sparse, or in an order of its own."""
+    picture = torch.arange(600.0).reshape(1, 3, 20, 10)
+    last = torch.channels_last
+    with Mapped(tmp_path, KIB // 2):
+        nowhere = [
+            torch.zeros(600, device="meta"),
+            torch.ones_like(A, device="meta"),
+            A.to("meta"),
+            A.to("meta") * 2,
+        ]
+        turned = [picture.clone(memory_format=last), picture.to(memory_format=last)]
+        sparse = [A.to_sparse(), A.to_sparse() * 2.0]
+    assert {each.device.type for each in nowhere} == {"meta"}
+    for each in turned:
+        assert torch.equal(each, picture) and each.is_contiguous(memory_format=last)
+    assert all(each.is_sparse for each in sparse) and torch.equal(sparse[1].to_dense(), A * 2.0)
+
+
 def test_a_module_is_born_and_copied_there(tmp_path: Path) -> None:
     def made() -> nn.Module:
         torch.manual_seed(3)

@@ -96,20 +96,20 @@ class Mapped(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._formed(func, args, kwargs)
         if isinstance(way, torch._ops.OpOverload):
             given = [each for each in args if isinstance(each, Tensor) and each.ndim]
-            if given and given[0].nbytes >= self.least and _alike(given):
+            if given and _alike(given) and given[0].nbytes >= self.least:
                 return self._written(func, way, args, kwargs)
         if way is _copied and _plain(args[0]) and args[0].is_contiguous() and not _elsewhere(args, kwargs):
             dtype = kwargs.get("dtype") or args[0].dtype
             if args[0].numel() * dtype.itemsize >= self.least:
                 return self.blank(args[0].shape, dtype).copy_(args[0])
         found = func(*args, **kwargs)
-        if isinstance(found, Tensor) and found.nbytes < self.least:
+        if isinstance(found, Tensor) and (not _plain(found) or found.nbytes < self.least):
             return found
         given = [each for each in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(each, Tensor)]
         known = {each.untyped_storage().data_ptr() for each in given if _plain(each)}
 
         def laid(value: Any) -> Any:
-            if not isinstance(value, Tensor) or value.nbytes < self.least or not _plain(value):
+            if not isinstance(value, Tensor) or not _plain(value) or value.nbytes < self.least:
                 return value
             if value.untyped_storage().data_ptr() in known:  # a view
                 return value

@@ -259,6 +259,9 @@ def test_what_a_method_declares_it_sends_to_all(name: str) -> None:
         ({"down": "int8 + back"}, "unknown down 'back'", "feedback"),
         ({"down": "clip:1"}, "unknown down 'clip'", "bf16"),
         ({"down": "int8:3"}, "no arguments", None),
+        ({"down": "int8 + zstd + zstd"}, "unknown down 'zstd'", None),
+        ({"down": "int8 + zstd:3"}, "unknown down 'zstd'", None),
+        ({"down": "zstd:3"}, "unknown down 'zstd'", None),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_at_once(settings: dict[str, Any], says: str, hint: str | None) -> None:

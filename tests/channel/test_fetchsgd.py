@@ -191,3 +191,10 @@ def test_what_cannot_be_is_refused(text: str, method: str, says: str) -> None:
     with pytest.raises(ConfigError) as error:
         federation(text, method)
     assert says in f"{error.value} {error.value.hint}"
+
+
+def test_a_model_of_few_numbers_has_nothing_to_sketch() -> None:
+    few = shapes_of(Record(update=Tensors(a=torch.zeros(3, 5))))
+    with pytest.raises(ConfigError, match="replies have 0 fields") as error:
+        channel("fetchsgd:4").settled(Setting(shapes=few))  # type: ignore[attr-defined]
+    assert "next to nothing to save" in str(error.value.hint)

@@ -110,7 +110,9 @@ def test_what_does_not_fit_is_refused_before_it_is_read(text: str) -> None:
     [
         ("int9", "unknown codec 'int9'"), ("topk", "needs share"), ("topk:0", "share = 0"), ("topk:1.5", "share = 1.5"),
         ("eden:5", "bits = 5"), ("qsgd:0", "levels = 0"), ("qsgd:200", "levels = 200"), ("powersgd:0", "rank = 0"),
-        ("nf4:0", "block = 0"), ("drive:often", '"unbiased"'), ("int8:3", "no arguments"), ("randk:-1", "share = -1"),
+        ("nf4:0", "block = 0"), ("nf4:1048577", "block = 1048577"), ("sketch:inf", "times = inf"),
+        ("sketch:2,-1", "rows = -1"), ("drive:often", '"unbiased"'), ("int8:3", "no arguments"),
+        ("randk:-1", "share = -1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(text: str, says: str) -> None:

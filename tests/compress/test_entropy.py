@@ -127,6 +127,23 @@ def test_a_frame_that_lies_about_its_length_gives_no_more() -> None:
         unsqueezed(Record(zstd=torch.frombuffer(lying, dtype=torch.uint8)), FORM)
 
 
+def test_nobody_is_made_to_keep_more_than_is_usual_of_what_came_before() -> None:
+    """A frame that says the right length, breaks off, and asks for 32 MB to look back in: what is whole needs none."""
+    content = bytes(range(250)) * 2
+    form = {"numbers": (torch.uint8, (len(content),))}
+
+    def framed(window: int, end: int | None = None) -> Record:
+        head = b"\x28\xb5\x2f\xfd" + bytes([1 << 6, window - 10 << 3]) + struct.pack("<H", len(content) - 256)
+        block = (len(content) << 3 | 1).to_bytes(3, "little") + content  # the last one, as it is
+        return Record(zstd=torch.frombuffer(bytearray((head + block)[:end]), dtype=torch.uint8))
+
+    assert bytes(unsqueezed(framed(23), form).numbers.tolist()) == content
+    with pytest.raises(CodecError, match="too much memory"):
+        unsqueezed(framed(25, end=-3), form)
+    with pytest.raises(CodecError, match="cannot be opened"):
+        unsqueezed(framed(23, end=-3), form)
+
+
 def test_what_is_damaged_is_refused() -> None:
     sent = squeezed(parse("int8").encode(like_updates(5000), NONE))
     wrong = (

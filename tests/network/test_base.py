@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import save_file
 from torch import nn
 
 from atoll.errors import ConfigError, DataError
 from atoll.models import build
-from atoll.network.base import base_of, remembered
-from atoll.network.wire import Plan
+from atoll.network import base
+from atoll.network.base import Bases, base_of, remembered
+from atoll.network.wire import DataForm, Field, Plan
 from atoll.task import Task
 from tests.network.cluster import Cluster
 from tests.network.commands import command
@@ -49,6 +51,72 @@ def test_what_several_share_is_read_once() -> None:
     assert base_of([first, first]) != base_of([first]) and base_of(both) != base_of([first, first])
 
 
+class Views(nn.Module):
+    """A model whose frozen parameters are views of one memory: a row of a matrix, and the matrix, perhaps turned."""
+
+    def __init__(self, change: float = 0.0, turned: bool = False) -> None:
+        super().__init__()
+        held = torch.arange(9.0).reshape(3, 3)
+        held[2, 1] += change
+        self.first = nn.Parameter(held[0], requires_grad=False)
+        self.whole = nn.Parameter(held, requires_grad=False)
+        self.again = nn.Parameter(held.t() if turned else held.view(3, 3), requires_grad=False)
+        self.head = nn.Linear(3, 2)
+
+
+def test_no_part_stands_for_all_that_begins_where_it_does() -> None:
+    """What is behind a view is read, and what lies otherwise is other numbers."""
+    due = base_of([Task(Views())])
+    assert due == base_of([Task(Views())])
+    assert len({due, base_of([Task(Views(change=1.0))]), base_of([Task(Views(turned=True))])}) == 3
+
+
+def test_large_ones_are_read_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece: the hash is that of one piece."""
+    due = base_of([task()])
+    monkeypatch.setattr(base, "_PIECE", 1000)
+    assert base_of([task()]) == due
+
+
+FORM = DataForm(
+    inputs=(Field(name="", dtype="F32", shape=(6,)),),
+    targets=Field(name="", dtype="I64", shape=()),
+    classes=3,
+    train=5,
+)
+ONE, OTHER = "1" * 64, "2" * 64
+
+
+def test_whoever_tells_no_base_is_refused_where_all_have_one() -> None:
+    """A node of another make, too. Where there is no adapter one may tell none; one that tells one is held to it."""
+    told = structs.replace(FORM, base=ONE)
+    with pytest.raises(DataError, match=r"^ann: the weights .* have the hash none, and this run's have 1111"):
+        Bases(lambda form: ONE, adapted=True).check("ann", FORM)
+    Bases(lambda form: ONE, adapted=True).check("ann", told)
+    Bases(lambda form: ONE, adapted=False).check("ann", FORM)
+    with pytest.raises(DataError, match=r"have the hash 1111.*, and this run's have 2222"):
+        Bases(lambda form: OTHER, adapted=False).check("ann", told)
+    with pytest.raises(DataError, match="this run's have none"):
+        Bases(lambda form: None, adapted=False).check("ann", told)
+
+
+def test_the_coordinator_reads_its_base_once_a_form() -> None:
+    """How many samples a node has changes no model; what they look like, and how many classes there are, may."""
+    asked: list[DataForm] = []
+
+    def tell(form: DataForm) -> str:
+        asked.append(form)
+        return ONE if form.classes == 3 else OTHER
+
+    bases = Bases(tell, adapted=True)
+    for form in (FORM, structs.replace(FORM, train=7), FORM):
+        bases.check("ann", structs.replace(form, base=ONE))
+    bases.check("bob", structs.replace(FORM, classes=4, base=OTHER))
+    wide = (Field(name="", dtype="F32", shape=(7,)),)
+    bases.check("cat", structs.replace(FORM, inputs=wide, base=ONE))
+    assert [(form.inputs[0].shape, form.classes) for form in asked] == [((6,), 3), ((6,), 4), ((7,), 3)]
+
+
 def test_a_file_that_was_looked_at_is_not_read_again_until_it_changes(tmp_path: Path) -> None:
     file, one, other = tmp_path / "base.safetensors", task(), task(change=1.0)
     file.write_bytes(b"one")
@@ -61,6 +129,14 @@ def test_a_file_that_was_looked_at_is_not_read_again_until_it_changes(tmp_path: 
     (tmp_path / "base.json").write_text("nonsense")
     assert remembered([one], str(file), ["mlp", "lora:2,4"], tmp_path) == due
     assert remembered([one], None, [], tmp_path / "nowhere") == due
+    file.write_bytes(b"longer")
+    os.utime(file, ns=(0, 0))  # a copy may bring its time along
+    assert remembered([other], str(file), ["mlp", "lora:2,4"], tmp_path) == base_of([other])
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "model.safetensors").write_bytes(b"longer")
+    os.utime(beside / "model.safetensors", ns=(0, 0))
+    assert remembered([one], str(beside), ["mlp", "lora:2,4"], tmp_path) == due
 
 
 def weights(place: Path, shape: tuple[int, ...], classes: int) -> tuple[Path, Path]:

@@ -171,6 +171,16 @@ def test_plans(tables: dict[str, Path], changes: dict[str, Any]) -> None:
     check(tables, plan(**{"data": STATED, **changes}), (1,))
 
 
+def test_a_coordinators_own_samples_are_all_there_to_train_on(tables: dict[str, Path]) -> None:
+    """As they are: what a plan keeps of nodes' for tests, and how it varies theirs, is nodes' affair."""
+    sent = plan(data=STATED, test=0.5, validation=3, augment="noise:0.1")
+    root = Here.of_root(str(tables["site-1"]), sent)
+    node = Here.load(str(tables["site-1"]), 0, "node", sent)
+    assert node.size(0) < root.size(root.number) == 40
+    assert not root.held(root.number, "test") and not root.held(root.number, "validation")
+    assert root.augmentation is None and node.augmentation is not None
+
+
 def test_a_folder_with_a_test_file(tables: dict[str, Path], tmp_path: Path) -> None:
     folders = {}
     for name, path in tables.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from atoll.errors import ConfigError, DataError
+from atoll.errors import ConfigError, DataError, RunError
 from atoll.network.journal import Journal
 from atoll.network.wire import Task
 from tests.network.cluster import write
@@ -125,6 +126,50 @@ def test_nodes_take_no_part_in_a_sum_of_fewer_than_three(tmp_path: Path) -> None
     """Whatever the coordinator cuts: with groups of two it would know more than a client is ready to tell."""
     with pytest.raises(ConfigError, match="a sum of fewer than 3 hides nobody"):
         nine(tmp_path, aggregate="groups:4 + median")
+
+
+class Patient(OneThread):
+    """One in which somebody may wait for a node that is away, for so many seconds as it says."""
+
+    def _wait(self, seconds: float | None = None) -> None:
+        worked = [self.nodes[name].worked() for name in self.names]  # all of them, whoever was the first
+        if not any(worked):
+            assert seconds is not None and seconds > 0, self.coordinator.desk.state
+            time.sleep(seconds)
+
+
+@pytest.mark.parametrize("how", ["has no answer", "is away when sums are made"])
+def test_a_group_of_too_few_is_left_out_and_nobody_waits_for_it(how: str, tmp_path: Path) -> None:
+    """Its two others have trained for nothing; the round goes on without the three, whoever plays it again."""
+
+    def lose(name: str, task: Task) -> None:
+        desk = made.coordinator.desk
+        if name != "nodee" or task.program != "train":
+            return
+        if how == "has no answer":
+
+            def broken(do: object) -> None:
+                raise RunError("its disk is full")
+
+            made.nodes[name].work.do = broken  # type: ignore[assignment]
+        else:
+            desk.there = lambda client: client != 4  # type: ignore[method-assign]
+            desk.absent = 0.05
+
+    made = Patient(
+        tmp_path,
+        {**GROUPS, "rounds": 1, "aggregate": "groups:3 + mean"},
+        clients(NINE),
+        network={"repeatable_noise": True},
+        before=lose,
+    )
+    made.play()
+    (round_,) = made.federation.history
+    found = [fact["clients"] for fact in sums(tmp_path, 1).values()]
+    assert sorted(map(len, found)) == ([3, 3] if how == "has no answer" else [0, 3, 3])
+    assert 4 not in {client for each in found for client in each}
+    assert np.isfinite(round_.clients["kept"]).sum() == 6
+    assert bool(made.federation.state.params.flat().isfinite().all())
 
 
 def pushed(place: Path, rule: str | None) -> Tensor:

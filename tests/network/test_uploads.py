@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,14 +29,14 @@ HASH = hashlib.sha256(BODY).hexdigest()
 class Here:
     """A coordinator's desk with one open task of each of two nodes, and the door for their answers."""
 
-    def __init__(self, place: Path, refused: str | None = None) -> None:
+    def __init__(self, place: Path, refused: str | None = None, program: str = "train") -> None:
         self.journal, self.blobs = Journal(place / "journal.sqlite"), Blobs(place / "bodies")
         self.desk = Desk(self.journal, self.blobs)
         shared = Blob(sha256=self.blobs.put(b"w"), size=1)
         self.posted = [
             Posted(number, task, key_of(task.id, number), lambda blob: refused)
             for number in (0, 1)
-            for task in [Task(id="3-0-0", round=3, program="train", most=8192, cohort=2, shared=shared)]
+            for task in [Task(id="3-0-0", round=3, program=program, most=8192, cohort=2, shared=shared)]
         ]
         self.desk.post(self.posted)
         self.served: list[int] = []
@@ -213,3 +215,53 @@ def test_how_quickly_an_answer_came_is_written_down(wanted: bool, tmp_path: Path
     assert found[0] is not None and found[1] is not None
     assert found[0] < 4096 / 0.1  # three pauses at least, of which a machine that is busy makes longer ones
     assert found[1] > found[0]
+
+
+def test_what_counts_of_an_upload_is_what_came_by_the_last_line(tmp_path: Path) -> None:
+    """And how long the node worked before, which began when it took the task."""
+    here = Here(tmp_path)
+    here.desk.speeds.wanted = True
+    here.posted[0].taken = time.perf_counter() - 5.0
+
+    async def rest() -> AsyncIterator[bytes]:
+        yield BODY[4000:4050]
+        await asyncio.sleep(0.05)
+        yield BODY[4050:]
+
+    async def talk(session: ClientSession, url: str) -> None:
+        assert (await put(session, url, BODY[:4000])).status == 202
+        assert (await put(session, url, rest(), offset=4000)).status == 200
+        fact = here.journal.get("speed/0")
+        assert fact["rate"] < 96 / 0.04
+        assert 5.0 <= fact["before"] < 60
+
+    here.play(talk)
+
+
+def test_judging_says_nothing_of_how_quickly_models_come(tmp_path: Path) -> None:
+    here = Here(tmp_path, program="evaluate")
+    here.desk.speeds.wanted = True
+
+    async def talk(session: ClientSession, url: str) -> None:
+        assert (await put(session, url, BODY)).status == 200
+        assert here.journal.get("speed/0") is None
+
+    here.play(talk)
+
+
+def test_what_is_written_down_of_an_upload_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """The disk is waited for in a thread: others are answered meanwhile."""
+    here, threads = Here(tmp_path), list[bool]()
+    measured = here.desk.speeds.measured
+
+    def measuring(*given: Any) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        measured(*given)
+
+    here.desk.speeds.measured = measuring  # type: ignore[method-assign]
+
+    async def talk(session: ClientSession, url: str) -> None:
+        assert (await put(session, url, BODY)).status == 200
+
+    here.play(talk)
+    assert threads == [False]

@@ -32,14 +32,16 @@ def base_of(tasks: Sequence[Task]) -> str | None:
 
     Read once from end to end, and never copied. What several models share counts once.
     """
-    total, seen = hashlib.sha256(), dict[int, int]()
+    total, seen = hashlib.sha256(), dict[Any, int]()
     for at, task in enumerate(tasks):
         for name, value in task.frozen.items():
-            known = seen.get(value.data_ptr()) if value.numel() else None
+            # What begins where another does is the same only where it lies the same: else a part would stand for all.
+            place = value.data_ptr(), value.dtype, value.shape, value.stride()
+            known = seen.get(place) if value.numel() else None
             line = [at, name, _CODES.get(value.dtype, str(value.dtype)), list(value.shape), known]
             total.update(json.dumps(line).encode())
             if known is None:
-                seen[value.data_ptr()] = len(seen)
+                seen[place] = len(seen)
                 for piece in torch.split(_octets(value), _PIECE):
                     total.update(memoryview(piece.numpy()))  # type: ignore[arg-type]  # an array is one
     return total.hexdigest() if seen else None

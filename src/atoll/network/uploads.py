@@ -126,7 +126,7 @@ class Uploads:
             if incoming.size == size:
                 if posted.task.program == "train":
                     seconds, before = time.perf_counter() - begun, begun - (posted.taken or begun)
-                    self.desk.speeds.measured(number, size - offset, seconds, before)
+                    await asyncio.to_thread(self.desk.speeds.measured, number, size - offset, seconds, before)
                 self.served(number)  # what is to be done with it keeps nobody from being told
                 await incoming.caught_up()
                 async with self._wide if size > _WIDE else contextlib.nullcontext():
