@@ -310,7 +310,7 @@ def test_a_table_of_columns_is_that_of_joined_ones(crypto: str, by: str) -> None
     assert guest.correlations is not None
     assert np.allclose(guest.correlations, matrix[np.ix_(order, order)], atol=1e-5)
     assert host.correlations is None
-    with pytest.raises(ConfigError, match="learns no model, and predicts nothing"):
+    with pytest.raises(ConfigError, match="learns no model that predicts rows"):
         found.predict(both)  # nobody looks at ids for it
 
 

@@ -56,7 +56,7 @@ async def predict(link: Link, plan: Vertical, party: Party, half: Record) -> Pre
     protocol = plan.made() if plan.protocol != "psi" else None
     if protocol is None or not protocol.predicts:
         raise ConfigError(
-            f"protocol = {plan.protocol!r} learns no model, and predicts nothing",
+            f"protocol = {plan.protocol!r} learns no model that predicts rows",
             hint="name a run of another protocol",
         )
     case = await _agreed(link, plan, half)

@@ -115,8 +115,8 @@ class Vertical:
 
     def _check_apart(self) -> None:
         """Refuse what is for rows in common, where there are none."""
-        usual = {"id": "id", "label": "y", "task": "binary", "exposure": None, "features": ""}
-        odd = next((key for key, value in usual.items() if getattr(self, key) != value), None)
+        for_rows = ("id", "label", "task", "exposure", "reveal", "ecdh", "features")
+        odd = next((key for key in for_rows if getattr(self, key) != getattr(Vertical, key)), None)
         if odd is not None:
             raise ConfigError(
                 f"{odd} = {getattr(self, odd)!r} is for tables, and protocol = {self.protocol!r} reads texts",

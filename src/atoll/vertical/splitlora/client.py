@@ -11,7 +11,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.contract import Plan
 from atoll.engines.reading import reading
-from atoll.errors import ConfigError, DivergedError
+from atoll.errors import CodecError, ConfigError, DivergedError
 from atoll.parties import Link
 from atoll.tensors import Record
 from atoll.vertical.protocol import Case, Progress
@@ -67,8 +67,7 @@ class Client:
             for step, (rows, mask) in enumerate(zip(read.index, read.mask, strict=True)):
                 await self._exchange(self.train[torch.from_numpy(rows[mask > 0])], round, step)
             if how.average and (round + 1) % how.average == 0 and self.part.params:
-                await self.link.send(guest, OWN, Record(adapters=self.part.params.flat()))
-                self.part.place((await self.link.receive(guest, MEAN)).adapters)
+                await self._average()
             progress.tell(round + 1, self.half(), self._spent(round + 1))
         for number, windows in enumerate(torch.split(self.test, how.batch) if len(self.test) else ()):
             with torch.no_grad():
@@ -83,6 +82,15 @@ class Client:
         if h.requires_grad:
             h.backward(slope)  # type: ignore[no-untyped-call]
         self.part.step()
+
+    async def _average(self) -> None:
+        """Own adapters to the server, and the mean of all in their place."""
+        guest, own = self.case.guest, self.part.params.flat()
+        await self.link.send(guest, OWN, Record(adapters=own))
+        mean = (await self.link.receive(guest, MEAN)).adapters
+        if len(mean) != len(own):
+            raise CodecError(f"{guest} sent {len(mean)} numbers of adapters, and {len(own)} are due")
+        self.part.place(mean)
 
     def _activations(self, windows: Tensor, at: tuple[int, int, int] | None) -> Tensor:
         """What the own part makes of windows, [tokens, width].  Raises DivergedError."""

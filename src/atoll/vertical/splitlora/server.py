@@ -80,10 +80,8 @@ class Server:
         tokens = torch.cat([each for each, _ in said])
         logits = self.part(torch.cat(inputs).view(*tokens.shape, -1), train=(round, step, 0))
         loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-        if not math.isfinite(float(loss.detach())):
-            raise DivergedError(
-                f"the loss is {float(loss)} in round {round + 1}", hint="a smaller lr may help"
-            )
+        if not math.isfinite(value := float(loss.detach())):
+            raise DivergedError(f"the loss is {value} in round {round + 1}", hint="a smaller lr may help")
         loss.backward()  # type: ignore[no-untyped-call]
         for host, (own, h) in zip(self.case.hosts, said, strict=True):
             assert h.grad is not None
@@ -94,8 +92,11 @@ class Server:
     async def _heard(self, host: str, what: str) -> tuple[Tensor, Tensor]:
         """A client's targets [b, window], and activations [b * window, width]."""
         tokens: Tensor = (await self.link.receive(host, TARGETS)).tokens.long()
-        if tokens.shape[1] != self.how.window or not len(tokens):
-            raise CodecError(f"{host} sent targets of {list(tokens.shape)} for windows of {self.how.window}")
+        how = self.how
+        if tokens.shape[1] != how.window or not 0 < len(tokens) <= how.batch:
+            raise CodecError(
+                f"{host} sent targets of {list(tokens.shape)} for up to {how.batch} windows of {how.window}"
+            )
         return tokens, await self.wire.receive(self.link, host, what, (tokens.numel(), self.width))
 
     async def _average(self) -> None:
