@@ -15,7 +15,7 @@ from torch.func import functionalize, vmap
 from torch.utils import _pytree as pytree
 
 from atoll import gradient
-from atoll.gradient import grad_and_value
+from atoll.gradient import _needed, grad_and_value, needs_notes
 from atoll.tensors import Tensors
 
 Gradient = Callable[..., tuple[Any, Tensor, Any]]
@@ -191,3 +191,13 @@ def test_a_gradient_that_nobody_differentiates_notes_no_backward_pass() -> None:
     with torch.no_grad():
         assert torch.equal(alone["w"], twin(objective, params)[0]["w"])
     torch.func.grad(lambda p: grad_and_value(objective, p)[0]["w"].sum())(params)
+
+
+def test_what_one_gradient_needs_is_not_asked_of_the_next() -> None:
+    def objective(params: Any) -> Any:
+        needs_notes()
+        return params["w"].square().sum(), params["w"]
+
+    with torch.no_grad():
+        grad_and_value(objective, {"w": torch.ones(2)})
+        assert not _needed.get()

@@ -132,3 +132,10 @@ def test_figures_of_pictures_are_no_perplexities() -> None:
     task = Task(nn.Linear(3, 2))
     task.check(torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), 2)
     assert "perplexity" not in task.metrics
+
+
+def test_a_sample_without_labels_has_no_loss_and_none_is_right() -> None:
+    task = Task(Bigram())
+    texts = torch.full((2, 3), -1)
+    assert task.losses(torch.randn(2, 3, VOCABULARY), texts).tolist() == [0, 0]
+    assert right(torch.randn(2, 3, 3, VOCABULARY), torch.full((2, 3, 3), -1)).tolist() == [0, 0]
