@@ -130,6 +130,20 @@ def enough(
     return replace(rule, noise=math.ceil(found * 10_000) / 10_000)
 
 
+def between_peers(given: Chain) -> None:
+    """Raises ConfigError for a channel that peers without a server do without, and says what they have for it."""
+    if given.shrink is not None:
+        raise ConfigError(
+            f"channel = {given.text!r} packs how a model differs from what its peer began with, which no neighbour has",
+            hint=f"set method=choco, codec={given.shrink.text}: neighbours keep copies, and hear what changed",
+        )
+    if given.hides:
+        raise ConfigError(
+            f"channel = {given.text!r} hides updates from a server, and here is none",
+            hint="set mixing=masked: a peer learns no more than the sum of what its neighbours offer",
+        )
+
+
 def fitted(
     given: Channel | None,
     settings: Settings,
@@ -145,11 +159,8 @@ def fitted(
     """
     if not isinstance(given, Chain):
         return given
-    if given.shrink is not None and isinstance(method, Decentralised):
-        raise ConfigError(
-            f"channel = {given.text!r} packs how a model differs from what its peer began with, which no neighbour has",
-            hint=f"set method=choco, codec={given.shrink.text}: neighbours keep copies, and hear what changed",
-        )
+    if isinstance(method, Decentralised):
+        between_peers(given)
     equal = alike or (data.weights is not None and bool((data.weights == data.weights[0]).all()))
     if given.hides or given.noise is not None:
         _check(given, settings, data, equal)

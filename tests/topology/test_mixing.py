@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.errors import ConfigError
-from atoll.topology import Mixture, Weights, average, topology
+from atoll.errors import CodecError, ConfigError, RunError
+from atoll.topology import Fixed, Mixture, Weights, average, topology
 
 TEXTS = ["ring", "complete", "star", "erdos:0.4", "exponential", "base:2", "grid:2", "regular:4"]
 
@@ -87,3 +87,84 @@ def test_rules_that_are_none(text: str) -> None:
 def test_weights_that_are_no_shares() -> None:
     with pytest.raises(ConfigError, match="negative"):
         Weights.of([([0, 1], [1.5, -0.5]), ([1], [1.0])]).check("rows", "a test")
+
+
+# --- masked ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["ring", "complete", "exponential", "regular:4"])
+def test_masked_is_the_sum_to_half_a_step_for_each(text: str) -> None:
+    values = torch.randn(9 if text != "regular:4" else 10, 50, generator=torch.Generator().manual_seed(0))
+    (weights,) = topology(text, len(values)).exchanges(0)
+    found = Mixture.parse("masked").all(values, weights)
+    exact = torch.from_numpy(weights.dense()) @ values.double()
+    step, terms = Fixed(32.0, 1.0).step, weights.degree + 1
+    assert step == 32 * 2.0**-29
+    assert (
+        found.double() - exact
+    ).abs().max() <= terms * step / 2 + 2.0**-24  # and the float32 that it becomes
+    if text == "complete":
+        assert (found == found[0]).all()  # one sum of whole numbers: all have the same model
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    numbers=st.lists(st.floats(-32, 32, width=32), min_size=1, max_size=6),
+    masks=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=6),
+)
+def test_shares_add_up_to_the_bit_whatever_hides_them(numbers: list[float], masks: list[int]) -> None:
+    """In any order, and with what cancels modulo 2^32 added on the way."""
+    fixed = Fixed(32.0, 0.75)
+    values = [torch.tensor([number]) for number in numbers]
+    shares = [fixed.share(value, 1 / len(values)) for value in values]
+    plain = torch.stack(shares).sum(0)  # int64
+    total = torch.zeros(1, dtype=torch.int32)
+    for mask in masks:
+        total.add_(torch.tensor([mask], dtype=torch.int32))
+    for share in reversed(shares):
+        total.add_(share)
+    for mask in masks:
+        total.sub_(torch.tensor([mask], dtype=torch.int32))
+    assert int(total) == int(plain)
+    assert torch.equal(fixed.opened(total, values[0]), (plain.double() * fixed.step).float())
+
+
+def test_what_is_heard_and_counts_for_more_than_one_has_room() -> None:
+    """Columns sum to 1 with push-sum, and rows do not."""
+    fixed = Fixed(32.0, 5.5)
+    value = torch.tensor([32.0, -32.0])
+    total = fixed.share(value, 1.0)
+    for _ in range(11):
+        total.add_(fixed.share(value, 0.5))
+    assert fixed.opened(total, value).tolist() == [32 * 6.5, -32 * 6.5]
+
+
+def test_masks_that_do_not_cancel_are_no_sum() -> None:
+    noise = torch.randint(-(2**31), 2**31, (64,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    with pytest.raises(CodecError, match="does not add up"):
+        Fixed(32.0, 1.0).opened(noise, torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(33.0, "masked:128"), (float("nan"), "diverged"), (-1e30, "masked:")]
+)
+def test_numbers_beyond_what_masks_carry_are_said(number: float, hint: str) -> None:
+    values = [torch.ones(3), torch.tensor([0.0, number, 0.0])]
+    with pytest.raises(RunError, match="masks carry 32") as found:
+        Mixture.parse("masked").one(values, (0.5, 0.5), 0)
+    assert hint in str(found.value.hint)
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.sampled_from(TEXTS), seed=st.integers(0, 50), data=st.data())
+def test_nobody_hears_one_alone(text: str, seed: int, data: st.DataObject) -> None:
+    there = sorted(data.draw(st.sets(st.integers(0, 11), min_size=1)))
+    for sums in ("both", "columns"):
+        if text == "star" and sums == "columns":
+            continue
+        for weights in topology(text, 12, seed).exchanges(0, sums):  # type: ignore[arg-type]
+            before = weights.among(there, sums)  # type: ignore[arg-type]
+            found = before.least(2, sums)  # type: ignore[arg-type]
+            for peer in range(found.peers):
+                assert found.hears(peer) == (before.hears(peer) if len(before.hears(peer)) > 1 else [])
+            assert np.abs(found.sums()[sums == "columns"] - before.sums()[sums == "columns"]).max() < 1e-12

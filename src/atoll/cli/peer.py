@@ -28,7 +28,7 @@ from atoll.data import FederatedData
 from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
-from atoll.guarding import stated
+from atoll.guarding import between_peers, stated
 from atoll.methods import METHODS
 from atoll.methods.neighbours.decentralised import Decentralised
 from atoll.network.here import Here
@@ -269,6 +269,7 @@ def channel_of(
     """What happens to a peer's model before anybody hears it.  Raises ConfigError for what needs a server."""
     chain, _ = stated(experiment.channel)
     assert isinstance(chain, Chain)
+    between_peers(chain)
     population = Population(len(names), (task,), data.example().inputs[:1], seed=experiment.seed, names=names)
     with seeds.scoped(experiment.seed, "setup"):
         expected = method.expects(method.setup(task, population))

@@ -11,6 +11,7 @@ one: so a peer that speaks to others over a network comes to the bits of a simul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from atoll import spec
+from atoll.topology.fixed import Fixed
 from atoll.topology.weights import Weights
 
 __all__ = ["KINDS", "Mixture", "average", "largest", "mixings"]
@@ -28,6 +30,7 @@ KINDS: dict[str, tuple[spec.Parameter, ...]] = {
     "plain": (),
     "clipped": (spec.number("tau", above=0),),
     "trimmed": (spec.whole("few", at_least=1),),
+    "masked": (spec.number("most", above=0, below=math.inf, optional=True),),
 }
 
 
@@ -35,6 +38,7 @@ _SAID = {
     "plain": "the mean by weight",
     "clipped": "what differs from one's own by more than tau is shortened to that (clipped gossip)",
     "trimmed": "number by number, the few largest and the few smallest are left out (BRIDGE-T)",
+    "masked": "the mean by weight, of which a peer learns nothing but the sum; numbers of models go up to most, 32",
 }
 
 
@@ -123,11 +127,12 @@ def _bags(values: Tensor, weights: Weights) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How peers mix what they hear: "plain", "clipped:TAU" or "trimmed:FEW"."""
+    """How peers mix what they hear: "plain", "clipped:TAU", "trimmed:FEW" or "masked:MOST"."""
 
     name: str = "plain"
     tau: float = 0.0
     few: int = 0
+    most: float = 32.0
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -140,13 +145,28 @@ class Mixture:
     def plain(self) -> bool:
         return self.name == "plain"
 
+    @property
+    def masked(self) -> bool:
+        """Whether a peer learns no more than the sum of what it hears."""
+        return self.name == "masked"
+
+    @property
+    def sums(self) -> bool:
+        """Whether it is a sum by weight, which is one for all who hear the same."""
+        return self.plain or self.masked
+
     def one(
         self, values: Sequence[Tensor], weights: Sequence[float], own: int, into: Tensor | None = None
     ) -> Tensor:
         """What one peer makes of these values (ascending by peer; `own` is the place of its own among them)."""
-        if self.plain:
+        if self.plain or len(values) == 1:
             return average(values, weights, into)
-        if self.name == "clipped":
+        if self.masked:
+            fixed, total = Fixed.of(self.most, weights, own), torch.zeros_like(values[own], dtype=torch.int32)
+            for value, weight in zip(values, weights, strict=True):
+                total.add_(fixed.share(value, weight))
+            found = fixed.opened(total, values[own])
+        elif self.name == "clipped":
             found = _clipped(values, weights, own, self.tau)
         else:
             found = _trimmed(values, own, self.few)
@@ -159,7 +179,7 @@ class Mixture:
         found = torch.empty_like(values)
         done: dict[int, int] = {}
         for peer, number in enumerate(weights.row.tolist()):
-            if number in done and (self.plain or most):
+            if number in done and (self.sums or most):
                 found[peer] = found[done[number]]
                 continue
             done[number] = peer

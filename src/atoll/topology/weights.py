@@ -202,3 +202,27 @@ class Weights:
                 )
             rows.append((found.peers, found.weights))
         return Weights.of(rows)
+
+    def least(self, others: int, sums: Sums = "both") -> Weights:
+        """These weights, where whoever would hear fewer than so many others hears nobody, and keeps what it has.
+
+        Where columns are to keep their sums, who is not heard keeps that share.
+        """
+        few = {peer for peer in range(self.peers) if 0 < len(self.hears(peer)) < others}
+        if not few:
+            return self
+        more = dict.fromkeys(range(self.peers), 0.0)
+        if sums == "columns":
+            for i, j, w in zip(*(part.tolist() for part in self.entries), strict=True):
+                if i in few and i != j:
+                    more[j] += w
+        rows: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+        for peer in range(self.peers):
+            row = self.of_peer(peer)
+            own = row.weights[row.peers.index(peer)] + more[peer]
+            if peer in few:
+                rows.append(((peer,), (own if sums == "columns" else 1.0,)))
+                continue
+            counts = [own if other == peer else w for other, w in zip(row.peers, row.weights, strict=True)]
+            rows.append((row.peers, tuple(counts)))
+        return Weights.of(rows)

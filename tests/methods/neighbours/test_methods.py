@@ -363,6 +363,15 @@ def test_bytes_are_what_peers_send_each_other(name: str, graph: str, models_sent
         ("choco", {"codec": "randk:0.1"}, "nearer"),
         ("choco", {"gamma": 2.0}, "at most 1"),
         ("diloco", {"outer_momentum": 1.0}, "in [0, 1)"),
+        ("choco", {"mixing": "masked"}, "what each neighbour offers"),
+        ("gossip", {"mixing": "masked"}, "what each neighbour offers"),
+        ("adpsgd", {"mixing": "masked"}, "what each neighbour offers"),
+        ("dpsgd", {"mixing": "masked", "topology": "one-peer"}, "alone"),
+        ("dpsgd", {"mixing": "masked", "topology": "star"}, "alone"),
+        ("dpsgd", {"mixing": "masked", "topology": "related:2"}, "sketch"),
+        ("pushsum", {"mixing": "masked", "topology": "epidemic:2"}, "alone"),
+        ("moshpit", {"mixing": "masked", "topology": "grid:3"}, "alone"),
+        ("dpsgd", {"mixing": "masked:0"}, "above 0"),
     ],
 )
 def test_what_does_not_fit_is_said(name: str, settings: dict[str, Any], says: str) -> None:
@@ -382,7 +391,7 @@ def test_draws_of_a_round_are_those_of_its_number() -> None:
 
 @pytest.mark.parametrize(
     ("channel", "says"),
-    [("int8", "method=choco"), ("secagg:8", "each client's reply"), ("clip:1 | noise:1", "each")],
+    [("int8", "method=choco"), ("secagg:8", "mixing=masked"), ("clip:1 | noise:1", "each")],
 )
 def test_channels_that_do_not_fit_are_said(channel: str, says: str) -> None:
     data = atoll.data.load("digits").partition("iid", clients=4, seed=0)

@@ -45,3 +45,37 @@ def test_rules_of_one_peer_and_of_all(rule: str) -> None:
         replies = replied(state, method, list(range(7)), draw)
         found, state = one_by_one(method, state, replies), method.update(state, replies)
         assert all(same(state, peer, values) for peer, values in found.items())
+
+
+SUMS = [name for name, kind in METHODS.items() if issubclass(kind, Decentralised) and not kind.apart]
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_masked_of_one_peer_and_of_all(name: str) -> None:
+    """The whole numbers that peers add up are those of the simulation; whoever is absent, nobody hears one alone."""
+    graph = "grid:2" if name == "moshpit" else "exponential"
+    method = build_method(name, {"topology": graph, "mixing": "masked"})
+    assert isinstance(method, Decentralised)
+    state, draw = begun(method, 9), torch.Generator().manual_seed(1)
+    for there in (range(9), [0, 2, 3, 5], range(9)):
+        replies = replied(state, method, list(there), draw)
+        found, new = one_by_one(method, state, replies), method.update(state, replies)
+        assert all(same(new, peer, values) for peer, values in found.items())
+        for weights in method.exchanges(method.graphs(state), state.round, list(there)):
+            assert all(len(weights.hears(peer)) != 1 for peer in range(len(there)))
+        state = new
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_masked_comes_to_what_plain_comes_to(name: str) -> None:
+    graph, ends = "grid:2" if name == "moshpit" else "ring", []
+    for mixing in ("plain", "masked"):
+        method = build_method(name, {"topology": graph, "mixing": mixing})
+        assert isinstance(method, Decentralised)
+        state, draw = begun(method, 9), torch.Generator().manual_seed(1)
+        for _ in range(3):
+            state = method.update(state, replied(state, method, list(range(9)), draw))
+        ends.append(state)
+    plain, masked = ends
+    assert (plain.peers.model - masked.peers.model).abs().max() < 1e-5
+    assert plain.carried == masked.carried  # 32 bits for a number, as before

@@ -36,6 +36,7 @@ class ADPSGD(DPSGD):
 
     paper: ClassVar[str] = "Lian et al. 2018 (AD-PSGD)"
     cost: ClassVar[str] = "1 model to one neighbour"
+    apart: ClassVar[str] = "of two that meet each has the other's model"
     pairwise: ClassVar[bool] = True
 
     def exchanges(self, graphs: Topology, round: int, there: Sequence[int]) -> tuple[Weights, ...]:

@@ -40,6 +40,7 @@ class Choco(Decentralised):
 
     paper: ClassVar[str] = "Koloskova et al. 2019 (CHOCO-SGD)"
     cost: ClassVar[str] = "1 packed model to each neighbour; a copy of each neighbour's"
+    apart: ClassVar[str] = "what it says is a change of what its neighbours have of it"
 
     def __post_init__(self) -> None:
         super().__post_init__()

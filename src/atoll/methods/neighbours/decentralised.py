@@ -19,6 +19,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.contract import Change, ClientData, Model, Population, Program, Replies, Reply, Work
 from atoll.methods.fedavg import FedAvg
+from atoll.methods.neighbours.masked import HIDDEN, check_graph, check_method
 from atoll.methods.neighbours.related import Related
 from atoll.methods.parts.buffers import form
 from atoll.methods.parts.settings import require
@@ -58,7 +59,8 @@ class Decentralised(FedAvg):
     Args:
         topology: who hears whom: "ring", "torus", "complete", "star", "exponential", "one-peer", "base:1" ...
             (`atoll topologies` lists them), or "related:2", the two whose data are most like a peer's own.
-        mixing: how what is heard is mixed: "plain", or for peers that lie "clipped:TAU", "trimmed:FEW".
+        mixing: how what is heard is mixed: "plain", for peers that lie "clipped:TAU", "trimmed:FEW", or "masked", where
+            a peer learns the sum of what its neighbours offer, and nothing of any one of them.
     """
 
     topology: str = "ring"
@@ -80,11 +82,17 @@ class Decentralised(FedAvg):
     most: ClassVar[tuple[str, ...]] = ()
     """Fields of what is offered of which the largest counts, and not a mean."""
 
+    apart: ClassVar[str] = ""
+    """Why a peer must have what each neighbour offers by itself; empty where the sum by weight is enough."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        rule = Mixture.parse(self.mixing)
-        require(self, "mixing", rule.plain or not self.plain, "must be plain: more than models is mixed here")
+        rule = self.rule
+        fits = rule.sums or not self.plain
+        require(self, "mixing", fits, "must be plain or masked: more than models is mixed here")
         read(self.topology)
+        if rule.masked:
+            check_method(type(self).__name__, self.apart, self.topology, self.kin is not None)
 
     @property
     def kin(self) -> Related | None:
@@ -138,7 +146,7 @@ class Decentralised(FedAvg):
 
     def combine(self, offers: Sequence[Record], row: Row, peer: int) -> Record:
         """What a peer makes of its own offer and those it hears, in the order of `row.peers`: one exchange."""
-        rule, own = Mixture.parse(self.mixing), row.peers.index(peer)
+        rule, own = self.rule, row.peers.index(peer)
         fields = {name: [each[name] for each in offers] for name in offers[0]}
         return Record(
             {
@@ -149,11 +157,21 @@ class Decentralised(FedAvg):
 
     def exchanges(self, graphs: Topology, round: int, there: Sequence[int]) -> tuple[Weights, ...]:
         """The exchanges of a round, in turn, among the peers that are there (numbered anew, in their order)."""
-        return tuple(each.among(there, self.sums) for each in graphs.exchanges(round, self.sums))
+        return tuple(self.among(each, there) for each in graphs.exchanges(round, self.sums))
+
+    def among(self, weights: Weights, there: Sequence[int]) -> Weights:
+        """An exchange among the peers that are there; with masks nobody hears one alone, whose value the sum is."""
+        found = weights.among(there, self.sums)
+        return found.least(HIDDEN, self.sums) if self.rule.masked else found
+
+    @property
+    def rule(self) -> Mixture:
+        """How what is heard is mixed."""
+        return Mixture.parse(self.mixing)
 
     def message(self, offered: Record) -> int:
         """Bytes of what one peer sends to one neighbour; `offered` is of one peer."""
-        return nbytes(offered)
+        return 4 * sum(value.numel() for value in offered.values()) if self.rule.masked else nbytes(offered)
 
     def traffic(self, state: Record, cohort: Sequence[int]) -> Mapping[int, tuple[int, int]]:
         one, there = self.bytes_of_one(state), list(cohort)
@@ -180,6 +198,8 @@ class Decentralised(FedAvg):
         count = population.clients
         graphs = topology(self.topology, count, population.seed, tuple(map(str, population.names)))
         self.exchanges(graphs, 0, range(count))  # says what does not fit
+        if self.rule.masked:
+            check_graph(graphs, self.sums)
         model, floats, counters = flat(state.params), *_parts(state.buffers)
         own = Record(model=model, buffers=flat(floats), **self.outset(model))
         links = [
@@ -229,7 +249,7 @@ class Decentralised(FedAvg):
         there = replies.clients
         own, trained = rows(state.peers, there), self.trained(state, replies)
         offered = self.offer(own, trained)
-        rule, mixed, carried = Mixture.parse(self.mixing), offered, 0
+        rule, mixed, carried = self.rule, offered, 0
         one = self.message(rows(offered, [0]))
         for weights in self.exchanges(self.graphs(state), state.round, there):
             mixed = Record(

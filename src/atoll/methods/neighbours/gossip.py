@@ -32,6 +32,7 @@ class Gossip(Decentralised):
     most: ClassVar[tuple[str, ...]] = ("age",)
     paper: ClassVar[str] = "Ormandi et al. 2013; Hegedus et al. 2021"
     cost: ClassVar[str] = "1 model to one neighbour"
+    apart: ClassVar[str] = "models walk one by one, and of ages the largest counts"
 
     def outset(self, model: Tensor) -> Record:
         return Record(age=torch.ones_like(model[:1]))

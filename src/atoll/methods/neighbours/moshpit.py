@@ -35,4 +35,4 @@ class Moshpit(DPSGD):
 
     def exchanges(self, graphs: Topology, round: int, there: Sequence[int]) -> tuple[Weights, ...]:
         axes = range(graphs.period or 1)
-        return tuple(weights.among(there) for axis in axes for weights in graphs.exchanges(axis))
+        return tuple(self.among(weights, there) for axis in axes for weights in graphs.exchanges(axis))
