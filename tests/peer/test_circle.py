@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from atoll.errors import CodecError, ConfigError
 from atoll.parties.framed import Address, framed
 from atoll.peer import circle as module
 from atoll.peer.circle import Circle
+from atoll.peer.sayings import Plain, WithheldError
 from atoll.peer.words import There
 from tests.parties.test_wired import hello, several
 
@@ -34,8 +36,8 @@ async def rounds(one: Circle, first: int, last: int, said: dict[tuple[str, int],
     others = [each for each in NAMES if each != one.name]
     for number in range(first, last + 1):
         one.enter(number)
-        await one.say(number, others, f"{one.name} {number}".encode())
-        said[one.name, number] = await one.hear(number, others, 1000, fine, False)
+        await one.say(number, others, Plain(f"{one.name} {number}".encode()))
+        said[one.name, number], _ = await one.hear(number, others, 1000, fine)
 
 
 def test_all_hear_all() -> None:
@@ -164,9 +166,9 @@ def test_what_cannot_be_used_is_left_out() -> None:
             for one in (ann, bea, cat):
                 await one.gather([k for k in NAMES if k != one.name], 10)
             await asyncio.gather(
-                *(rounds(one, 1, 1, said) for one in (bea, cat)), ann.say(1, ["bea", "cat"], b"")
+                *(rounds(one, 1, 1, said) for one in (bea, cat)), ann.say(1, ["bea", "cat"], Plain(b""))
             )
-            return await ann.hear(1, ["bea", "cat"], 1000, read, False)
+            return (await ann.hear(1, ["bea", "cat"], 1000, read))[0]
 
     assert asyncio.run(all_()) == {"cat": b"cat 1"}
 
@@ -177,7 +179,7 @@ def test_a_slow_one_is_left_behind_only_with_a_deadline(monkeypatch: pytest.Monk
     async def all_() -> dict[str, bytes]:
         async with circle("ann", where, patience=1.0, deadline=0.1) as ann, circle("bea", where):
             await ann.gather(["bea"], 10)
-            return await ann.hear(1, ["bea"], 1000, fine, False)
+            return (await ann.hear(1, ["bea"], 1000, fine))[0]
 
     monkeypatch.setattr(module, "_POLL", 0.2)
     assert asyncio.run(asyncio.wait_for(all_(), 10)) == {}
@@ -196,9 +198,9 @@ def test_who_has_missed_something_is_told_the_whole() -> None:
             for number in range(1, 6):
                 for one in (ann, bea):
                     one.enter(number)
-                await bea.say(number, ["ann"], f"change {number}".encode(), f"all {number}".encode())
+                await bea.say(number, ["ann"], Plain(f"change {number}".encode(), f"all {number}".encode()))
                 if number != 3:
-                    await ann.hear(number, ["bea"], 1000, read, True)
+                    await ann.hear(number, ["bea"], 1000, read, chained=True)
 
     asyncio.run(asyncio.wait_for(all_(), 10))
     assert heard == [(b"change 1", False), (b"change 2", False), (b"all 4", True), (b"change 5", False)]
@@ -233,8 +235,8 @@ def test_what_is_not_to_be_believed_does_not_come(wrong: str) -> None:
         given = {"bea": where[other]}
         ann = Circle("ann", NAMES, "r", where["ann"], given, patience=0.3)
         async with ann, circle(other, where) as one:
-            await one.say(1, ["ann"], bytes(100 if other == "cat" else 5000))
-            return await ann.hear(1, ["bea"], 1000, fine, False), ann.others["bea"].gone
+            await one.say(1, ["ann"], Plain(bytes(100 if other == "cat" else 5000)))
+            return (await ann.hear(1, ["bea"], 1000, fine))[0], ann.others["bea"].gone
 
     assert asyncio.run(asyncio.wait_for(all_(), 10)) == ({}, True)
 
@@ -247,11 +249,11 @@ def test_what_was_said_waits_for_who_is_late_and_not_for_ever() -> None:
             await bea.gather(["ann"], 10)
             for number in range(1, 11):
                 ann.enter(number)
-                await ann.say(number, ["bea"], f"{number}".encode())
-            heard = await bea.hear(1, ["ann"], 1000, fine, False)
+                await ann.say(number, ["bea"], Plain(f"{number}".encode()))
+            heard, _ = await bea.hear(1, ["ann"], 1000, fine)
             for number in range(11, 200):
                 ann.enter(number)
-                await ann.say(number, ["bea"], b"")
+                await ann.say(number, ["bea"], Plain(b""))
             return heard, len(ann.sayings._said)
 
     heard, kept = asyncio.run(asyncio.wait_for(all_(), 20))
@@ -285,14 +287,14 @@ def test_the_last_words_of_who_leaves_arrive() -> None:
     async def leaving() -> None:
         async with circle("bea", where) as bea:
             await bea.gather(["ann"], 10)
-            await bea.say(1, ["ann"], much)
+            await bea.say(1, ["ann"], Plain(much))
             await bea.part(1)
 
     async def all_() -> dict[str, bytes]:
         async with circle("ann", where, patience=1.0) as ann:
             ending = asyncio.create_task(leaving())
             await ann.gather(["bea"], 10)
-            found = await ann.hear(1, ["bea"], len(much), fine, False)
+            found, _ = await ann.hear(1, ["bea"], len(much), fine)
             await ending
             return found
 
@@ -302,3 +304,67 @@ def test_the_last_words_of_who_leaves_arrive() -> None:
 def test_plain_text_stays_here() -> None:
     with pytest.raises(ConfigError, match="plain text stays"):
         Circle("ann", NAMES, "r", Address("0.0.0.0", 9000), {})
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Says what it was asked, to some."""
+
+    withheld: str = ""
+    until: tuple[str, ...] = ()
+
+    async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
+        if name == self.withheld:
+            raise WithheldError("not to you", self.until)
+        return name.encode() + b" asked " + asked
+
+
+@pytest.mark.parametrize("fails", ["withheld", "gone", "neither"])
+def test_of_shares_nobody_waits_for_more_where_one_does_not_come(fails: str) -> None:
+    """And the line to whoever was not waited for has the right answers afterwards."""
+    where, told = dict(zip(NAMES, several(len(NAMES)), strict=True)), []
+
+    async def all_() -> list[Any]:
+        async with circle("ann", where, tell=told.append, patience=0.5) as ann, circle("bea", where) as bea:
+            cat = circle("cat", where)
+            async with cat:
+                assert await ann.gather(["bea", "cat"], 10) == []
+                await cat.say(1, ["ann"], Apart("ann" if fails == "withheld" else ""))
+                if fails == "neither":
+                    await bea.say(1, ["ann"], Apart())
+                if fails != "gone":
+                    first = await ann.hear(1, ["bea", "cat"], 100, fine, sum_of=b"?")
+            if fails == "gone":
+                first = await ann.hear(1, ["bea", "cat"], 100, fine, sum_of=b"?")  # bea has not said anything
+            ann.enter(2)
+            await bea.say(2, ["ann"], Apart())
+            return [*first, *await ann.hear(2, ["bea"], 100, fine, sum_of=b"!")]
+
+    came, lost, after, _ = asyncio.run(asyncio.wait_for(all_(), 8))
+    assert after == {"bea": b"ann asked !"}
+    if fails == "neither":
+        assert lost == [] and came == {"bea": b"ann asked ?", "cat": b"ann asked ?"}
+    else:
+        assert lost == ["cat"] and came == {}
+    assert any("cat does not tell: not to you" in each for each in told) == (fails == "withheld")
+
+
+def test_who_lacks_a_key_is_met_and_asked_again() -> None:
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+
+    class Unmet(Apart):
+        async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
+            if not bea.others["cat"].key:
+                raise WithheldError("cat was not met yet", until=["cat"])
+            return b"now"
+
+    bea = circle("bea", where, key=b"b")
+
+    async def all_() -> bytes:
+        async with circle("ann", where) as ann, bea, circle("cat", where, key=b"c"):
+            await ann.gather(["bea", "cat"], 10)
+            assert (ann.others["bea"].key, ann.others["cat"].key) == (b"b", b"c")
+            await bea.say(1, ["ann"], Unmet())
+            return (await ann.hear(1, ["bea"], 100, fine, sum_of=b"?"))[0]["bea"]
+
+    assert asyncio.run(asyncio.wait_for(all_(), 8)) == b"now"

@@ -25,6 +25,7 @@ data = "digits"
 clients = {count}
 method = "{method}"
 topology = "{topology}"
+mixing = "{mixing}"
 rounds = {rounds}
 model = "mlp:12"
 eval_every = 0
@@ -36,7 +37,13 @@ class Street:
     """Peers as processes, with keys of one authority."""
 
     def __init__(
-        self, place: Path, count: int, rounds: int, method: str = "dpsgd", topology: str = "ring"
+        self,
+        place: Path,
+        count: int,
+        rounds: int,
+        method: str = "dpsgd",
+        topology: str = "ring",
+        mixing: str = "plain",
     ) -> None:
         self.place, self.names = place, [f"phone-{at}" for at in range(count)]
         self.where = dict(zip(self.names, several(count), strict=True))
@@ -44,7 +51,7 @@ class Street:
         self.keys = {name: party_keys(authority, name, place / "keys" / name) for name in self.names}
         self.file = place / "run.toml"
         listed = "".join(f'{name} = ""\n' for name in self.names)
-        text = RUN.format(count=count, rounds=rounds, method=method, topology=topology)
+        text = RUN.format(count=count, rounds=rounds, method=method, topology=topology, mixing=mixing)
         self.file.write_text(f"{text}[peers]\n{listed}")
         self.running: dict[str, Forked] = {}
 
@@ -108,8 +115,9 @@ def same(street: Street) -> bool:
     )
 
 
-def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(tmp_path: Path) -> None:
-    street = Street(tmp_path, 3, rounds=30)
+@pytest.mark.parametrize("mixing", ["plain", "masked"])
+def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(mixing: str, tmp_path: Path) -> None:
+    street = Street(tmp_path, 3, rounds=30, mixing=mixing)
     try:
         for name in street.names:
             street.start(name)
@@ -121,6 +129,12 @@ def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(tmp_path
         street.close()
     assert "goes on after round" in street.log("phone-1")
     assert same(street)
+    if mixing == "masked":
+        key = street.of("phone-0") / "masks.key"
+        assert key.stat().st_mode & 0o077 == 0
+        assert (street.of("phone-0") / "masks.told").read_text().count(
+            "told "
+        ) == 60  # 30 rounds, two neighbours
 
 
 def test_who_is_stopped_while_it_waits_says_how_to_go_on(tmp_path: Path) -> None:
@@ -181,6 +195,14 @@ def test_eight_over_tls_are_the_simulation(method: str, tmp_path: Path) -> None:
         (["--plain", "--set", "topology=rink"], "did you mean 'ring'"),
         (["--plain", "--set", "cohort=2"], "is for a simulation"),
         (["--plain", "--set", "topology=related:1"], "who is related is found in a simulation"),
+        (["--plain", "--set", "mixing=masked"], "peer 0 hears peer 1 alone"),
+        (
+            ["--plain", "--set", "mixing=masked", "--set", "method=choco"],
+            "what each neighbour offers by itself",
+        ),
+        (["--plain", "--set", "mixing=mask"], "did you mean 'masked'"),
+        (["--plain", "--set", "channel=secagg"], "mixing=masked"),
+        (["--plain", "--set", "channel=topk:0.1"], "method=choco"),
         (["--plain", "--name", "stranger"], "--name stranger: the peers are phone-0"),
     ],
 )
@@ -188,7 +210,7 @@ def test_mistakes_end_with_one_screen(
     more: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "run.toml"
-    text = RUN.format(count=2, rounds=1, method="dpsgd", topology="ring")
+    text = RUN.format(count=2, rounds=1, method="dpsgd", topology="ring", mixing="plain")
     file.write_text(text + '[peers]\nphone-0 = ""\nphone-1 = ""\n')
     with pytest.raises(SystemExit) as found:
         main(["peer", str(file), "--name", "phone-0", "--place", str(tmp_path / "p"), *more])

@@ -63,14 +63,15 @@ async def peer(
     where: dict[str, Address],
     place: Path,
     tell: Any = lambda _: None,
+    names: list[str] = NAMES,
     **more: Any,
 ) -> Member:
     """One peer, to its end."""
-    made, name = member(one, number), NAMES[number]
+    made, name = member(one, number), names[number]
     seat = Seat(where[name], {k: v for k, v in where.items() if k != name}, **{"patience": 20.0, **more})
     labels = Labels(one.method, "digits", one.model, one.seed, one.rounds)
     await take_part(
-        made, NAMES, alike(one, made, NAMES), labels, seat, place / name, tell=tell, every=one.eval_every
+        made, names, alike(one, made, names), labels, seat, place / name, tell=tell, every=one.eval_every
     )
     return made
 
@@ -100,6 +101,9 @@ def same(members: list[Member], rows: Record) -> bool:
         ("moshpit", "grid:2", {}),
         ("dpsgd", "ring", {"engine": "processes", "batch_size": 10}),
         ("dpsgd", "ring", {"channel": "clip:0.2 | local:0.1"}),
+        ("dpsgd", "ring", {"mixing": "masked"}),
+        ("tracking", "complete", {"mixing": "masked:64"}),
+        ("pushsum", "exponential", {"mixing": "masked"}),
     ],
 )
 def test_the_models_are_those_of_the_simulation(
@@ -180,6 +184,33 @@ def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(method: 
     assert '"missing":{"2":' in log and '"links":{' in log
 
 
+def test_with_masks_whoever_misses_a_share_keeps_its_model_and_the_rest_go_on(tmp_path: Path) -> None:
+    """One of five is gone for good: its neighbours lose one round, and then add up without it."""
+    one = experiment("dpsgd", "complete", rounds=12, mixing="masked", clients=5)
+    names = [*NAMES, "4"]
+    where, told = dict(zip(names, several(len(names)), strict=True)), list[str]()
+
+    async def brief() -> None:
+        work = asyncio.ensure_future(peer(one, 4, where, tmp_path, names=names))
+        while not any('"round":3' in each.read_text() for each in (tmp_path / "4").glob("*/events.jsonl")):
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+
+    async def all_() -> list[Member]:
+        rest = (peer(one, at, where, tmp_path, told.append, names=names, patience=0.5) for at in range(4))
+        *members, _ = await asyncio.gather(*rest, brief())
+        return members  # type: ignore[return-value]
+
+    members = asyncio.run(asyncio.wait_for(all_(), 120))
+    assert any("4 is gone" in each for each in told)
+    assert any("keeps what it has: nothing came of 4" in each for each in told), told
+    # after a round in which all of four have added up, all have one model
+    assert all(torch.equal(each.own.model, members[0].own.model) for each in members)
+    assert '"missing":{"4":' in next((tmp_path / "0").glob("*/events.jsonl")).read_text()
+
+
 def test_a_run_that_is_over_is_not_begun_again(tmp_path: Path) -> None:
     one = experiment("dpsgd", "ring", rounds=1)
     where = dict(zip(NAMES, several(len(NAMES)), strict=True))
@@ -215,7 +246,7 @@ def test_what_is_not_finite_is_not_mixed() -> None:
         each.train(1)
     bad = second.offered.replace(model=second.offered.model.clone())
     bad.model[3] = float("nan")
-    body, _ = second.message(bad, first=True)
+    body = second.message(bad, first=True).body
     with pytest.raises(atoll.AtollError, match="not finite"):
         first.read(1, body, True)
     with pytest.raises(atoll.AtollError):
@@ -228,7 +259,7 @@ def test_what_has_another_form_is_not_mixed(method: str) -> None:
     first, second = member(one, 0), member(one, 1)
     for each in (first, second):
         each.train(1)
-    fine, _ = second.message(second.offered, first=True)
+    fine = second.message(second.offered, first=True).body
     sent = codec.decode(fine)
     name = next(iter(sent))
     wrongs = [Record(), sent.replace(more=torch.zeros(1)), sent.replace(**{name: torch.zeros(3)})]

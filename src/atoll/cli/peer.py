@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import secrets
 import signal
 import sys
 from collections.abc import Mapping
@@ -25,7 +24,6 @@ from atoll.cli.run import terminable
 from atoll.cli.serve import plan_of
 from atoll.contract import Population
 from atoll.data import FederatedData
-from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
 from atoll.guarding import between_peers, stated
@@ -35,7 +33,7 @@ from atoll.network.here import Here
 from atoll.network.telling import Teller, said
 from atoll.networks import architectures, networks
 from atoll.parties.framed import Address, Secured
-from atoll.peer.keeping import Labels
+from atoll.peer.keeping import Labels, secret
 from atoll.peer.member import Member
 from atoll.peer.running import Seat, take_part
 from atoll.runs.events import Event
@@ -254,12 +252,12 @@ def member_of(
         )
     for task in tasks:
         task.thrift = Thrift(experiment.precision, experiment.accumulate)
-    channel, secret = None, None
+    channel, noise = None, None
     if experiment.channel is not None:
         channel = channel_of(experiment, method, tasks[0], data, names)
-        secret = None if place is None else _secret(place)
+        noise = None if place is None else secret(place / "noise.key")
     return Member(
-        method, tasks[0], data, number, names, experiment.seed, experiment.engine == "loop", channel, secret
+        method, tasks[0], data, number, names, experiment.seed, experiment.engine == "loop", channel, noise
     )
 
 
@@ -276,15 +274,6 @@ def channel_of(
     return chain.fitted(
         method, expected, Setting(len(names), seed=experiment.seed, rounds=experiment.rounds, secret=True)
     )
-
-
-def _secret(place: Path) -> bytes:
-    """What noise is drawn from: kept, so that a round that is played again draws the same."""
-    file = place / "noise.key"
-    if not file.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        replaced(file, secrets.token_bytes(32), secret=True)
-    return file.read_bytes()
 
 
 def seat_of(wish: Wish, table: Mapping[str, Address | None], name: str) -> Seat:

@@ -13,7 +13,7 @@ from atoll.parties.framed import LOOPBACK, Address, Secured, ended, frame, frame
 from atoll.parties.link import PartyError
 from atoll.peer.line import GONE
 from atoll.peer.others import Lines, Other
-from atoll.peer.sayings import Sayings
+from atoll.peer.sayings import Sayings, Spoken, WithheldError
 from atoll.peer.words import Absent, Here, Known, Later, No, Said, There, Wanted, Word, known, opened, packed
 
 __all__ = ["Circle", "Other"]
@@ -40,6 +40,7 @@ class Circle:
         patience: seconds of silence after which another one is gone.
         deadline: seconds after which nobody waits for one that is there, but slow; None: for ever.
         begins: the first round in which this one takes part.
+        key: its public key for masks, which all are told.
         tell: hears who comes and goes.
 
     Raises ConfigError for plain text beyond this machine.
@@ -59,6 +60,7 @@ class Circle:
         patience: float = 60.0,
         deadline: float | None = None,
         begins: int = 1,
+        key: bytes = b"",
         tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         if secured is None:
@@ -71,6 +73,7 @@ class Circle:
         self.name, self.run, self.listen, self.secured = name, run, listen, secured
         self.patience, self.deadline, self.tell = patience, deadline, tell
         self.begins = self.round = begins
+        self.key = key
         self.others = {each: Other(known.get(each)) for each in names if each != name}
         self.lines = Lines(name, self.others, secured)
         self._own = address or listen
@@ -110,14 +113,9 @@ class Circle:
 
     # --- what this one says -----------------------------------------------------------------------------------
 
-    async def say(self, number: int, to: Sequence[str], body: bytes, whole: bytes | None = None) -> None:
-        """Have others told what this peer says in a round.
-
-        Args:
-            to: who will ask for it.
-            whole: the same by itself, where `body` is only what has changed since it spoke before.
-        """
-        await self.sayings.put(number, to, body, whole, lambda name: self.others[name].gone)
+    async def say(self, number: int, to: Sequence[str], spoken: Spoken) -> None:
+        """Have others told what this peer says in a round; `to` are those who will ask for it."""
+        await self.sayings.put(number, to, spoken, lambda name: self.others[name].gone)
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -156,16 +154,29 @@ class Circle:
                 return No("it has other settings: method, model, topology, seed and peers must be alike"), b""
             gone = self.others[other].gone
             self._met(other, word, known(body))
-            return There(self.begins, self.round, gone), self._known()
+            return There(self.begins, self.round, gone, self.key), self._known()
         if not isinstance(word, Wanted):
             return No("that is no question"), b""
         self.others[other].round = word.round
         found = await self.sayings.of(word.of, self._never, _POLL)
         if found is not None:
-            return Said(word.of, self.round, found.since), found.whole if word.whole else found.body
+            try:
+                told = await found.spoken.to(other, word.whole, body)
+            except WithheldError as error:
+                return await self._withheld(other, error), b""
+            return Said(word.of, self.round, found.since), told
         if self._never(word.of):
             return Absent(self.begins, self.round), b""
         return Later(self.round), b""
+
+    async def _withheld(self, other: str, error: WithheldError) -> Word:
+        if not error.until:
+            self.tell(said("withheld", f"{other} is not told: {error.message}", peer=other))
+            return No(error.message)
+        for name in error.until:
+            await self._present(name)
+        await asyncio.sleep(_AGAIN)
+        return Later(self.round)
 
     def _never(self, number: int) -> bool:
         """Whether nothing will be said of a round that was not said before."""
@@ -182,6 +193,7 @@ class Circle:
             back = "is there again" if found.met else "is there"
             self.tell(said("met", f"{name} {back}", peer=name))
         found.met, found.gone, found.begins, found.round = True, False, word.begins, word.round
+        found.key = word.key
         if word.gone:
             self._without[name] = word.round
         for each, text in addresses.items():
@@ -232,7 +244,7 @@ class Circle:
         """Tell another one that this is here; whether it could be told.  Raises ConfigError where it refuses."""
         try:
             line = await self.lines.to(name)
-            here = Here(self.run, self.begins, self.round, self.others[name].gone)
+            here = Here(self.run, self.begins, self.round, self.others[name].gone, self.key)
             word, body = await line.ask(here, self._known(), most=_WORDS)
             if isinstance(word, No):
                 raise ConfigError(f"{name} refuses: {word.why}", hint="all peers start with one file")
@@ -273,49 +285,66 @@ class Circle:
         names: Sequence[str],
         most: int,
         read: Callable[[str, bytes, bool], T],
-        chained: bool,
-    ) -> dict[str, T]:
-        """What these others said in a round, as `read` has it; those are missing who are gone, or were not there.
+        *,
+        chained: bool = False,
+        sum_of: bytes = b"",
+    ) -> tuple[dict[str, T], list[str]]:
+        """What these others said in a round, as `read` has it, and of whom nothing came: they are gone, or were absent.
 
         Args:
             most: bytes that one may have.
             read: makes something of who it is from, a body, and whether it stands by itself; raises CodecError for
                 what cannot be used.
             chained: whether what one says says it only to who has heard what came before.
+            sum_of: for shares of a sum, what is asked (`Among`). As soon as nothing comes of one, the others are not
+                waited for: without it theirs are nothing.
         """
-        found = await asyncio.gather(*(self._hear(name, number, most, chained) for name in names))
-        came: dict[str, T] = {}
-        for name, body in zip(names, found, strict=True):
-            if body is None:
+        tasks = [asyncio.ensure_future(self._hear(name, number, most, chained, sum_of)) for name in names]
+        try:
+            for task in asyncio.as_completed(tasks):
+                if await task is None and sum_of:
+                    break
+        finally:
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        came, lost = dict[str, T](), list[str]()
+        for name, one in zip(names, tasks, strict=True):
+            if one.cancelled():
+                continue
+            if (body := one.result()) is None:
+                lost.append(name)
                 continue
             try:
                 came[name] = read(name, *body)
             except CodecError as error:
                 text = f"round {number}: what {name} said cannot be used: {error.message}"
                 self.tell(said("unusable", text, peer=name, round=number))
+                lost.append(name)
             else:
                 self.others[name].heard = number
-        return came
+        return came, lost
 
-    async def _hear(self, name: str, number: int, most: int, chained: bool) -> tuple[bytes, bool] | None:
+    async def _hear(
+        self, name: str, number: int, most: int, chained: bool, sum_of: bytes
+    ) -> tuple[bytes, bool] | None:
         """(what one said, whether it stands by itself)."""
         other, clock = self.others[name], asyncio.get_running_loop().time
         begun = sign = clock()
         whole = not chained
         while not other.gone and number >= other.begins:
             try:
-                line = await self.lines.to(name)
-                word, body = await line.ask(
-                    Wanted(number, self.round, whole), most=most, patience=_POLL + min(self.patience, _POLL)
-                )
-                if not isinstance(word, Said | Later | Absent):
-                    raise PartyError(f"{name} answered something else")
+                word, body = await self._asked(name, Wanted(number, self.round, whole), sum_of, most)
             except GONE as error:
                 await self.lines.drop(name)
                 if clock() - sign > self.patience:
                     self._lost(name, number, f"nothing was heard from it for {self.patience:g} s", error)
                 await asyncio.sleep(_AGAIN)
                 continue
+            if isinstance(word, No):
+                text = f"round {number}: {name} does not tell: {word.why}"
+                self.tell(said("withheld", text, peer=name, round=number))
+                return None
             sign, other.round = clock(), word.round
             if isinstance(word, Said):
                 other.received += len(body)
@@ -332,6 +361,20 @@ class Circle:
                 self.tell(said("late", f"round {number}: {name} is late, and is not waited for", peer=name))
                 return None
         return None
+
+    async def _asked(
+        self, name: str, wanted: Wanted, body: bytes, most: int
+    ) -> tuple[Said | Later | Absent | No, bytes]:
+        """The answer to a question.  Raises one of GONE."""
+        line = await self.lines.to(name)
+        try:
+            word, found = await line.ask(wanted, body, most=most, patience=_POLL + min(self.patience, _POLL))
+        except asyncio.CancelledError:  # its answer would be taken for that to the next question
+            await self.lines.drop(name)
+            raise
+        if not isinstance(word, Said | Later | Absent | No):
+            raise PartyError(f"{name} answered something else")
+        return word, found
 
     def _lost(self, name: str, number: int, why: str, error: BaseException) -> None:
         self.others[name].gone = True

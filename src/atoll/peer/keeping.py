@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from typing import Any, Self
 from msgspec import UNSET
 from safetensors.torch import save_file
 
+from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.peer.circle import Circle
 from atoll.peer.member import Member
@@ -23,7 +25,15 @@ from atoll.runs.readers import Reader
 from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
 
-__all__ = ["Book", "Labels"]
+__all__ = ["Book", "Labels", "secret"]
+
+
+def secret(file: Path) -> bytes:
+    """32 bytes that nobody else knows: made once, and kept, so that a round that is played again goes the same way."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replaced(file, secrets.token_bytes(32), secret=True)
+    return file.read_bytes()
 
 
 @dataclass(frozen=True)

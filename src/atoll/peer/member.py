@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from atoll import codec
 from atoll.channel import Chain
@@ -18,12 +19,15 @@ from atoll.engines.padding import Padding
 from atoll.engines.sequential import Sequential
 from atoll.errors import CodecError
 from atoll.methods.neighbours.decentralised import Decentralised
+from atoll.peer.sayings import Plain, WithheldError
 from atoll.privacy.source import Source
 from atoll.rounds.judging import figures, measures, totals
 from atoll.rounds.round import telling
 from atoll.task import Task
 from atoll.tensors import Record, Tensors, finite, leaves
-from atoll.topology import Weights, topology
+from atoll.topology import Fixed, Weights, topology
+from atoll.topology.fixed import within
+from atoll.topology.weights import Row
 
 __all__ = ["Member"]
 
@@ -73,6 +77,8 @@ class Member:
         self.packs = type(method).pack is not Decentralised.pack
         """Whether what travels is less than what is offered, and says it only to who has heard what came before."""
         self.known: dict[int, Record] = {}
+        self.masked = method.rule.masked
+        """Whether others hear shares of sums, and no values."""
         device = torch.device("cpu")
         self._client = (Client if written else Sequential)(task, data, device)
         self._padding = None if written else Padding(task, data, device)
@@ -126,7 +132,7 @@ class Member:
         at = list(there).index(self.number)
         return [there[each] for each in self.weights(round, phase, there).hears(at)]
 
-    def message(self, values: Record, first: bool) -> tuple[bytes, bytes]:
+    def message(self, values: Record, first: bool) -> Plain:
         """What it says in an exchange: as it travels, and whole, for who has missed something.
 
         Args:
@@ -135,7 +141,32 @@ class Member:
         """
         whole = codec.encode(values)
         packed = codec.encode(self.method.pack(self.own, self._trained)) if self.packs and first else whole
-        return packed, whole
+        return Plain(packed, whole)
+
+    def share(self, round: int, phase: int, values: Record, receiver: int, others: Sequence[int]) -> Tensor:
+        """What it adds to the sum that a receiver makes of what these peers have, it among them: int32, field by field.
+
+        Raises WithheldError where the receiver does not hear these, or so few that the sum would tell.
+        """
+        there = sorted({receiver, *others})
+        at, row = self._row(round, phase, there, receiver)
+        if [there[place] for place in row.peers if place != at] != sorted(others):
+            raise WithheldError("it does not hear these, or too few of them for a sum")
+        fixed = Fixed.of(self.method.rule.most, row.weights, row.peers.index(at))
+        return self._shares(fixed, values, row.weights[row.peers.index(there.index(self.number))])
+
+    def _shares(self, fixed: Fixed, values: Record, weight: float) -> Tensor:
+        return torch.cat([fixed.share(value, weight) for value in values.values()])
+
+    def _row(self, round: int, phase: int, there: Sequence[int], peer: int) -> tuple[int, Row]:
+        """A peer's place among those that are there, and whom it hears."""
+        at = list(there).index(peer)
+        return at, self.weights(round, phase, there).of_peer(at)
+
+    def check(self, values: Record) -> None:
+        """Whether masks can carry what it is about to say.  Raises RunError."""
+        for value in values.values():
+            within(value, self.method.rule.most)
 
     @property
     def most(self) -> int:
@@ -143,7 +174,14 @@ class Member:
         return len(codec.encode(self._offered)) + _SLACK
 
     def read(self, number: int, body: bytes, whole: bool) -> Record:
-        """What another one offers.  Raises CodecError for anything else, numbers that are not finite among it."""
+        """What another one offers, its `share` where there are masks.
+
+        Raises CodecError for anything else, numbers that are not finite among it.
+        """
+        if self.masked:
+            size = sum(value.numel() for value in self._offered.values())
+            form = Form.of(Record(share=torch.zeros(size, dtype=torch.int32)))
+            return codec.decode(body, form, Limits(nbytes=self.most))
         if whole or not self.packs:
             found = codec.decode(body, Form.of(self._offered), Limits(nbytes=self.most))
         else:
@@ -157,11 +195,24 @@ class Member:
     def mixed(
         self, round: int, phase: int, there: Sequence[int], mine: Record, heard: Mapping[int, Record]
     ) -> Record:
-        """What it makes of its own values and those of others by number; all it hears among `there` are in it."""
-        at = list(there).index(self.number)
-        row = self.weights(round, phase, there).of_peer(at)
+        """What it makes of its own values and those of others by number; all it hears among `there` are in it.
+
+        Raises CodecError where shares do not add up.
+        """
+        at, row = self._row(round, phase, there, self.number)
+        if self.masked and len(row.peers) > 1:
+            return self._added(row, row.peers.index(at), mine, [each.share for each in heard.values()])
         values = [mine if place == at else heard[there[place]] for place in row.peers]
         return self.method.combine(values, row, at)
+
+    def _added(self, row: Row, own: int, mine: Record, shares: Sequence[Tensor]) -> Record:
+        """The sum of all shares: masks are gone from it."""
+        fixed = Fixed.of(self.method.rule.most, row.weights, own)
+        total = self._shares(fixed, mine, row.weights[own])
+        for share in shares:
+            total.add_(share)
+        parts = total.split([value.numel() for value in mine.values()])
+        return Record({name: fixed.opened(part, mine[name]) for name, part in zip(mine, parts, strict=True)})
 
     def settle(self, mixed: Record) -> None:
         """The round is over."""

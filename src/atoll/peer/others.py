@@ -23,6 +23,7 @@ class Other:
         met: whether it was ever heard.
         sent, received: bytes of models, to it and from it.
         heard: the last round of which its model came.
+        key: its public key, by which masks are agreed on; empty where there are none.
     """
 
     address: Address | None = None
@@ -33,6 +34,7 @@ class Other:
     sent: int = 0
     received: int = 0
     heard: int = 0
+    key: bytes = b""
     line: Line | None = field(default=None, repr=False)
 
 

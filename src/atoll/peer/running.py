@@ -6,16 +6,23 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from atoll.errors import CodecError
+from atoll.network.marks import MarksOnDisk
 from atoll.network.telling import said
 from atoll.parties.framed import Address, Secured
 from atoll.peer.circle import Circle
-from atoll.peer.keeping import Book, Labels
+from atoll.peer.keeping import Book, Labels, secret
 from atoll.peer.member import Member
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
+
+if TYPE_CHECKING:
+    from atoll.peer.masks import Masks
 
 __all__ = ["Seat", "take_part"]
 
@@ -65,16 +72,26 @@ async def take_part(
 
     Raises ConfigError where others have other settings, or the run here is another one or over.
     """
+    name, key = names[member.number], None
+    if member.masked:
+        from atoll.channel.secagg.keys import Private  # its extra is wanted by masks alone
+
+        key = Private(secret(place / "masks.key"))
     with Book(place, run, member, names, labels, log) as book:
         addresses = {name: Address.parse(text) for name, text in book.facts.get("addresses", {}).items()}
         circle = Circle(
-            names[member.number], names, run, seat.listen, {**addresses, **seat.known}, seat.strangers,
+            name, names, run, seat.listen, {**addresses, **seat.known}, seat.strangers,
             address=seat.address, secured=seat.secured, patience=seat.patience, deadline=seat.deadline,
-            begins=book.number * member.phases + 1, tell=tell,
+            begins=book.number * member.phases + 1, key=b"" if key is None else key.public, tell=tell,
         )  # fmt: skip
         circle.sayings.spoken = book.facts.get("spoken", 0)
-        for name, number in book.facts.get("heard", {}).items():
-            circle.others[name].heard = number
+        for other, number in book.facts.get("heard", {}).items():
+            circle.others[other].heard = number
+        masks = None
+        if key is not None:
+            from atoll.peer.masks import Masks
+
+            masks = Masks(name, run, key, MarksOnDisk(place / "masks.told"), circle.others)
         async with circle:
             neighbours = _neighbours(member, names, labels.rounds)
             tell(said("waiting", f"waiting for {', '.join(neighbours) or 'nobody'}", peers=neighbours))
@@ -82,19 +99,21 @@ async def take_part(
             missing = await circle.gather(neighbours, wait)
             if missing:
                 tell(said("without", f"begins without {', '.join(missing)}", peers=missing))
-            await _Rounds(member, names, circle, book, tell, every).play(labels.rounds)
+            await _Rounds(member, names, circle, book, tell, every, masks).play(labels.rounds)
         book.end()
         return book
 
 
 def _neighbours(member: Member, names: Sequence[str], rounds: int) -> list[str]:
-    """Whom a peer exchanges with, in the first rounds."""
+    """Whom a peer exchanges with in the first rounds, and whom it has masks with."""
     everybody, found = range(len(names)), set[int]()
     for round in range(1, min(rounds, 64) + 1):
         for phase in range(member.phases):
             weights = member.weights(round, phase, everybody)
             found.update(weights.hears(member.number), weights.heard[member.number])
-    return [names[each] for each in sorted(found)]
+            if member.masked:
+                found.update(*(weights.hears(other) for other in weights.heard[member.number]))
+    return [names[each] for each in sorted(found - {member.number})]
 
 
 class _Rounds:
@@ -108,7 +127,9 @@ class _Rounds:
         book: Book,
         tell: Callable[[str], object],
         every: int,
+        masks: Masks | None = None,
     ) -> None:
+        self.masks = masks
         self.member, self.names, self.circle, self.book = member, names, circle, book
         self.tell, self.every = tell, every
 
@@ -141,7 +162,7 @@ class _Rounds:
             number = (round - 1) * phases + phase + 1
             self.circle.enter(number)
             values, heard = await self._exchange(round, phase, number, values)
-            if phase == 0:
+            if phase == 0 and not member.masked:
                 apart = _apart(member.offered, heard)
         member.settle(values)
         self.book.commit(
@@ -153,26 +174,56 @@ class _Rounds:
     ) -> tuple[Record, Mapping[int, Record]]:
         """What this peer has after an exchange, and what it heard."""
         member, there = self.member, self._there(number)
-        weights = member.weights(round, phase, there)
-        at = there.index(member.number)
-        body, whole = member.message(mine, first=phase == 0)
-        await self.circle.say(number, [self.names[there[each]] for each in weights.heard[at]], body, whole)
+        weights, masks = member.weights(round, phase, there), self.masks
+        to = [self.names[there[each]] for each in weights.heard[there.index(member.number)]]
+        due = [self.names[each] for each in member.hears(round, phase, there)]
+        if masks is None:
+            await self.circle.say(number, to, member.message(mine, first=phase == 0))
+        else:
+            member.check(mine)
+
+            def share(receiver: str, others: Sequence[str]) -> Tensor:
+                numbers = [self.names.index(each) for each in others]
+                return member.share(round, phase, mine, self.names.index(receiver), numbers)
+
+            await self.circle.say(number, to, masks.hidden(number, share))
 
         def read(name: str, body: bytes, whole: bool) -> Record:
             return member.read(self.names.index(name), body, whole or phase > 0)
 
-        due = member.hears(round, phase, there)
-        came = await self.circle.hear(
-            number, [self.names[each] for each in due], member.most, read, member.packs and phase == 0
-        )
+        came, lost = await self.circle.hear(
+            number, due, member.most, read, chained=member.packs and phase == 0,
+            sum_of=b"" if masks is None else masks.asked(due),
+        )  # fmt: skip
         heard = {self.names.index(name): value for name, value in came.items()}
         if member.packs:
             member.known.update(heard)
-        lost = [each for each in due if each not in heard]
-        for each in lost:
-            self.book.lost(self.names[each], round)
-        there = [each for each in there if each not in lost]
+        for name in lost:
+            self.book.lost(name, round)
+        if masks is not None:
+            return self._summed(round, phase, there, mine, heard, lost), {}
+        there = [each for each in there if self.names[each] not in lost]
         return member.mixed(round, phase, there, mine, heard), heard
+
+    def _summed(
+        self,
+        round: int,
+        phase: int,
+        there: Sequence[int],
+        mine: Record,
+        heard: Mapping[int, Record],
+        lost: Sequence[str],
+    ) -> Record:
+        """What this peer has after an exchange of shares: all of them, or none."""
+        why = f"nothing came of {', '.join(lost)}"
+        if not lost:
+            try:
+                return self.member.mixed(round, phase, there, mine, heard)
+            except CodecError as error:
+                why = error.message
+        text = f"round {round}: there is no sum, and this peer keeps what it has: {why}"
+        self.tell(said("alone", text, round=round))
+        return self.member.mixed(round, phase, [self.member.number], mine, {})
 
     def _there(self, number: int) -> list[int]:
         """The peers that are not known to be absent."""

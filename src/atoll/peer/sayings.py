@@ -6,20 +6,55 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["Saying", "Sayings"]
+from atoll.errors import AtollError
+
+__all__ = ["Plain", "Saying", "Sayings", "Spoken", "WithheldError"]
 
 _KEPT = 2  # rounds of which a peer still knows what it said, whoever has fetched it
 _MOST = 64  # and of which it does for those who have not
 
 
+class WithheldError(AtollError):
+    """Who asks is not told, and why; or not yet, where these others are not known well enough (`until`)."""
+
+    def __init__(self, message: str, until: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.until = tuple(until)
+
+
+class Spoken(Protocol):
+    """What a peer says in a round, as it is told to who asks."""
+
+    async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
+        """What this one is told, whose question has that body.
+
+        Args:
+            whole: whether by itself, and not as what it differs by from what was said before.
+
+        Raises WithheldError.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The same for everybody: what has changed since it spoke before, and the whole, where that is another thing."""
+
+    body: bytes
+    whole: bytes | None = None
+
+    async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
+        return self.whole if whole and self.whole is not None else self.body
+
+
 @dataclass
 class Saying:
-    """What was said in a round: since which round, what changed, the whole, and who has not fetched it."""
+    """What was said in a round: since which round, what it is, and who has not fetched it."""
 
     since: int
-    body: bytes
-    whole: bytes
+    spoken: Spoken
     due: set[str]
 
 
@@ -31,12 +66,10 @@ class Sayings:
         self._said: dict[int, Saying] = {}
         self._news = asyncio.Condition()
 
-    async def put(
-        self, number: int, to: Sequence[str], body: bytes, whole: bytes | None, gone: Callable[[str], bool]
-    ) -> None:
+    async def put(self, number: int, to: Sequence[str], spoken: Spoken, gone: Callable[[str], bool]) -> None:
         """Say something; what nobody is left to fetch of earlier rounds is forgotten."""
         async with self._news:
-            self._said[number] = Saying(self.spoken, body, body if whole is None else whole, {*to})
+            self._said[number] = Saying(self.spoken, spoken, {*to})
             self.spoken = number
             for old in [each for each in self._said if each <= number - _KEPT]:
                 if old <= number - _MOST or all(map(gone, self._said[old].due)):

@@ -9,10 +9,13 @@ import msgspec
 from atoll.errors import CodecError
 from atoll.parties.framed import BadFrame
 
-__all__ = ["Absent", "Here", "Known", "Later", "No", "Said", "Wanted", "Word", "opened", "packed"]
+__all__ = [
+    "Absent", "Among", "Here", "Known", "Later", "No", "Said", "There", "Wanted", "Word", "among", "known", "opened",
+    "packed",
+]  # fmt: skip
 
 
-class Here(msgspec.Struct, tag="here", frozen=True, forbid_unknown_fields=True):
+class Here(msgspec.Struct, tag="here", frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A peer presents itself. Its body are the addresses that it knows (`Known`)."""
 
     run: str
@@ -23,18 +26,21 @@ class Here(msgspec.Struct, tag="here", frozen=True, forbid_unknown_fields=True):
     """The round that it is in."""
     gone: bool
     """Whether it had given the other up."""
+    key: bytes = b""
+    """Its public key, by which two agree on masks; empty where there are none."""
 
 
-class There(msgspec.Struct, tag="there", frozen=True, forbid_unknown_fields=True):
+class There(msgspec.Struct, tag="there", frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The answer to it; the body as well."""
 
     begins: int
     round: int
     gone: bool
+    key: bytes = b""
 
 
 class Wanted(msgspec.Struct, tag="wanted", frozen=True, forbid_unknown_fields=True):
-    """What did you say in this round?"""
+    """What did you say in this round? Where there are masks, the body says in which sum it goes (`Among`)."""
 
     of: int
     round: int
@@ -66,7 +72,7 @@ class Absent(msgspec.Struct, tag="absent", frozen=True, forbid_unknown_fields=Tr
 
 
 class No(msgspec.Struct, tag="no", frozen=True, forbid_unknown_fields=True):
-    """The other has no place in this run, and why."""
+    """The other has no place in this run, or is not told what it asks for, and why."""
 
     why: str
 
@@ -77,12 +83,18 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: dict[str, str]
 
 
+class Among(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is asked for shares of one sum: public keys by name."""
+
+    keys: dict[str, bytes]
+
+
 Word = Here | There | Wanted | Said | Later | Absent | No
 _WORDS: msgspec.json.Decoder[Word] = msgspec.json.Decoder(Word)
 K = TypeVar("K")
 
 
-def packed(word: Word | Known) -> bytes:
+def packed(word: Word | Known | Among) -> bytes:
     """A message as bytes."""
     return msgspec.json.encode(word)
 
@@ -101,3 +113,11 @@ def known(body: bytes) -> dict[str, str]:
         return msgspec.json.decode(body, type=Known).addresses
     except msgspec.MsgspecError as error:
         raise CodecError(f"addresses of peers cannot be read: {error}") from None
+
+
+def among(body: bytes) -> dict[str, bytes]:
+    """Who is asked for shares, and their keys.  Raises CodecError."""
+    try:
+        return msgspec.json.decode(body, type=Among).keys
+    except msgspec.MsgspecError as error:
+        raise CodecError(f"whose shares are asked for cannot be read: {error}") from None
