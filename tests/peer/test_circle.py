@@ -368,3 +368,20 @@ def test_who_lacks_a_key_is_met_and_asked_again() -> None:
             return (await ann.hear(1, ["bea"], 100, fine, sum_of=b"?"))[0]["bea"]
 
     assert asyncio.run(asyncio.wait_for(all_(), 8)) == b"now"
+
+
+def test_who_cannot_be_met_is_not_waited_for_for_ever() -> None:
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+    bea = circle("bea", where, patience=0.3, key=b"b")
+
+    class Unmet(Apart):
+        async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
+            raise WithheldError("cat was not met yet", until=["cat"])
+
+    async def all_() -> list[str]:
+        async with circle("ann", where) as ann, bea:
+            await ann.gather(["bea"], 10)
+            await bea.say(1, ["ann"], Unmet())
+            return (await ann.hear(1, ["bea"], 100, fine, sum_of=b"?"))[1]
+
+    assert asyncio.run(asyncio.wait_for(all_(), 8)) == ["bea"]

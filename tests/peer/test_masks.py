@@ -29,7 +29,7 @@ def masks(name: str, marks: Any = None, run: str = "r", **keys: bytes) -> Masks:
     return Masks(name, run, KEYS[name], MarksInMemory() if marks is None else marks, others)
 
 
-def question(names: Sequence[str], asker: str = "dan", **keys: bytes) -> bytes:
+def question(names: Sequence[str], asker: str = "dan", **keys: Any) -> bytes:
     return masks(asker, **keys).asked(names)
 
 
@@ -74,7 +74,7 @@ def test_one_share_is_the_same_mask_over_whatever_it_hides() -> None:
 def test_of_three_any_two_are_hidden_by_the_third() -> None:
     some = told(masks("ann"), drawn(0)) + told(masks("bea"), drawn(1))
     apart = some - (drawn(0) + drawn(1))
-    assert int(apart.unique().numel()) > 4900  # what masks with the third leave is in every number
+    assert len(set(apart.tolist())) > 4900  # what masks with the third leave is in every number
 
 
 @pytest.mark.parametrize("other", ["number", "asker", "set", "run"])

@@ -173,8 +173,13 @@ class Circle:
         if not error.until:
             self.tell(said("withheld", f"{other} is not told: {error.message}", peer=other))
             return No(error.message)
+        now = asyncio.get_running_loop().time()
         for name in error.until:
-            await self._present(name)
+            found = self.others[name]
+            if found.address is None or not await self._present(name):
+                found.sought = found.sought or now
+                if now - found.sought > self.patience:
+                    return No(error.message)
         await asyncio.sleep(_AGAIN)
         return Later(self.round)
 
@@ -193,7 +198,7 @@ class Circle:
             back = "is there again" if found.met else "is there"
             self.tell(said("met", f"{name} {back}", peer=name))
         found.met, found.gone, found.begins, found.round = True, False, word.begins, word.round
-        found.key = word.key
+        found.key, found.sought = word.key, 0.0
         if word.gone:
             self._without[name] = word.round
         for each, text in addresses.items():
@@ -243,9 +248,8 @@ class Circle:
     async def _present(self, name: str) -> bool:
         """Tell another one that this is here; whether it could be told.  Raises ConfigError where it refuses."""
         try:
-            line = await self.lines.to(name)
             here = Here(self.run, self.begins, self.round, self.others[name].gone, self.key)
-            word, body = await line.ask(here, self._known(), most=_WORDS)
+            word, body = await self.lines.ask(name, here, self._known(), most=_WORDS)
             if isinstance(word, No):
                 raise ConfigError(f"{name} refuses: {word.why}", hint="all peers start with one file")
             if not isinstance(word, There):
@@ -334,7 +338,12 @@ class Circle:
         whole = not chained
         while not other.gone and number >= other.begins:
             try:
-                word, body = await self._asked(name, Wanted(number, self.round, whole), sum_of, most)
+                word, body = await self.lines.ask(
+                    name, Wanted(number, self.round, whole), sum_of, most=most,
+                    patience=_POLL + min(self.patience, _POLL),
+                )  # fmt: skip
+                if not isinstance(word, Said | Later | Absent | No):
+                    raise PartyError(f"{name} answered something else")
             except GONE as error:
                 await self.lines.drop(name)
                 if clock() - sign > self.patience:
@@ -361,20 +370,6 @@ class Circle:
                 self.tell(said("late", f"round {number}: {name} is late, and is not waited for", peer=name))
                 return None
         return None
-
-    async def _asked(
-        self, name: str, wanted: Wanted, body: bytes, most: int
-    ) -> tuple[Said | Later | Absent | No, bytes]:
-        """The answer to a question.  Raises one of GONE."""
-        line = await self.lines.to(name)
-        try:
-            word, found = await line.ask(wanted, body, most=most, patience=_POLL + min(self.patience, _POLL))
-        except asyncio.CancelledError:  # its answer would be taken for that to the next question
-            await self.lines.drop(name)
-            raise
-        if not isinstance(word, Said | Later | Absent | No):
-            raise PartyError(f"{name} answered something else")
-        return word, found
 
     def _lost(self, name: str, number: int, why: str, error: BaseException) -> None:
         self.others[name].gone = True

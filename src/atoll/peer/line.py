@@ -19,12 +19,12 @@ from atoll.parties.framed import (
 from atoll.parties.link import PartyError
 from atoll.peer.words import Word, opened, packed
 
-__all__ = ["GONE", "Line"]
+__all__ = ["GONE", "PATIENCE", "Line"]
 
 GONE = (OSError, EOFError, ssl.SSLError, TimeoutError, BadFrame, PartyError)
 """What a connection on which nothing comes any more raises."""
 
-_PATIENCE = 10.0  # seconds for a connection to be there
+PATIENCE = 10.0  # seconds for a connection to be there
 
 
 class Line:
@@ -41,7 +41,7 @@ class Line:
     async def to(where: Address, own: str, secured: Secured | None) -> Line:
         """Call whoever listens there.  Raises one of GONE."""
         context = None if secured is None else secured.client
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             # Who is there is told by its certificate's name, not by that of the machine.
             reader, writer = await asyncio.open_connection(
                 where.host, where.port, ssl=context, server_hostname=None if context is None else where.host
@@ -56,7 +56,7 @@ class Line:
         return Line(name, reader, writer)
 
     async def ask(
-        self, word: Word, body: bytes = b"", *, most: int, patience: float = _PATIENCE
+        self, word: Word, body: bytes = b"", *, most: int, patience: float = PATIENCE
     ) -> tuple[Word, bytes]:
         """The answer to a question, and its body of at most so many bytes.  Raises one of GONE."""
         async with self._lock:

@@ -211,7 +211,7 @@ class Member:
         total = self._shares(fixed, mine, row.weights[own])
         for share in shares:
             total.add_(share)
-        parts = total.split([value.numel() for value in mine.values()])
+        parts = torch.split(total, [value.numel() for value in mine.values()])
         return Record({name: fixed.opened(part, mine[name]) for name, part in zip(mine, parts, strict=True)})
 
     def settle(self, mixed: Record) -> None:

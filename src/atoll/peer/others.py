@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from atoll.parties.framed import Address, Secured
 from atoll.parties.link import PartyError
-from atoll.peer.line import Line
+from atoll.peer.line import PATIENCE, Line
+from atoll.peer.words import Word
 
 __all__ = ["Lines", "Other"]
 
@@ -24,6 +26,7 @@ class Other:
         sent, received: bytes of models, to it and from it.
         heard: the last round of which its model came.
         key: its public key, by which masks are agreed on; empty where there are none.
+        sought: since when it is looked for to have that, on the loop's clock; 0 where it is not.
     """
 
     address: Address | None = None
@@ -35,6 +38,7 @@ class Other:
     received: int = 0
     heard: int = 0
     key: bytes = b""
+    sought: float = 0.0
     line: Line | None = field(default=None, repr=False)
 
 
@@ -56,6 +60,17 @@ class Lines:
                 raise PartyError(f"at {other.address} is {line.name}, and not {name}")
             return await self._settled(name, line)
         return other.line
+
+    async def ask(
+        self, name: str, word: Word, body: bytes = b"", *, most: int, patience: float = PATIENCE
+    ) -> tuple[Word, bytes]:
+        """The answer to a question, and its body of at most so many bytes.  Raises one of GONE."""
+        line = await self.to(name)
+        try:
+            return await line.ask(word, body, most=most, patience=patience)
+        except asyncio.CancelledError:  # the answer would be taken for that to the next question
+            await self.drop(name)
+            raise
 
     async def _settled(self, name: str, line: Line) -> Line:
         """The one line to another one that is kept, where two were opened at a time."""
