@@ -172,9 +172,17 @@ def test_eight_of_whom_one_is_killed_for_good_and_one_comes_back(tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dpsgd", "choco", "tracking"])
-def test_eight_over_tls_are_the_simulation(method: str, tmp_path: Path) -> None:
-    street = Street(tmp_path, 8, rounds=6, method=method, topology="exponential")
+@pytest.mark.parametrize(
+    ("method", "topology", "mixing"),
+    [
+        ("dpsgd", "exponential", "plain"),
+        ("choco", "exponential", "plain"),
+        ("tracking", "exponential", "masked"),
+        ("dpsgd", "related:2", "plain"),
+    ],
+)
+def test_eight_over_tls_are_the_simulation(method: str, topology: str, mixing: str, tmp_path: Path) -> None:
+    street = Street(tmp_path, 8, rounds=6, method=method, topology=topology, mixing=mixing)
     try:
         for name in street.names:
             street.start(name)
@@ -194,7 +202,7 @@ def test_eight_over_tls_are_the_simulation(method: str, tmp_path: Path) -> None:
         (["--plain", "--set", "method=fedavg"], "topology is a setting of"),
         (["--plain", "--set", "topology=rink"], "did you mean 'ring'"),
         (["--plain", "--set", "cohort=2"], "is for a simulation"),
-        (["--plain", "--set", "topology=related:1"], "who is related is found in a simulation"),
+        (["--plain", "--set", "topology=related:2"], "cannot have 2 others each"),
         (["--plain", "--set", "mixing=masked"], "peer 0 hears peer 1 alone"),
         (
             ["--plain", "--set", "mixing=masked", "--set", "method=choco"],

@@ -14,7 +14,7 @@ import torch
 import atoll
 from atoll import codec
 from atoll.cli.peer import alike, checked, member_of
-from atoll.errors import CodecError, ConfigError
+from atoll.errors import CodecError, ConfigError, RunError
 from atoll.experiment import Experiment
 from atoll.parties.framed import Address
 from atoll.peer.keeping import Book, Labels
@@ -101,6 +101,8 @@ def same(members: list[Member], rows: Record) -> bool:
         ("moshpit", "grid:2", {}),
         ("dpsgd", "ring", {"engine": "processes", "batch_size": 10}),
         ("dpsgd", "ring", {"channel": "clip:0.2 | local:0.1"}),
+        ("dpsgd", "related:1", {}),
+        ("choco", "related:2,8,0.01", {}),
         ("dpsgd", "ring", {"mixing": "masked"}),
         ("tracking", "complete", {"mixing": "masked:64"}),
         ("pushsum", "exponential", {"mixing": "masked"}),
@@ -122,12 +124,14 @@ class _Broken(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["dpsgd", "choco"])
+@pytest.mark.parametrize(
+    ("method", "topology"), [("dpsgd", "ring"), ("choco", "ring"), ("dpsgd", "related:1")]
+)
 def test_who_is_broken_off_goes_on_to_the_bit(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, topology: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One ends without a word in its third round, after the others have heard it, and comes back soon."""
-    one = experiment(method, "ring", rounds=6)
+    one = experiment(method, topology, rounds=6)
     where = dict(zip(NAMES, several(len(NAMES)), strict=True))
     commit, armed = Book.commit, [True]
 
@@ -221,6 +225,42 @@ def test_a_run_that_is_over_is_not_begun_again(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(all_(), 60))
     with pytest.raises(ConfigError, match="0 has finished its run"):
         asyncio.run(peer(one, 0, where, tmp_path))
+
+
+def test_who_is_related_is_not_known_before_all_have_come(tmp_path: Path) -> None:
+    """Who waited in vain says so, and goes on when the last one is there; a lost directory is no harm."""
+    one = experiment("dpsgd", "related:1", rounds=6)
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+
+    async def some() -> list[Any]:
+        few = (peer(one, at, where, tmp_path, wait=0.3) for at in range(3))
+        return await asyncio.gather(*few, return_exceptions=True)
+
+    for error in asyncio.run(asyncio.wait_for(some(), 60)):
+        assert isinstance(error, RunError) and "nothing came of" in error.message and "3" in error.message
+
+    async def all_() -> list[Member]:
+        return await asyncio.gather(*(peer(one, at, where, tmp_path) for at in range(len(NAMES))))
+
+    assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
+
+
+def test_sketches_are_read_strictly_and_their_noise_is_a_secret(tmp_path: Path) -> None:
+    one = experiment("dpsgd", "related:2,8,0.1")
+    data = one.divide(one.load())
+
+    def told(place: Path | None) -> Record:
+        return member_of(one, checked(one), data, 0, NAMES, place).sketch()
+
+    first = told(tmp_path / "a")
+    assert torch.equal(first.sketch, told(tmp_path / "a").sketch)
+    assert not torch.equal(first.sketch, told(tmp_path / "b").sketch)
+    assert not torch.equal(first.sketch, told(None).sketch)
+    made = member(one, 1)
+    assert torch.equal(made.read_sketch(codec.encode(first), first).sketch, first.sketch)
+    for wrong in (Record(), Record(sketch=first.sketch[1:]), Record(sketch=first.sketch / 0)):
+        with pytest.raises(CodecError):
+            made.read_sketch(codec.encode(wrong), first)
 
 
 def test_noise_is_a_secret_and_drawn_once_for_a_round(tmp_path: Path) -> None:

@@ -162,12 +162,6 @@ def checked(experiment: Experiment) -> Decentralised:
             f"method = {experiment.method!r} needs a server, and here is none",
             hint=f"without one: {', '.join(able)}; with one: atoll serve and atoll join",
         )
-    if method.kin is not None:
-        raise ConfigError(
-            f"topology = {method.topology}: who is related is found in a simulation (atoll run), where all sketches are"
-            " at hand; peers between machines know their graph from the beginning",
-            hint="write down who is like whom: topology = file:PATH, with lines from,to",
-        )
     for key in Settings.kinds():
         value = getattr(experiment, key)
         if key not in _MATTER | _ASIDE and value != getattr(Experiment, key):
@@ -253,9 +247,12 @@ def member_of(
     for task in tasks:
         task.thrift = Thrift(experiment.precision, experiment.accumulate)
     channel, noise = None, None
+    if place is not None and (
+        experiment.channel is not None or (method.kin is not None and method.kin.noise)
+    ):
+        noise = secret(place / "noise.key")
     if experiment.channel is not None:
         channel = channel_of(experiment, method, tasks[0], data, names)
-        noise = None if place is None else secret(place / "noise.key")
     return Member(
         method, tasks[0], data, number, names, experiment.seed, experiment.engine == "loop", channel, noise
     )

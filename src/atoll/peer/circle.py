@@ -13,7 +13,7 @@ from atoll.parties.framed import LOOPBACK, Address, Secured, ended, frame, frame
 from atoll.parties.link import PartyError
 from atoll.peer.line import GONE
 from atoll.peer.others import Lines, Other
-from atoll.peer.sayings import Sayings, Spoken, WithheldError
+from atoll.peer.sayings import BEFORE, Sayings, Spoken, WithheldError
 from atoll.peer.words import Absent, Here, Known, Later, No, Said, There, Wanted, Word, known, opened, packed
 
 __all__ = ["Circle", "Other"]
@@ -185,7 +185,7 @@ class Circle:
 
     def _never(self, number: int) -> bool:
         """Whether nothing will be said of a round that was not said before."""
-        return number < self.begins or number < self.round
+        return BEFORE < number < max(self.begins, self.round)
 
     def _known(self) -> bytes:
         found = {name: str(each.address) for name, each in self.others.items() if each.address is not None}
@@ -336,7 +336,7 @@ class Circle:
         other, clock = self.others[name], asyncio.get_running_loop().time
         begun = sign = clock()
         whole = not chained
-        while not other.gone and number >= other.begins:
+        while not other.gone and (number == BEFORE or number >= other.begins):
             try:
                 word, body = await self.lines.ask(
                     name, Wanted(number, self.round, whole), sum_of, most=most,

@@ -83,8 +83,8 @@ class Book:
             checkpoint, _ = self.session.resume(found.path, self._identity)
             self.number, self.facts = checkpoint.round, dict(checkpoint.facts["peer"])
             self.member.take(checkpoint.records["state"])
-            self.missing = {name: list(each) for name, each in self.facts["missing"].items()}
-            self.sent, self.received = self.facts["sent"], self.facts["received"]
+            self.missing = {name: list(each) for name, each in self.facts.get("missing", {}).items()}
+            self.sent, self.received = self.facts.get("sent", 0), self.facts.get("received", 0)
         self._stack.enter_context(
             self.session.written(
                 lambda: [self._start()], self._snapshot(), name=f"{self.labels.method}-{self.name}",

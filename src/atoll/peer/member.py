@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from atoll import codec
 from atoll.channel import Chain
 from atoll.codec import Form, Limits
-from atoll.contract import Job, Order, Population, Replies, Work
+from atoll.contract import Job, Order, Population, Replies, Reply, Work
 from atoll.data import FederatedData
 from atoll.engines.client import Client
 from atoll.engines.padding import Padding
@@ -49,7 +50,8 @@ class Member:
             is played again draws the same, and so tells no more.
 
     `own` are its vectors, `counters` the whole numbers of its model, `known` what others offered last, by number,
-    where that is needed to read what they send.
+    where that is needed to read what they send. Where neighbours are to be related, `graphs` has no links until it has
+    heard the sketches of all (`relate`).
     """
 
     def __init__(
@@ -69,11 +71,16 @@ class Member:
         self.graphs = topology(method.topology, len(names), seed, tuple(names))
         self.phases = len(method.exchanges(self.graphs, 0, range(len(names))))
         state = method.setup(task, Population(len(names), (task,), seed=seed, names=names))
+        self.count = len(names)
+        self.kin = method.kin is not None
+        """Whether who is whose neighbour follows from what all tell each other before the first round."""
         self._first = Record({name: value[number].clone() for name, value in state.peers.items()})
         """What every peer is taken to have offered before it has spoken: they all begin alike."""
         self.own = self._first
         self.counters = state.counters.map(lambda value: value[number].clone())
-        self._state = state.replace(peers=Record(), counters=Tensors(), met=torch.ones(1, dtype=torch.bool))
+        self._state = self._unrelated = state.replace(
+            peers=Record(), counters=Tensors(), met=torch.ones(1, dtype=torch.bool)
+        )
         self.packs = type(method).pack is not Decentralised.pack
         """Whether what travels is less than what is offered, and says it only to who has heard what came before."""
         self.known: dict[int, Record] = {}
@@ -85,6 +92,46 @@ class Member:
         self._trained = self._offered = Record()
         self._counted = self.counters
         self.device = device
+
+    # --- who is related ---------------------------------------------------------------------------------------
+
+    @property
+    def acquainted(self) -> bool:
+        """Whether it knows the graph."""
+        return not self.kin or len(self._state.links) > 0
+
+    def sketch(self) -> Record:
+        """What it tells of its data before the first round (`methods.neighbours.related`); the same at every time.
+
+        Noise in it is drawn from the secret, where there is one.
+        """
+        asked = self.method.enrol(self._unrelated, [self.number])
+        assert asked is not None
+        seed = self.seed
+        if self._secret is not None:
+            seed = int.from_bytes(hashlib.sha256(self._secret + b"sketch").digest()[:4], "little")
+        job = Job(self.method, replace(asked[1], reduction="each"), [self.number], 1, seed)
+        answer, _ = self._client.answer(job.order(self.number), job.program, None)
+        return answer.reply.values
+
+    def read_sketch(self, body: bytes, mine: Record) -> Record:
+        """That of another one.  Raises CodecError for anything else, numbers that are not finite among it."""
+        found = codec.decode(body, Form.of(mine), Limits(nbytes=len(body)))
+        if not finite(found.sketch):
+            raise CodecError("it has numbers that are not finite")
+        return found
+
+    def relate(self, sketches: Mapping[int, Record]) -> None:
+        """Know who is whose neighbour, from the sketches of all by number: the same at every peer."""
+        each = [Reply(sketches[number], torch.ones(()), Record()) for number in range(self.count)]
+        state = self.method.welcome(
+            self._unrelated, Replies([*range(self.count)], float(self.count), each=each)
+        )
+        self._linked(state.links)
+
+    def _linked(self, links: Tensor) -> None:
+        self._state = self._unrelated.replace(links=links)
+        self.graphs = self.method.graphs(self._state.replace(met=torch.zeros(self.count)))
 
     # --- local work -------------------------------------------------------------------------------------------
 
@@ -245,12 +292,15 @@ class Member:
     def held(self) -> Record:
         """What it goes on from."""
         known = Record({str(number): each for number, each in self.known.items()}) if self.packs else Record()
-        return Record(own=self.own, counters=self.counters, known=known)
+        related = {"links": self._state.links} if self.kin else {}
+        return Record(own=self.own, counters=self.counters, known=known, **related)
 
     def take(self, held: Record) -> None:
         """Go on from what was `held`."""
         self.own, self.counters = held.own, held.counters
         self.known = {int(number): each for number, each in held.known.items()}
+        if self.kin:
+            self._linked(held.links)
 
 
 class _Nothing:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from atoll.errors import CodecError
+from atoll import codec
+from atoll.errors import CodecError, RunError
 from atoll.network.marks import MarksOnDisk
 from atoll.network.telling import said
 from atoll.parties.framed import Address, Secured
 from atoll.peer.circle import Circle
 from atoll.peer.keeping import Book, Labels, secret
 from atoll.peer.member import Member
+from atoll.peer.sayings import BEFORE, Plain
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Seat", "take_part"]
 
+_SLACK = 1 << 10  # bytes of a sketch beyond one's own
 _SOON = 10.0  # seconds for which one that comes back looks for the others
 
 
@@ -93,6 +96,8 @@ async def take_part(
 
             masks = Masks(name, run, key, MarksOnDisk(place / "masks.told"), circle.others)
         async with circle:
+            if member.kin:
+                await _acquainted(member, names, circle, seat.wait, tell)
             neighbours = _neighbours(member, names, labels.rounds)
             tell(said("waiting", f"waiting for {', '.join(neighbours) or 'nobody'}", peers=neighbours))
             wait = seat.wait if book.number == 0 else min(_SOON, seat.patience)
@@ -102,6 +107,32 @@ async def take_part(
             await _Rounds(member, names, circle, book, tell, every, masks).play(labels.rounds)
         book.end()
         return book
+
+
+async def _acquainted(
+    member: Member, names: Sequence[str], circle: Circle, wait: float | None, tell: Callable[[str], object]
+) -> None:
+    """Tell all others a sketch of this peer's data, and know from theirs who is related.
+
+    Raises RunError where one does not come: the graph would be another one at each peer.
+    """
+    mine = await asyncio.to_thread(member.sketch)
+    body, others = codec.encode(mine), [*circle.others]
+    await circle.say(BEFORE, others, Plain(body))
+    if member.acquainted:  # others may have lost it, and ask
+        return
+    tell(said("waiting", f"waiting for the sketches of {', '.join(others)}", peers=others))
+    came, missing = dict[str, Record](), await circle.gather(others, wait)
+    if not missing:
+        came, missing = await circle.hear(
+            BEFORE, others, len(body) + _SLACK, lambda name, body, whole: member.read_sketch(body, mine)
+        )
+    if missing:
+        raise RunError(
+            f"nothing came of {', '.join(missing)}, and who is related follows from the sketches of all peers",
+            hint="start them, and this one again by the same command; or take who is not to come out of [peers]",
+        )
+    member.relate({member.number: mine, **{names.index(name): each for name, each in came.items()}})
 
 
 def _neighbours(member: Member, names: Sequence[str], rounds: int) -> list[str]:

@@ -10,7 +10,10 @@ from typing import Protocol
 
 from atoll.errors import AtollError
 
-__all__ = ["Plain", "Saying", "Sayings", "Spoken", "WithheldError"]
+__all__ = ["BEFORE", "Plain", "Saying", "Sayings", "Spoken", "WithheldError"]
+
+BEFORE = 0
+"""The number of what is said before the first round. It is kept to the end."""
 
 _KEPT = 2  # rounds of which a peer still knows what it said, whoever has fetched it
 _MOST = 64  # and of which it does for those who have not
@@ -70,8 +73,8 @@ class Sayings:
         """Say something; what nobody is left to fetch of earlier rounds is forgotten."""
         async with self._news:
             self._said[number] = Saying(self.spoken, spoken, {*to})
-            self.spoken = number
-            for old in [each for each in self._said if each <= number - _KEPT]:
+            self.spoken = max(self.spoken, number)
+            for old in [each for each in self._said if BEFORE < each <= number - _KEPT]:
                 if old <= number - _MOST or all(map(gone, self._said[old].due)):
                     del self._said[old]
             self._news.notify_all()
