@@ -84,8 +84,8 @@ class Experiment(Origin, Settings):
     augment: Annotated[
         str | None,
         Meta(
-            description='change training batches anew each time: "flip", "crop:4", "noise:0.1", several with +, or your'
-            " own, module:function"
+            description='change training batches anew each time: "flip", "crop:4", "shift:4 + time-mask:8"'
+            " (`atoll explain augment`), or your own, module:function"
         ),
     ] = None
     weights: Annotated[

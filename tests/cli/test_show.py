@@ -9,6 +9,7 @@ import pytest
 
 from atoll import __version__
 from atoll.clock import kinds
+from atoll.data.augment import augmentations
 from atoll.methods import METHODS
 from atoll.rounds.adapting import rules
 from atoll.rounds.choosing import choices
@@ -37,7 +38,14 @@ def test_every_method_explains_its_settings(atoll: Atoll, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "known"), [("devices", kinds), ("choose", choices), ("adaptive", rules), ("pace", paces)]
+    ("setting", "known"),
+    [
+        ("devices", kinds),
+        ("choose", choices),
+        ("adaptive", rules),
+        ("pace", paces),
+        ("augment", augmentations),
+    ],
 )
 def test_kinds_of_settings_are_listed(
     atoll: Atoll, setting: str, known: Callable[[], list[tuple[str, str]]]
@@ -75,6 +83,12 @@ def test_data_list(atoll: Atoll) -> None:
     out = atoll("data", "list").out
     assert "digits" in out
     assert "mnist-by-writer" in out
+    audio = atoll("data", "list", "--task", "audio").out
+    assert "spoken-digits" in audio and "synthetic" in audio
+    assert "mnist" not in audio
+    unknown = atoll("data", "list", "--task", "audi")
+    assert unknown.code == 2
+    assert "no data of the task 'audi'" in unknown.err and "did you mean 'audio'?" in unknown.err
 
 
 def test_data_describe(atoll: Atoll) -> None:

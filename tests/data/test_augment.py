@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import atoll
-from atoll.data.augment import augmentation, crop, flip, noise
+from atoll.data.augment import (
+    augmentation,
+    augmentations,
+    crop,
+    flip,
+    frequency_mask,
+    noise,
+    scale,
+    shift,
+    time_mask,
+)
 from atoll.errors import ConfigError
 
 IMAGES = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).reshape(2, 3, 5, 4) + 1
@@ -38,6 +48,67 @@ def test_noise_has_its_deviation() -> None:
     assert float((noise(torch.zeros(20000), 0.3)).std()) == pytest.approx(0.3, rel=0.02)
 
 
+# --- recordings ----------------------------------------------------------------------------------------------------
+
+SOUNDS = torch.arange(3 * 6 * 10, dtype=torch.float32).reshape(3, 6, 10) + 1
+
+
+def test_shift_moves_in_time_and_repeats_the_end() -> None:
+    torch.manual_seed(0)
+    moved = shift(SOUNDS[:1].expand(300, 6, 10), 3)
+    wide = torch.nn.functional.pad(SOUNDS[:1], (3, 3), mode="replicate")[0]
+    windows = [wide[:, start : start + 10] for start in range(7)]
+    found = [next(at for at, window in enumerate(windows) if torch.equal(each, window)) for each in moved]
+    assert set(found) == set(range(7))
+
+
+@pytest.mark.parametrize(("mask", "axis", "size"), [(time_mask, -1, 10), (frequency_mask, -2, 6)])
+def test_masks_hide_runs_of_every_length_anywhere(mask: Any, axis: int, size: int) -> None:
+    torch.manual_seed(0)
+    for inputs in (SOUNDS[:1].expand(900, 6, 10), SOUNDS[:1, None].expand(900, 1, 6, 10)):
+        made = mask(inputs, 4)
+        hidden = (made == 0).all(-2 if axis == -1 else -1).flatten(1)
+        along = hidden.reshape(900, *(1,) * (made.ndim - 2 + axis + 1), size, *(1,) * (-1 - axis))
+        assert torch.equal(made == 0, along.expand(made.shape))  # whole columns, or rows
+        assert torch.equal(made[made != 0], inputs[made != 0])
+        lengths = hidden.sum(1)
+        assert torch.bincount(lengths, minlength=5).min() > 140  # 0 to 4, alike
+        assert bool((hidden.long().diff(dim=1) == 1).sum(1).le(1).all())  # in a row
+        assert bool(hidden.any(0).all())
+
+
+def test_scale_gives_each_channel_a_factor() -> None:
+    torch.manual_seed(0)
+    factors = scale(SOUNDS[:1].expand(3000, 6, 10), 0.2) / SOUNDS[:1]
+    assert torch.allclose(factors, factors[..., :1].expand_as(factors))
+    assert float(factors[..., 0].mean()) == pytest.approx(1, abs=0.01)
+    assert float(factors[..., 0].std()) == pytest.approx(0.2, rel=0.03)
+
+
+@pytest.mark.parametrize("what", ["shift:2", "time-mask:2", "frequency-mask:2", "scale:0.1"])
+def test_tables_are_no_recordings(what: str) -> None:
+    with pytest.raises(ConfigError, match=r"is for recordings(.|\n)*hint: leave it out for other inputs"):
+        augmentation(what).check(torch.zeros(3, 8))
+    with pytest.raises(ConfigError, match="is for recordings"):
+        augmentation(what).check(torch.zeros(3, 4, 8, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("what", "left"), [("shift:10", "10 steps"), ("frequency-mask:6", "6 bands")])
+def test_what_would_leave_nothing_is_refused(what: str, left: str) -> None:
+    with pytest.raises(ConfigError, match=f"{what} leaves nothing of {left}"):
+        augmentation(what).check(SOUNDS)
+
+
+def test_augmentations_are_read_as_they_are_listed() -> None:
+    texts = [
+        usage.replace("SIGMA", "0.1").replace("STEPS", "2").replace("BANDS", "2")
+        for usage, _ in augmentations()
+    ]
+    made = augmentation(" + ".join(text.partition("[")[0] for text in texts))
+    assert len(made.functions) == 7
+    made.check(SOUNDS.reshape(3, 1, 6, 10))
+
+
 @pytest.fixture(scope="module")
 def pictures() -> atoll.FederatedData:
     x = torch.randn(60, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -54,7 +125,7 @@ def fitted(data: atoll.FederatedData, method: str = "fedavg", **settings: Any) -
 
 
 def test_batches_are_augmented_alike_in_every_engine(pictures: atoll.FederatedData) -> None:
-    data = pictures.augment("crop:1")
+    data = pictures.augment("crop:1 + shift:2 + time-mask:2 + frequency-mask:2 + scale:0.1")
     plain, *rest = (fitted(data, engine=engine) for engine in ("loop", "batched", "processes"))
     for other in rest:
         assert [value for _, value in other] == pytest.approx([value for _, value in plain], rel=1e-5)

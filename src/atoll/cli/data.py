@@ -12,11 +12,15 @@ data = typer.Typer(help="Datasets: what there is, how it would be divided.", no_
 
 
 @data.command("list")
-def data_list() -> None:
+def data_list(
+    task: Annotated[
+        str | None, typer.Option(help="Only those whose inputs are image, text, audio, sensor or table.")
+    ] = None,
+) -> None:
     """The datasets that go by a name, and which are here."""
     from atoll.cli.show import show_datasets
 
-    show_datasets()
+    show_datasets(task)
 
 
 @data.command("describe")

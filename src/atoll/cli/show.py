@@ -18,7 +18,8 @@ from atoll.attacks import attacks
 from atoll.channel.parse import transforms
 from atoll.clock import kinds
 from atoll.compress.parse import codecs
-from atoll.data.catalogue import find_root
+from atoll.data.augment import augmentations
+from atoll.data.catalogue import TASKS, find_root
 from atoll.errors import ConfigError, DataError, suggest
 from atoll.experiment import Experiment, run_settings
 from atoll.robust import rules as aggregations
@@ -125,13 +126,23 @@ def show_models() -> None:
 # --- data ---------------------------------------------------------------------------------------------------
 
 
-def show_datasets() -> None:
-    """The catalogue, and which of it can be read here."""
-    table = new_table("data", "what", "train", "test", "shape", "classes", "clients", "license", "here")
+def show_datasets(task: str | None = None) -> None:
+    """The catalogue, or the part of it with inputs of one sort, and which of it can be read here.
+
+    Raises ConfigError for another sort.
+    """
+    if task is not None and task not in TASKS:
+        raise ConfigError(f"there are no data of the task {task!r}", hint=suggest(task, TASKS))
+    table = new_table(
+        "data", "task", "what", "train", "test", "shape", "classes", "clients", "license", "here"
+    )
     for each in sources.catalogue():
+        if task not in (None, each.task):
+            continue
         train, test = each.samples
         cells = [
             each.name,
+            each.task,
             each.what,
             f"{train:,}",
             f"{test:,}" if test else "–",
@@ -202,6 +213,7 @@ _KINDS = {
     "adapter": adapters,
     "devices": kinds,
     "choose": choices,
+    "augment": augmentations,
     "adaptive": rules,
     "pace": paces,
     "channel": transforms,
@@ -223,6 +235,7 @@ _ROOM = {
     "channel": "Several with | in between; codecs with + zstd or + feedback behind them, or / between several",
     "down": "With + zstd, the same in fewer bytes; with + feedback, differences",
     "aggregate": "Several with + in between, the rule last",
+    "augment": "Several with + in between; a function of your own: augment=module:function",
     "choose": "A choice of your own: choose=module:Name",
 }
 

@@ -15,13 +15,42 @@ from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.parts import Inputs, shapes
 
-__all__ = ["Augmentation", "augmentation", "crop", "flip", "noise"]
+__all__ = [
+    "Augmentation",
+    "augmentation",
+    "augmentations",
+    "crop",
+    "flip",
+    "frequency_mask",
+    "noise",
+    "scale",
+    "shift",
+    "time_mask",
+]
 
 _KNOWN = {
     "flip": (),
     "crop": (spec.whole("pixels", at_least=1, optional=True),),
     "noise": (spec.number("sigma", above=0),),
+    "scale": (spec.number("sigma", above=0),),
+    "shift": (spec.whole("steps", at_least=1),),
+    "time-mask": (spec.whole("steps", at_least=1),),
+    "frequency-mask": (spec.whole("bands", at_least=1),),
 }
+_LINES = {
+    "flip": "half of the images are mirrored left to right",
+    "crop": "images move by up to PIXELS (4) along both axes, with zeros where nothing was (He et al. 2016)",
+    "noise": "normal noise of the deviation SIGMA: of sensors, jitter",
+    "scale": "each channel of a recording times a factor about 1, of the deviation SIGMA (Um et al. 2017)",
+    "shift": "recordings move by up to STEPS in time; what is missing at an end is as the end",
+    "time-mask": "up to STEPS of a spectrogram in a row are 0 (SpecAugment, Park et al. 2019)",
+    "frequency-mask": "up to BANDS of a spectrogram side by side are 0 (SpecAugment)",
+}
+
+
+def augmentations() -> list[tuple[str, str]]:
+    """How each augmentation is written, and what it does."""
+    return [(spec.usage(name, _KNOWN[name]), line) for name, line in _LINES.items()]
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,8 @@ class Augmentation:
         try:
             made = self(inputs)
             same = type(made) is type(inputs) and shapes(made) == shapes(inputs) and len(made) == len(inputs)
+        except ConfigError as error:
+            raise ConfigError(f"augment = {self.text!r}: {error.message}", hint=error.hint) from None
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise ConfigError(
@@ -63,7 +94,10 @@ def augmentation(what: str | Callable[[Any], Any]) -> Augmentation:
     """An augmentation from a text ("crop:4 + flip", `atoll.own` names functions of the user's own) or a function."""
     if callable(what):
         return Augmentation(getattr(what, "__name__", type(what).__name__), (what,))
-    made: dict[str, Callable[..., Tensor]] = {"flip": flip, "crop": crop, "noise": noise}
+    made: dict[str, Callable[..., Tensor]] = {
+        "flip": flip, "crop": crop, "noise": noise, "scale": scale, "shift": shift, "time-mask": time_mask,
+        "frequency-mask": frequency_mask,
+    }  # fmt: skip
     functions: list[Callable[[Any], Any]] = []
     for call in spec.chain(what, "augment", "+"):
         name = call.name if call.given is None else f"{call.name}:{call.given}"
@@ -101,3 +135,58 @@ def crop(images: Tensor, pixels: int = 4) -> Tensor:
 def noise(inputs: Tensor, sigma: float) -> Tensor:
     """Inputs with normal noise of the deviation `sigma`."""
     return inputs + sigma * torch.randn_like(inputs)
+
+
+def scale(recordings: Tensor, sigma: float) -> Tensor:
+    """Recordings [b, channels, time] with each channel times a factor, normal about 1 with the deviation `sigma`."""
+    _recordings("scale", recordings)
+    ones = (1,) * (recordings.ndim - 2)
+    drawn = torch.randn(len(recordings), recordings.shape[1], device=recordings.device)
+    return recordings * (1 + sigma * drawn.reshape(*drawn.shape, *ones))
+
+
+def shift(recordings: Tensor, steps: int) -> Tensor:
+    """Recordings [b, ..., time] moved by up to so many steps; what is missing at an end is as the end."""
+    time = _recordings("shift", recordings, steps, -1)
+    moved = torch.randint(-steps, steps + 1, (len(recordings), 1), device=recordings.device)
+    at = (torch.arange(time, device=recordings.device) + moved).clamp(0, time - 1)
+    return recordings.gather(-1, _along(at, recordings, -1).expand(recordings.shape))
+
+
+def time_mask(spectrograms: Tensor, steps: int) -> Tensor:
+    """Spectrograms [b, ..., bands, time] with 0, their middle, in up to so many steps in a row."""
+    return _masked("time-mask", spectrograms, steps, -1)
+
+
+def frequency_mask(spectrograms: Tensor, bands: int) -> Tensor:
+    """Spectrograms [b, ..., bands, time] with 0, their middle, in up to so many bands side by side."""
+    return _masked("frequency-mask", spectrograms, bands, -2)
+
+
+def _masked(name: str, inputs: Tensor, most: int, axis: int) -> Tensor:
+    """How many are hidden is uniform from 0 to `most`, and then where they begin (Park et al. 2019, section 2)."""
+    size = _recordings(name, inputs, most, axis)
+    width = torch.randint(0, most + 1, (len(inputs), 1), device=inputs.device)
+    start = (torch.rand(len(inputs), 1, device=inputs.device) * (size - width + 1)).floor()
+    at = torch.arange(size, device=inputs.device)
+    return inputs.masked_fill(_along((at >= start) & (at < start + width), inputs, axis), 0.0)
+
+
+def _along(values: Tensor, inputs: Tensor, axis: int) -> Tensor:
+    """Values [b, n] of each input along one of its axes, in a shape that the inputs' can be multiplied with."""
+    return values.reshape(len(values), *(1,) * (inputs.ndim - 1 + axis), -1, *(1,) * (-1 - axis))
+
+
+def _recordings(name: str, inputs: Tensor, most: int = 0, axis: int = -1) -> int:
+    """How long the axis is.  Raises ConfigError for what is no recording, or shorter than what would be changed."""
+    if inputs.ndim < 3 or not inputs.is_floating_point():
+        raise ConfigError(
+            f"{name} is for recordings [channels, time] or spectrograms [bands, time]",
+            hint="leave it out for other inputs",
+        )
+    if most >= inputs.shape[axis]:
+        raise ConfigError(
+            f"{name}:{most} leaves nothing of {inputs.shape[axis]} {'steps' if axis == -1 else 'bands'}",
+            hint="a tenth to a fifth of them is usual",
+        )
+    return inputs.shape[axis]
