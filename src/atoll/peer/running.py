@@ -75,11 +75,11 @@ async def take_part(
 
     Raises ConfigError where others have other settings, or the run here is another one or over.
     """
-    name, key = names[member.number], None
+    name, key, of_masks = names[member.number], None, (place / "masks.key", place / "masks.told")
     if member.masked:
         from atoll.channel.secagg.keys import Private  # its extra is wanted by masks alone
 
-        key = Private(secret(place / "masks.key"))
+        key = Private(secret(of_masks[0]))
     with Book(place, run, member, names, labels, log) as book:
         addresses = {name: Address.parse(text) for name, text in book.facts.get("addresses", {}).items()}
         circle = Circle(
@@ -94,7 +94,7 @@ async def take_part(
         if key is not None:
             from atoll.peer.masks import Masks
 
-            masks = Masks(name, run, key, MarksOnDisk(place / "masks.told"), circle.others)
+            masks = Masks(name, run, key, MarksOnDisk(of_masks[1]), circle.others)
         async with circle:
             if member.kin:
                 await _acquainted(member, names, circle, seat.wait, tell)
@@ -106,7 +106,9 @@ async def take_part(
                 tell(said("without", f"begins without {', '.join(missing)}", peers=missing))
             await _Rounds(member, names, circle, book, tell, every, masks).play(labels.rounds)
         book.end()
-        return book
+    for file in of_masks:  # what was told stays hidden, whoever gets at this disk later
+        file.unlink(missing_ok=True)
+    return book
 
 
 async def _acquainted(
