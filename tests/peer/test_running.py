@@ -156,9 +156,11 @@ def test_who_is_broken_off_goes_on_to_the_bit(
     assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
 
 
-@pytest.mark.parametrize("method", ["dpsgd", "choco"])
-def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(method: str, tmp_path: Path) -> None:
-    one = experiment(method, "complete", rounds=40, eval_every=20)
+@pytest.mark.parametrize(("method", "mixing"), [("dpsgd", "plain"), ("dpsgd", "masked"), ("choco", "plain")])
+def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(
+    method: str, mixing: str, tmp_path: Path
+) -> None:
+    one = experiment(method, "complete", rounds=40, eval_every=20, mixing=mixing)
     where, told = dict(zip(NAMES, several(len(NAMES)), strict=True)), list[str]()
 
     async def late() -> Member:
