@@ -168,6 +168,8 @@ def assemble(
     adaptive = None if settings.adaptive is None else adapting(settings.adaptive)
     _check_choice(settings, channel, adaptive)
     down = downward(settings, method)
+    if down is not None and nodes is not None:
+        down = replace(down, apart=True)
     if nodes is None:
         timed = on_the_clock(settings, parts, channel, adaptive, given.get("devices"))
         made = timed or Simulation(*parts, channel=channel, rule=adaptive)

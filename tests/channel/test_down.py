@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from atoll import seeds
-from atoll.channel.down import Down
+from atoll.channel.down import Down, name_of
 from atoll.codec import decode, encode
 from atoll.compress import parse
 from atoll.contract import Population, Work
@@ -121,6 +122,38 @@ def test_who_was_away_takes_what_is_less() -> None:
         answered = [k for k in asked if (number, k) != (3, 1)]  # who does not answer may not have it
         state = made.heard(state, answered)
     assert dict(zip(state.clients.tolist(), state.held.tolist(), strict=True)) == {0: 12, 1: 12, 2: 3}
+
+
+def test_clients_on_other_machines_follow_the_differences() -> None:
+    """To the bit of the server's reference, whenever they were there last; bodies are as long as is said."""
+    made, state = replace(Down.parse("topk:0.1 + feedback"), apart=True), Record()
+    twin, plain = Down.parse("topk:0.1 + feedback"), Record()
+    held: dict[int, tuple[str, Record]] = {}
+    there = {1: [0, 1], 2: [0], 3: [0, 1, 2], 4: [0], 11: [1, 2, 0], 12: [0, 1, 2]}
+    for number in range(1, 13):
+        asked = there.get(number, [0])
+        sent, state = made.sent(work(number), ("params",), asked, 7, number, state)
+        alike, plain = twin.sent(work(number), ("params",), asked, 7, number, plain)
+        for client in asked:
+            if client in sent.differs:
+                name, body = sent.differs[client]
+                assert held[client][0] == name
+                assert nbytes(body) == sent.nbytes(client) < nbytes(sent.shared)
+                got = made.opened(decode(encode(body)), held[client][1])
+            else:
+                assert sent.nbytes(client) == nbytes(sent.shared)
+                got = made.opened(decode(encode(sent.shared)))
+            assert same(Record(sorted(got.items())), Record(sorted(alike.shared.items())))
+            assert sent.nbytes(client) == alike.nbytes(client)
+            assert sent.keep is not None
+            held[client] = sent.keep, Record(params=got.params)
+            assert name_of(held[client][1]) == sent.keep
+        state, plain = made.heard(state, asked), twin.heard(plain, asked)
+        state = decode(encode(state))  # as a checkpoint has it
+    assert {client for client in (0, 1, 2) if client in sent.differs} == {0, 1, 2}
+    assert nbytes(state.steps) < nbytes(state.reference)
+    with pytest.raises(CodecError, match="nothing that they are told from"):
+        made.opened(body)
 
 
 CLOSE_OR_NOT = (

@@ -148,7 +148,7 @@ class Peer(Caller):
         memory = None if task.memory is None else str(self.shelf.memory(task.memory))
         shared = str(self.fetched(task.shared))
         with _ONE:
-            vector = str(self.shelf.vector(task.id, task.shared.sha256))
+            vector = str(self.shelf.vector(task.id, task.model))
             self._work.do(Do(task, shared, own, memory, str(path), str(after), vector))
         if task.program == "train":
             self.rounds.append(task.id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ class OneThread:
         found = data or clients()
         self.suffix = ".npz"  # of nodes' files
         self.names, self.nodes = list(found), dict[str, Node]()
+        self.fetched = Counter[str]()
+        """Bytes of bodies that each node has fetched."""
         place.mkdir(parents=True, exist_ok=True)
         for name, samples in found.items():
             write(place / f"{name}.npz", samples)
@@ -169,11 +172,13 @@ class Node:
     def _do(self, task: Task) -> None:
         posted, blobs = self.desk.open(self.number, task.id), self.house.coordinator.blobs
         assert posted is not None
+        task = self.shelf.able(task)
         if task.kind == "secagg":
             self._masked(task, posted)
             return
         for blob in (task.shared, task.own):
             if blob is not None:
+                self.house.fetched[self.name] += blob.size
                 shutil.copyfile(blobs.path(blob.sha256), self.shelf.body(blob.sha256))
         memory = None if task.memory is None else str(self.shelf.memory(task.memory))
         path = self.shelf.answer(task.id)
@@ -181,7 +186,9 @@ class Node:
             task, str(self.shelf.body(task.shared.sha256)),
             None if task.own is None else str(self.shelf.body(task.own.sha256)),
             memory, str(path), str(self.shelf.memory(task.id)),
-            str(self.shelf.vector(task.id, task.shared.sha256)), None if self.plan.repeatable else bytes(32),
+            str(self.shelf.vector(task.id, task.model)), None if self.plan.repeatable else bytes(32),
+            None if task.since is None else str(self.shelf.reference(task.since)),
+            None if task.keep is None else str(self.shelf.reference(task.keep)),
         )  # fmt: skip
         try:
             found = self.work.do(do)
@@ -200,7 +207,7 @@ class Node:
             node = NetworkNode(station)
             node.shelf = self.shelf
             node._keep(self.joined, task)
-        wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
+        wanted = [each.sha256 for each in task.bodies]
         self.shelf.tidy(task.memory if task.program == "train" else None, wanted)
 
     def _masked(self, task: Task, posted: Posted) -> None:

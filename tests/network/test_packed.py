@@ -13,7 +13,7 @@ import torch
 from zstandard import ZstdCompressor
 
 from atoll.channel import channel
-from atoll.codec import encode
+from atoll.codec import encode, read
 from atoll.contract import Answer, Job, Reply, Work
 from atoll.errors import CodecError, ConfigError
 from atoll.methods import FedAvg
@@ -188,6 +188,90 @@ def test_a_node_predicts_with_what_it_got(tmp_path: Path) -> None:
     assert bool(torch.isfinite(outputs).all())
 
 
+AWAY = {"down": "topk:0.2 + feedback", "model": "mlp:64", "rounds": 6, "cohort": 2, "test": "none"}
+
+
+def test_who_was_away_follows_the_differences(tmp_path: Path) -> None:
+    """Nodes hold the bits of the simulation's clients, and fetch as many bytes as is said."""
+    made = OneThread(tmp_path, AWAY).play()
+    assert not [why for each in made.federation.history for why in each.refused.values()]
+    assert made.same()
+    found, due = ([each.bytes_down for each in one.history] for one in (made.federation, made.twin()))
+    assert found == due and min(found) < 0.7 * max(found)
+    assert sum(found) < sum(made.fetched.values()) < sum(found) + 12 * 1500
+
+
+def test_a_node_that_has_lost_its_reference_fetches_the_model_whole(tmp_path: Path) -> None:
+    whole: list[str] = []
+
+    def lose(name: str, task: Task) -> None:
+        if task.round == 4 and task.since is not None and task.instead is not None:
+            made.nodes[name].shelf.reference(task.since).unlink()
+            whole.append(task.instead.sha256)
+
+    made = OneThread(tmp_path, {**AWAY, "cohort": None}, before=lose)
+    assert made.play().same()
+    assert len(whole) == 3
+    assert all(len([*each.shelf.place.joinpath("references").iterdir()]) <= 3 for each in made.nodes.values())
+
+
+def test_a_run_that_was_broken_off_sends_differences_to_what_nodes_hold(tmp_path: Path) -> None:
+    """Nodes are ahead of a coordinator that has lost a round; what it says then follows from its checkpoint."""
+
+    def broken(name: str, task: Task) -> None:
+        if (task.round, name) == (4, "cat"):
+            raise KeyboardInterrupt
+
+    settings = {**AWAY, "cohort": None}
+    with contextlib.suppress(KeyboardInterrupt):
+        OneThread(tmp_path, settings, before=broken).play()
+    again = OneThread(tmp_path, settings).play()
+    assert again.same()
+    numbers = 4 * (6 * 64 + 64 + 64 * 3 + 3)
+    assert all(
+        0 < size < 3 * numbers for size in again.fetched.values()
+    )  # three rounds are left, none of them whole
+
+
+@pytest.mark.slow
+def test_differences_outlast_both_sides(tmp_path: Path) -> None:
+    """As processes: a coordinator and a node are killed in the middle, and come back."""
+    settings = {"down": "topk:0.1 + feedback", "model": "mlp:32", "rounds": 30, "cohort": 3, "engine": "loop"}
+    with Cluster(tmp_path, settings) as made:
+        made.start_all()
+        made.round(4)
+        made.kill("coordinator")
+        made.kill("bob")
+        made.start("bob")
+        made.start("coordinator")
+        assert made.wait() == 0
+        assert made.same()
+
+
+def test_a_node_predicts_with_what_differences_came_to(tmp_path: Path) -> None:
+    made = OneThread(tmp_path, {**AWAY, "cohort": None}).play()
+    outputs = [at_node(made.place / name, {})[0].outputs(torch.ones(1, 6)) for name in ("ann", "bob")]
+    assert torch.equal(*outputs)
+
+
+def test_a_node_that_computes_other_bits_does_not_drift(tmp_path: Path) -> None:
+    """What came of its differences has another hash: it forgets what they were told from, and gets the model whole."""
+    blurred: list[Path] = []
+
+    def blur(name: str, task: Task) -> None:
+        held = made.nodes[name].shelf.reference(str(task.since))
+        if (task.round, name) == (3, "bob") and held not in blurred:
+            held.write_bytes(encode(Record(params=read(held).params.map(lambda value: value + 1e-3))))
+            blurred.append(held)
+
+    made = OneThread(tmp_path, {**AWAY, "cohort": None}, before=blur)
+    assert made.play().same()
+    assert len(blurred) == 1 and not [
+        why for each in made.federation.history for why in each.refused.values()
+    ]
+    assert made.fetched["bob"] > made.fetched["ann"] + 2000
+
+
 def test_a_bomb_is_refused_at_the_door(tmp_path: Path) -> None:
     """What a client sends opens to as much as the model has numbers, or to nothing."""
     form = Record(update=Tensors(w=torch.zeros(30, 20)), buffers=Tensors(), counters=Tensors())
@@ -262,11 +346,6 @@ def test_what_has_another_form_is_no_answer() -> None:
             answer_of(bytearray(encode(record)), job, 7, 1 << 20)
     with pytest.raises(CodecError):
         answer_of(bytearray(encode(good)), job, 7, 10)
-
-
-def test_differences_are_for_simulations(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="models are sent whole"):
-        OneThread(tmp_path, {"down": "drive + feedback"}).play()
 
 
 def test_somebody_says_which_client_takes_which_codec(tmp_path: Path) -> None:

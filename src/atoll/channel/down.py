@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from atoll import seeds, spec
 from atoll.channel.shrink import Shrink
 from atoll.channel.transform import Update
+from atoll.codec import pieces
 from atoll.compress import Codec, Same
 from atoll.compress.entropy import needed
 from atoll.compress.parse import CODECS, read
@@ -18,7 +21,7 @@ from atoll.contract import Work
 from atoll.errors import CodecError, ConfigError
 from atoll.tensors import Record, Tensors, map_leaves, nbytes
 
-__all__ = ["Down"]
+__all__ = ["Down", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,14 @@ class Down:
         codec: see `atoll.compress`.
         feedback: whether differences are sent.
         zstd: whether what travels is packed once more, without loss.
+        apart: whether clients are on machines of their own, and keep h there: differences are then in the server's
+            state, for those that were away, as far as they are less than h (see `Work.differs`).
     """
 
     codec: Codec
     feedback: bool = False
     zstd: bool = False
+    apart: bool = False
 
     def __post_init__(self) -> None:
         what = f"down = {self.text!r}"
@@ -108,11 +114,13 @@ class Down:
         key = torch.tensor(seeds.address(seed, "down", number) >> 2)
         rest = Record({name: part for name, part in work.shared.items() if name not in fields})
         if not self.feedback:
-            packed, model = self._packed(model, key)
-            return replace(
-                work, shared=work.shared.replace(**model), travels=rest.replace(down=packed)
-            ), state
-        whole, step = nbytes(model), 0
+            packed, opened = self._packed(model, key)
+            form = map_leaves(
+                lambda v: v.new_empty((0, *v.shape)), model
+            )  # names, types and shapes, and no number
+            travels = rest.replace(down=packed.replace(form=form))
+            return replace(work, shared=work.shared.replace(**opened), travels=travels), state
+        whole, step, packed = nbytes(model), 0, Record()
         if state:
             held = state.reference
             differ = Record({name: model[name] - held[name] for name in fields})
@@ -129,9 +137,36 @@ class Down:
         lengths = {
             k: nbytes(rest) + (min(missed[k] * step, whole) if k in missed else whole) for k in clients
         }
-        return (
-            replace(work, shared=work.shared.replace(**model), lengths=lengths),
-            state.replace(reference=model, number=now),
+        work = replace(work, shared=work.shared.replace(**model), lengths=lengths)
+        state = state.replace(reference=model, number=now)
+        return self._between(work, rest, missed, packed, state, whole) if self.apart else (work, state)
+
+    @staticmethod
+    def _between(
+        work: Work, rest: Record, missed: Mapping[int, int], packed: Record, state: Record, whole: int
+    ) -> tuple[Work, Record]:
+        """The work for clients that keep references, and the state with the difference that is the newest."""
+        now, name = state.number, name_of(state.reference)
+        step = nbytes(packed)
+        useful = min((whole - 1) // step, now) if step else 0  # so many are less than all of it
+        steps = {**state.get("steps", {}), **({str(now): packed} if step else {})}
+        names = {
+            **state.get("names", {}),
+            str(now): torch.tensor(list(bytes.fromhex(name)), dtype=torch.uint8),
+        }
+        steps = {key: part for key, part in steps.items() if int(key) > now - useful}
+        names = {key: part for key, part in names.items() if int(key) >= now - useful}
+        told = {
+            count: (
+                bytes(names[str(now - count)].tolist()).hex(),
+                rest.replace(down=Record({str(k): steps[str(k)] for k in range(now - count + 1, now + 1)})),
+            )
+            for count in {*missed.values()}
+            if all(str(k) in steps for k in range(now - count + 1, now + 1))
+        }
+        differs = {client: told[count] for client, count in missed.items() if count in told}
+        return replace(work, differs=differs, keep=name), state.replace(
+            steps=Record(steps), names=Record(names)
         )
 
     def heard(self, state: Record, clients: Sequence[int]) -> Record:
@@ -145,22 +180,22 @@ class Down:
         )
 
     def _packed(self, values: Record, key: Tensor) -> tuple[Record, Record]:
-        """(what travels, what comes of it)."""
+        """(what travels of these values, what comes of it)."""
         update = Update(values, torch.ones(()), Record(), Record())
         shrink = Shrink(self.codec, zstd=self.zstd, packs=True)
         sent = shrink.send(update, Record(), Record(), key)[0].values
-        form = map_leaves(
-            lambda v: v.new_empty((0, *v.shape)), values
-        )  # names, types and shapes, without a number
-        return sent.replace(form=form), shrink.opened(sent, values)
+        return sent, shrink.opened(sent, values)
 
     # --- the client's -----------------------------------------------------------------------------------------
 
-    def opened(self, received: Record) -> Record:
-        """What a client receives, of what travelled.  Raises CodecError."""
+    def opened(self, received: Record, held: Record | None = None) -> Record:
+        """What a client receives, of what travelled; `held` is what differences are told from.  Raises CodecError."""
         packed = received.get("down")
         if packed is None:  # what is no training is sent as it is
             return received
+        rest = Record({name: part for name, part in received.items() if name != "down"})
+        if self.feedback:
+            return rest.replace(**self._followed(packed, held))
         form = packed.get("form") if isinstance(packed, Record) else None
         if not isinstance(form, Record) or not all(
             isinstance(part, Record | Tensors) for part in form.values()
@@ -170,5 +205,25 @@ class Down:
             )
         due = map_leaves(lambda v: torch.empty(v.shape[1:], dtype=v.dtype, device="meta"), form)
         sent = Record({name: part for name, part in packed.items() if name != "form"})
-        rest = Record({name: part for name, part in received.items() if name != "down"})
         return rest.replace(**Shrink(self.codec, zstd=self.zstd).opened(sent, due))
+
+    def _followed(self, steps: Any, held: Record | None) -> Record:
+        """The reference after these differences, in their order."""
+        if (
+            held is None
+            or not isinstance(steps, Record)
+            or not all(isinstance(s, Record) for s in steps.values())
+        ):
+            raise CodecError("differences came, and nothing that they are told from is here")
+        for packed in steps.values():
+            back = Shrink(self.codec).opened(packed, held)
+            held = Record({name: part + back[name] for name, part in held.items()})
+        return held
+
+
+def name_of(reference: Record) -> str:
+    """What a reference goes by: the SHA-256 of its encoding, in hexadecimal digits."""
+    total = hashlib.sha256()
+    for piece in pieces(reference):
+        total.update(piece)
+    return total.hexdigest()

@@ -127,6 +127,13 @@ class Work:
     travels: Record | None = None
     """What is sent of `shared`, where it travels packed (`atoll.channel.Down`): `shared` is then what comes of it."""
 
+    differs: Mapping[int, tuple[str, Record]] = field(default_factory=dict)
+    """What is sent to these clients in the place of `shared`, which they know but for this: the name under which they
+    keep what it is told from, and how it differs (`atoll.channel.Down`)."""
+
+    keep: str | None = None
+    """The name under which clients keep what they received, where later broadcasts are told from it."""
+
     lengths: Mapping[int, int] = field(default_factory=dict)
     """Bytes in which what is shared travels to these clients, where they are not those of what is sent to all."""
 

@@ -205,7 +205,7 @@ class Desk:
                 self.journal.drop(f"round/{number}/")
         facts = (fact for _, fact in self.journal.walk("round/"))
         named = {fact["sha256"] for fact in facts if isinstance(fact, dict) and fact.get("sha256")}
-        sent = {body.sha256 for task in open for body in (task.shared, task.own) if body is not None}
+        sent = {body.sha256 for task in open for body in task.bodies}
         with self._tidying:
             self.blobs.only(named | sent | self.lasting | self._settling)
 

@@ -237,7 +237,7 @@ class Node:
             await self._masked(line, task)
             return
         shelf = self.shelf
-        path = shelf.answer(task.id)
+        task, path = shelf.able(task), shelf.answer(task.id)
         if not path.is_file():
             failure = await self._done(line, joined.plan, hand, task, path)
             if failure is not None:
@@ -274,8 +274,7 @@ class Node:
             self.station.tell(said("trained", text, round=task.round, task=task.id, **more))
         if found.refused is None:
             self._keep(joined, task)
-        wanted = [each.sha256 for each in (task.shared, task.own) if each is not None]
-        shelf.tidy(task.memory if task.program == "train" else None, wanted)
+        shelf.tidy(task.memory if task.program == "train" else None, [each.sha256 for each in task.bodies])
 
     def _keep(self, joined: Joined, task: Task) -> None:
         """Keep what `atoll predict` needs of a task that was answered."""
@@ -318,8 +317,10 @@ class Node:
             None if memory is None else str(memory),
             str(path),
             str(shelf.memory(task.id)),
-            str(shelf.vector(task.id, task.shared.sha256)),
+            str(shelf.vector(task.id, task.model)),
             self._noise(plan, task),
+            None if task.since is None else str(shelf.reference(task.since)),
+            None if task.keep is None else str(shelf.reference(task.keep)),
         )
         working = asyncio.ensure_future(hand.do(do))
         try:

@@ -132,10 +132,12 @@ def at_node(place: Path, admitted: Mapping[str, str]) -> tuple[Predictor, Kept, 
         )
     body = None if task.own is None else shelf.body(task.own.sha256)
     memory = None if kept.memory is None else shelf.memory(kept.memory)
-    missing = [each for each in (shelf.body(task.shared.sha256), body, memory) if each and not each.is_file()]
+    reference = None if task.keep is None else shelf.reference(task.keep)
+    needed = (shelf.body(task.shared.sha256), body, memory, reference)
+    missing = [each for each in needed if each and not each.is_file()]
     if missing:
         raise ConfigError(f"{missing[0]} is gone", hint="it comes back with the node's next task: atoll join")
-    module = work.model(task, program, shelf.body(task.shared.sha256), body, memory)
+    module = work.model(task, program, shelf.body(task.shared.sha256), body, memory, reference)
     what = "the model of this client" if program == "personal" else "the global model"
     about = f"{what}, {kept.name}, after round {task.round} of {plan.method} ({shelf.place.name})"
     example = work.data.example().inputs

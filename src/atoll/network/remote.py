@@ -143,6 +143,7 @@ class Remote(Engine):
         `call` is the number of a call that clients are asked one after the other; None: the next of the round.
         """
         blob = self._kept(job.work.shared if job.work.travels is None else job.work.travels)
+        told = {id(part): self._kept(part) for _, part in job.work.differs.values()}
         if call is None:
             if job.round != self._round:
                 self.restart(job.round)
@@ -162,9 +163,11 @@ class Remote(Engine):
         found = {}
         for client in job.clients:
             order, memory = job.order(client), memories.get(client)
-            own = job.work.own.get(client)
+            own, (since, part) = job.work.own.get(client), job.work.differs.get(client, (None, None))
             task = Task(
-                id=task_id, round=job.round, program=job.work.program, shared=blob,
+                id=task_id, round=job.round, program=job.work.program,
+                shared=blob if since is None else told[id(part)], since=since, keep=job.work.keep,
+                instead=None if since is None else blob,
                 own=None if own is None else self._kept(own),
                 memory=None if memory is None else memory.task,
                 epochs=order.epochs, limit=order.limit, setting=setting, cohort=job.cohort,

@@ -54,7 +54,7 @@ class Shelf:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        for part in ("bodies", "answers", "memories", "vectors"):
+        for part in ("bodies", "answers", "memories", "vectors", "references"):
             (place / part).mkdir(parents=True, exist_ok=True)
 
     def body(self, sha256: str) -> Path:
@@ -69,6 +69,22 @@ class Shelf:
     def vector(self, task: str, model: str) -> Path:
         """Where the update of a task is kept that goes into a secure sum; `model` is the hash of what it began with."""
         return self.place / "vectors" / f"{task}-{model}"
+
+    def reference(self, name: str) -> Path:
+        """Where a model is kept that later ones are told from."""
+        return self.place / "references" / name
+
+    def able(self, task: Task) -> Task:
+        """The task with the model whole, where what it is told from is not here; other references go."""
+        kept = self.kept()
+        wanted = {task.since, task.keep, None if kept is None else kept.task.keep}
+        if task.keep is not None:
+            for path in (self.place / "references").iterdir():
+                if path.name not in wanted:
+                    path.unlink(missing_ok=True)
+        if task.instead is None or self.reference(str(task.since)).is_file():
+            return task
+        return msgspec.structs.replace(task, shared=task.instead, since=None, instead=None)
 
     @property
     def public(self) -> Path:
@@ -92,7 +108,7 @@ class Shelf:
         """Remove what is needed no more: bodies but the `wanted`, and memories long before the one that `counts`."""
         keep, kept = set(wanted), self.kept()
         if kept is not None:
-            keep |= {each.sha256 for each in (kept.task.shared, kept.task.own) if each is not None}
+            keep |= {each.sha256 for each in kept.task.bodies}
         for path in (self.place / "bodies").iterdir():
             if path.name.removesuffix(".part") not in keep:
                 path.unlink(missing_ok=True)

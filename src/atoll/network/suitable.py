@@ -6,7 +6,6 @@ from atoll import spec
 from atoll.channel import Chain, channel
 from atoll.contract import Change, Method
 from atoll.errors import ConfigError
-from atoll.guarding import downward
 from atoll.methods import METHODS, Decentralised
 from atoll.robust import parse as aggregation
 from atoll.rounds.adapting import rule as adapting
@@ -59,11 +58,6 @@ def check(settings: Settings, method: Method) -> None:
             f"channel = {chain.text!r}: {type(method).__name__} packs how its model differs from one that stays at the"
             " node, and nobody else could open that",
             hint=f"leave {chain.shrink.text} out",
-        )
-    if (down := downward(settings, method)) is not None and down.feedback:
-        raise ConfigError(
-            f"down = {settings.down!r} is for simulations: between machines models are sent whole",
-            hint='take a codec that brings nearly all back: down = "int8"',
         )
     rule = None if settings.aggregate is None else aggregation(settings.aggregate)
     if rule is not None and rule.groups is None and isinstance(chain, Chain) and chain.hides:

@@ -248,7 +248,7 @@ class Sums:
         first = posted[here[0]].task
         terms = proposed(
             str(self.desk.journal.get("run/id")), job.round, attempt.number, names,
-            chain.protocol.encoding(reducer.size), bytes.fromhex(first.shared.sha256),
+            chain.protocol.encoding(reducer.size), bytes.fromhex(first.model),
         )  # fmt: skip
         server = Server(terms, {name: bytes.fromhex(members[name].ed25519) for name in names})
         registry = self._kept(packed(Registry(members=tuple(members[name] for name in names))))

@@ -103,6 +103,9 @@ SAYS: Mapping[str, Mapping[str, str]] = {
         "most": "bytes that the answer may have",
         "kind": '"work" on the node\'s data, or its part in a stage of secure aggregation',
         "of": 'of kind "secagg": the task whose update is to be summed',
+        "since": "the name under which the node keeps the model that `shared` is told from; null: `shared` is whole",
+        "instead": "the same, whole, for a node that has not kept that",
+        "keep": "the name under which the node keeps the model that it began with (its SHA-256); null: it need not",
     },
     "Member": {
         "name": "the node",

@@ -166,6 +166,9 @@ class Task(Message, frozen=True):
     `id` is "round-call-attempt", and names the task among those of a node. `memory` is the task after which the node
     kept the memory that it is to begin with. `received` is `shared` with the fields of `own` put in. `seconds` are
     left from now on, by the node's own clock; `most` bytes may be answered.
+
+    Where models come as differences, `shared` is told from what the node keeps under the name `since`; without that it
+    fetches `instead`, which is whole. It keeps the model that comes of either under the name `keep`.
     """
 
     id: Id
@@ -185,6 +188,23 @@ class Task(Message, frozen=True):
     most: Count = 0
     kind: Literal["work", "secagg"] = "work"
     of: Id | None = None
+    since: Hash | None = None
+    instead: Blob | None = None
+    keep: Hash | None = None
+
+    def __post_init__(self) -> None:
+        if (self.since is None) != (self.instead is None):
+            raise ValueError("since and instead come together")
+
+    @property
+    def model(self) -> str:
+        """The hash of what the task begins with."""
+        return self.keep or self.shared.sha256
+
+    @property
+    def bodies(self) -> tuple[Blob, ...]:
+        """All that may be fetched for it."""
+        return tuple(each for each in (self.shared, self.own, self.instead) if each is not None)
 
 
 class Member(Message, frozen=True):

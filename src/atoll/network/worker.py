@@ -76,6 +76,10 @@ class Do(msgspec.Struct, tag=True, frozen=True):
     """Where the update goes that is hidden in a secure sum; it is not in the answer then."""
     noise: bytes | None = None
     """The key of what is drawn on the update's way; None: it follows from the run's seed, and protects nobody."""
+    since: str | None = None
+    """The file of the model that the one received is told from."""
+    keep: str | None = None
+    """Where the model received is kept, for later ones to be told from."""
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
@@ -225,7 +229,9 @@ class _Work:
             return Declined(problem)
         size = Path(do.shared).stat().st_size
         with backed(self.place, size):
-            shared = self._opened(read(Path(do.shared)))
+            shared = self._opened(read(Path(do.shared)), do.since)
+            if do.keep is not None:
+                self._keep(shared, do, Path(do.keep))
             own = Record() if do.own is None else read(Path(do.own))
             memory = None if do.memory is None else read(Path(do.memory)) or None
         received = shared.replace(**own) if own else shared
@@ -254,14 +260,27 @@ class _Work:
         replaced(Path(do.after), *kept)  # first: an answer that is there is sent, whatever happened after it
         return Done(seconds, _kept(Path(do.answer), *pieces(answer.to_record())))
 
-    def model(self, task: Task, program: str, shared: Path, own: Path | None, memory: Path | None) -> Any:
+    def model(
+        self,
+        task: Task,
+        program: str,
+        shared: Path,
+        own: Path | None,
+        memory: Path | None,
+        reference: Path | None = None,
+    ) -> Any:
         """The module that this client predicts with: what `program` judges, of a task's bodies.  Raises ConfigError."""
         from atoll import seeds
         from atoll.codec import read
         from atoll.contract import Channel, Job, Order, Work
         from atoll.rounds.personal import model_of
+        from atoll.tensors import Record
 
-        received = self._opened(read(shared))
+        received = read(shared)
+        if reference is None:
+            received = self._opened(received)
+        else:
+            received = Record({k: v for k, v in received.items() if k != "down"}).replace(**read(reference))
         if own is not None:
             received = received.replace(**read(own))
         held = None if memory is None else read(memory) or None
@@ -275,9 +294,34 @@ class _Work:
         with seeds.scoped(seed, "personal", task.round):
             return model_of(job, order, made, self.data, held, self.judging.device)
 
-    def _opened(self, shared: Any) -> Any:
+    def _opened(self, shared: Any, since: str | None = None) -> Any:
         """What all clients receive, of what came.  Raises CodecError."""
-        return shared if self.down is None else self.down.opened(shared)
+        from atoll.codec import read
+
+        if self.down is None:
+            return shared
+        return self.down.opened(shared, None if since is None else read(Path(since)))
+
+    def _keep(self, received: Any, do: Do, path: Path) -> None:
+        """Keep the model that was received, as later ones are told from it.
+
+        Raises CodecError for another one than the coordinator's. What it was told from is then forgotten, so that it
+        comes whole when it is asked again.
+        """
+        from atoll.codec import pieces
+        from atoll.errors import CodecError
+        from atoll.tensors import Record
+
+        if path.is_file():
+            return
+        model = Record({name: received[name] for name in self.method.broadcasts if name in received})
+        if (found := _kept(path, *pieces(model))) != do.task.keep:
+            for each in (do.keep, do.since):
+                if each is not None:
+                    Path(each).unlink(missing_ok=True)
+            raise CodecError(
+                f"the model that came has the hash {found[:8]}..., and the coordinator's {str(do.task.keep)[:8]}..."
+            )
 
     def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting
