@@ -32,7 +32,7 @@ print(json.dumps({"base": base, "adapter": adapter, "anonymous": anonymous(), "b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["loop"])
+@pytest.mark.parametrize("engine", ["loop", "batched"])
 def test_twenty_clients_share_one_base(engine: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, engine], capture_output=True, text=True, check=True, timeout=1200

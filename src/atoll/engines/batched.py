@@ -80,12 +80,13 @@ class Batched(Engine):
         sizes = [self.data.size(client) for client in job.clients]
         orders = [the_order(job.order(client), plan, self.task, self.data) for client in job.clients]
         by_steps = sorted(range(len(orders)), key=lambda at: -len(orders[at].index))
-        need = self._need(job, max(sizes, default=1))
+        model = max((nbytes(job.work.received(client)) for client in job.clients[:4]), default=0)
+        need = 4 * model + self._samples(job, max(sizes, default=1))
         with threads(self.threads), torch.no_grad(), as_batched():
             padded = not self.padding.seen(job, memories)
             for alike in self._alike(job, by_steps, padded):
                 while alike:
-                    width = min(self.width or len(alike), self.room.width(need))
+                    width = min(self.width or len(alike), self.room.width(len(alike), need, model))
                     found = self._together(job, alike[:width], orders, memories, reducer, padded)
                     if found is None:  # here all that the group held is gone
                         if not (self.replays and self.replays.forget()):
@@ -119,12 +120,11 @@ class Batched(Engine):
             reducer.merge(part)
         return outcomes
 
-    def _need(self, job: Job, samples: int) -> int:
-        """Bytes that the state of one client of a group takes, about."""
-        model = max((nbytes(job.work.received(client)) for client in job.clients[:4]), default=0)
+    def _samples(self, job: Job, samples: int) -> int:
+        """Bytes that the samples of one client of a group take, about, and what is computed from them."""
         example = nbytes(self.data.example().inputs)
         rows = samples if job.program.reads else min(samples, job.program.plan().batch_size or samples)
-        return 4 * model + 16 * rows * example
+        return 16 * rows * example
 
     def _alike(self, job: Job, order: Sequence[int], padded: bool) -> list[list[int]]:
         """Positions in the job, in this order, by what clients are sent: only payloads of one form can be stacked.

@@ -18,6 +18,7 @@ __all__ = ["Resident", "Room", "stack"]
 log = logging.getLogger("atoll.engines")
 
 _UNKNOWN = 2 << 30  # bytes taken for the memory of a device that does not tell
+_STATES = 64 << 20  # bytes of models in a group in main memory; a step makes about four times as much
 
 
 def memory(device: torch.device) -> int:
@@ -57,6 +58,9 @@ class Room:
     The sums of a round, and so its last bits, follow the width of groups. It must be a function of the device and of
     the work, and not of what else the memory holds at the moment. Only where that was too hopeful it is halved, for
     the rest of the run.
+
+    On the processor a wide stack of large models would gain nothing: what batching saves there is calls, and an
+    operation on megabytes is long beside its call. So they are fewer, in groups as even as can be.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -69,10 +73,18 @@ class Room:
         """Bytes that the states of a group may take: half of the memory."""
         return memory(self.device) // 2
 
-    def width(self, need: int) -> int:
-        """Clients in a group, of which each needs so many bytes."""
-        fitting = max(1, self.budget // max(need, 1))
-        return fitting if self.most is None else min(fitting, self.most)
+    def width(self, count: int, need: int, model: int) -> int:
+        """Clients of `count` in a group.
+
+        Args:
+            need: bytes that each of them takes, about.
+            model: bytes of the model among them.
+        """
+        limits = [count, self.budget // max(need, 1), *([] if self.most is None else [self.most])]
+        if self.device.type == "cpu":
+            limits.append(_STATES // max(model, 1))
+        groups = -(-count // max(1, min(limits)))
+        return -(-count // groups)
 
     def halve(self, count: int) -> None:
         """So many clients did not fit: from now on half as many are tried. Says so once."""

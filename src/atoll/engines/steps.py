@@ -12,10 +12,13 @@ from torch.utils import _pytree as pytree
 from atoll.contract import Program
 from atoll.engines import stages
 from atoll.engines.capture import Captured, capture
+from atoll.machine import give_back
 from atoll.task import Batch, Task
-from atoll.tensors import Record
+from atoll.tensors import Record, nbytes
 
 __all__ = ["Steps", "form", "padded_width", "whole_batch"]
+
+_LARGE = 32 << 20  # bytes of a working state, from which on what its capture took is given back
 
 
 def form(tree: Any) -> tuple[Any, ...]:
@@ -58,6 +61,8 @@ class Steps:
         found = self.known.get(key)
         if found is None:
             found = self.known[key] = capture(function, state, batch)
+            if nbytes(state) >= _LARGE:  # gradients of all clients at once, which a captured step never has
+                give_back()
         return found
 
 
