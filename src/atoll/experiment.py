@@ -13,7 +13,7 @@ from msgspec import Meta
 from atoll import methods, own, spec
 from atoll.assembly import Nodes
 from atoll.callbacks import Callback
-from atoll.data import Dataset, FederatedData
+from atoll.data import Dataset, FederatedData, lacking
 from atoll.data.wishes import read_names
 from atoll.engines import ALIKE
 from atoll.errors import ConfigError
@@ -81,6 +81,10 @@ class Experiment(Origin, Settings):
             ' "hamlet:2, romeo:0.5"; by default their samples'
         ),
     ] = None
+    missing_parts: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(description="share of the clients that hold one part of their samples alone, where these have several"),
+    ] = 0.0
     augment: Annotated[
         str | None,
         Meta(
@@ -219,6 +223,7 @@ class Experiment(Origin, Settings):
                 root=self.root,
                 mix=self.mix,
             )
+        divided = lacking(divided, self.missing_parts, self.seed) if self.missing_parts else divided
         divided = divided if self.augment is None else divided.augment(self.augment)
         return divided if self.weights is None else divided.weigh(self.weights)
 

@@ -21,6 +21,7 @@ from atoll.machine import threads
 from atoll.methods import METHODS
 from atoll.metrics import Metrics
 from atoll.models import begin_from, build
+from atoll.modalities import HERE
 from atoll.modules import ready
 from atoll.parts import Parts, shapes, tensors
 from atoll.task import Task
@@ -36,16 +37,27 @@ def networks(text: str, data: FederatedData) -> list[Callable[[], nn.Module]]:
     outputs = data.classes or (math.prod(example.targets.shape[1:]) or 1)
     inputs = example.inputs
     if isinstance(inputs, Parts) and not (own.named(text) or text.startswith("hf:")):
-        parts = shapes(inputs)
+        several = by_name(inputs)
+        named = spec.chain(text, "model", "+")
+        if several and {each.name for each in named} <= {"auto", "fused"}:
+            return [partial(build, each, several, outputs) for each in named]
         raise ConfigError(
-            f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {parts}",
-            hint='name a module of your own: model = "package.module:Name"',
+            f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {shapes(inputs)}",
+            hint=('take model = "fused", or ' if several else "")
+            + 'name a module of your own: model = "package.module:Name"',
         )
     first = tensors([inputs])[0]
     shape = tuple(first.shape[1:])
     tokens = text == "auto" and not first.is_floating_point()
     names = spec.chain("lstm" if tokens else text, "model", "+")
     return [partial(build, each, shape, outputs) for each in names]
+
+
+def by_name(inputs: Parts) -> dict[str, tuple[int, ...]]:
+    """The shapes of parts that an encoder can be made for each of; {} where they have no names, or are tokens."""
+    found = {str(name): part for name, part in inputs.items() if name != HERE} if inputs.named else {}
+    plain = all(part.is_floating_point() for part in found.values())
+    return {name: tuple(part.shape[1:]) for name, part in found.items()} if plain else {}
 
 
 def architectures(

@@ -12,6 +12,7 @@ from .files import from_file
 from .frames import from_frame
 from .hub import from_hf
 from .lazy import from_function
+from .lacking import lacking
 from .leaf import load_leaf
 from .partition import (
     IID,
@@ -83,6 +84,7 @@ __all__ = [
     "from_tensors",
     "from_texts",
     "from_torch",
+    "lacking",
     "load",
     "load_leaf",
     "parse_partition",

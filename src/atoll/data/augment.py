@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atoll import own, spec
 from atoll.errors import ConfigError
+from atoll.modalities import modalities, present, wanting
 from atoll.parts import Inputs, shapes
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "augmentation",
     "augmentations",
     "crop",
+    "drop",
     "flip",
     "frequency_mask",
     "noise",
@@ -36,6 +38,7 @@ _KNOWN = {
     "shift": (spec.whole("steps", at_least=1),),
     "time-mask": (spec.whole("steps", at_least=1),),
     "frequency-mask": (spec.whole("bands", at_least=1),),
+    "drop": (spec.number("chance", above=0, at_most=1),),
 }
 _LINES = {
     "flip": "half of the images are mirrored left to right",
@@ -45,6 +48,7 @@ _LINES = {
     "shift": "recordings move by up to STEPS in time; what is missing at an end is as the end",
     "time-mask": "up to STEPS of a spectrogram in a row are 0 (SpecAugment, Park et al. 2019)",
     "frequency-mask": "up to BANDS of a spectrogram side by side are 0 (SpecAugment)",
+    "drop": "samples of several parts lose one that they have, with this chance each (modality dropout)",
 }
 
 
@@ -94,9 +98,9 @@ def augmentation(what: str | Callable[[Any], Any]) -> Augmentation:
     """An augmentation from a text ("crop:4 + flip", `atoll.own` names functions of the user's own) or a function."""
     if callable(what):
         return Augmentation(getattr(what, "__name__", type(what).__name__), (what,))
-    made: dict[str, Callable[..., Tensor]] = {
+    made: dict[str, Callable[..., Inputs]] = {
         "flip": flip, "crop": crop, "noise": noise, "scale": scale, "shift": shift, "time-mask": time_mask,
-        "frequency-mask": frequency_mask,
+        "frequency-mask": frequency_mask, "drop": drop,
     }  # fmt: skip
     functions: list[Callable[[Any], Any]] = []
     for call in spec.chain(what, "augment", "+"):
@@ -190,3 +194,21 @@ def _recordings(name: str, inputs: Tensor, most: int = 0, axis: int = -1) -> int
             hint="a tenth to a fifth of them is usual",
         )
     return inputs.shape[axis]
+
+
+def drop(inputs: Inputs, chance: float) -> Inputs:
+    """Samples of several parts of which each, with this chance, loses one that it has, but never its last.
+
+    Modality dropout: a model learns to do with each of the parts, and not by the easiest alone.
+    """
+    if len(modalities(inputs)) < 2:
+        raise ConfigError(
+            "drop takes parts of samples away, and these do not say which of several they have",
+            hint='leave it out, or take data that do: data = "av-mnist", or missing_parts',
+        )
+    here = present(inputs)
+    draws = torch.rand(len(here), 1 + here.shape[1], device=here.device)
+    drawn = draws[:, 1:] * here
+    first = drawn >= drawn.amax(1, keepdim=True)  # each of those that are there is as likely
+    lost = first & (here > 0) & (draws[:, :1] < chance) & (here.sum(1, keepdim=True) > 1)
+    return wanting(inputs, 1 - lost.to(here.dtype))

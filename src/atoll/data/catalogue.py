@@ -17,7 +17,7 @@ from .options import call
 
 __all__ = ["TASKS", "Entry", "catalogue", "data_root", "entry", "find_root", "load"]
 
-Task = Literal["image", "text", "audio", "sensor", "table"]
+Task = Literal["image", "text", "audio", "sensor", "table", "several"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -29,7 +29,7 @@ class Entry:
         name, what: the name to load it by, and what it is.
         task: what its inputs are, one of `TASKS`.
         samples: (train, test); test is 0 where there is no split of its own.
-        shape: of one input.
+        shape: of one input; of those with several parts, of the first.
         classes: how many; all entries are classifications.
         natural: what the natural clients are, or None.
         license, source: under which terms, and where it originally comes from.
@@ -111,6 +111,11 @@ _ENTRIES = (
         "not stated", "synthetic speech, made with espeak-ng 1.51: no person speaks", files=_files("spoken-digits/"),
         form="spoken_digits.npz has audio (2160, 5120), bytes of mu-law at 8 kHz; digit (2160,); voice (2160,), its"
         " number in voices (36,), the names",
+    ),
+    Entry(
+        "av-mnist", "digits seen and heard, both noisy: MNIST and spoken-digits, by voice", "several", (1800, 1080),
+        (1, 28, 28), 10, "voice", "CC BY-SA 3.0", "MNIST's images beside synthetic speech, made with espeak-ng 1.51",
+        files=_files("mnist/mnist.npz", "spoken-digits/"), form="as for mnist and spoken-digits",
     ),
     Entry(
         "cifar10", "30,000 of the CIFAR-10 pictures, split anew", "image", (25000, 5000), (3, 32, 32), 10, None,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from atoll.errors import ConfigError, DataError, MissingExtraError
 
+from .avmnist import av_mnist
 from .catalogue import Entry, find_root
 from .dataset import Dataset
 from .options import call
@@ -246,6 +247,7 @@ _READERS: dict[str, Callable[..., Dataset]] = {
     "mnist-by-writer": _mnist_by_writer,
     "har": _har,
     "spoken-digits": spoken_digits,
+    "av-mnist": av_mnist,
     "cifar10": _cifar10,
     "shakespeare": shakespeare,
     "credit-default": _credit,

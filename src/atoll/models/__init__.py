@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.models.convolutional import cnn, conv1d, lenet, vgg
 from atoll.models.dense import logistic, mlp, two_nn
+from atoll.models.fused import Fused
 from atoll.models.hf import from_folder
 from atoll.models.llama import Llama, llama
 from atoll.models.normalised import with_batchnorm
@@ -24,6 +26,7 @@ __all__ = [
     "GPT",
     "MODELS",
     "CharacterLSTM",
+    "Fused",
     "Llama",
     "begin_from",
     "build",
@@ -43,8 +46,22 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
+Parts = Mapping[str, Shape]
+"""The shapes of samples of several parts, by their names."""
 
-def _auto(shape: Shape, classes: int) -> nn.Module:
+
+def _fused(shape: Shape | Parts, classes: int, fusion: Literal["late", "attention"] = "late") -> Fused:
+    if not isinstance(shape, Mapping):
+        raise ConfigError(
+            f"fused reads samples of several parts by name, not one tensor of shape {shape}",
+            hint="leave the model out, or name one for this shape (atoll models)",
+        )
+    return Fused(shape, classes, _auto, fusion)
+
+
+def _auto(shape: Shape | Parts, classes: int) -> nn.Module:
+    if isinstance(shape, Mapping):
+        return _fused(shape, classes)
     if len(shape) == 3 and min(shape[1:]) >= 16:
         return lenet(shape, classes)
     if len(shape) == 2 and shape[1] >= 16:
@@ -61,6 +78,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": lenet,
     "vgg": vgg,
     "conv1d": conv1d,
+    "fused": _fused,
     "lstm": lambda shape, classes: lstm(classes),
     "gpt": lambda shape, classes, **given: gpt(classes, shape[0], **given),
     "llama": lambda shape, classes, **given: llama(classes, **given),
@@ -68,10 +86,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 """Models by the name they have in a configuration file: functions of (shape of a sample, classes, settings if any)."""
 
+_FUSION = spec.Parameter(
+    "fusion", '"late" or "attention"', {"late": "late", "attention": "attention"}.__getitem__, True
+)
 _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
     "mlp": (spec.many(spec.whole("widths", at_least=1, optional=True)),),
     "vgg": (spec.whole("width", at_least=1, optional=True),),
     "gpt": tuple(spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads")),
+    "fused": (_FUSION,),
     "hf": (spec.rest("path"),),
     "llama": tuple(
         spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads", "groups")
@@ -80,7 +102,7 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
 
 
 _LINES = {
-    "auto": "by the shape: lenet for images, conv1d for [channels, time], lstm for tokens, else an mlp of 128 units",
+    "auto": "by the shape: lenet for images, conv1d for [channels, time], lstm for tokens, fused for several parts, else an mlp of 128 units",
     "logistic": "one linear layer",
     "mlp": "hidden layers of these widths (128), ReLU between them",
     "2nn": "two hidden layers of 200 units (McMahan et al. 2017)",
@@ -88,6 +110,7 @@ _LINES = {
     "lenet": "two convolutions and three linear layers, for images from 16 x 16",
     "vgg": "convolutions of 3 x 3; WIDTH channels in the first, which all others are multiples of",
     "conv1d": "convolutions over time, for [channels, time]",
+    "fused": "one that auto takes for each part by name, and a prediction of those that are there: their mean, or attention",
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
     "gpt": "next characters: a transformer of LAYERS blocks (4), WIDTH (128) and HEADS (4), for whole-number tokens",
     "llama": "likewise, with RMSNorm, rotary positions and SwiGLU; GROUPS of heads that share a key (half of HEADS)",
@@ -100,7 +123,7 @@ def describe() -> list[tuple[str, str]]:
     return [(spec.usage(name, _SETTINGS.get(name, ())), line) for name, line in _LINES.items()]
 
 
-def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Module:
+def build(text: str | spec.Call, shape: Sequence[int] | Parts, classes: int) -> nn.Module:
     """The model that `text` names, for samples of `shape` and this many classes (or outputs).
 
     "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], else "mlp". "mlp:128,64"
@@ -108,11 +131,12 @@ def build(text: str | spec.Call, shape: Sequence[int], classes: int) -> nn.Modul
     "lenet-bn" and so on have BatchNorm between the layers. "lstm", "gpt" and "llama" read integer tokens;
     their vocabulary is `classes`.
     "hf:PATH" is a model of `transformers` from a folder (see `atoll.models.hf`).
+    "fused:late" and "fused:attention" are for samples of several parts, whose shapes come by name (see `Fused`).
     "package.module:Name" is a module of the user's own, or makes one without arguments (see `atoll.own`).
     Raises ConfigError for anything else.
     """
     call = spec.parse(text, "model") if isinstance(text, str) else text
-    return _made(call, tuple(shape), classes)
+    return _made(call, shape if isinstance(shape, Mapping) else tuple(shape), classes)
 
 
 def _own(name: str) -> nn.Module:
@@ -135,7 +159,7 @@ def _own(name: str) -> nn.Module:
     return module
 
 
-def _made(call: spec.Call, shape: Shape, classes: int) -> nn.Module:
+def _made(call: spec.Call, shape: Shape | Parts, classes: int) -> nn.Module:
     if call.given is not None and call.name not in MODELS and own.named(name := f"{call.name}:{call.given}"):
         return _own(name)
     if call.name.endswith("-bn"):
