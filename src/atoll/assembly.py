@@ -18,7 +18,7 @@ from atoll.dpsgd.records import DPSGD, PrivateTask, Records
 from atoll.engines import Engine, make
 from atoll.engines.server import Quick
 from atoll.errors import ConfigError, suggest
-from atoll.guarding import calibrated, check_root, downward, enough, fitted, robust, sampled
+from atoll.guarding import calibrated, check_root, downward, enough, fitted, parted, robust, sampled
 from atoll.losses import Loss
 from atoll.methods import METHODS, Decentralised, get
 from atoll.metrics import Metrics
@@ -158,6 +158,7 @@ def assemble(
         settings.stragglers,
     )
     channel = fitted(channel, settings, method, data, size, method.expects(state), robustly is not None)
+    channel = parted(channel, settings, method, data, tasks[0])
     if robustly is not None:
         channel = robust(robustly, channel, settings, method, data, tasks, device, size)
     if attackers is not None:

@@ -83,7 +83,9 @@ class Experiment(Origin, Settings):
     ] = None
     missing_parts: Annotated[
         Annotated[float, Meta(ge=0, le=1)],
-        Meta(description="share of the clients that hold one part of their samples alone, where these have several"),
+        Meta(
+            description="share of the clients that hold one part of their samples alone, where these have several"
+        ),
     ] = 0.0
     augment: Annotated[
         str | None,

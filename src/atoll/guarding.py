@@ -15,6 +15,7 @@ from atoll.channel import Chain, Robust, Setting, channel
 from atoll.channel.auto import Auto
 from atoll.channel.down import Down
 from atoll.channel.masked import FLOOR
+from atoll.channel.parted import Parted
 from atoll.contract import Channel, Method
 from atoll.data import FederatedData
 from atoll.dpsgd.fits import of_samples
@@ -22,6 +23,7 @@ from atoll.dpsgd.records import DPSGD
 from atoll.engines.root import Root
 from atoll.errors import ConfigError
 from atoll.methods import METHODS, Decentralised
+from atoll.modalities import modalities, owners, present
 from atoll.privacy import Correlated, Event, Gaussian, check_delta, usual_delta
 from atoll.robust import Aggregation
 from atoll.rounds.chances import chances
@@ -30,7 +32,18 @@ from atoll.settings import Settings
 from atoll.task import Task
 from atoll.tensors import Record
 
-__all__ = ["calibrated", "check_root", "downward", "enough", "fitted", "robust", "sampled", "stated", "turns"]
+__all__ = [
+    "calibrated",
+    "check_root",
+    "downward",
+    "enough",
+    "fitted",
+    "parted",
+    "robust",
+    "sampled",
+    "stated",
+    "turns",
+]
 
 
 def stated(given: Any) -> tuple[Channel | None, str | None]:
@@ -315,6 +328,44 @@ def robust(
         seed=settings.seed,
         root=None if data.root is None else Root(tasks, data.root, data.classes, device),
     )
+
+
+def parted(
+    channel: Channel | None, settings: Settings, method: Method, data: FederatedData, task: Task
+) -> Channel | None:
+    """The channel with a mean for each part around it, where some samples lack parts.  Raises ConfigError."""
+    inputs, pool = data.example().inputs, data.pool("train")
+    names = modalities(inputs)
+    whole = pool is not None and bool((present(pool.inputs) > 0).all()) if names else True
+    if whole or not settings.by_part:
+        return channel
+    kind, what = type(method).__name__, "some clients lack parts of their samples"
+    hint = "set by_part=false: one mean for all tensors, over all clients"
+    said = {"aggregate": settings.aggregate, "dp_sgd": settings.dp_sgd}
+    if isinstance(channel, Chain) and any(each.place != "hide" for each in channel.transforms):
+        said["channel"] = channel.text
+    for key, value in said.items():
+        if value is not None:
+            raise ConfigError(
+                f"{what}, and which they say in numbers beside their updates, which {key} = {value!r} would change",
+                hint=hint,
+            )
+    if (
+        method.reduction == "each"
+        or type(method).reducer is not Method.reducer
+        or method.change is None
+        or method.change.since is not None
+    ):
+        raise ConfigError(f"{what}, and {kind} does not average how clients' models change", hint=hint)
+    params, buffers = task.initial()
+    found = owners([*params, *buffers], names)
+    idle = [name for at, name in enumerate(names) if at not in found.values()]
+    if idle:
+        raise ConfigError(
+            f"{what}, and of {type(task.module).__name__} no tensor can be told to be for {idle[0]} alone",
+            hint=f"call its submodule {idle[0]}, as in self.{idle[0]} = nn.Sequential(...), or set by_part=false",
+        )
+    return Parted(channel or Channel(), tuple(sorted(found.items())))
 
 
 def check_root(rule: Aggregation | None, data: FederatedData) -> None:

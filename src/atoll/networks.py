@@ -20,8 +20,8 @@ from atoll.losses import Loss
 from atoll.machine import threads
 from atoll.methods import METHODS
 from atoll.metrics import Metrics
-from atoll.models import begin_from, build
 from atoll.modalities import HERE
+from atoll.models import begin_from, build
 from atoll.modules import ready
 from atoll.parts import Parts, shapes, tensors
 from atoll.task import Task

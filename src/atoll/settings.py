@@ -104,6 +104,12 @@ class Settings:
             description='what makes one update of a round\'s, where clients may lie: "median", "nnm + trimmed:4" ...'
         ),
     ] = None
+    by_part: Annotated[
+        bool,
+        Meta(
+            description="where samples may lack parts: average the tensors of each part over the clients that have it"
+        ),
+    ] = True
     attackers: Annotated[
         Count | Share | str | list[str] | None,
         Meta(description="clients that lie, in a simulation: a number, a share, or their names"),

@@ -11,8 +11,8 @@ from .federated import FederatedData
 from .files import from_file
 from .frames import from_frame
 from .hub import from_hf
-from .lazy import from_function
 from .lacking import lacking
+from .lazy import from_function
 from .leaf import load_leaf
 from .partition import (
     IID,

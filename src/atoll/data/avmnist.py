@@ -44,14 +44,18 @@ def av_mnist(root: Path) -> Dataset:
         for digit in range(10):
             wanted = np.flatnonzero(digits == digit)
             known = np.flatnonzero(labels == digit)
-            found[wanted] = known[rng(0, f"av-mnist.{split}", client=digit).permutation(len(known))[: len(wanted)]]
+            found[wanted] = known[
+                rng(0, f"av-mnist.{split}", client=digit).permutation(len(known))[: len(wanted)]
+            ]
         parts = {
             "image": torch.from_numpy(pixels[found]).to(torch.float32).div_(255).unsqueeze_(1),
             "audio": clips.inputs[torch.from_numpy(rows)],
         }
         noisy = {name: _noisy(part, name, split) for name, part in parts.items()}
         made[split] = Samples(told(noisy), torch.from_numpy(digits))
-    return Dataset("av-mnist", made["train"], made["test"], classes=10, columns=spoken.columns, natural="voice")
+    return Dataset(
+        "av-mnist", made["train"], made["test"], classes=10, columns=spoken.columns, natural="voice"
+    )
 
 
 def _noisy(part: Tensor, name: str, split: str) -> Tensor:

@@ -21,8 +21,8 @@ def lacking(data: FederatedData, share: float, seed: int) -> FederatedData:
     Which one takes turns: of two parts, half of them hold the first. They hold it in all their splits; the global test
     set keeps all parts, where there is an official one.
 
-    Raises ConfigError where samples have no parts by name, where data are made on demand or are not here, and for a part
-    that nobody would hold.
+    Raises ConfigError where samples have no parts by name, where data are made on demand or are not here, and for a
+    part that nobody would hold.
     """
     what = f"missing_parts = {share:g}"
     inputs = data.example().inputs

@@ -102,7 +102,8 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
 
 
 _LINES = {
-    "auto": "by the shape: lenet for images, conv1d for [channels, time], lstm for tokens, fused for several parts, else an mlp of 128 units",
+    "auto": "by the shape: lenet for images, conv1d for [channels, time], lstm for tokens, fused for several parts,"
+    " else an mlp of 128 units",
     "logistic": "one linear layer",
     "mlp": "hidden layers of these widths (128), ReLU between them",
     "2nn": "two hidden layers of 200 units (McMahan et al. 2017)",
@@ -110,7 +111,8 @@ _LINES = {
     "lenet": "two convolutions and three linear layers, for images from 16 x 16",
     "vgg": "convolutions of 3 x 3; WIDTH channels in the first, which all others are multiples of",
     "conv1d": "convolutions over time, for [channels, time]",
-    "fused": "one that auto takes for each part by name, and a prediction of those that are there: their mean, or attention",
+    "fused": "a network for each part, as auto takes it, and one prediction of those that are there: the mean of"
+    " their logits (late), or attention over embeddings",
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
     "gpt": "next characters: a transformer of LAYERS blocks (4), WIDTH (128) and HEADS (4), for whole-number tokens",
     "llama": "likewise, with RMSNorm, rotary positions and SwiGLU; GROUPS of heads that share a key (half of HEADS)",

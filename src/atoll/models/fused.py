@@ -41,7 +41,9 @@ class Fused(nn.Module):
         super().__init__()
         self.parts, self.fusion = tuple(shapes), fusion
         outputs = classes if fusion == "late" else width
-        self.encoders = nn.ModuleDict({name: encoder(tuple(shape), outputs) for name, shape in shapes.items()})
+        self.encoders = nn.ModuleDict(
+            {name: encoder(tuple(shape), outputs) for name, shape in shapes.items()}
+        )
         if fusion == "attention":
             self.queries = nn.ParameterDict(
                 {name: nn.Parameter(torch.randn(width) / width**0.5) for name in shapes}
