@@ -13,6 +13,7 @@ __all__ = [
     "ATTACK_SUCCESS",
     "BETTER",
     "OF_MAIN",
+    "OF_PART",
     "Better",
     "Figures",
     "Measured",
@@ -43,6 +44,9 @@ BETTER: Mapping[str, Better] = {
 
 ATTACK_SUCCESS = "attack_success"
 """The share of test samples that a model takes for what attackers of a simulation want (`docs/attacks.md`)."""
+
+OF_PART = "accuracy."
+"""What begins the name of a figure: the accuracy where samples have no other part than the one whose name follows."""
 
 _KINDS = ("clients", "personal", "newcomers", "validation")
 _OF_OWN = {"own": "mean", "pooled": "pooled", "std": "std", "p10": "p10", "worst": "min"}

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from atoll.errors import DataError
 from atoll.parts import Inputs, Parts
 
-__all__ = ["HERE", "kept", "modalities", "owners", "present", "said", "told", "wanting"]
+__all__ = ["HERE", "declared", "kept", "modalities", "owners", "present", "said", "told", "wanting"]
 
 HERE = "here"
 """The part that says which of the others are there."""
@@ -40,6 +41,25 @@ def told(parts: Mapping[str, Tensor], missing: Mapping[str, Tensor] | None = Non
         if name in missing:
             here[missing[name], at] = 0
     return wanting(Parts({**parts, HERE: here}), here)
+
+
+def declared(parts: Mapping[str, Tensor], missing: Mapping[str, Tensor], where: str) -> Parts:
+    """Parts as a person gives them: with `here` among them, or with samples that lack some (`told`), or neither.
+
+    Raises DataError for a `here` that does not fit.
+    """
+    if HERE not in parts:
+        return told(parts, missing) if missing else Parts(parts)
+    rest = {name: part for name, part in parts.items() if name != HERE}
+    here = parts[HERE].to(torch.float32)
+    count = len(next(iter(rest.values()))) if rest else 0
+    if missing or here.shape != (count, len(rest)) or not bool(((here == 0) | (here == 1)).all()):
+        raise DataError(
+            f"{where}: the part {HERE!r} says of each sample which of {', '.join(rest) or 'no others'} are there,"
+            f" in {len(rest)} numbers 0 or 1, and not in one None as well; it has the shape {tuple(here.shape)}",
+            hint=f"call the part otherwise, or give it the shape ({count}, {len(rest)})",
+        )
+    return wanting(Parts({**rest, HERE: torch.ones_like(here)}), here)
 
 
 def said(inputs: Inputs) -> Inputs:

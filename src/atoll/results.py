@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from atoll.measures import ATTACK_SUCCESS, Better, called
+from atoll.measures import ATTACK_SUCCESS, OF_PART, Better, called
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round, best, participation
 from atoll.runs.events import Event
@@ -67,6 +67,14 @@ class Run:
     def attack_success(self) -> float | None:
         """The share of test samples that the global model takes for what attackers want, where they want anything."""
         return None if self.evaluation is None else self.evaluation.overall.get(ATTACK_SUCCESS)
+
+    @property
+    def accuracy_by_parts(self) -> dict[str, float]:
+        """Accuracy of the global model on the global test set, of which it is shown each part alone, and all; {} where
+        samples do not say which of several parts they have."""
+        overall = {} if self.evaluation is None else self.evaluation.overall
+        alone = {name.removeprefix(OF_PART): v for name, v in overall.items() if name.startswith(OF_PART)}
+        return {**alone, " + ".join(alone): overall["accuracy"]} if alone else {}
 
     @property
     def best_round(self) -> int | None:
@@ -133,6 +141,7 @@ class Run:
             "accuracy": last.overall.get("accuracy") if last else None,
             "loss": last.overall.get("loss") if last else None,
             **({ATTACK_SUCCESS: found} if (found := self.attack_success) is not None else {}),
+            **({"accuracy_by_parts": parts} if (parts := self.accuracy_by_parts) else {}),
             **({} if last is None or (found := last.value("perplexity")) is None else {"perplexity": found}),
             "metrics": {name: last.value(name) for name in last.further} if last else {},
             "target_round": self.target_round,

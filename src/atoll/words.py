@@ -44,7 +44,7 @@ def number_text(value: float) -> str:
 
 
 def value_text(name: str, value: float, digits: int = 1) -> str:
-    """A measure as people read it: accuracies and the success of attacks in percent."""
-    if name in ("accuracy", "attack_success") and math.isfinite(value):
+    """A measure as people read it: accuracies, also of single parts, and the success of attacks in percent."""
+    if name.partition(".")[0] in ("accuracy", "attack_success") and math.isfinite(value):
         return f"{100 * value:.{digits}f} %"
     return number_text(value)

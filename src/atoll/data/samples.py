@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from atoll.errors import DataError
+from atoll.modalities import HERE, declared
 from atoll.parts import Inputs, Parts, joined
 
 from .adjacent import in_a_row
@@ -89,14 +90,12 @@ def read_inputs(value: Any, where: str, count: int | None = None, pad: Pad = Non
     if isinstance(value, Mapping) and not is_frame(value):
         if not value:
             raise DataError(f"{where}: the inputs are a mapping without anything in it")
-        return Parts(
-            {
-                str(name): _part(
-                    part, f"inputs {name!r}", where, pad.get(name) if isinstance(pad, Mapping) else pad
-                )
-                for name, part in value.items()
-            }
-        )
+        filled_up, missing = _gaps(value, where)
+        parts = {
+            name: _part(part, f"inputs {name!r}", where, pad.get(name) if isinstance(pad, Mapping) else pad)
+            for name, part in filled_up.items()
+        }
+        return declared(parts, missing, where)
     if isinstance(pad, Mapping):
         raise DataError(
             f"{where}: pad names parts of the inputs ({', '.join(map(str, pad))}), and these have none",
@@ -105,6 +104,26 @@ def read_inputs(value: Any, where: str, count: int | None = None, pad: Pad = Non
     if isinstance(value, tuple) and len(value) > 1 and all(_holds(part, count) for part in value):
         return Parts([_part(part, f"inputs {k}", where, pad) for k, part in enumerate(value)])
     return _tensor(value, "inputs", where, pad)
+
+
+def _gaps(value: Mapping[Any, Any], where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Parts whose lists have something for every sample, and of those with a None which samples lack them."""
+    parts: dict[str, Any] = {}
+    missing: dict[str, Tensor] = {}
+    for name, part in value.items():
+        parts[str(name)] = part
+        if not isinstance(part, list | tuple) or all(each is not None for each in part):
+            continue
+        known = next((each for each in part if each is not None), None)
+        if known is None:
+            raise DataError(
+                f"{where}: no sample has the part {name!r}, whose shape nobody can tell then",
+                hint=f"give zeros of its shape, and which parts are there as the part {HERE!r} (docs/modalities.md)",
+            )
+        blank = torch.zeros_like(torch.as_tensor(known))
+        parts[str(name)] = [blank if each is None else torch.as_tensor(each) for each in part]
+        missing[str(name)] = torch.tensor([each is None for each in part])
+    return parts, missing
 
 
 def _holds(part: Any, count: int | None) -> bool:

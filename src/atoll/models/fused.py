@@ -51,29 +51,30 @@ class Fused(nn.Module):
             self.head = nn.Linear(width, classes)
 
     def forward(self, here: Tensor | None = None, **parts: Tensor) -> Tensor:
-        """Logits [b, classes] of parts by name [b, ...], of which those are there that `here` [b, parts] says."""
-        rows = [_at(here, at) for at in range(len(self.parts))]
-        found = [
-            _where(there, self.encoders[name](_where(there, parts[name])))
-            for name, there in zip(self.parts, rows, strict=True)
-        ]
+        """Logits [b, classes] of parts by name [b, ...], of which those are there that `here` [b, parts] says.
+
+        A part that is not given is not there.
+        """
+        given = [at for at, name in enumerate(self.parts) if name in parts]
+        some = parts[self.parts[given[0]]]
+        rows = torch.ones(len(some), len(given), device=some.device) if here is None else here[:, given]
+        found = []
+        for column, at in enumerate(given):
+            there, name = rows[:, column] > 0, self.parts[at]
+            found.append(_where(there, self.encoders[name](_where(there, parts[name]))))
         each = torch.stack(found, 1)  # [b, parts, ...]
-        there = torch.ones_like(each[:, :, 0]) if here is None else here.to(each.dtype)
+        there = rows.to(each.dtype)
         if self.fusion == "late":
             return each.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
-        queries = torch.stack([self.queries[name] for name in self.parts])
+        queries = torch.stack([self.queries[self.parts[at]] for at in given])
         scores = (torch.tanh(each) * queries).sum(2)
+        scores = torch.where(rows > 0, scores, torch.full_like(scores, -1e30))
         weights = torch.exp(scores - scores.amax(1, keepdim=True)) * there
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-20)
-        return self.head((weights.unsqueeze(2) * each).sum(1))
+        found_in: Tensor = self.head((weights.unsqueeze(2) * each).sum(1))
+        return found_in
 
 
-def _at(here: Tensor | None, at: int) -> Tensor | None:
-    return None if here is None else here[:, at] > 0
-
-
-def _where(there: Tensor | None, values: Tensor) -> Tensor:
+def _where(there: Tensor, values: Tensor) -> Tensor:
     """The values of the samples that have the part, and 0 elsewhere."""
-    if there is None:
-        return values
     return torch.where(there.reshape(-1, *(1,) * (values.ndim - 1)), values, torch.zeros_like(values))

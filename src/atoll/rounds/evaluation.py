@@ -82,9 +82,9 @@ class Evaluation:
 
     @property
     def further(self) -> list[str]:
-        """The measures beside the loss and the accuracy."""
+        """The measures beside the loss and the accuracy, also of single parts."""
         found = dict.fromkeys(name for kind in (self.overall, self.clients, self.personal) for name in kind)
-        return [name for name in found if name not in ("loss", "accuracy")]
+        return [name for name in found if name.partition(".")[0] not in ("loss", "accuracy")]
 
     @property
     def own(self) -> Mapping[str, Spread]:

@@ -22,8 +22,9 @@ from atoll.contract import ON_VALIDATION, Channel, Job, Memories, Method, Outcom
 from atoll.data import FederatedData, Samples
 from atoll.engines import Engine, Loop
 from atoll.machine import cores, threads
-from atoll.measures import ATTACK_SUCCESS, Better
+from atoll.measures import ATTACK_SUCCESS, OF_PART, Better
 from atoll.metrics import counted
+from atoll.modalities import kept, modalities
 from atoll.parts import pieces
 from atoll.rounds.evaluation import Evaluation, Spread
 from atoll.rounds.judging import ROWS, Measures, figures, measures, totals
@@ -74,7 +75,14 @@ class Judge:
     @property
     def better(self) -> dict[str, Better | None]:
         """What evaluations measure beside the loss, and which of two values is the better one (see `Task.better`)."""
-        return {**self.task.better, **({} if self.wanted is None else {ATTACK_SUCCESS: "lower"})}
+        further: dict[str, Better | None] = {} if self.wanted is None else {ATTACK_SUCCESS: "lower"}
+        return {**self.task.better, **further, **dict.fromkeys(self._parts, "higher")}
+
+    @property
+    def _parts(self) -> dict[str, str]:
+        """Figures of a model that is shown one part of each test sample alone, and which."""
+        names = modalities(self.data.example().inputs) if "accuracy" in self.task.metrics else ()
+        return {OF_PART + name: name for name in names if len(names) > 1}
 
     @property
     def clients(self) -> list[int]:
@@ -134,6 +142,11 @@ class Judge:
             only = self._only_class(params, buffers, measured, test)
         whole = [(len(measured["loss"]), self._totals(measured))] if measured else []
         overall = self._figures(whole) if whole else {}
+        if measured and test is not None:
+            for name, part in self._parts.items():
+                overall[name] = self._success(
+                    params, buffers, test._replace(inputs=kept(test.inputs, [part]))
+                )
         if self.wanted is not None:
             overall[ATTACK_SUCCESS] = self._success(params, buffers, self.wanted)
         clients, each = self._spreads(sums)
@@ -208,7 +221,7 @@ class Judge:
         return measures(self.task, self.device, params, buffers, samples)
 
     def _success(self, params: Tensors, buffers: Tensors, wanted: Samples) -> float:
-        """The share of samples that a model takes for what attackers want."""
+        """The share of samples that a model takes for what their targets say: what attackers want, or the truth."""
         return float(self.measures(params, buffers, self.engine.resident.within(wanted))["accuracy"].mean())
 
     # --- figures ----------------------------------------------------------------------------------------------

@@ -256,6 +256,10 @@ class Result(Written, kw_only=True):
     attack_success: Annotated[
         Maybe[Number], says("share of test samples that the model takes for what attackers want")
     ] = UNSET
+    accuracy_by_parts: Annotated[
+        Maybe[Mapping[str, Number]],
+        says("of samples of several parts: the accuracy where they have each part alone, and all"),
+    ] = UNSET
     metrics: Annotated[
         Maybe[Mapping[str, Number]],
         says(

@@ -119,6 +119,9 @@ const Hero = (() => {
       }
       if (p && c) found.push(["Global model", s(c.mean), `client mean; personal ${gain(measure, run.lowIsGood ? c.mean - p.mean : p.mean - c.mean)}`]);
       if (validation[measure]) found.push(["Validation", s(validation[measure].mean), best(run, (e) => (e.validation[measure] || {}).mean)]);
+      for (const [figure, value] of Object.entries(overall).filter(([key]) => key.startsWith("accuracy."))) {
+        found.push([`Only ${figure.slice("accuracy.".length)}`, score("accuracy", value), "test set, other parts taken away"]);
+      }
       if (known(overall.attack_success)) found.push(["Attack success", score("accuracy", overall.attack_success), `of ${plural(run.attackers.size, "attacker")}`]);
       if (newcomers[measure]) found.push(["Newcomers", s(newcomers[measure].mean), "client mean"]);
     }

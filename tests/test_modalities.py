@@ -1,0 +1,126 @@
+"""Which parts of samples are there: as people say it, and as it is taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import atoll
+from atoll.data.augment import drop
+from atoll.errors import AtollError, ConfigError, DataError
+from atoll.experiment import prepare
+from atoll.modalities import HERE, kept, modalities, owners, present, said
+from atoll.parts import Parts
+
+IMAGES, SOUNDS = torch.ones(6, 1, 4, 4), torch.ones(6, 3) * 2
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def both(data: Any) -> Parts:
+    inputs = data.train.inputs if isinstance(data, atoll.data.Dataset) else data
+    assert isinstance(inputs, Parts)
+    return inputs
+
+
+def test_samples_without_a_part_are_said_by_none() -> None:
+    sounds = [None if at in (1, 4) else each for at, each in enumerate(SOUNDS)]
+    inputs = both(atoll.data.from_arrays({"image": IMAGES, "sound": sounds}, LABELS))
+    assert modalities(inputs) == ("image", "sound")
+    assert present(inputs)[:, 1].tolist() == [1, 0, 1, 1, 0, 1]
+    assert present(inputs)[:, 0].all()
+    assert not dict(inputs.items())["sound"][[1, 4]].any()
+
+
+def test_or_by_a_part_of_their_own_and_what_is_absent_becomes_zero() -> None:
+    here = torch.tensor([[1, 0]] * 3 + [[1, 1]] * 3)
+    sounds = SOUNDS.clone()
+    sounds[:3] = float("nan")
+    inputs = both(atoll.data.from_arrays({"image": IMAGES, "sound": sounds, HERE: here}, LABELS))
+    assert torch.equal(present(inputs), here.float())
+    assert dict(inputs.items())["sound"].sum(1).tolist() == [0, 0, 0, 6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "here", [torch.ones(6, 3), torch.ones(6), torch.full((6, 2), 2), torch.full((6, 2), 0.5)]
+)
+def test_a_part_of_that_name_that_says_something_else_is_refused(here: torch.Tensor) -> None:
+    with pytest.raises(DataError, match="which of image, sound are there"):
+        atoll.data.from_arrays({"image": IMAGES, "sound": SOUNDS, HERE: here}, LABELS)
+
+
+def test_a_part_that_no_sample_has_is_refused() -> None:
+    with pytest.raises(DataError, match="no sample has the part 'sound'"):
+        atoll.data.from_arrays({"image": IMAGES, "sound": [None] * 6}, LABELS)
+
+
+def test_parts_are_taken_away_and_stay_away() -> None:
+    inputs = both(said(Parts({"image": IMAGES, "sound": SOUNDS})))
+    alone = kept(inputs, ["sound"])
+    assert present(alone).tolist() == [[0, 1]] * 6
+    assert not dict(alone.items())["image"].any()
+    assert torch.equal(present(kept(alone, ["image", "sound"])), present(alone))
+    assert modalities(said(IMAGES)) == () == modalities(Parts([IMAGES, SOUNDS]))
+
+
+def test_drop_takes_one_of_several_parts_and_never_the_last() -> None:
+    torch.manual_seed(0)
+    inputs = both(said(Parts({name: torch.ones(900, 2) for name in "abc"})))
+    some = drop(inputs, 0.4)
+    lost = 3 - present(some).sum(1)
+    assert set(lost.tolist()) == {0, 1}
+    assert 300 < int(lost.sum()) < 420
+    assert all(80 < int((present(some)[:, at] == 0).sum()) < 160 for at in range(3))
+    assert torch.equal(torch.stack([part.any(1) for part in some.values()[:3]], 1).float(), present(some))
+    once = kept(inputs, ["b"])
+    assert torch.equal(present(drop(once, 1.0)), present(once))
+
+
+def test_drop_is_for_samples_of_parts() -> None:
+    with pytest.raises(ConfigError, match="drop takes parts"):
+        drop(IMAGES, 0.5)
+
+
+def test_tensors_of_a_part_have_its_name_in_their_path() -> None:
+    names = ["encoders.image.0.weight", "sound.bias", "head.imagery", "mix.image.sound"]
+    assert owners(names, ["image", "sound"]) == {"encoders.image.0.weight": 0, "sound.bias": 1}
+
+
+def test_clients_that_hold_one_part_alone() -> None:
+    data = atoll.data.from_arrays({"image": IMAGES.repeat(10, 1, 1, 1), "sound": SOUNDS.repeat(10, 1)},
+                                  LABELS.repeat(10))  # fmt: skip
+    whole = data.partition("iid", clients=6, seed=1, validation=2)
+    found = atoll.data.lacking(whole, 0.5, seed=3)
+    holds = []
+    for client in range(6):
+        rows = {split: both(found.samples(client, split).inputs) for split in ("train", "test", "validation")}  # type: ignore[union-attr]
+        each = {tuple(row) for part in rows.values() for row in present(part).tolist()}
+        assert len(each) == 1
+        holds += each
+        assert [found.held(client, split) for split in rows] == [whole.held(client, split) for split in rows]
+    assert sorted(holds) in ([(0, 1), *[(1, 0)] * 2, *[(1, 1)] * 3], [(0, 1), (0, 1), (1, 0), *[(1, 1)] * 3])
+    assert modalities(whole.example().inputs) == ()  # as it was
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"data": "digits", "missing_parts": 0.5}, "takes parts of samples away"),
+        ({"data": "digits", "augment": "drop:0.5"}, "drop takes parts"),
+        ({"data": "digits", "model": "fused"}, "several parts by name"),
+        ({"data": "digits", "missing_parts": 1.5}, "missing_parts"),
+    ],
+)
+def test_what_is_for_parts_is_refused_where_there_are_none(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(AtollError, match=said) as caught:
+        prepare(runs=None, **settings)
+    assert caught.value.hint
+
+
+def test_a_part_that_nobody_would_hold_is_refused() -> None:
+    data = atoll.data.from_arrays({"image": IMAGES, "sound": SOUNDS}, LABELS).partition(
+        "iid", clients=1, test=None
+    )
+    with pytest.raises(ConfigError, match="nobody of the 1 clients would hold"):
+        atoll.data.lacking(data, 1.0, seed=0)
