@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from atoll import facts, spec
 from atoll.engines import ALIKE, make
 from atoll.errors import ConfigError
+from atoll.export import Trained
 from atoll.measures import Target
 from atoll.results import Run
 from atoll.rounds.alarm import Alarm
@@ -29,6 +32,9 @@ from atoll.spending import Spending
 from atoll.tensors import to_device
 
 __all__ = ["Keeper"]
+
+_TRIED = 32
+"""Samples that an exported model is tried on."""
 
 
 class Keeper:
@@ -126,12 +132,36 @@ class Keeper:
         """What the rounds played so far came to."""
         now, labels, cpu = self.simulation, self.labels, torch.device("cpu")
         params, buffers = (to_device(part, cpu) for part in self.method.model(now.state))
+        model = self.tasks[0].load(params, buffers)
         return Run(
             labels["method"], labels["data"], labels["partition"], now.engine.describe(), now.history,
-            self.session.seconds, self.target_round, self.tasks[0].load(params, buffers), self.session.folder,
+            self.session.seconds, self.target_round, model, self.session.folder,
             self.events, now.judge.better, now.judge.tested, self.data.names,
-            self.spending.figures(), self._reason,
+            self.spending.figures(), self._reason, partial(self._trained, model),
         )  # fmt: skip
+
+    def _trained(self, model: nn.Module, client: int | str | None) -> Trained:
+        """This global model, or the model that a client predicts with now, and what there is to say of it."""
+        data, whose, samples = self.data, "everybody", None
+        if client is None:
+            samples = data.test_set
+        else:
+            at = data.position(client)
+            whose = str(data.names[at])
+            if not data.here:
+                raise ConfigError(f"the model of {whose} is with {whose}", hint="export the global model")
+            if self.method.beside:
+                raise ConfigError(
+                    f"clients of {self.labels['method']} predict by {self.method.beside}, which is no model",
+                    hint="export the global model",
+                )
+            model = self.simulation.personal(at)
+            samples = data.samples(at, "test") or data.samples(at)
+        about = {
+            **self.labels, "rounds": self.simulation.number, "of": whose, "classes": data.classes,
+            "loss": self.tasks[0].loss_text, **({"scale": dict(data.scale)} if data.scale else {}),
+        }  # fmt: skip
+        return Trained(model, (samples or data.example()).inputs[:_TRIED], about)
 
     @contextmanager
     def written(self, progress: bool | None) -> Iterator[None]:

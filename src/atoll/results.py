@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from atoll.errors import ConfigError
+from atoll.export import Trained, write
 from atoll.measures import ATTACK_SUCCESS, OF_PART, Better, called
 from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.history import Round, best, participation
@@ -34,7 +36,8 @@ class Run:
     `source` gives the run's events (`docs/runs.md`). `better` says of each metric which of two values is the
     better one, `tested` how many test samples the judged clients have, `names` what clients are called. `privacy` has
     epsilon, delta, private and a sentence (`privacy`), where updates were blurred. `reason` is why the run
-    is over (see the event "result"), None before it is.
+    is over (see the event "result"), None before it is. `trained` gives the model, or that of a client (a position or
+    a name), as it is exported.
     """
 
     method: str
@@ -52,6 +55,7 @@ class Run:
     names: Sequence[object] = ()
     privacy: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    trained: Callable[[int | str | None], Trained] | None = None
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -186,6 +190,26 @@ class Run:
                 code = int(said[1]) if said else errno.EIO
                 raise OSError(code, os.strerror(code)) from error
             os.replace(part, path)
+
+    def export(self, to: str, path: str | Path, *, client: int | str | None = None) -> Path:
+        """Write the model for other runtimes, for batches of any size (`docs/export.md`).
+
+        The file is run before it is in place: its outputs are the model's to 1e-5.
+
+        Args:
+            to: "onnx" or "torchscript" (`atoll.export.FORMATS`).
+            path: the file.
+            client: a position or a name: the model that this client predicts with; by default the global one.
+
+        Raises ConfigError where there is no such format, client or directory, and for a model that the exporter cannot
+        follow; MissingExtraError; RunError where what was written computes something else.
+        """
+        if self.trained is None or not self.rounds:
+            raise ConfigError(
+                "no round of this run counts yet, and there is nothing to export",
+                hint="train it first: fit()",
+            )
+        return write(to, self.trained(client), path)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write one self-contained HTML page; by default `report.html` in the run's folder, or here."""

@@ -98,14 +98,11 @@ def _federation(
     name: str, sets: list[str], runs: str | None, notice: Notice
 ) -> tuple[Federation, Path | None]:
     """The federation of a run, as far as it came, and its folder; or that of a file, which has not begun."""
+    from atoll.cli.taken import taken
     from atoll.experiment import Experiment
     from atoll.runs.folder import RunFolder
 
     if Path(name).suffix == ".toml":
         return Experiment.read(name, [*sets, "runs=none"]).build(tell=notice.say), None
     folder = RunFolder.find(name, runs)
-    federation = Experiment.of_run(folder, sets).build(tell=notice.say)
-    federation.resume(folder.path)
-    assert federation.folder is not None
-    federation.folder.release()
-    return federation, folder.path
+    return taken(folder, sets, notice.say), folder.path

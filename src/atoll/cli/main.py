@@ -17,6 +17,7 @@ from atoll.cli.compare import compare, report
 from atoll.cli.dash import dash
 from atoll.cli.data import data
 from atoll.cli.explain import explain
+from atoll.cli.export import export
 from atoll.cli.given import File, Json, Quiet, Resume, Runs, Save, Sets, WithSettings, check_file
 from atoll.cli.machines import join, peer, predict, serve
 from atoll.cli.notice import Notice
@@ -250,7 +251,7 @@ def privacy(
 
 
 app.command(cls=WithSettings)(train)
-for _command in (plan, ls, show, log, rm, compare, report, dash, status, stop):
+for _command in (plan, ls, show, log, rm, compare, report, export, dash, status, stop):
     app.command()(_command)
 app.command(cls=WithSettings)(sweep)
 app.command(cls=WithSettings)(audit)
