@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from atoll.cli.serve import Wish, federated, network, office_of, prepared
+from atoll.cli.serve import Wish, network
 from atoll.data.samples import Samples
+from atoll.deployed import federated, office_of, prepared
 from atoll.errors import AtollError
+from atoll.experiment import Experiment
 from atoll.federation import Federation
 from atoll.network.coordinator import Coordinator
 from atoll.network.desk import Posted
@@ -93,7 +95,7 @@ class OneThread:
         """Serve the file, join, and play to the end.  Raises what `atoll serve` would say."""
         wish = Wish(str(self.file), [], plain=True, place=str(self.place / "coordinator"))
         given = network(wish)
-        experiment = prepared(wish, given)
+        experiment = prepared(Experiment.read(wish.file, wish.sets, data="nodes.csv"), given)
         office = office_of(experiment, given)
         self.coordinator = Coordinator(office, lambda *given: federated(experiment, *given))
         self.coordinator.desk.wait = self._wait  # type: ignore[method-assign]

@@ -21,9 +21,9 @@ from atoll.assembly import build_method
 from atoll.channel import Chain, Setting
 from atoll.cli.events import JsonLines
 from atoll.cli.run import terminable
-from atoll.cli.serve import plan_of
 from atoll.contract import Population
 from atoll.data import FederatedData
+from atoll.deployed import plan_of
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
 from atoll.guarding import between_peers, stated

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atoll.cli.given import code
 from atoll.cli.predictions import write
-from atoll.cli.serve import plan_of
+from atoll.deployed import plan_of
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
 from atoll.network.predicting import at_node, inputs_of, saved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,20 @@ class Here(FederatedData):
         self.classes, self.dataset, self.partition = own.classes, own.dataset, "by node"
 
     @staticmethod
-    def load(source: str, number: int, name: str, plan: Plan) -> Here:  # type: ignore[override]
+    def load(  # type: ignore[override]
+        source: str, number: int, name: str, plan: Plan, make: Callable[[], Any] | None = None
+    ) -> Here:
         """What a node has, read as the plan says.
 
         Args:
             source: a .csv, .tsv, .parquet or .npz file, a folder with the files train and test, or the node's own code,
                 "module:function", which is called without arguments and returns what `from_clients` takes as a client.
+            make: that function itself, where `source` is no more than what it is called.
 
         Raises DataError for data that cannot be read, ConfigError for a plan that leaves open what a node cannot know.
         """
         reading = Reading.of(plan)
-        value = _found(source)
+        value = _found(source) if make is None else _made(make, source)
         check_stated(reading, value, source)
         data = from_clients(
             {name: value},
@@ -181,6 +184,11 @@ def _called_for(source: str) -> Any:
         raise ConfigError(
             f"data = {source!r} is a {type(function).__name__}, and no function", hint="return it from one"
         )
+    return _made(function, source)
+
+
+def _made(function: Callable[[], Any], source: str) -> Any:
+    """What a function returns that makes a client's data.  Raises DataError."""
     try:
         return function()
     except AtollError:

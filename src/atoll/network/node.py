@@ -98,14 +98,13 @@ class Node:
         """Join, work, leave."""
         station = self.station
         station.place.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        self.hold()
         self.signer = Signer(station.keys or station.place)
-        line = Line(station.url, context=station.context, name=station.name, tell=station.tell)
-        async with line:
+        async with self.line() as line:
             joined = await self._joined(line)
-            self.shelf = Shelf(station.place / joined.run)
+            self.shelf = self.shelved(station.place / joined.run)
             await self._published(line, joined)
-            hand = self._hand(joined)
+            hand = self.hand(joined)
             renewing = asyncio.ensure_future(self._renewing(line, joined))
             try:
                 ready = await self._admitted(joined, hand)
@@ -130,7 +129,30 @@ class Node:
                 renewing.cancel()
                 hand.end()
 
-    def _hold(self) -> None:
+    def line(self) -> Line:
+        """On which it speaks with the coordinator."""
+        station = self.station
+        return Line(station.url, context=station.context, name=station.name, tell=station.tell)
+
+    def shelved(self, place: Path) -> Shelf:
+        """Where it keeps what belongs to the run."""
+        return Shelf(place)
+
+    def hand(self, joined: Joined) -> Hand:
+        """What does its work."""
+        return Hand(self.begin(joined), self.station.limit)
+
+    def begin(self, joined: Joined) -> Begin:
+        """What a worker is told first."""
+        station = self.station
+        return Begin(
+            plan=joined.plan, source=station.source, number=joined.number, name=station.name,
+            place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
+            policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
+            silo=station.silo, device=station.device, start=station.start,
+        )  # fmt: skip
+
+    def hold(self) -> None:
         """Be the only process that is this node."""
         self._lock = (self.station.place / "lock").open("w")
         try:
@@ -166,16 +188,6 @@ class Node:
             await line.announce(form)
         except Refused as error:
             raise ConfigError(error.message, hint=error.hint) from None
-
-    def _hand(self, joined: Joined) -> Hand:
-        station = self.station
-        begin = Begin(
-            plan=joined.plan, source=station.source, number=joined.number, name=station.name,
-            place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
-            policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
-            silo=station.silo, device=station.device, start=station.start,
-        )  # fmt: skip
-        return Hand(begin, station.limit)
 
     async def _admitted(self, joined: Joined, hand: Hand) -> Ready:
         """Data that could be read, of a plan that may be followed.  Raises ConfigError."""

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.network.wire import DataForm, Plan, Task
 
-__all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "receive", "send"]
+__all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "failed", "receive", "send"]
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True):
@@ -104,6 +105,14 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str | None = None
 
 
+def failed(error: Exception) -> Failed:
+    """What an error comes to, in words."""
+    if isinstance(error, MemoryError):
+        return Failed("it ran out of the memory that it may use")
+    text = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+    return Failed(text, getattr(error, "hint", None))
+
+
 Frame = Begin | Ready | Do | Done | Declined | Failed
 _FRAMES: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
@@ -128,9 +137,9 @@ def receive(stream: BinaryIO) -> Frame | None:
 
 
 class _Work:
-    """A node's client half."""
+    """A node's client half; `make` gives its data, where `begin.source` is no more than what these are called."""
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, make: Callable[[], Any] | None = None) -> None:
         import torch
 
         from atoll import own
@@ -161,7 +170,7 @@ class _Work:
                 f"the plan says dp_sgd = {plan.dp_sgd!r}, and nodes do not take private steps yet",
                 hint="talk to whoever runs the coordinator: noise in the channel (local) protects this node as a whole",
             )
-        self.data = Here.load(begin.source, begin.number, begin.name, plan)
+        self.data = Here.load(begin.source, begin.number, begin.name, plan, make)
         if begin.public is not None:
             known = self.data.publish(unpacked(Path(begin.public).read_bytes()))
             assert isinstance(known, Here)
@@ -392,12 +401,8 @@ def main(reads: int, writes: int, parent: int) -> None:
                     send(sink, work.ready())
                 elif isinstance(frame, Do) and work is not None:
                     send(sink, work.do(frame))
-            except MemoryError:
-                send(sink, Failed("it ran out of the memory that it may use"))
             except Exception as error:
-                hint = getattr(error, "hint", None)
-                text = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-                send(sink, Failed(text, hint))
+                send(sink, failed(error))
 
 
 if __name__ == "__main__":
