@@ -126,7 +126,7 @@ def test_processes_over_tls_come_to_the_simulation_though_one_is_killed(mixing: 
         secret, told = (street.of("phone-1") / f"masks.{each}" for each in ("key", "told"))
         if mixing == "masked":
             assert secret.stat().st_mode & 0o077 == 0
-            assert told.read_text().count("told ") >= 8  # four rounds, two neighbours
+            assert told.read_text().count("told ") >= 6  # of three rounds at least, to two neighbours
         street.start("phone-1")
         assert street.ended() == dict.fromkeys(street.names, 0), [*map(street.log, street.names)]
     finally:
