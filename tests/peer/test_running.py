@@ -20,6 +20,7 @@ from atoll.parties.framed import Address
 from atoll.peer.keeping import Book, Labels
 from atoll.peer.member import Member
 from atoll.peer.running import Seat, take_part
+from atoll.peer.sayings import WithheldError
 from atoll.tensors import Record
 from tests.parties.test_wired import several
 
@@ -215,6 +216,22 @@ def test_with_masks_whoever_misses_a_share_keeps_its_model_and_the_rest_go_on(tm
     # after a round in which all of four have added up, all have one model
     assert all(torch.equal(each.own.model, members[0].own.model) for each in members)
     assert '"missing":{"4":' in next((tmp_path / "0").glob("*/events.jsonl")).read_text()
+
+
+def test_shares_of_whom_a_receiver_does_not_hear_or_of_one_alone_are_not_told() -> None:
+    """Of peers on a ring: peer 0 hears 1 and 3, and nobody is part of another sum of its."""
+    one = experiment("dpsgd", "ring", mixing="masked")
+    made = member(one, 1)
+    made.train(1)
+    size = sum(value.numel() for value in made.offered.values())
+    share = made.share(1, 0, made.offered, 0, [1, 3])
+    assert share.dtype == torch.int32 and share.shape == (size,)
+    for others in ([1], [1, 2], [1, 2, 3]):
+        with pytest.raises(WithheldError, match="does not hear these"):
+            made.share(1, 0, made.offered, 0, others)
+    far = made.offered.replace(model=made.offered.model + 33)
+    with pytest.raises(RunError, match="masks carry 32"):
+        made.check(far)
 
 
 def test_a_run_that_is_over_is_not_begun_again(tmp_path: Path) -> None:
