@@ -91,7 +91,7 @@ def assemble(
         model, data, method, seed, loss, metrics, given.get("adapter", settings.adapter), settings.base
     )
     for task in tasks:
-        task.thrift = Thrift(settings.precision, settings.accumulate)
+        task.thrift = Thrift(settings.precision, settings.accumulate, settings.recompute)
     rule, calls = None if settings.dp_sgd is None else DPSGD.parse(settings.dp_sgd), 1
     hidden = () if rule is None else private(tasks, rule, data, settings)
     tasks = hidden or tasks
@@ -255,7 +255,7 @@ def private(
                 f"{key} = {getattr(settings, key)!r} goes by training losses, which dp_sgd does not let clients tell",
                 hint=f"leave {key} out, or use another rule",
             )
-    for key in ("precision", "accumulate"):
+    for key in ("precision", "accumulate", "recompute"):
         if (value := getattr(settings, key)) != getattr(Settings, key):
             raise ConfigError(
                 f"{key} = {value!r}: private steps take the gradient of each sample, in single precision",

@@ -32,7 +32,7 @@ __all__ = ["affinity", "defaults", "fields", "identity", "opening", "round_event
 _TELLING = (
     "channel", "aggregate", "sampling", "choose", "devices", "pace", "concurrency", "deadline", "over_select", "quorum",
     "late", "retry", "exclude", "adaptive", "dp_sgd", "ray_gpus", "attack", "precision",
-    "accumulate",
+    "accumulate", "recompute",
 )  # fmt: skip
 """Settings that decide the bits of a run where they are not their defaults."""
 

@@ -89,11 +89,16 @@ class Used(TorchFunctionMode):
 
 
 class Pure(Drawn):
-    """Replaces the calls inside a module that are not pure functions of one client's tensors."""
+    """Replaces the calls inside a module that are not pure functions of one client's tensors.
 
-    def __init__(self, batch: Batch | None) -> None:
+    Args:
+        batch: what the module is trained on; None in evaluation mode.
+        draws: random numbers that it has asked for already.
+    """
+
+    def __init__(self, batch: Batch | None, draws: int = 0) -> None:
         super().__init__(None if batch is None else batch.key, "the model")
-        self.batch = batch
+        self.batch, self.draws = batch, draws
         self.moved: dict[int, Tensor] = {}  # a buffer's id -> its new value
 
     def key(self, name: str) -> Tensor:

@@ -217,6 +217,9 @@ class Settings:
     accumulate: Annotated[
         Count, Meta(description="goes in which the gradient of a batch is taken, to save memory")
     ] = 1
+    recompute: Annotated[
+        bool, Meta(description="the backward pass computes blocks of transformers again, to save memory")
+    ] = False
     runs: Place = None
     checkpoint: Annotated[Whole, Meta(description="rounds between checkpoints; 0 only at the end")] = 10
     keep: Annotated[

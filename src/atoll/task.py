@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from atoll import seeds
+from atoll.blocks import blocks, computed_again
 from atoll.calling import alike, arguments, main
 from atoll.errors import AtollError, ConfigError
 from atoll.gradient import grad_and_value, needs_notes
@@ -98,7 +100,6 @@ class Task:
         self.module = copy.deepcopy(module, kept).cpu()  # what is known is not copied
         self.augment = augment
         self.thrift = Thrift()
-        """How gradients are computed."""
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
         self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
         self._known_loss = isinstance(loss, str)
@@ -124,6 +125,15 @@ class Task:
         self._tied = tied(self.module)
         self.used: dict[str, int] = {}
         """When the forward uses each tensor for the last time, one that layers share for the first; see `follow`."""
+
+    @property
+    def thrift(self) -> Thrift:
+        """How gradients are computed.  Setting it raises ConfigError where the module cannot be computed so."""
+        return self._thrift
+
+    @thrift.setter
+    def thrift(self, thrift: Thrift) -> None:
+        self._thrift, self._again = thrift, blocks(self.module) if thrift.recompute else []
 
     # --- the module's state -------------------------------------------------------------------------------------
 
@@ -193,7 +203,13 @@ class Task:
         places, names = arguments(self.module, inputs)
         if self.recurrent:
             needs_notes()
-        with Pure(batch) as pure, plainly(self._layers), self.thrift.cast(device):
+
+        @contextmanager
+        def within(draws: int) -> Iterator[Pure]:
+            with Pure(batch, draws) as pure, plainly(self._layers), self.thrift.cast(device):
+                yield pure
+
+        with within(0) as pure, computed_again(self._again, lambda: pure.draws, within):
             given = {**state, **{name: state[first] for name, first in self._tied}} if self._tied else state
             # Torch's own tying leaves a layer that has two names without its parameters afterwards.
             outputs = functional_call(self.module, given, places, names, tie_weights=False)

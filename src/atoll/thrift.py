@@ -1,4 +1,4 @@
-"""Gradients in fewer bits, and a part of the batch at a time: the same steps in less memory."""
+"""Gradients in fewer bits, a part of the batch at a time, or block by block: the same steps in less memory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Thrift:
     Args:
         precision: of the operations that can be so computed; parameters, their gradients and updates stay as they are.
         accumulate: goes in which the gradient of a batch is taken: activations of so much less are held at a time.
+        recompute: whether the backward pass computes each block of a transformer again (see `blocks`).
     """
 
     precision: Precision = "float32"
     accumulate: int = 1
+    recompute: bool = False
 
     def cast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Inside, operations that can compute in the precision do."""

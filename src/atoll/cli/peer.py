@@ -245,7 +245,7 @@ def member_of(
             experiment.base,
         )
     for task in tasks:
-        task.thrift = Thrift(experiment.precision, experiment.accumulate)
+        task.thrift = Thrift(experiment.precision, experiment.accumulate, experiment.recompute)
     channel, noise = None, None
     if place is not None and (
         experiment.channel is not None or (method.kin is not None and method.kin.noise)

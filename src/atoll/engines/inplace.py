@@ -7,6 +7,7 @@ a product of matrices they scale the smaller of the two.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
     chosen: dict[fx.Node, tuple[fx.Node, list[Term]]] = {}
     owner: dict[fx.Node, fx.Node] = {}  # a node that a rewrite absorbs -> the output it becomes part of
-    order = nodes
+    order, before = nodes, dict[fx.Node, set[fx.Node]]()
     for i in sorted(changed):
         steps = _steps(outputs[i], inputs[i]) if outputs.count(outputs[i]) == 1 else None
         if steps is None:
@@ -87,10 +88,10 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
         if attempt is not None:
             chosen.update(steps)
             owner.update(inside)
-            order = attempt
+            order, before = attempt
     factors: dict[str, Any] = {}
     written: dict[fx.Node, fx.Node] = {}
-    for node in order:
+    for node in _early(order, before, chosen):
         if node not in chosen:
             output.prepend(node)
             continue
@@ -172,8 +173,8 @@ def _absorbed(node: fx.Node, terms: list[Term]) -> set[fx.Node]:
 
 def _order(
     nodes: list[fx.Node], chosen: dict[fx.Node, tuple[fx.Node, list[Term]]], owner: dict[fx.Node, fx.Node]
-) -> list[fx.Node] | None:
-    """An order in which every input is read before it is overwritten, or None if there is none."""
+) -> tuple[list[fx.Node], dict[fx.Node, set[fx.Node]]] | None:
+    """An order in which every input is read before it is overwritten, with what precedes each node; None: none is."""
     index = {node: at for at, node in enumerate(nodes)}
     before: dict[fx.Node, set[fx.Node]] = {
         node: {owner.get(source, source) for source in node.all_input_nodes if source in index}
@@ -204,7 +205,24 @@ def _order(
                     return None
                 if source not in state:
                     stack.append(source)
-    return result
+    return result, before
+
+
+def _early(
+    order: list[fx.Node], before: dict[fx.Node, set[fx.Node]], writes: dict[fx.Node, Any]
+) -> list[fx.Node]:
+    """The same order, with each writing as early as it can be: the operands of a product are needed until then."""
+    missing = {node: set(before[node]) for node in writes}
+    found: dict[fx.Node, None] = {}
+    for start in order:
+        ready = [] if start in found else [start]
+        for node in ready:
+            found[node] = None
+            for write, sources in missing.items():
+                if node in sources:
+                    sources.remove(node)
+                    ready += [] if sources else [write]
+    return list(found)
 
 
 def _emit(graph: fx.Graph, target: fx.Node, terms: list[Term], known: dict[str, Any]) -> fx.Node:
@@ -380,7 +398,4 @@ def _add_term(graph: fx.Graph, current: fx.Node, term: fx.Node, factor: Any, own
 
 
 def _size(node: Any) -> int:
-    size = 1
-    for length in shape_of(node) or ():
-        size *= length
-    return size
+    return math.prod(shape_of(node) or ())

@@ -70,7 +70,7 @@ def check(settings: Settings, method: Method) -> None:
             f"silo = {settings.silo!r}: how a node trains is its own affair",
             hint=f"atoll join ... --silo {settings.silo}",
         )
-    for key in ("precision", "accumulate"):
+    for key in ("precision", "accumulate", "recompute"):
         if (value := getattr(settings, key)) != getattr(Settings, key):
             raise ConfigError(
                 f"{key} = {value!r} is for simulations: nodes compute in single precision, batch by batch",

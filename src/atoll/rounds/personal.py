@@ -64,7 +64,7 @@ def model_of(
         held = stages.recall(job.program, task, received, memory)
         found = method.personal(received, held if channel is None else held.method)
     params, buffers = (part.map(lambda value: value.cpu()) for part in found)
-    whole = {**task.initial()[0], **task.initial()[1]}
+    whole = {**task.frozen, **task.initial()[0], **task.initial()[1]}  # some servers change the base, too
     if any(value.shape != whole[name].shape for name, value in {**params, **buffers}.items()):
         raise ConfigError(
             f"{type(method).__name__}: this client's model is narrower than {type(task.module).__name__}",
