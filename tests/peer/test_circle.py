@@ -385,3 +385,16 @@ def test_who_cannot_be_met_is_not_waited_for_for_ever() -> None:
             return (await ann.hear(1, ["bea"], 100, fine, sum_of=b"?"))[1]
 
     assert asyncio.run(asyncio.wait_for(all_(), 8)) == ["bea"]
+
+
+def test_who_is_said_to_be_gone_is_looked_for() -> None:
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+
+    async def all_() -> list[bool]:
+        async with circle("ann", where) as ann:
+            async with circle("bea", where) as bea:
+                await ann.gather(["bea"], 10)
+                found = [await ann.reaches("bea"), bea.others["ann"].met]
+            return [*found, await ann.reaches("bea"), ann.others["bea"].gone]
+
+    assert asyncio.run(asyncio.wait_for(all_(), 20)) == [True, True, False, True]

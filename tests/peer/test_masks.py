@@ -23,10 +23,14 @@ NAMES = ["ann", "bea", "cat", "dan"]
 KEYS = {name: Private(bytes([at + 1]) * 32) for at, name in enumerate(NAMES)}
 
 
-def masks(name: str, marks: Any = None, run: str = "r", **keys: bytes) -> Masks:
-    """Those of one peer that has met the others."""
+def masks(name: str, marks: Any = None, run: str = "r", there: Sequence[str] = (), **keys: bytes) -> Masks:
+    """Those of one peer that has met the others, of whom it can reach these."""
+
+    async def reaches(name: str) -> bool:
+        return name in there
+
     others = {each: Other(key=keys.get(each, KEYS[each].public)) for each in NAMES if each != name}
-    return Masks(name, run, KEYS[name], MarksInMemory() if marks is None else marks, others)
+    return Masks(name, run, KEYS[name], MarksInMemory() if marks is None else marks, others, reaches)
 
 
 def question(names: Sequence[str], asker: str = "dan", **keys: Any) -> bytes:
@@ -37,7 +41,7 @@ def told(
     one: Masks, share: Tensor, names: Sequence[str] = NAMES[:3], number: int = 1, asker: str = "dan"
 ) -> Tensor:
     """What the asker gets of one, whose share this is."""
-    hidden = one.hidden(number, lambda name, others: share.clone())
+    hidden = one.hidden(number, lambda name, others: share.clone(), lambda name: NAMES[:3])
     body = asyncio.run(hidden.to(asker, True, question(names, asker)))
     return codec.decode(body)["share"]  # type: ignore[no-any-return]
 
@@ -110,7 +114,7 @@ def test_keys_are_those_that_were_told_here() -> None:
     ann, nobody = masks("ann"), bytes(32)
 
     def asked(body: bytes, one: Masks = ann) -> bytes:
-        hidden = one.hidden(1, lambda name, others: drawn(0))
+        hidden = one.hidden(1, lambda name, others: drawn(0), lambda name: NAMES[:3])
         return asyncio.run(hidden.to("dan", True, body))
 
     with pytest.raises(WithheldError, match="another key of bea"):
@@ -133,3 +137,15 @@ def test_keys_are_those_that_were_told_here() -> None:
         asked(question(["ann", "bea"]), masks("ann", bea=b""))
     assert found.value.until == ("bea",)
     asked(question(["ann", "bea"]))
+
+
+def test_who_asks_cannot_leave_out_somebody_who_is_there() -> None:
+    share = drawn(0)
+    one = masks("ann", there=["cat"])
+    with pytest.raises(WithheldError, match="cat is there, and is left out"):
+        told(one, share, ["ann", "bea"])
+    told(one, share, ["ann", "bea", "cat"])
+    one._others["cat"].begins = 3  # it is back, and takes part from then on
+    told(one, share, ["ann", "bea"], number=2)
+    with pytest.raises(WithheldError, match="left out"):
+        told(one, share, ["ann", "bea"], number=3)

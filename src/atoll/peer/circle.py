@@ -12,7 +12,7 @@ from atoll.network.telling import said
 from atoll.parties.framed import LOOPBACK, Address, Secured, ended, frame, framed, greet, introduced, watched
 from atoll.parties.link import PartyError
 from atoll.peer.line import GONE
-from atoll.peer.others import Lines, Other
+from atoll.peer.others import Lines, Other, ended_of
 from atoll.peer.sayings import BEFORE, Sayings, Spoken, WithheldError
 from atoll.peer.words import Absent, Here, Known, Later, No, Said, There, Wanted, Word, known, opened, packed
 
@@ -176,7 +176,7 @@ class Circle:
         now = asyncio.get_running_loop().time()
         for name in error.until:
             found = self.others[name]
-            if found.address is None or not await self._present(name):
+            if not await self._present(name):
                 found.sought = found.sought or now
                 if now - found.sought > self.patience:
                     return No(error.message)
@@ -260,6 +260,16 @@ class Circle:
             return False
         return True
 
+    async def reaches(self, name: str) -> bool:
+        """Whether another one is there; who was, and cannot be reached, is given up."""
+        other = self.others[name]
+        if not other.gone and not await self._present(name):
+            other.gone = True
+            self.tell(
+                said("gone", f"{name} is gone: another one missed it, and it cannot be reached", peer=name)
+            )
+        return not other.gone
+
     async def announce(self, begins: int) -> None:
         """Take part from a later round on, and tell all that can be reached."""
         self.begins = self.round = begins
@@ -303,20 +313,11 @@ class Circle:
             sum_of: for shares of a sum, what is asked (`Among`). As soon as nothing comes of one, the others are not
                 waited for: without it theirs are nothing.
         """
-        tasks = [asyncio.ensure_future(self._hear(name, number, most, chained, sum_of)) for name in names]
-        try:
-            for task in asyncio.as_completed(tasks):
-                if await task is None and sum_of:
-                    break
-        finally:
-            for one in tasks:
-                one.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        works = [self._hear(name, number, most, chained, sum_of) for name in names]
         came, lost = dict[str, T](), list[str]()
-        for name, one in zip(names, tasks, strict=True):
-            if one.cancelled():
-                continue
-            if (body := one.result()) is None:
+        for at, body in (await ended_of(works, all_or_none=bool(sum_of))).items():
+            name = names[at]
+            if body is None:
                 lost.append(name)
                 continue
             try:

@@ -6,14 +6,15 @@ From the secret, the round, who asks, and S with its keys follows a mask, which 
 subtracts, modulo 2^32. One share is like numbers drawn at random, and so are any that are not all.
 
 A peer tells one share for each that asks, and round: never a second one for another set or of another model, as what
-two differ by tells more than a sum. What it told is on its disk before anybody hears it.
+two differ by tells more than a sum. What it told is on its disk before anybody hears it. Nor does it tell one for a set
+that leaves out somebody who is there: so who asks cannot choose with whose shares this one's is mixed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -38,6 +39,9 @@ _LABEL = b"atoll neighbours mask"
 Share = Callable[[str, Sequence[str]], Tensor]
 """Of who asks and of whom it asks: what this peer adds to their sum, int32.  Raises WithheldError."""
 
+Reaches = Callable[[str], Awaitable[bool]]
+"""Whether another one is there."""
+
 
 class Masks:
     """What one peer needs to tell its shares.
@@ -48,23 +52,32 @@ class Masks:
         key: its own.
         marks: what it has told.
         others: who they are, and their keys.
+        reaches: finds out whether one of them is there.
     """
 
-    def __init__(self, name: str, run: str, key: Private, marks: Marks, others: Mapping[str, Other]) -> None:
+    def __init__(
+        self, name: str, run: str, key: Private, marks: Marks, others: Mapping[str, Other], reaches: Reaches
+    ) -> None:
         self.name, self.run, self._key, self._marks, self._others = name, run, key, marks, others
-        self._one = asyncio.Lock()
+        self._reaches, self._one = reaches, asyncio.Lock()
 
     def asked(self, names: Sequence[str]) -> bytes:
         """The question for the shares of these others."""
         return packed(Among({name: self._others[name].key for name in names}))
 
-    def hidden(self, number: int, share: Share) -> Hidden:
-        """What is said in a round."""
-        return Hidden(self, number, share)
+    def hidden(self, number: int, share: Share, due: Callable[[str], Sequence[str]]) -> Hidden:
+        """What is said in a round; `due` says whom one hears in it where all are there."""
+        return Hidden(self, number, share, due)
 
-    async def told(self, number: int, name: str, asked: bytes, share: Share) -> bytes:
-        """A share under masks, for who asks for it in a round.  Raises WithheldError."""
+    async def told(self, number: int, name: str, asked: bytes, share: Share, due: Sequence[str]) -> bytes:
+        """A share under masks, for who asks for it in a round, and hears these where all are there.
+
+        Raises WithheldError.
+        """
         keys = self._agreed(name, asked)
+        for each in {*due} - {*keys}:
+            if await self._reaches(each) and self._others[each].begins <= number:
+                raise WithheldError(f"{each} is there, and is left out of its sum")
         known = sorted(keys.items())
         sid = _hashed("set", self.run, number, name, [(each, key.hex()) for each, key in known])
         async with self._one:
@@ -115,9 +128,10 @@ class Hidden:
     masks: Masks
     number: int
     share: Share
+    due: Callable[[str], Sequence[str]]
 
     async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
-        return await self.masks.told(self.number, name, asked, self.share)
+        return await self.masks.told(self.number, name, asked, self.share, self.due(name))
 
 
 def _hashed(*what: object) -> bytes:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from atoll.parties.framed import Address, Secured
 from atoll.parties.link import PartyError
 from atoll.peer.line import PATIENCE, Line
 from atoll.peer.words import Word
 
-__all__ = ["Lines", "Other"]
+__all__ = ["Lines", "Other", "ended_of"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -95,3 +99,18 @@ class Lines:
             return None
         found.line, found.address = line, where
         return line.name
+
+
+async def ended_of(works: Sequence[Coroutine[Any, Any, T | None]], all_or_none: bool) -> dict[int, T | None]:
+    """What these came to, by place, at the same time; where it is all or none, only those that ended before the first
+    that came to nothing."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        for task in asyncio.as_completed(tasks):
+            if await task is None and all_or_none:
+                break
+    finally:
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return {at: one.result() for at, one in enumerate(tasks) if not one.cancelled()}

@@ -94,7 +94,7 @@ async def take_part(
         if key is not None:
             from atoll.peer.masks import Masks
 
-            masks = Masks(name, run, key, MarksOnDisk(of_masks[1]), circle.others)
+            masks = Masks(name, run, key, MarksOnDisk(of_masks[1]), circle.others, circle.reaches)
         async with circle:
             if member.kin:
                 await _acquainted(member, names, circle, seat.wait, tell)
@@ -219,7 +219,11 @@ class _Rounds:
                 numbers = [self.names.index(each) for each in others]
                 return member.share(round, phase, mine, self.names.index(receiver), numbers)
 
-            await self.circle.say(number, to, masks.hidden(number, share))
+            def hears(receiver: str) -> list[str]:
+                everybody = member.weights(round, phase, range(len(self.names)))
+                return [self.names[each] for each in everybody.hears(self.names.index(receiver))]
+
+            await self.circle.say(number, to, masks.hidden(number, share, hears))
 
         def read(name: str, body: bytes, whole: bool) -> Record:
             return member.read(self.names.index(name), body, whole or phase > 0)
