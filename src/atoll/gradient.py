@@ -73,8 +73,10 @@ def grad_and_value(objective: Callable[[P], tuple[Tensor, A]], params: P) -> tup
             _needed.reset(before)
         leaves, spec = pytree.tree_flatten(inputs)
         found = _pulled(value, [*leaves, *(piece.went for piece in pieces)], kept, bool(pieces))
-        value = value.detach()  # its part of the graph goes, before others come
-        gradient = pytree.tree_unflatten(_through(pieces, leaves, found), spec)
+        if pieces:
+            value = value.detach()  # its part of the graph goes, before others come
+            found = _through(pieces, leaves, found)
+        gradient = pytree.tree_unflatten(found, spec)
         return _undo_create_differentiable((gradient, value, aux), level)  # type: ignore[type-var]
 
 
