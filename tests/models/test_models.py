@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from atoll.errors import ConfigError
-from atoll.models import MODELS, build, cnn, conv1d, gpt, lenet, logistic, lstm, mlp, two_nn, vgg
+from atoll.models import MODELS, build, cnn, conv1d, gpt, lenet, logistic, lstm, m5, mlp, two_nn, vgg
 from atoll.task import Task
 from atoll.tensors import Tensors
 
@@ -101,6 +101,9 @@ def test_names_of_dense_networks(text: str, shape: tuple[int, ...], wanted: list
 def test_auto_follows_the_shape() -> None:
     assert size(build("auto", (1, 28, 28), 10)) == size(lenet((1, 28, 28), 10))
     assert size(build("auto", (9, 128), 6)) == size(conv1d((9, 128), 6))
+    assert size(build("auto", (32, 39), 10)) == size(conv1d((32, 39), 10)) == 90_602
+    assert size(build("auto", (1, 5120), 10)) == size(build("auto", (1, 16000), 10)) == 84_074
+    assert m5((2, 256), 3)(torch.randn(2, 2, 256)).shape == (2, 3)
     assert size(build("cnn", (1, 28, 28), 10)) == 1_663_370
     assert size(build("lstm", (80,), 90)) == size(lstm(90))
 
@@ -121,6 +124,7 @@ def test_auto_follows_the_shape() -> None:
         ("cnn", (64,), "height"),
         ("lenet", (1, 8, 8), "at least 16"),
         ("conv1d", (64,), r"\[channels, time\]"),
+        ("m5", (1, 255), "at least 256 time steps"),
     ],
 )
 def test_names_that_mean_nothing_are_clear_errors(text: str, shape: tuple[int, ...], words: str) -> None:
@@ -133,6 +137,7 @@ SHAPES = {
     "lenet": (1, 16, 16),
     "vgg": (1, 8, 8),
     "conv1d": (3, 16),
+    "m5": (1, 256),
     "lstm": (6,),
     "gpt": (6,),
     "llama": (6,),

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from atoll.errors import ConfigError
 
-__all__ = ["BANDS", "expanded", "log_mel", "resampled"]
+__all__ = ["BANDS", "GAIN", "expanded", "log_mel", "resampled"]
 
 BANDS = 32
 """Of a spectrogram."""
+
+GAIN = 8.0
+"""What waves in [-1, 1] are multiplied by for a network: speech at a usual level then has a deviation about 1."""
 
 _WINDOW = 0.032
 """Seconds of a frame; frames overlap by half."""

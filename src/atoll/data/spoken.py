@@ -11,7 +11,7 @@ from atoll.errors import ConfigError
 
 from .dataset import Dataset
 from .samples import Samples
-from .sound import expanded, log_mel
+from .sound import GAIN, expanded, log_mel
 
 __all__ = ["HELD", "RATE", "spoken_digits"]
 
@@ -26,7 +26,7 @@ _FORMS = ("spectrograms", "waves")
 
 
 def spoken_digits(root: Path, form: str = "spectrograms") -> Dataset:
-    """Clips of 0.64 s, as log mel spectrograms [32, 39] or as waves [1, 5120] in [-1, 1].
+    """Clips of 0.64 s, as log mel spectrograms [32, 39] or as waves [1, 5120] in [-8, 8].
 
     The test split is six voices of which no client has any; each voice's own test is for the division to set apart.
     """
@@ -39,7 +39,7 @@ def spoken_digits(root: Path, form: str = "spectrograms") -> Dataset:
         waves = expanded(torch.from_numpy(stored["audio"]))
         digits = torch.from_numpy(stored["digit"].astype(np.int64))
         voices = stored["voices"][stored["voice"]]
-    clips = Samples(log_mel(waves, RATE) if form == "spectrograms" else waves.unsqueeze(1), digits)
+    clips = Samples(log_mel(waves, RATE) if form == "spectrograms" else GAIN * waves.unsqueeze(1), digits)
     test = np.isin(voices, HELD)
     rows, held = np.flatnonzero(~test), np.flatnonzero(test)
     return Dataset(

@@ -12,7 +12,7 @@ from torch import nn
 
 from atoll import own, spec
 from atoll.errors import ConfigError
-from atoll.models.convolutional import cnn, conv1d, lenet, vgg
+from atoll.models.convolutional import cnn, conv1d, lenet, m5, vgg
 from atoll.models.dense import logistic, mlp, two_nn
 from atoll.models.fused import Fused
 from atoll.models.hf import from_folder
@@ -38,6 +38,7 @@ __all__ = [
     "llama",
     "logistic",
     "lstm",
+    "m5",
     "mlp",
     "two_nn",
     "vgg",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+_WAVES = 1024
+"""Steps of time from which on recordings are waveforms: `conv1d` has a weight for every few steps."""
 
 Parts = Mapping[str, Shape]
 """The shapes of samples of several parts, by their names."""
@@ -64,6 +67,8 @@ def _auto(shape: Shape | Parts, classes: int) -> nn.Module:
         return _fused(shape, classes)
     if len(shape) == 3 and min(shape[1:]) >= 16:
         return lenet(shape, classes)
+    if len(shape) == 2 and shape[1] >= _WAVES:
+        return m5(shape, classes)
     if len(shape) == 2 and shape[1] >= 16:
         return conv1d(shape, classes)
     return mlp(math.prod(shape), 128, classes)
@@ -79,6 +84,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg": vgg,
     "conv1d": conv1d,
     "fused": _fused,
+    "m5": m5,
     "lstm": lambda shape, classes: lstm(classes),
     "gpt": lambda shape, classes, **given: gpt(classes, shape[0], **given),
     "llama": lambda shape, classes, **given: llama(classes, **given),
@@ -102,15 +108,16 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
 
 
 _LINES = {
-    "auto": "by the shape: lenet for images, conv1d for [channels, time], lstm for tokens, fused for several parts,"
-    " else an mlp of 128 units",
+    "auto": "by the shape: lenet for images, conv1d for [channels, time] and [bands, time], m5 for waveforms (1,024"
+    " steps and more), lstm for tokens, fused for several parts, else an mlp of 128 units",
     "logistic": "one linear layer",
     "mlp": "hidden layers of these widths (128), ReLU between them",
     "2nn": "two hidden layers of 200 units (McMahan et al. 2017)",
     "cnn": "two convolutions of 5 x 5 and a hidden layer (McMahan et al. 2017)",
     "lenet": "two convolutions and three linear layers, for images from 16 x 16",
     "vgg": "convolutions of 3 x 3; WIDTH channels in the first, which all others are multiples of",
-    "conv1d": "convolutions over time, for [channels, time]",
+    "conv1d": "convolutions over time, for sensors [channels, time] and spectrograms [bands, time]",
+    "m5": "convolutions over waveforms [channels, time] and a mean over time (after Dai et al. 2017)",
     "fused": "a network for each part, as auto takes it, and one prediction of those that are there: the mean of"
     " their logits (late), or attention over embeddings",
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
@@ -128,10 +135,10 @@ def describe() -> list[tuple[str, str]]:
 def build(text: str | spec.Call, shape: Sequence[int] | Parts, classes: int) -> nn.Module:
     """The model that `text` names, for samples of `shape` and this many classes (or outputs).
 
-    "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], else "mlp". "mlp:128,64"
-    names the hidden widths, "vgg:8" the channels of the first layer, which all others are multiples of. "mlp-bn:64",
-    "lenet-bn" and so on have BatchNorm between the layers. "lstm", "gpt" and "llama" read integer tokens;
-    their vocabulary is `classes`.
+    "auto" chooses by the shape: "lenet" for images, "conv1d" for [channels, time], "m5" where time is long, else
+    "mlp". "mlp:128,64" names the hidden widths, "vgg:8" the channels of the first layer, which all others are
+    multiples of. "mlp-bn:64", "lenet-bn" and so on have BatchNorm between the layers. "lstm", "gpt" and "llama" read
+    integer tokens; their vocabulary is `classes`.
     "hf:PATH" is a model of `transformers` from a folder (see `atoll.models.hf`).
     "fused:late" and "fused:attention" are for samples of several parts, whose shapes come by name (see `Fused`).
     "package.module:Name" is a module of the user's own, or makes one without arguments (see `atoll.own`).

@@ -8,7 +8,7 @@ from torch import nn
 
 from atoll.errors import ConfigError
 
-__all__ = ["cnn", "conv1d", "lenet", "vgg"]
+__all__ = ["cnn", "conv1d", "lenet", "m5", "vgg"]
 
 
 def cnn(shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
@@ -90,9 +90,10 @@ def vgg(shape: Sequence[int] = (3, 32, 32), classes: int = 10, width: int = 32) 
 
 
 def conv1d(shape: Sequence[int] = (9, 128), classes: int = 6) -> nn.Sequential:
-    """A CNN for short recordings of several sensors, activity recognition for example.
+    """A CNN for short recordings of several sensors, activity recognition for example, and for spectrograms.
 
-    Inputs [b, channels, time]: convolutions over time of 32 and 64 channels, each pooled, and 128 units.
+    Inputs [b, channels, time] or [b, bands, time]: convolutions over time of 32 and 64 channels, each pooled, and
+    128 units.
     """
     if len(shape) != 2 or shape[1] < 4:
         raise ConfigError(
@@ -110,6 +111,35 @@ def conv1d(shape: Sequence[int] = (9, 128), classes: int = 6) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(64 * (time // 4), 128),
         nn.ReLU(),
+        nn.Linear(128, classes),
+    )
+
+
+def m5(shape: Sequence[int] = (1, 8000), classes: int = 10) -> nn.Sequential:
+    """A CNN for waveforms after M5 of Dai et al. (2017), narrower, and as large for long ones as for short ones.
+
+    Inputs [b, channels, time], from 256 steps on: a convolution over 80 steps, every 16th, then three over 3, each
+    pooled, the last over all of the time that is left. 84,074 parameters for one channel and ten classes.
+    """
+    if len(shape) != 2 or shape[1] < 256:
+        raise ConfigError(
+            f"m5 reads waveforms [channels, time], not {tuple(shape)}",
+            hint="at least 256 time steps; conv1d reads shorter recordings, mlp any shape",
+        )
+    return nn.Sequential(
+        nn.Conv1d(shape[0], 32, 80, stride=16, padding=32),
+        nn.ReLU(),
+        nn.MaxPool1d(4),
+        nn.Conv1d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(64, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(128, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool1d(1),
+        nn.Flatten(),
         nn.Linear(128, classes),
     )
 
