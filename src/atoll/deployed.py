@@ -80,7 +80,7 @@ def prepared(experiment: Experiment, given: dict[str, Any]) -> Experiment:
     check_trusted(experiment, bool(given.get("root")))
     channel, _ = stated(experiment.channel)
     between(channel, secret=True)
-    for key in ("partition", "client", "public", "root", "mix"):
+    for key in ("partition", "client", "public", "root", "mix", "missing_parts"):
         if getattr(experiment, key) != getattr(Experiment, key):
             raise ConfigError(
                 f"{key} = {getattr(experiment, key)!r} divides data, and nodes have theirs",

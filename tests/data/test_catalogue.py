@@ -16,6 +16,7 @@ import torch
 
 from atoll.data import Entry, catalogue, fetch, load, synthetic
 from atoll.errors import ConfigError, DataError
+from atoll.parts import tensors
 
 NAMES = [entry.name for entry in catalogue()]
 
@@ -35,12 +36,13 @@ def test_entry_keeps_its_promise(entry: Entry, request: pytest.FixtureRequest) -
     data = load(entry.name)
     assert data.name == entry.name
     assert (data.train.count, data.test.count if data.test else 0) == entry.samples
-    assert tuple(data.train.inputs.shape[1:]) == entry.shape
+    parts = tensors([data.train.inputs])
+    assert tuple(parts[0].shape[1:]) == entry.shape
     assert data.classes == entry.classes
     assert data.natural == entry.natural
     assert data.train.targets.dtype == torch.int64
     assert int(data.train.targets.max()) == entry.classes - 1
-    assert bool(torch.isfinite(data.train.inputs.float()).all())
+    assert all(bool(torch.isfinite(part.float()).all()) for part in parts)
     assert data.license == entry.license
     assert entry.name in repr(data)
     fed = data.partition("natural" if entry.natural else "iid", clients=None if entry.natural else 5)

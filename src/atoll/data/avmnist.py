@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atoll.errors import ConfigError
 from atoll.modalities import told
 from atoll.seeds import rng
 
@@ -24,13 +25,20 @@ _NOISE = {"image": 0.7, "audio": 1.6}
 """Deviation of normal noise on pixels in [0, 1] and on spectrograms, whose own deviation is about 0.9."""
 
 
-def av_mnist(root: Path) -> Dataset:
+def av_mnist(root: Path, part: str | None = None) -> Dataset:
     """The parts image [1, 28, 28] and audio [32, 39] of a digit; clients are the voices of `spoken_digits`.
 
     Each clip is paired with an image of its digit that no other clip has, by fixed draws, and noise that is part of the
     data is added to both. The test split is the six voices of which no client has any, beside MNIST's test images, each
-    clip with three of them.
+    clip with three of them. With `part` samples are that one alone, tensors: what a model makes of it by itself.
+
+    Raises ConfigError for another part.
     """
+    if part is not None and part not in _NOISE:
+        raise ConfigError(
+            f"av-mnist has the parts {' and '.join(_NOISE)}, and none called {part!r}",
+            hint='data = "av-mnist:audio", or "av-mnist" for both',
+        )
     spoken = spoken_digits(root)
     assert spoken.test is not None
     with np.load(root / "mnist" / "mnist.npz", allow_pickle=False) as stored:
@@ -52,7 +60,7 @@ def av_mnist(root: Path) -> Dataset:
             "audio": clips.inputs[torch.from_numpy(rows)],
         }
         noisy = {name: _noisy(part, name, split) for name, part in parts.items()}
-        made[split] = Samples(told(noisy), torch.from_numpy(digits))
+        made[split] = Samples(told(noisy) if part is None else noisy[part], torch.from_numpy(digits))
     return Dataset(
         "av-mnist", made["train"], made["test"], classes=10, columns=spoken.columns, natural="voice"
     )

@@ -147,6 +147,7 @@ _SETTINGS: Mapping[str, tuple[spec.Parameter, ...]] = {
         spec.whole("roles", optional=True, at_least=1),
     ),
     "spoken-digits": (spec.word("form", optional=True),),
+    "av-mnist": (spec.word("part", optional=True),),
 }
 """What may follow a name and a colon."""
 
@@ -201,7 +202,7 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     Args:
         name: see `catalogue`. ``synthetic:ALPHA,BETA`` generates the data of `synthetic`;
             ``shakespeare:bytes,WINDOW,ROLES`` are bytes, of so many roles, with unseen text of each;
-            ``spoken-digits:waves`` are waveforms and no spectrograms.
+            ``spoken-digits:waves`` are waveforms and no spectrograms; ``av-mnist:audio`` is one of its parts alone.
         root: the folder with the data files; by default ``ATOLL_DATA``, then the cache.
         options: of the reader; see the functions in `atoll.data.sources`.
 
