@@ -3,8 +3,9 @@ classes are taken for which."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -148,6 +149,9 @@ class Confusion:
         return counts.round().astype(int).tolist()  # type: ignore[no-any-return]
 
 
+_RECALL_AT = "recall@"
+_SHARE = spec.number("share", at_least=0, below=1)
+
 Metrics = str | Sequence[str] | Mapping[str, "Metric | Callable[[Any, Tensor], Tensor]"]
 """Names, as one text ("auc, f1") or several, or functions and `Metric`s by name."""
 
@@ -181,8 +185,13 @@ def _own(name: str) -> Metric:
 
 
 def _named(name: str, loss: str) -> Metric | Confusion:
+    if name.startswith(_RECALL_AT):
+        share = _SHARE.read(name.removeprefix(_RECALL_AT), f"metrics: {name!r}", f"such as {_RECALL_AT}0.01")
+        if loss in ("mse", "l1"):
+            raise ConfigError(f"metrics: {name} is nothing that a model with the loss {loss} has")
+        return Metric(_scored, "higher", partial(_recall_at, share=share))
     if name not in NAMED and name != Confusion.name:
-        known = [*NAMED, Confusion.name]
+        known = [*NAMED, f"{_RECALL_AT}0.01", Confusion.name]
         raise ConfigError(f"metrics: there is no metric {name!r}", hint=suggest(name, known))
     if loss in ("cross_entropy", "bce") and name in _OF_PROBABILITIES:
         return _OF_PROBABILITIES[name]
@@ -270,16 +279,36 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
+def _against_the_rest(rows: Rows) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
+    """Of each class that occurs, of two the second: the samples' scores, and which samples are of the class."""
+    labels, scores = rows[:, 0], rows[:, 1:]
+    two = scores.shape[1] == 1
+    for each in [1] if two else np.unique(labels).astype(int):
+        yield scores[:, 0 if two else each], labels == each
+
+
+def _recall_at(rows: Rows, share: float) -> float:
+    """How many samples of a class are found by the lowest threshold that flags at most this share of the others.
+
+    A sample is flagged where its score is above the threshold, so that ties are flagged together. Of several classes
+    the mean over those that occur, each against the rest.
+    """
+    found = []
+    for scores, inside in _against_the_rest(rows):
+        others = np.sort(scores[~inside])[::-1]
+        flagged = int(share * len(others) + 1e-9)  # 0.29 * 100 is a little below 29
+        hit = int((scores[inside] > others[flagged]).sum()) if flagged < len(others) else 0
+        found.append(_ratio(hit, int(inside.sum())) if len(others) else float("nan"))
+    return float(np.mean(found))
+
+
 def _auc(rows: Rows) -> float:
     """Area under the ROC curve: how often a sample of a class scores above one of another; ties count half.
 
     Of several classes the mean over those that occur, each against the rest.
     """
-    labels, scores = rows[:, 0], rows[:, 1:]
-    two = scores.shape[1] == 1
     found = []
-    for each in [1] if two else np.unique(labels).astype(int):
-        column, inside = scores[:, 0 if two else each], labels == each
+    for column, inside in _against_the_rest(rows):
         _, place, many = np.unique(column, return_inverse=True, return_counts=True)
         ranks = (np.cumsum(many) - (many - 1) / 2)[place]
         n, m = int(inside.sum()), int((~inside).sum())
