@@ -10,10 +10,10 @@ summarised in 33 numbers: per channel its spread, its roughness and its range, a
 Windows overlap by half and are divided at random, so that a person's test is easier than tomorrow's walk would be;
 read the differences between methods, not the heights.
 
-Out: a table (mean and worst person, share of people below Local), and `personalised_har.png`: for every method one dot
+Out: a table (mean and worst person, share of people below Local), and `methods.png`: for every method one dot
 per person, how much better or worse off than alone.
 
-    python examples/personalised_har.py [--rounds 30] [--seed 0] [--out DIR]
+    python examples/phones/methods.py [--rounds 30] [--seed 0] [--out DIR]
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def main() -> None:
         own = scores[name] = accuracies(data, method, options.rounds, options.seed)
         below = 100 * np.mean(own < scores["Local"])
         print(f"{name:20}{own.mean():6.1f} %{own.min():6.1f} %{below:11.0f} %", flush=True)
-    path = options.out / "personalised_har.png"
+    path = options.out / "methods.png"
     draw(scores, path)
     print(f"\n{path}")
 
