@@ -29,7 +29,7 @@ def start(name: str, *arguments: str, **environment: str) -> tuple[int, str, str
     def play() -> None:
         with (
             mock.patch("sys.argv", [program, *arguments]),
-            mock.patch("sys.path", [str(EXAMPLES), *sys.path]),
+            mock.patch("sys.path", [str(Path(program).parent), *sys.path]),
         ):
             runpy.run_path(program, run_name="__main__")
 
@@ -96,39 +96,6 @@ def test_what_a_clinic_knows_is_of_use_to_a_laboratory(tmp_path: Path) -> None:
     assert found is not None
     assert float(found[1]) > 0.95
     assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.slow
-def test_recommender_beats_users_alone_and_central_training_is_the_bar(tmp_path: Path) -> None:
-    text = output("recommender", tmp_path, "--rounds", "15")
-    rmse = {
-        name.strip(): float(value) for name, value in re.findall(r"^(.+?) +RMSE ([\d.]+)", text, re.MULTILINE)
-    }
-    assert rmse["centralised"] < rmse["federated factors"] < min(rmse["Local"], rmse["FedAvg"])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("user,item\na,b\n", "no column rating"),
-        ("user,item,rating\na,b,much\n", "line 2: rating 'much' is no number"),
-        ("user,item,rating\na,b,3\na,b,4\n", "line 3: user a rated item b twice"),
-        ("user,item,rating\na,b,3\n", "0 users with 5 ratings or more"),
-    ],
-)
-def test_recommender_says_what_is_wrong_with_a_file(tmp_path: Path, content: str, message: str) -> None:
-    file = tmp_path / "ratings.csv"
-    file.write_text(content)
-    with pytest.raises(atoll.DataError, match=re.escape(message)):
-        runpy.run_path(str(EXAMPLES / "recommender.py"))["read"](file)
-
-
-def test_recommender_reads_a_file(tmp_path: Path) -> None:
-    lines = [f"u{u},i{(u + k) % 12},{1 + (u * k) % 5}" for u in range(8) for k in range(4 + u % 3)]
-    file = tmp_path / "ratings.csv"
-    file.write_text("\n".join(["user,item,rating", *dict.fromkeys(lines)]) + "\n")
-    text = output("recommender", tmp_path, "--ratings", str(file), "--rounds", "2")
-    assert re.search(r"^\d users, 12 items", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -375,26 +375,28 @@ def test_by_name_in_a_file_and_on_the_command_line() -> None:
     share=st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.29, 0.9]),
     data=st.data(),
 )
-def test_recall_at_a_rate_of_false_alarms_is_the_best_of_all_thresholds(
+def test_tpr_at_a_rate_of_false_alarms_is_the_best_of_all_thresholds(
     labels: list[bool], share: float, data: st.DataObject
 ) -> None:
     scores = np.array([data.draw(st.integers(-3, 3)) for _ in labels], np.float64)
     y = np.array(labels)
-    metric = chosen(f"recall@{share}", "cross_entropy")[f"recall@{share}"]
+    metric = chosen(f"tpr@{share}", "cross_entropy")[f"tpr@{share}"]
     assert isinstance(metric, Metric) and metric.better == "higher"
     logits = torch.stack([torch.zeros(len(y)), torch.tensor(scores).float()], 1)
-    name = f"recall@{share}"
-    found = metric.value([metric.total(name, metric.taken(name, logits, torch.tensor(y).long()).numpy())], name)
+    name = f"tpr@{share}"
+    found = metric.value(
+        [metric.total(name, metric.taken(name, logits, torch.tensor(y).long()).numpy())], name
+    )
     thresholds = [-np.inf, *np.unique(scores)]
     allowed = [t for t in thresholds if (scores[~y] > t).mean() <= share + 1e-12] if (~y).any() else []
     best = max(((scores[y] > t).mean() for t in allowed), default=math.nan) if y.any() else math.nan
     assert found == pytest.approx(best, nan_ok=True)
 
 
-def test_recall_at_reads_its_rate() -> None:
+def test_tpr_at_reads_its_rate() -> None:
     for wrong in ("recall@", "recall@1", "recall@-0.1", "recall@much"):
         with pytest.raises(ConfigError, match="share"):
             chosen(wrong, "cross_entropy")
     with pytest.raises(ConfigError, match="nothing that a model with the loss mse has"):
-        chosen("recall@0.01", "mse")
-    assert str(Target.parse("recall@0.01:0.5").check({"recall@0.01": "higher"})) == "recall@0.01:0.5"
+        chosen("tpr@0.01", "mse")
+    assert str(Target.parse("tpr@0.01:0.5").check({"tpr@0.01": "higher"})) == "tpr@0.01:0.5"

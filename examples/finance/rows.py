@@ -14,7 +14,7 @@ from atoll.data import from_clients
 
 BANKS = ("savings", "retail", "private")
 """By their customers' credit limits: the lowest third, the middle one, the highest."""
-MEASURES = ("auc", "recall@0.01")
+MEASURES = ("auc", "tpr@0.01")
 
 Figures = dict[str, np.ndarray]
 """Of each way to learn: figures [bank, measure]."""

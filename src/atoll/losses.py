@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atoll.ranking import listwise, rated
 from atoll.sequences import class_last, right
 
 __all__ = ["ACCURACIES", "LOSSES", "Loss"]
@@ -50,5 +51,12 @@ def _l1(outputs: Tensor, targets: Tensor) -> Tensor:
     return (predicted - wanted).abs().mean(1)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce": _bce, "mse": _mse, "l1": _l1}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": _cross_entropy,
+    "bce": _bce,
+    "mse": _mse,
+    "l1": _l1,
+    "listwise": listwise,
+    "rated": rated,
+}
 ACCURACIES: dict[str, Loss] = {"cross_entropy": right, "bce": _binary_accuracy}

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll import own, spec
+from atoll import own, ranking, spec
 from atoll.errors import ConfigError, suggest
 from atoll.measures import BETTER, Better
 from atoll.sequences import class_last, exponential, of_tokens, surprise
@@ -149,7 +149,7 @@ class Confusion:
         return counts.round().astype(int).tolist()  # type: ignore[no-any-return]
 
 
-_RECALL_AT = "recall@"
+_TPR_AT = "tpr@"
 _SHARE = spec.number("share", at_least=0, below=1)
 
 Metrics = str | Sequence[str] | Mapping[str, "Metric | Callable[[Any, Tensor], Tensor]"]
@@ -185,16 +185,26 @@ def _own(name: str) -> Metric:
 
 
 def _named(name: str, loss: str) -> Metric | Confusion:
-    if name.startswith(_RECALL_AT):
-        share = _SHARE.read(name.removeprefix(_RECALL_AT), f"metrics: {name!r}", f"such as {_RECALL_AT}0.01")
+    if (figure := ranking.named(name)) is not None:
+        return Metric(figure, "higher")
+    if name.startswith(_TPR_AT):
+        share = _SHARE.read(name.removeprefix(_TPR_AT), f"metrics: {name!r}", f"such as {_TPR_AT}0.01")
         if loss in ("mse", "l1"):
             raise ConfigError(f"metrics: {name} is nothing that a model with the loss {loss} has")
-        return Metric(_scored, "higher", partial(_recall_at, share=share))
+        return Metric(_scored, "higher", partial(_tpr_at, share=share))
     if name not in NAMED and name != Confusion.name:
-        known = [*NAMED, f"{_RECALL_AT}0.01", Confusion.name]
+        known = [*NAMED, f"{_TPR_AT}0.01", Confusion.name, "ndcg@10", "recall@10"]
         raise ConfigError(f"metrics: there is no metric {name!r}", hint=suggest(name, known))
     if loss in ("cross_entropy", "bce") and name in _OF_PROBABILITIES:
         return _OF_PROBABILITIES[name]
+    if loss in ("listwise", "rated"):
+        measured = _OF_RATINGS if loss == "rated" else {}
+        if name not in measured:
+            raise ConfigError(
+                f"metrics: {name} is nothing that lists of items with the loss {loss} have",
+                hint=f"what can be measured there: {', '.join([*measured, 'ndcg@10', 'recall@10'])}",
+            )
+        return measured[name]
     if loss in ("mse", "l1") and name not in _OF_PROBABILITIES:
         raise ConfigError(
             f"metrics: {name} is nothing that a model with the loss {loss} has",
@@ -272,6 +282,11 @@ def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets.reshape(outputs.shape)).reshape(targets.shape[0], -1)
 
 
+def _of_ratings(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Differences at the items of a list that have a rating, NaN at the others [b, items]."""
+    return torch.where(targets > 0, outputs - targets, torch.full_like(outputs, torch.nan))
+
+
 # --- figures of a whole set -----------------------------------------------------------------------------------------
 
 
@@ -287,7 +302,7 @@ def _against_the_rest(rows: Rows) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
         yield scores[:, 0 if two else each], labels == each
 
 
-def _recall_at(rows: Rows, share: float) -> float:
+def _tpr_at(rows: Rows, share: float) -> float:
     """How many samples of a class are found by the lowest threshold that flags at most this share of the others.
 
     A sample is flagged where its score is above the threshold, so that ties are flagged together. Of several classes
@@ -385,3 +400,12 @@ _OF_PROBABILITIES: Mapping[str, Metric] = {
     "rmse": Metric(lambda outputs, targets: _brier(outputs, targets).unsqueeze(-1), "lower", _root),
 }
 """What errors are where a model gives each class a probability."""
+
+_OF_RATINGS: Mapping[str, Metric] = {
+    "mae": Metric(lambda outputs, targets: _of_ratings(outputs, targets).abs(), "lower", over="tokens"),
+    "mse": Metric(lambda outputs, targets: _of_ratings(outputs, targets).square(), "lower", over="tokens"),
+    "rmse": Metric(
+        lambda outputs, targets: _of_ratings(outputs, targets).square().unsqueeze(-1), "lower", _root
+    ),
+}
+"""What errors are where a target is a list of ratings: over all ratings, and not a mean of users' means."""

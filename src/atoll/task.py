@@ -62,8 +62,9 @@ class Task:
 
     Args:
         module: any `nn.Module`. It is copied; the caller's stays as it is.
-        loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", "masked:0.15" (the
-            cross-entropy of hidden tokens of a text, see `atoll.masking`), or a function
+        loss: "cross_entropy" (integer targets), "bce" (binary targets, one logit), "mse", "l1", "listwise" and
+            "rated" (lists of items, see `atoll.ranking`), "masked:0.15" (the cross-entropy of hidden tokens of a text,
+            see `atoll.masking`), or a function
             (outputs, targets) -> per-sample losses of shape [b], which gets whatever the module gives.
         metrics: what to measure beside it: names ("auc, f1", see `atoll.metrics.NAMED`), or name -> `Metric`, or a
             function (outputs, targets) -> per-sample values [b], whose mean counts. Texts, a label a token, are

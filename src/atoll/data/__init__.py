@@ -37,6 +37,7 @@ from .partition import (
     partition_names,
     partitions,
 )
+from .ratings import Ratings, from_ratings
 from .report import PartitionReport
 from .samples import Samples
 from .synthesis import synthetic
@@ -65,6 +66,7 @@ __all__ = [
     "Place",
     "PowerLaw",
     "QuantityDirichlet",
+    "Ratings",
     "Rotated",
     "Samples",
     "Shards",
@@ -81,6 +83,7 @@ __all__ = [
     "from_frame",
     "from_function",
     "from_hf",
+    "from_ratings",
     "from_tensors",
     "from_texts",
     "from_torch",

@@ -14,6 +14,7 @@ from atoll import own, spec
 from atoll.errors import ConfigError
 from atoll.models.convolutional import cnn, conv1d, lenet, m5, vgg
 from atoll.models.dense import logistic, mlp, two_nn
+from atoll.models.factors import Factors
 from atoll.models.fused import Fused
 from atoll.models.hf import from_folder
 from atoll.models.llama import Llama, llama
@@ -26,6 +27,7 @@ __all__ = [
     "GPT",
     "MODELS",
     "CharacterLSTM",
+    "Factors",
     "Fused",
     "Llama",
     "begin_from",
@@ -88,6 +90,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lstm": lambda shape, classes: lstm(classes),
     "gpt": lambda shape, classes, **given: gpt(classes, shape[0], **given),
     "llama": lambda shape, classes, **given: llama(classes, **given),
+    "factors": lambda shape, classes, rank=8: Factors(classes, rank),
     "hf": lambda shape, classes, path: from_folder(path, shape[0], classes),
 }
 """Models by the name they have in a configuration file: functions of (shape of a sample, classes, settings if any)."""
@@ -99,6 +102,7 @@ _SETTINGS: dict[str, tuple[spec.Parameter, ...]] = {
     "mlp": (spec.many(spec.whole("widths", at_least=1, optional=True)),),
     "vgg": (spec.whole("width", at_least=1, optional=True),),
     "gpt": tuple(spec.whole(name, at_least=1, optional=True) for name in ("layers", "width", "heads")),
+    "factors": (spec.whole("rank", at_least=1, optional=True),),
     "fused": (_FUSION,),
     "hf": (spec.rest("path"),),
     "llama": tuple(
@@ -123,6 +127,7 @@ _LINES = {
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
     "gpt": "next characters: a transformer of LAYERS blocks (4), WIDTH (128) and HEADS (4), for whole-number tokens",
     "llama": "likewise, with RMSNorm, rotary positions and SwiGLU; GROUPS of heads that share a key (half of HEADS)",
+    "factors": "scores of all items for one user (RANK factors, 8): the items' layer, then the user's, for ratings",
     "hf": "a model of transformers, from a folder with its config.json (random weights without model.safetensors)",
 }
 

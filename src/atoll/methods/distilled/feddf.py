@@ -76,7 +76,7 @@ class FedDF(FedAvg):
     def setup(self, task: Task, population: Population) -> Record:
         tasks = population.tasks or (task,)
         if self.distill_steps:
-            if task.loss_name in ("mse", "l1", "bce"):
+            if task.loss_name in ("mse", "l1", "bce", "listwise", "rated"):
                 raise ConfigError(
                     f"FedDF distils probabilities of classes, and the loss is {task.loss_name!r}",
                     hint="use loss='cross_entropy', or method='fedmd', which compares outputs as they are",

@@ -86,7 +86,7 @@ def widths(task: Task, example: Inputs, method: str) -> tuple[int, int]:
     """
     with watched(task, len(example)) as seen:
         outputs, _ = task.predict(*task.initial(), example)
-    if outputs.ndim != 2 or task.loss_name in ("bce", "mse", "l1"):
+    if outputs.ndim != 2 or task.loss_name in ("bce", "mse", "l1", "listwise", "rated"):
         raise ConfigError(
             f"{method} needs one class label a sample and one output a class; the model gives outputs of shape "
             f"{tuple(outputs.shape)} for one sample, and the loss is {task.loss_name}",
