@@ -157,7 +157,10 @@ def test_who_is_broken_off_goes_on_to_the_bit(
     assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
 
 
-@pytest.mark.parametrize(("method", "mixing"), [("dpsgd", "plain"), ("dpsgd", "masked"), ("choco", "plain")])
+@pytest.mark.parametrize(
+    ("method", "mixing"),
+    [("dpsgd", "plain"), pytest.param("dpsgd", "masked", marks=pytest.mark.slow), ("choco", "plain")],
+)
 def test_the_others_go_on_without_one_that_is_gone_and_take_it_in_again(
     method: str, mixing: str, tmp_path: Path
 ) -> None:

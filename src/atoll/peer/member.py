@@ -199,7 +199,7 @@ class Member:
         at, row = self._row(round, phase, there, receiver)
         if [there[place] for place in row.peers if place != at] != sorted(others):
             raise WithheldError("it does not hear these, or too few of them for a sum")
-        fixed = Fixed.of(self.method.rule.most, row.weights, row.peers.index(at))
+        fixed = Fixed.of(self.method.rule.range, row.weights, row.peers.index(at))
         return self._shares(fixed, values, row.weights[row.peers.index(there.index(self.number))])
 
     def _shares(self, fixed: Fixed, values: Record, weight: float) -> Tensor:
@@ -213,7 +213,7 @@ class Member:
     def check(self, values: Record) -> None:
         """Whether masks can carry what it is about to say.  Raises RunError."""
         for value in values.values():
-            within(value, self.method.rule.most)
+            within(value, self.method.rule.range)
 
     @property
     def most(self) -> int:
@@ -254,7 +254,7 @@ class Member:
 
     def _added(self, row: Row, own: int, mine: Record, shares: Sequence[Tensor]) -> Record:
         """The sum of all shares: masks are gone from it."""
-        fixed = Fixed.of(self.method.rule.most, row.weights, own)
+        fixed = Fixed.of(self.method.rule.range, row.weights, own)
         total = self._shares(fixed, mine, row.weights[own])
         for share in shares:
             total.add_(share)

@@ -29,26 +29,26 @@ class Fixed:
     """How what one peer hears, and its own value, become shares of a sum.
 
     Args:
-        most: R, the largest number of a value.
+        range: R; values lie within [-R, R].
         heard: what all that it hears counts for together, its own left out.
     """
 
-    most: float
+    range: float
     heard: float
 
     @staticmethod
-    def of(most: float, weights: Sequence[float], own: int) -> Fixed:
+    def of(range: float, weights: Sequence[float], own: int) -> Fixed:
         """For a row of weights, in which the peer's own is at place `own`."""
-        return Fixed(most, math.fsum(weight for at, weight in enumerate(weights) if at != own))
+        return Fixed(range, math.fsum(weight for at, weight in enumerate(weights) if at != own))
 
     @property
     def step(self) -> float:
         """What one of the whole numbers means."""
-        return self.most * 2.0 ** (math.ceil(math.log2(max(1.0, self.heard - 1e-9))) - _BITS)
+        return self.range * 2.0 ** (math.ceil(math.log2(max(1.0, self.heard - 1e-9))) - _BITS)
 
     def share(self, value: Tensor, weight: float) -> Tensor:
         """What a value adds to the sum by its weight, int32.  Raises RunError for numbers that are not `within`."""
-        return within(value, self.most).double().mul_(weight / self.step).round_().to(torch.int32)
+        return within(value, self.range).double().mul_(weight / self.step).round_().to(torch.int32)
 
     def opened(self, total: Tensor, like: Tensor) -> Tensor:
         """What the sum of all shares, int32, means, in the type of `like`.  Raises CodecError for what is no sum."""
@@ -58,12 +58,12 @@ class Fixed:
         return found.mul_(self.step).to(like.dtype)
 
 
-def within(value: Tensor, most: float) -> Tensor:
-    """The value, whose numbers lie within [-most, most].  Raises RunError for others, and for what is not finite."""
+def within(value: Tensor, range: float) -> Tensor:
+    """The value, whose numbers lie within [-range, range].  Raises RunError for others, and for what is not finite."""
     far = float(value.abs().amax()) if value.numel() else 0.0
-    if not far <= most:
+    if not far <= range:
         raise RunError(
-            f"a model to be mixed has a number of {far:.6g}, and masks carry {most:g} at most",
+            f"a model to be mixed has a number of {far:.6g}, and masks carry {range:g} at most",
             hint=f'if models may be like that, mixing = "masked:{2.0 ** math.ceil(math.log2(2 * far)):g}"'
             if math.isfinite(far)
             else "it has diverged: lower lr",

@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[spec.Parameter, ...]] = {
     "plain": (),
     "clipped": (spec.number("tau", above=0),),
     "trimmed": (spec.whole("few", at_least=1),),
-    "masked": (spec.number("most", above=0, below=math.inf, optional=True),),
+    "masked": (spec.number("range", above=0, below=math.inf, optional=True),),
 }
 
 
@@ -38,7 +38,7 @@ _SAID = {
     "plain": "the mean by weight",
     "clipped": "what differs from one's own by more than tau is shortened to that (clipped gossip)",
     "trimmed": "number by number, the few largest and the few smallest are left out (BRIDGE-T)",
-    "masked": "the mean by weight, of which a peer learns nothing but the sum; numbers of models go up to most, 32",
+    "masked": "the mean by weight, of which a peer learns the sum alone; numbers of models lie within the range, 32",
 }
 
 
@@ -127,12 +127,12 @@ def _bags(values: Tensor, weights: Weights) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How peers mix what they hear: "plain", "clipped:TAU", "trimmed:FEW" or "masked:MOST"."""
+    """How peers mix what they hear: "plain", "clipped:TAU", "trimmed:FEW" or "masked:RANGE"."""
 
     name: str = "plain"
     tau: float = 0.0
     few: int = 0
-    most: float = 32.0
+    range: float = 32.0
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -162,7 +162,10 @@ class Mixture:
         if self.plain or len(values) == 1:
             return average(values, weights, into)
         if self.masked:
-            fixed, total = Fixed.of(self.most, weights, own), torch.zeros_like(values[own], dtype=torch.int32)
+            fixed, total = (
+                Fixed.of(self.range, weights, own),
+                torch.zeros_like(values[own], dtype=torch.int32),
+            )
             for value, weight in zip(values, weights, strict=True):
                 total.add_(fixed.share(value, weight))
             found = fixed.opened(total, values[own])
