@@ -11,7 +11,7 @@ from torch import Tensor
 from atoll import seeds
 from atoll.channel.masked import SecAgg
 from atoll.channel.noise import Noise
-from atoll.channel.shrink import Shapes, Shrink, shapes_of
+from atoll.channel.shrink import SMALL, Shapes, Shrink, shapes_of
 from atoll.channel.sums import Release, Together
 from atoll.channel.transform import Place, Setting, Transform, Update
 from atoll.contract import Around, Change, Channel, Job, Mean, Method, Program, Reducer, Replies, Reply, Work
@@ -171,6 +171,8 @@ class Chain(Channel):
         """
         size = sum(v.numel() for v in leaves(expected) if isinstance(v, Tensor))
         setting = replace(setting, equal=setting.equal or self.equal, size=size)
+        if self.shrink is not None:
+            self._check_packs(self.shrink, method, expected)
         if any(each.remembers for each in self.transforms):
             setting = replace(setting, shapes=self._remembered(method, expected))
         if self.shrink is not None and self.shrink.measures:
@@ -191,7 +193,9 @@ class Chain(Channel):
 
     def _remembered(self, method: Method, expected: Record) -> tuple[Shapes, ...]:
         """The shapes of what clients remember of errors, the same in all rounds.  Raises ConfigError."""
-        if not expected or method.change is None or method.change.since is not None:
+        change = method.change
+        adds = change is not None and change.since is None and change.field in expected
+        if not adds or method.alternates:
             what = next(each for each in self.transforms if each.remembers)
             raise ConfigError(
                 f"channel {self.text!r}: {type(method).__name__} sends no differences that add up from round to round,"
@@ -204,13 +208,25 @@ class Chain(Channel):
 
     def _measured(self, method: Method, expected: Record) -> tuple[Shapes, ...]:
         """The shapes of what is measured, the same in all replies.  Raises ConfigError."""
-        if not expected or method.reduction == "each" or type(method).reducer is not Method.reducer:
+        own = method.reduction == "each" or type(method).reducer is not Method.reducer
+        if not expected or own or method.alternates:
             raise ConfigError(
                 f"channel {self.text!r}: {type(method).__name__} does not average replies of one form, by which codecs"
                 " could be chosen",
                 hint='name a codec: channel="eden:2"',
             )
         return shapes_of(expected)
+
+    def _check_packs(self, shrink: Shrink, method: Method, expected: Record) -> None:
+        """Whether a codec has anything to do where a reply has no model's change in it.  Raises ConfigError."""
+        if method.change is not None and method.change.field in expected:
+            return
+        if expected and not shrink.packable(expected):
+            raise ConfigError(
+                f"channel {self.text!r}: {type(method).__name__} sends fields of fewer than {SMALL} numbers, which no"
+                " codec shortens",
+                hint=f"leave {shrink.text} out: there is next to nothing to save",
+            )
 
     def _check_sizes(self, method: Method, expected: Record) -> None:
         """Whether what comes back of a reply tells how long it was.  Raises ConfigError."""
@@ -238,6 +254,12 @@ class Chain(Channel):
             raise ConfigError(
                 f"{why}: {kind} needs each client's reply, and there is only their sum",
                 hint=f"methods that a sum is enough for: {able} ...",
+            )
+        if self.noise is not None and self.noise.matrix is not None and method.alternates:
+            raise ConfigError(
+                f"{why}: {kind} sends other tensors in one round than in the next, and noise that is correlated"
+                " over rounds is for the same ones",
+                hint=f"write {replace(self.noise, matrix=None).text} in its place",
             )
         if type(method).enrol is not Method.enrol:
             raise ConfigError(

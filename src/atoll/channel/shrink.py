@@ -292,6 +292,10 @@ class Shrink(Transform):
             backs = [back * sent.factor for back in backs]
         return put_back(form, {**named, **dict(sent.plain.items())}, units, backs)
 
+    def packable(self, form: Record) -> bool:
+        """Whether a reply of this form has anything that a codec shortens."""
+        return bool(self._units(float_shapes(dict(named_tensors(form)))))
+
     def _units(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Unit]:
         """What goes through the codec together, of tensors in floating point by name; in the order of names."""
         found = []

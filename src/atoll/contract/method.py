@@ -88,6 +88,9 @@ class Method(Program):
     in_step: ClassVar[bool] = False
     """Whether all replies that the server takes together must be to one broadcast, so that there must be rounds."""
 
+    alternates: ClassVar[bool] = False
+    """Whether replies have another form in one round than in the next, and nothing of one can be part of the other."""
+
     low_rank: ClassVar[bool] = False
     """Whether it is for models of which factors of low rank are trained (`atoll.adapters.pairs`)."""
 

@@ -45,6 +45,9 @@ class FedKSeed(Method):
         eps: half of the distance over which losses are compared.
         schedule: learning rate over rounds, as in FedAvg.
 
+    In a channel, `clip`, `local` and codecs act on a client's scalars; there is no feedback, since what is lost of one
+    round is of other directions than the next one's.
+
     Traps: a step tells of one direction in so many dimensions. Start from a model that has learned, as the paper does,
     and expect many more steps than with gradients. A node computes K directions before it begins: K times as many
     normal numbers as there are parameters.

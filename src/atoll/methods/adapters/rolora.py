@@ -40,6 +40,7 @@ class RoLoRA(FedAvg):
     low_rank: ClassVar[bool] = True
     exact: ClassVar[bool | None] = True
     in_step: ClassVar[bool] = True
+    alternates: ClassVar[bool] = True
     host: ClassVar[tuple[str, ...]] = ("factors", "told")
 
     # ---- server half -----------------------------------------------------------------------------------------
