@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from atoll.draws import STREAMS, untouched
 from atoll.engines.cpu import quicken
 from atoll.engines.graph import aten, dtype_of, is_call, shape_of
+from atoll.engines.graph import root as storage
 from atoll.engines.inplace import write_in_place
 from atoll.engines.norms import norms_of_products
 from atoll.engines.placing import channels_last
@@ -247,7 +248,11 @@ def _drop_ones(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def _fuse_bias(graph: fx.Graph) -> None:
-    """bias + batched product -> baddbmm."""
+    """bias + batched product -> baddbmm, where nothing writes into what is multiplied between the two."""
+    place = {node: at for at, node in enumerate(graph.nodes)}
+    writes = [
+        (at, storage(node)) for node, at in place.items() if node.op == "call_function" and _mutates(node)
+    ]
     for node in list(graph.nodes):
         if not is_call(node, aten.add.Tensor) or node.kwargs or len(node.args) != 2:
             continue
@@ -258,6 +263,10 @@ def _fuse_bias(graph: fx.Graph) -> None:
                 and shape_of(product) == shape_of(node)
                 and len(shape_of(bias) or ()) == 3
                 and dtype_of(bias) == dtype_of(node)
+                and not any(
+                    place[product] < at < place[node] and into in map(storage, product.args)
+                    for at, into in writes
+                )
             ):
                 with graph.inserting_before(node):
                     fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))
