@@ -9,12 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.func import vmap
 
 from atoll.data import FederatedData, from_clients
 from atoll.errors import ConfigError
 from atoll.federation import Federation
+from atoll.models import gpt
 from atoll.optimizers import schedule_factor
+from atoll.purity import as_batched
 from atoll.task import Batch, Task
+from atoll.tensors import Tensors
 from atoll.thrift import Thrift
 
 
@@ -115,6 +119,30 @@ def test_operations_that_can_are_in_half_precision() -> None:
     task = fed.simulation.judge.task
     batch = Batch(torch.randn(2, 4), torch.tensor([0, 2]), torch.ones(2), torch.tensor(0))
     assert task.loss(*task.initial(), batch)[0].dtype == torch.float32
+
+
+def test_attention_of_many_clients_is_in_half_precision_as_that_of_one() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task = Task(gpt(11, 6, 2, 8, 2))
+    x = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(1))
+    batch = Batch(x, x.roll(-1, 1), torch.ones(3), torch.tensor(7))
+    params, buffers = task.initial()
+
+    def gradient(params: Tensors) -> Tensors:
+        return task.gradient(params, buffers, batch)[0]
+
+    with torch.no_grad():
+        exact = gradient(params)
+        task.thrift = Thrift("bfloat16")
+        alone = gradient(params)
+        with as_batched():
+            both = vmap(gradient)(params.map(lambda value: torch.stack([value, value])))
+    assert any(not torch.equal(alone[name], value) for name, value in exact.items())
+    for name, value in exact.items():
+        near = 2e-2 * value.abs().max().item() + 1e-6
+        torch.testing.assert_close(alone[name], value, atol=near, rtol=0)
+        torch.testing.assert_close(both[name][1], value, atol=near, rtol=0)
 
 
 def test_schedules_in_a_row_are_multiplied() -> None:

@@ -16,13 +16,24 @@ __all__ = ["attention", "multi_head"]
 
 
 def attention(
-    pure: Drawn, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    pure: Drawn,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *args: Any,
+    batched: bool = False,
+    **kwargs: Any,
 ) -> Tensor:
-    """Scaled dot-product attention; with dropout it is spelt out, so that the dropout is the stream's."""
+    """Scaled dot-product attention; with dropout it is spelt out, so that the dropout is the stream's.
+
+    So it is in half precision where clients are `batched`: what torch takes it apart into there is cast in parts.
+    """
     names = ("attn_mask", "dropout_p", "is_causal")
     kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-    p = float(kwargs.get("dropout_p") or 0.0)
-    if p == 0.0 or pure.stream is None:
+    p = 0.0 if pure.stream is None else float(kwargs.get("dropout_p") or 0.0)
+    apart = batched and torch.is_autocast_enabled(query.device.type) and not kwargs.get("enable_gqa")
+    if p == 0.0 and not apart:
         return F.scaled_dot_product_attention(query, key, value, **{**kwargs, "dropout_p": 0.0})
     if kwargs.get("enable_gqa"):
         raise EngineError(

@@ -170,6 +170,10 @@ def _batch_norm(
     return output if bias is None else output + bias.reshape(shape)
 
 
+def _attention(pure: Pure, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    return attention(pure, func, *args, batched=_batched.get(), **kwargs)
+
+
 def _conv2d(
     pure: Pure,
     func: Any,
@@ -210,7 +214,7 @@ def _narrow(width: int, weight: Tensor, stride: Any, padding: Any, dilation: Any
 _Replacement = Callable[..., Any]
 _REPLACED: dict[Any, _Replacement] = {
     F.batch_norm: _batch_norm,
-    F.scaled_dot_product_attention: attention,
+    F.scaled_dot_product_attention: _attention,
     torch.conv2d: _conv2d,
     F.multi_head_attention_forward: multi_head,
 }
