@@ -23,6 +23,7 @@ SUFFIXES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
 
 _OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale", "ignore")
 _OF_TEXTS = ("tokenizer", "window", "packed")
+_OF_MEDIA = ("rate", "seconds", "waves", "pixels")
 Names = str | tuple[str, ...] | None
 
 
@@ -34,7 +35,8 @@ class Origin:
         str,
         Meta(
             description="a dataset's name (`atoll data list`), a csv, npz or parquet file, or a folder: a file for each"
-            " client, train.csv and test.csv, or LEAF's json; texts: text:PATH, instructions:PATH, pairs:PATH"
+            " client, train.csv and test.csv, LEAF's json, or a folder of recordings or pictures for each class (and"
+            " client); texts: text:PATH, instructions:PATH, pairs:PATH"
         ),
     ] = "digits"
     label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
@@ -78,6 +80,24 @@ class Origin:
         bool, Meta(description="of instructions: several follow each other in a sample, none is filled up")
     ] = False
 
+    rate: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="of recordings: samples a second, to which others are resampled; by default as they are"
+        ),
+    ] = None
+    seconds: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="of recordings: how long a sample is, cut or filled up with silence; by default as they are"
+        ),
+    ] = None
+    waves: Annotated[bool, Meta(description="of recordings: waveforms, and no log mel spectrograms")] = False
+    pixels: Annotated[
+        int | str | None,
+        Meta(description='of pictures: "28x32", height and width, or one number; by default as they are'),
+    ] = None
+
     def check_data(self) -> None:
         """Read the texts of the fields.  Raises ConfigError where one is for files and the data are not one."""
         texts = kind_of(self.data) is not None
@@ -86,6 +106,13 @@ class Origin:
                 raise ConfigError(
                     f"{key} is for texts, and data = {self.data!r} is none",
                     hint=f"leave {key} out, or name texts: data = {' or '.join(f'{each}:PATH' for each in KINDS)}",
+                )
+        for key in _OF_MEDIA:
+            if getattr(self, key) not in (None, False) and not self.from_file:
+                what, kind = "pictures" if key == "pixels" else "recordings", "text" if texts else "a name"
+                raise ConfigError(
+                    f"{key} is for a folder of {what}, and data = {self.data!r} is {kind}",
+                    hint=f"leave {key} out" + (", or data = spoken-digits:waves" if key == "waves" else ""),
                 )
         for key in _OF_FILES:
             if texts and key != "client" and getattr(self, key) is not None:
@@ -132,8 +159,15 @@ class Origin:
         if not self.from_file:
             return sources.load(self.data)
         given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
+        media = {key: value for key in _OF_MEDIA if (value := getattr(self, key)) not in (None, False)}
         if Path(self.data).is_dir():
-            return read_folder(Path(self.data), **self.of_clients(), **given)
+            return read_folder(Path(self.data), **self.of_clients(), **given, **media)
         if not Path(self.data).is_file():
             raise DataError(f"there is no file {self.data}", hint="paths start where atoll is started")
+        if media:
+            key = next(iter(media))
+            raise ConfigError(
+                f"{key} is for a folder of recordings or pictures, and {self.data} is a file",
+                hint=f"leave {key} out",
+            )
         return sources.from_file(self.data, **given)

@@ -14,6 +14,7 @@ from .hub import from_hf
 from .lacking import lacking
 from .lazy import from_function
 from .leaf import load_leaf
+from .media import from_audio_folder, from_image_folder
 from .partition import (
     IID,
     By,
@@ -78,11 +79,13 @@ __all__ = [
     "fetch",
     "find_root",
     "from_arrays",
+    "from_audio_folder",
     "from_clients",
     "from_file",
     "from_frame",
     "from_function",
     "from_hf",
+    "from_image_folder",
     "from_ratings",
     "from_tensors",
     "from_texts",

@@ -22,6 +22,7 @@ from .federated import FederatedData, pack
 from .files import TABLES
 from .hub import is_hf
 from .lazy import from_function
+from .media import FORM, media_of
 from .options import call
 from .question import UNASKED, ask
 from .samples import Pad, Samples, as_samples, labels_of, levelled
@@ -33,7 +34,7 @@ __all__ = ["as_federated", "from_clients", "read_folder", "split_files"]
 
 _FOLDERS = (
     "a folder holds a .csv, .tsv, .parquet or .npz file for each client, or the folders train and test of these; or"
-    " train.csv and test.csv (likewise .npz ...), to be divided; or LEAF's .json files"
+    f" train.csv and test.csv (likewise .npz ...), to be divided; or LEAF's .json files; or {FORM}"
 )
 
 
@@ -198,9 +199,9 @@ def as_federated(
 
     Federated data comes back as it is. A mapping from names to data, a list of datasets, and a folder (of
     LEAF's JSON files, or with one table or .npz file per client) are natural clients. A function of the
-    client's number needs `clients`. Data in one place, also a folder of ``train.csv`` and ``test.csv``, is
-    divided by `partition`, or along its natural column. `options` (such as `label`) go to the function that
-    reads the data.
+    client's number needs `clients`. Data in one place, also a folder of ``train.csv`` and ``test.csv`` or of
+    recordings or pictures, is divided by `partition`, or along its natural column. `options` (such as `label`) go
+    to the function that reads the data.
 
     Raises `DataError` that lists what is accepted for data of an unknown kind, and one that shows how to
     divide data in one place where nothing says how.
@@ -234,7 +235,7 @@ def as_federated(
 
 def _in_one_place(data: Any) -> bool:
     if isinstance(data, (str, Path)):
-        return not Path(data).is_dir() or split_files(data) is not None
+        return not Path(data).is_dir() or split_files(data) is not None or media_of(Path(data)) is not None
     if isinstance(data, Mapping):
         together = is_hf(data) or all(is_hf(part) for part in data.values()) or {"x", "y"} <= set(data)
         return together or is_split(data)
@@ -256,13 +257,13 @@ def _is_client(value: Any) -> bool:
 def read_folder(
     path: Path, *, test: Any = "auto", validation: float | int = 0, seed: int = 0, **options: Any
 ) -> Dataset | FederatedData:
-    """What a folder holds: one dataset, of ``train.csv`` and ``test.csv``, or clients (see `as_federated`).
+    """What a folder holds: one dataset, of ``train.csv`` and ``test.csv`` or of recordings or pictures, or clients.
 
     Raises DataError for a folder that is neither, which says what would be read.
     """
     split = split_files(path)
-    if split is not None:
-        return as_dataset(split, **options)
+    if split is not None or media_of(path) is not None:
+        return as_dataset(split or path, **options)
     return _clients_of(path, test, validation, seed, options)
 
 

@@ -20,6 +20,7 @@ from .encoding import Pair, encode
 from .files import TABLES, from_file, read_table
 from .frames import from_frame
 from .hub import from_hf, is_hf
+from .media import from_media, media_of
 from .options import call
 from .question import UNASKED, ask
 from .samples import levelled
@@ -149,7 +150,9 @@ def in_order(own: Dataset, model: Dataset | None, where: str, other: str = "the 
 def _named(data: str | Path, options: dict[str, Any]) -> Dataset:
     name = str(data)
     known = {entry.name for entry in catalogue()}
-    bare = isinstance(data, str) and not Path(name).suffix and "/" not in name
+    bare = isinstance(data, str) and not Path(name).suffix and "/" not in name and not Path(name).is_dir()
     if isinstance(data, str) and (spec.parse(name, "dataset").name == "synthetic" or name in known or bare):
         return load(name, **options)
+    if media_of(Path(data)) is not None:
+        return from_media(Path(data), **options)
     return call(from_file, name, options, data)
