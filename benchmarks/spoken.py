@@ -1,0 +1,123 @@
+"""Digits that 36 voices speak (synthetic speech): what is learned of thirty of them, and known of six others.
+
+    python benchmarks/spoken.py                          # all methods, seeds 0, 1 and 2
+    python benchmarks/spoken.py --methods fedavg-ft      # FedAvg, and what fine-tuning makes of it
+
+The global model of `fedavg-ft` and of `ditto` is FedAvg's. Needs spoken-digits (ATOLL_DATA). `--write` keeps the
+table in results/spoken.md. Accuracies are in %, means over the seeds with all of them in brackets; seconds are of the
+processor, on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import atoll
+from atoll.data.samples import Samples
+
+SETTING = {
+    "data": "spoken-digits", "rounds": 60, "cohort": 10, "epochs": 2, "batch_size": 16, "lr": 0.03, "momentum": 0.9,
+    "augment": "shift:3 + time-mask:6 + frequency-mask:4", "engine": "loop", "runs": None, "eval_every": 0,
+}  # fmt: skip
+METHODS: dict[str, dict[str, Any]] = {
+    "fedavg-ft": {"finetune_epochs": 3, "finetune_lr": 0.01},
+    "ditto": {"lam": 1.0},
+    "fedora": {"validation": 0.2},
+    "local": {},
+}
+HEAD = (
+    "method",
+    "voices that never trained",
+    "known voices, one model",
+    "known voices, own models",
+    "seconds",
+)
+
+
+def played(method: str, seed: int) -> tuple[float, float, float, float]:
+    """Accuracies of the global model on unseen voices and on known ones, of own models on known ones; seconds."""
+    start = time.process_time()
+    experiment = atoll.Experiment.read(**{**SETTING, **METHODS[method], "method": method, "seed": seed})
+    judged = experiment.build().fit(progress=False).evaluation
+    assert judged is not None
+    nan = float("nan")
+    return (
+        judged.overall["accuracy"] if judged.overall else nan,
+        judged.clients["accuracy"].mean if judged.clients else nan,
+        judged.personal["accuracy"].mean if judged.personal else nan,
+        time.process_time() - start,
+    )
+
+
+def central(seed: int) -> tuple[float, float, float, float]:
+    """The same of one model that is trained on what all thirty voices have, for as many epochs in sum."""
+    start = time.process_time()
+    voices = atoll.data.load("spoken-digits").partition("natural", seed=seed)
+    train, known = voices.pool("train"), voices.pool("test")
+    assert train is not None and known is not None
+    rows = [[voices.rows(k, split) for k in range(len(voices))] for split in ("train", "test")]
+    inner, outer = (
+        part.take(np.sort(np.concatenate(each))) for part, each in zip((train, known), rows, strict=True)
+    )
+    settings = {key: SETTING[key] for key in ("batch_size", "lr", "momentum")}
+    data = atoll.data.from_clients({"all": tuple(inner)}, test=None, classes=10).augment(
+        str(SETTING["augment"])
+    )
+    network = atoll.models.build("auto", (32, 39), 10)
+    run = atoll.Federation(
+        network, data, "fedavg", rounds=40, seed=seed, engine="loop", eval_every=0, runs=None, **settings
+    ).fit(progress=False)
+
+    def accuracy(test: Samples) -> float:
+        with torch.no_grad():
+            return float((run.model(test.inputs).argmax(1) == test.targets).float().mean())
+
+    assert voices.test_set is not None
+    return accuracy(voices.test_set), accuracy(outer), float("nan"), time.process_time() - start
+
+
+def figures(values: Sequence[float]) -> str:
+    shown = [100 * value for value in values]
+    if any(value != value for value in shown):
+        return "-"
+    return f"{statistics.fmean(shown):.1f} ({', '.join(f'{value:.1f}' for value in shown)})"
+
+
+def line(name: str, found: Sequence[tuple[float, float, float, float]]) -> str:
+    unseen, known, own, seconds = zip(*found, strict=True)
+    cells = [name, figures(unseen), figures(known), figures(own), f"{min(seconds):.0f}-{max(seconds):.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", default=",".join([*METHODS, "centralised"]))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    print(*lines, sep="\n", flush=True)
+    for method in given.methods.split(","):
+        found = []
+        for seed in seeds:
+            found.append(central(seed) if method == "centralised" else played(method, seed))
+            print(method, seed, found[-1], flush=True)
+        lines.append(line(method, found))
+        print(lines[-1], flush=True)
+    if given.write:
+        Path(__file__).with_name("results").joinpath("spoken.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
