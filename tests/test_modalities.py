@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -124,3 +126,45 @@ def test_a_part_that_nobody_would_hold_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="nobody of the 1 clients would hold"):
         atoll.data.lacking(data, 1.0, seed=0)
+
+
+def small(seed: int = 0) -> atoll.FederatedData:
+    """Two parts of which each tells half of the label."""
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 4, (240,), generator=draw)
+    parts = {"left": (y // 2).float()[:, None], "right": (y % 2).float()[:, None]}
+    noisy = {
+        name: part.repeat(1, 3) + 0.2 * torch.randn(240, 3, generator=draw) for name, part in parts.items()
+    }
+    return atoll.data.from_arrays(noisy, y).partition("iid", clients=8, seed=seed)
+
+
+def test_accuracy_by_parts_says_what_each_part_is_worth() -> None:
+    data = atoll.data.lacking(small(), 0.5, seed=1)
+    model = partial(atoll.models.build, "fused", {"left": (3,), "right": (3,)}, 4)
+    settings = {"rounds": 6, "lr": 0.5, "epochs": 3, "engine": "loop", "eval_every": 3}
+    run = atoll.Federation(model, data, "fedavg", **settings).fit(progress=False)
+    found = run.accuracy_by_parts
+    assert list(found) == ["left", "right", "left + right"]
+    assert run.to_dict()["accuracy_by_parts"] == found
+    assert found["left + right"] == run.accuracy
+    assert run.evaluation is not None
+    assert run.evaluation.further == []
+    assert run.history("accuracy.left")[-1][1] == found["left"]
+    assert max(found["left"], found["right"]) + 0.1 < found["left + right"]
+    assert "accuracy.left" in str(run)
+
+
+def test_without_parts_there_is_no_such_figure() -> None:
+    run = atoll.run(data="digits", rounds=1, runs=None, engine="loop", progress=False)
+    assert run.accuracy_by_parts == {}
+    assert "accuracy_by_parts" not in run.to_dict()
+
+
+def test_a_model_is_chosen_for_parts_and_others_are_refused() -> None:
+    networks = importlib.import_module("atoll.networks").networks
+    assert isinstance(networks("auto", small())[0](), atoll.models.Fused)
+    assert networks("fused:attention", small())[0]().fusion == "attention"
+    with pytest.raises(ConfigError, match="reads one tensor") as caught:
+        networks("cnn", small())
+    assert "fused" in str(caught.value.hint)

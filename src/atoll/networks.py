@@ -36,16 +36,16 @@ def networks(text: str, data: FederatedData) -> list[Callable[[], nn.Module]]:
     example = data.example()
     outputs = data.classes or (math.prod(example.targets.shape[1:]) or 1)
     inputs = example.inputs
-    if isinstance(inputs, Parts) and not (own.named(text) or text.startswith("hf:")):
-        several = by_name(inputs)
-        named = spec.chain(text, "model", "+")
+    if isinstance(inputs, Parts):
+        several, named = by_name(inputs), spec.chain(text, "model", "+")
         if several and {each.name for each in named} <= {"auto", "fused"}:
             return [partial(build, each, several, outputs) for each in named]
-        raise ConfigError(
-            f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {shapes(inputs)}",
-            hint=('take model = "fused", or ' if several else "")
-            + 'name a module of your own: model = "package.module:Name"',
-        )
+        if not (own.named(text) or text.startswith("hf:")):
+            raise ConfigError(
+                f"model = {text!r} reads one tensor, and the inputs of {data.dataset} have the parts {shapes(inputs)}",
+                hint=('take model = "fused", or ' if several else "")
+                + 'name a module of your own: model = "package.module:Name"',
+            )
     first = tensors([inputs])[0]
     shape = tuple(first.shape[1:])
     tokens = text == "auto" and not first.is_floating_point()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atoll.errors import ConfigError
 from atoll.modalities import told
+from atoll.parts import alone
 from atoll.seeds import rng
 
 from .dataset import Dataset
@@ -57,7 +58,7 @@ def av_mnist(root: Path, part: str | None = None) -> Dataset:
             ]
         parts = {
             "image": torch.from_numpy(pixels[found]).to(torch.float32).div_(255).unsqueeze_(1),
-            "audio": clips.inputs[torch.from_numpy(rows)],
+            "audio": alone(clips.inputs, "av-mnist")[torch.from_numpy(rows)],
         }
         noisy = {name: _noisy(part, name, split) for name, part in parts.items()}
         made[split] = Samples(told(noisy) if part is None else noisy[part], torch.from_numpy(digits))
