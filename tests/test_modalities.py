@@ -111,6 +111,7 @@ def test_clients_that_hold_one_part_alone() -> None:
         ({"data": "digits", "missing_parts": 0.5}, "takes parts of samples away"),
         ({"data": "digits", "augment": "drop:0.5"}, "drop takes parts"),
         ({"data": "digits", "model": "fused"}, "several parts by name"),
+        ({"data": "digits", "model": "fused:early"}, "several parts by name|late"),
         ({"data": "digits", "missing_parts": 1.5}, "missing_parts"),
     ],
 )

@@ -21,15 +21,15 @@ KEYS = ("model", "method", "loss", "metrics", "augment", "choose", "adaptive")
 """Keys whose values may name code."""
 
 _CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_PATHS = ("hf:",)
-"""What begins like this is the path of a folder."""
+_PLAIN = ("hf:", "fused:")
+"""What begins like this is no code: the path of a folder, a word for how parts become one."""
 _admitted: dict[str, Any] = {}
 
 
 def named(text: object) -> list[str]:
     """The names of code in a value, where it holds some: ``"cnn + nets:Small"`` has ``nets:Small``."""
     parts = [part.strip() for part in re.split(r"[+,]", text)] if isinstance(text, str) else []
-    return [part for part in parts if _CODE.fullmatch(part) and not part.startswith(_PATHS)]
+    return [part for part in parts if _CODE.fullmatch(part) and not part.startswith(_PLAIN)]
 
 
 def short(text: str) -> str:
