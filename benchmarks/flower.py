@@ -3,8 +3,8 @@
     python benchmarks/flower.py [--rounds 3] [--turns 2] [--write]
 
 Three SuperNodes with handwritten digits, all on this machine. Both projects train the 2NN (64-200-200-10) for one local
-epoch with batches of 32 and SGD, and judge it on their clients after every round. A round's time is that from the beginning
-of the first to the end of the last, evaluation included, over their number: what starts the apps is not in it.
+epoch with batches of 32 and SGD, and judge it on their clients after every round. A round's time is that from the
+beginning of the first to the end of the last, evaluation included, over their number: starting the apps is not in it.
 With --write the figures go into benchmarks/results/flower.md.
 """
 
@@ -27,7 +27,7 @@ server = server_app(model="mlp:200,200", classes=10, lr=0.1, nodes=["ann", "bob"
 client = client_app()
 """
 
-FLOWER = '''import time
+FLOWER = """import time
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -58,14 +58,16 @@ def train(message, context):
         descent.zero_grad()
         torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
         descent.step()
-    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": len(x)})})
+    told = MetricRecord({"num-examples": len(x)})
+    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": told})
     return Message(content=content, reply_to=message)
 
 @client.evaluate()
 def evaluate(message, context):
     model, _, (x, y) = read(message, context)
     right = float((model(x).argmax(1) == y).float().mean())
-    return Message(content=RecordDict({"metrics": MetricRecord({"acc": right, "num-examples": len(x)})}), reply_to=message)
+    told = MetricRecord({"acc": right, "num-examples": len(x)})
+    return Message(content=RecordDict({"metrics": told}), reply_to=message)
 
 server = ServerApp()
 
@@ -75,15 +77,23 @@ def main(grid, context):
         with open(context.run_config["atoll.times"], "a") as times:
             times.write(f"{time.time()}\\n")
     strategy = FedAvg(min_train_nodes=3, min_evaluate_nodes=3, min_available_nodes=3)
-    strategy.start(grid, ArrayRecord(net().state_dict()), num_rounds=context.run_config["atoll.rounds"], evaluate_fn=noted)
-'''
+    first = ArrayRecord(net().state_dict())
+    strategy.start(grid, first, num_rounds=context.run_config["atoll.rounds"], evaluate_fn=noted)
+"""
 
 
 def ours(network: Loopback, turn: int, rounds: int) -> float:
     """Seconds a round of Atoll's FedAvg."""
     place = network.place / f"ours{turn}"
     project = network.project(
-        ATOLL, method="fedavg", rounds=rounds, min_clients=3, quorum=3, eval_every=1, place=str(place), seed=turn
+        ATOLL,
+        method="fedavg",
+        rounds=rounds,
+        min_clients=3,
+        quorum=3,
+        eval_every=1,
+        place=str(place),
+        seed=turn,
     )
     assert network.ended(network.run(project), 900) == "finished:completed"
     (log,) = place.glob("runs/*/events.jsonl")
@@ -107,24 +117,31 @@ def main() -> None:
     asked.add_argument("--turns", type=int, default=2)
     asked.add_argument("--write", action="store_true")
     given = asked.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {"Flower's FedAvg": [], "Atoll's FedAvg": []}
+    found: dict[str, list[float]] = {"Flower's FedAvg": [], "Atoll's FedAvg": []}
     with tempfile.TemporaryDirectory() as place, Loopback(Path(place)) as network:
         network.start_all()
         for turn in range(given.turns):
             for name, play in (("Flower's FedAvg", theirs), ("Atoll's FedAvg", ours)):
                 seconds = play(network, turn, given.rounds)
-                found[name].append((seconds, 0.0))
+                found[name].append(seconds)
                 print(f"turn {turn}: {name} {seconds:.1f} s a round", flush=True)
     pairs = zip(found["Flower's FedAvg"], found["Atoll's FedAvg"], strict=True)
-    ratios = [theirs[0] / ours[0] for theirs, ours in pairs]
+    ratios = [one / other for one, other in pairs]
     lines = ["| | seconds a round, by turn | median |", "|---|---|---|"]
-    for name, each in found.items():
-        seconds = [one for one, _ in each]
-        lines.append(f"| {name} | {', '.join(f'{one:.1f}' for one in seconds)} | {statistics.median(seconds):.1f} |")
-    lines.append(f"\nFlower's round took {', '.join(f'{each:.2f}' for each in ratios)} times as long as Atoll's.")
+    for name, seconds in found.items():
+        lines.append(
+            f"| {name} | {', '.join(f'{one:.1f}' for one in seconds)} | {statistics.median(seconds):.1f} |"
+        )
+    lines.append(
+        f"\nFlower's round took {', '.join(f'{each:.2f}' for each in ratios)} times as long as Atoll's."
+    )
     print("\n".join(lines))
     if given.write:
-        text = f"# A round on a Flower network\n\n{__doc__}\n{given.rounds} rounds a turn.\n\n" + "\n".join(lines) + "\n"
+        text = (
+            f"# A round on a Flower network\n\n{__doc__}\n{given.rounds} rounds a turn.\n\n"
+            + "\n".join(lines)
+            + "\n"
+        )
         (ROOT / "benchmarks" / "results" / "flower.md").write_text(text)
 
 

@@ -141,8 +141,8 @@ PARAMETERS = {
     "Experiment": "rounds cohort newcomers adapt joins leaves seed base adapter dp_sgd stragglers channel down"
     " aggregate by_part attackers attack epsilon delta sampling choose devices pace concurrency deadline"
     " over_select quorum late retry exclude adaptive target patience tokens eval_every eval_clients engine workers"
-    " ray_address ray_gpus silo device precision accumulate recompute runs checkpoint keep data label client features categorical"
-    " classes missing scale ignore tokenizer window packed rate seconds waves pixels"
+    " ray_address ray_gpus silo device precision accumulate recompute runs checkpoint keep data label client features"
+    " categorical classes missing scale ignore tokenizer window packed rate seconds waves pixels"
     " partition clients test validation public root mix"
     " missing_parts augment weights model loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names"

@@ -69,7 +69,12 @@ class Loopback:
     def flwr(self, *arguments: str) -> str:
         """What a command of Flower's says."""
         done = subprocess.run(
-            ["flwr", *arguments], capture_output=True, text=True, env=self.environment, timeout=120, check=False
+            ["flwr", *arguments],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=120,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

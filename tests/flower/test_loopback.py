@@ -13,7 +13,7 @@ from atoll.data import from_clients
 from atoll.experiment import Experiment
 
 pytest.importorskip("flwr", reason='flwr is not installed (pip install "atoll[flower]")')
-from tests.flower.loopback import NAMES, Loopback  # noqa: E402
+from tests.flower.loopback import NAMES, Loopback
 
 pytestmark = pytest.mark.slow
 

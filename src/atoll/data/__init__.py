@@ -38,6 +38,7 @@ from .partition import (
     partition_names,
     partitions,
 )
+from .partitioned import from_partitions
 from .ratings import Ratings, from_ratings
 from .report import PartitionReport
 from .samples import Samples
@@ -86,6 +87,7 @@ __all__ = [
     "from_function",
     "from_hf",
     "from_image_folder",
+    "from_partitions",
     "from_ratings",
     "from_tensors",
     "from_texts",

@@ -12,14 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from atoll.codec.header import DTYPES
-from atoll.contract import Answer, Channel, Gathering, Job, Memories, Outcome, Reducer, Reply
+from atoll.contract import Answer, Channel, Gathering, Job, Memories, Method, Outcome, Reducer, Reply
 from atoll.data import FederatedData
 from atoll.engines import Engine
 from atoll.errors import ConfigError, EngineError
-from atoll.methods import METHODS, FedAvg
+from atoll.methods import METHODS, FedAvg, FedOpt
 from atoll.methods.parts.buffers import moved
 from atoll.metrics import counted
 from atoll.network.elsewhere import Elsewhere
@@ -27,7 +26,7 @@ from atoll.network.wire import DataForm, Field
 from atoll.rounds.adapting import Rule
 from atoll.rounds.play import Simulation
 from atoll.settings import Settings
-from atoll.tensors import Record, Tensors
+from atoll.tensors import Record
 
 __all__ = ["NumPyClients"]
 
@@ -38,7 +37,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class NumPyClients:
-    """Flower's NumPyClients, as the clients of a federation: ``Federation(model, nodes.data, "fedadam", nodes=nodes)``.
+    """Flower's NumPyClients, as the clients of a federation: ``Federation(model, nodes.data, nodes=nodes)``.
 
     Args:
         client_fn: gives a client, told apart by ``context.node_config["partition-id"]``; or a mapping or sequence of
@@ -49,9 +48,9 @@ class NumPyClients:
         dtype: of inputs.
 
     A client has ``fit(parameters, config)``, which returns (parameters, samples, metrics), and perhaps
-    ``evaluate(parameters, config)``, which returns (loss, samples, metrics) with every metric that the run measures,
-    such as "accuracy"; parameters are arrays in the order of the model's ``state_dict()``. `config` says
-    "server_round", "lr" and "local_epochs". The random numbers that they draw are their own: only they can repeat a run.
+    ``evaluate(parameters, config)``, which returns (loss, samples, metrics), with every metric that the run measures,
+    such as "accuracy", among them. Parameters are arrays in the order of the model's ``state_dict()``; `config` says
+    "server_round", "lr" and "local_epochs". Random numbers that clients draw are their own: only they can repeat a run.
 
     Raises ConfigError, once a federation is made, for a method with a client half of its own.
     """
@@ -111,11 +110,10 @@ class NumPyClients:
     def rounds(
         self, settings: Settings, parts: tuple[Any, ...], channel: Channel | None, rule: Rule | None
     ) -> Simulation:
-        method = type(parts[0])
-        if not _alike(method):
-            able = ", ".join(name for name, kind in METHODS.items() if _alike(kind))
+        if not _alike(parts[0]):
+            able = ", ".join(name for name, kind in METHODS.items() if _alike(kind()))
             raise ConfigError(
-                f"{method.__name__} has a client half of its own, and Flower's clients bring theirs",
+                f"{type(parts[0]).__name__} has a client half of its own, and Flower's clients bring theirs",
                 hint=f"methods whose clients do what FedAvg's do: {able}",
             )
         for key, value in (("channel", channel), ("adaptive", rule), ("devices", settings.devices)):
@@ -126,11 +124,11 @@ class NumPyClients:
         return Simulation(*parts)
 
 
-def _alike(method: type) -> bool:
-    """Whether a method's client half is FedAvg's."""
-    return issubclass(method, FedAvg) and all(
-        getattr(method, name) is getattr(FedAvg, name) for name in _HALF
-    )
+def _alike(method: Method) -> bool:
+    """Whether a method's client half is FedAvg's, and clients predict with the model that all have."""
+    kind, known = type(method), (FedAvg, FedOpt)
+    usual = all(getattr(kind, name, None) in [getattr(each, name) for each in known] for name in _HALF)
+    return usual and not (getattr(method, "keep_optimizer", False) or method.personalised or method.distils)
 
 
 class _Calling(Engine):
@@ -142,12 +140,18 @@ class _Calling(Engine):
         super().__init__(task, data, device)
         self.clients = clients
         for name, metric in task.metrics.items():
-            if metric.whole is not None:
+            if metric.whole is not None or metric.after is not None:
                 raise ConfigError(
                     f"{name} is a figure of a set of samples, and clients tell means",
                     hint='metrics="accuracy"',
                 )
         self.order = list(task.module.state_dict())
+        params, buffers = task.initial()
+        if extra := {*self.order} ^ {*params, *buffers}:
+            raise ConfigError(
+                f"Flower's clients train all of a model, and {min(extra)} of this one is not trained",
+                hint="leave adapter, base and requires_grad = False out",
+            )
 
     def run(self, job: Job, memories: Memories) -> tuple[Reducer, list[Outcome]]:
         gathering = Gathering(job)

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from atoll import __version__, own
+from atoll import __version__
 from atoll.errors import AtollError, ConfigError, RunError
 from atoll.flower.envelope import Bodies, Facts, body, opened, sealed
 from atoll.flower.fitting import fitting
+from atoll.flower.staying import Staying
 from atoll.network.computing import usable
 from atoll.network.hand import Hand
 from atoll.network.line import Line, Over, Stale
@@ -141,14 +142,12 @@ def _station(settings: Mapping[str, Any], data: Data | None, code: Sequence[str]
         source = str(Path(data).resolve())
         if not Path(source).exists():
             raise ConfigError(f"{name}: there is no file {source}", hint="a CSV, Parquet or NPZ file")
-    for each in code:
-        own.admit(each, "code")
     device = str(settings.get("device", "auto"))
     if device != "auto":
         usable(device)
     policy = settings.get("policy")
     return Station(
-        url="Flower", name=name, source=source, device=device, tell=_tell,
+        url="Flower", name=name, source=source, device=device, tell=_tell, admitted=dict.fromkeys(code, "code"),
         place=Path(settings.get("place") or Path.home() / ".atoll" / "nodes" / name),
         policy=None if policy is None else str(Path(policy).resolve()),
     )  # fmt: skip
@@ -184,7 +183,8 @@ class _Visit(Node):
         return _Shelf(place)
 
     def hand(self, joined: Joined) -> Hand:
-        return _Here(self.begin(joined), self._make)
+        begin = self.begin(joined)
+        return Staying(begin, sys.path) if self._make is None else _Here(begin, self._make)
 
 
 class _Shelf(Shelf):
@@ -197,7 +197,7 @@ class _Shelf(Shelf):
 
 
 class _Here(Hand):
-    """The worker is this process: Flower has started it for this message, and it may crash or hang as it will."""
+    """The worker is this process, where the app's own function makes the data and needs what Flower has told it."""
 
     def __init__(self, begin: Begin, make: Callable[[], Any] | None) -> None:
         super().__init__(begin)

@@ -25,7 +25,7 @@ from atoll.durable import replaced
 from atoll.errors import ConfigError
 from atoll.network.wire import DataForm, Plan, Task
 
-__all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "failed", "receive", "send"]
+__all__ = ["Begin", "Declined", "Do", "Done", "Failed", "Ready", "failed", "receive", "send", "serve"]
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True):
@@ -386,23 +386,28 @@ def _with(parent: int) -> None:
         os._exit(1)
 
 
+def serve(source: BinaryIO, sink: BinaryIO, work: _Work | None = None) -> _Work | None:
+    """Frames in, frames out, until the stream closes; who has begun the work already goes on with it."""
+    while (frame := receive(source)) is not None:
+        try:
+            if isinstance(frame, Begin):
+                if frame.memory:
+                    resource.setrlimit(resource.RLIMIT_DATA, (frame.memory, frame.memory))
+                work = work or _Work(frame)
+                send(sink, work.ready())
+            elif isinstance(frame, Do) and work is not None:
+                send(sink, work.do(frame))
+        except Exception as error:
+            send(sink, failed(error))
+    return work
+
+
 def main(reads: int, writes: int, parent: int) -> None:
-    """Frames in, frames out, until the pipe closes."""
+    """A worker on two pipes."""
     _with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides what it means
     with os.fdopen(reads, "rb") as source, os.fdopen(writes, "wb") as sink:
-        work: _Work | None = None
-        while (frame := receive(source)) is not None:
-            try:
-                if isinstance(frame, Begin):
-                    if frame.memory:
-                        resource.setrlimit(resource.RLIMIT_DATA, (frame.memory, frame.memory))
-                    work = _Work(frame)
-                    send(sink, work.ready())
-                elif isinstance(frame, Do) and work is not None:
-                    send(sink, work.do(frame))
-            except Exception as error:
-                send(sink, failed(error))
+        serve(source, sink)
 
 
 if __name__ == "__main__":
