@@ -1,7 +1,6 @@
 """A worker that stays between messages: Flower starts a process for each, and torch and the data are read once.
 
-It is `atoll.network.worker`'s, on a socket in a directory that is this user's alone. It ends with the SuperNode that it
-works for, or once nobody has asked for anything for a while.
+It is `atoll.network.worker`'s, on a socket in a directory that is this user's alone (`atoll.flower.worker`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,17 +21,15 @@ import msgspec
 
 from atoll.errors import RunError
 from atoll.network.hand import Hand
-from atoll.network.worker import Begin, Declined, Do, Done, Failed, Ready, serve
+from atoll.network.worker import Begin, Declined, Do, Done, Failed, Ready
 
-__all__ = ["Staying"]
+__all__ = ["OTHER", "SAME", "Staying"]
 
-_IDLE = 600.0
-"""Seconds without a message after which it ends."""
+SAME, OTHER = b"1", b"0"
+"""What a worker says to who calls: it has begun what they ask for; it had begun something else, and ends."""
 
 _START = 120.0
 """Seconds that it may take until it listens."""
-
-_SAME, _OTHER = b"1", b"0"
 
 
 class Staying(Hand):
@@ -70,26 +66,29 @@ class Staying(Hand):
             try:
                 line.connect(str(path))
                 line.sendall(self._key)
-                if line.recv(1) == _SAME:
+                if line.recv(1) == SAME:
                     return line.makefile("wb"), line.makefile("rb")
             except OSError:
                 pass
             finally:
                 line.close()  # the streams keep it open
-            if started is None or started.poll() is not None:
+            if started is None or os.waitpid(started, os.WNOHANG)[0]:
                 started = self._started(path)
             time.sleep(0.05)
         raise RunError("the worker does not start", hint=f"its log is {self.begin.place}/worker.log")
 
-    def _started(self, path: Path) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": str(self.begin.threads), "PYTHONPATH": self._paths,
-        }  # fmt: skip
-        with (Path(self.begin.place) / "worker.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "atoll.flower.staying", str(path), str(os.getppid())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
-            )  # fmt: skip
+    def _started(self, path: Path) -> int:
+        """The number of a new worker, which this process, one of many, does not wait for."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.begin.threads), "PYTHONPATH": self._paths}
+        command = [sys.executable, "-m", "atoll.flower.worker", str(path), str(os.getppid())]
+        log = os.open(Path(self.begin.place) / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        streams = [(os.POSIX_SPAWN_DUP2, null, 0), *((os.POSIX_SPAWN_DUP2, log, to) for to in (1, 2))]
+        try:
+            return os.posix_spawn(command[0], command, environment, file_actions=streams, setsid=True)
+        finally:
+            os.close(log)
+            os.close(null)
 
 
 def _address(place: str) -> Path:
@@ -101,49 +100,3 @@ def _address(place: str) -> Path:
     if not home.is_dir() or home.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise RunError(f"{home} is not this user's alone", hint=f"remove it, or set TMPDIR: chmod 700 {home}")
     return home / f"{hashlib.sha256(str(Path(place).resolve()).encode()).hexdigest()[:24]}.sock"
-
-
-# --- the process ----------------------------------------------------------------------------------------------------
-
-
-def main(path: str, parent: int) -> None:
-    """Serve one visitor after the other."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    known, work, last = None, None, time.monotonic()
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(path)
-        door.listen(4)
-        door.settimeout(0.5)
-        while _there(parent) and time.monotonic() - last < _IDLE:
-            try:
-                line, _ = door.accept()
-            except TimeoutError:
-                continue
-            line.settimeout(None)
-            with line, line.makefile("rb") as source, line.makefile("wb") as sink:
-                key = source.read(32)
-                if known not in (None, key):
-                    os.unlink(path)
-                    line.sendall(_OTHER)
-                    return
-                known = key
-                line.sendall(_SAME)
-                with contextlib.suppress(OSError):
-                    work = serve(source, sink, work)
-            last = time.monotonic()
-        os.unlink(path)
-
-
-def _there(parent: int) -> bool:
-    try:
-        os.kill(parent, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
