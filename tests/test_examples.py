@@ -51,39 +51,11 @@ def output(name: str, out: Path, *arguments: str) -> str:
     return text
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not HAR.exists(), reason="ATOLL_DATA has no har")
-def test_personalised_har_prints_every_method_beside_local(tmp_path: Path) -> None:
-    text = output("personalised_har", tmp_path, "--rounds", "2")
-    rows = dict(re.findall(r"^(Local|FedAvg|Ditto|FEDORA) +([\d.]+) %", text, re.MULTILINE))
-    assert set(rows) == {"Local", "FedAvg", "Ditto", "FEDORA"}
-    assert float(rows["Local"]) > 30  # six activities: guessing gives 19 %
-
-
-def test_personalised_har_without_data_says_where_it_looked(tmp_path: Path) -> None:
-    place = str(tmp_path)
-    code, _, err = start("personalised_har", "--out", place, ATOLL_DATA=place, ATOLL_HOME=place)
-    assert code == 2
-    assert "ATOLL_DATA" in err
-    assert "Traceback" not in err
-
-
 def test_hospitals_prints_gains_and_advice(tmp_path: Path) -> None:
     text = output("hospitals", tmp_path, "--rounds", "1", "--seeds", "2")
     gains = re.findall(r"^(\w+) .*% \( *([-+]\d+\.\d)±", text, re.MULTILINE)
     assert [name for name, _ in gains] == ["cleveland", "hungarian", "switzerland", "va"]
     assert re.search(r"^advice: cleveland .*, va ", text, re.MULTILINE)
-
-
-@pytest.mark.skipif(not (HAR.parent / "credit-default").is_dir(), reason="ATOLL_DATA has no credit-default")
-def test_bank_and_shop_know_more_together(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    code, text, err = start("bank_and_shop", "--rows", "1500", "--trees", "4", "--picture", str(picture))
-    assert code == 0, err
-    alone, both = (float(value) for value in re.findall(r"AUC ([\d.]+)", text))
-    assert both > alone + 0.05
-    assert "the same model as without encryption: True" in text
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_a_clinic_knows_is_of_use_to_a_laboratory(tmp_path: Path) -> None:

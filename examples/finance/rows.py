@@ -60,7 +60,7 @@ def learn(settings: Mapping[str, Any], rounds: int, seed: int) -> tuple[Figures,
     }
     figures, results = {}, {}
     for name, (where, method, more) in ways.items():
-        run = atoll.Federation(model, where, method, **common, **more).fit(progress=False)
+        run = atoll.Federation(model, where, method, **{**common, **more}).fit(progress=False)
         # Whoever trained it, a model is judged at each bank.
         judged = (
             run.evaluation if name == "each alone" else atoll.Federation(run.model, data, **common).evaluate()

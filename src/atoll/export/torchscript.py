@@ -23,7 +23,7 @@ def write(plain: Plain, tensors: tuple[Tensor, ...], names: Sequence[str], facts
     """Trace the module and save it; what it is stands in a further file (`FACTS`)."""
     with torch.no_grad():
         traced = torch.jit.trace(plain, tensors, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files={FACTS: facts})  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files={FACTS: facts})
 
 
 def runner(path: Path) -> Callable[[tuple[Tensor, ...]], Tensor]:
