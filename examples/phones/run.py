@@ -31,33 +31,33 @@ Row = tuple[np.ndarray, dict[str, Any]]
 def learn(settings: dict[str, dict[str, Any]], rounds: int, seed: int) -> dict[str, Row]:
     """Train in every way on one division of people's windows."""
     data = people(seed)
-    common = {
-        **settings["training"],
-        "seed": seed,
-        "rounds": rounds,
-        "eval_every": 0,
-        "engine": "batched",
-        "workers": 1,
-    }
-    phones = {**common, **settings["phones"]}
-    unhurried = {**phones, **settings["asynchronous"], "rounds": 2 * rounds}  # steps of half as many replies
+    common = {**settings["training"], "seed": seed, "eval_every": 0, "engine": "batched", "workers": 1}
+    # As much is asked of everybody: a cohort is a third of all, and the server takes a step with half as many replies.
+    everybody = {**common, **lasting(rounds)}
+    phones = {**common, **settings["phones"], **lasting(3 * rounds)}
+    unhurried = {**common, **settings["phones"], **settings["asynchronous"], **lasting(6 * rounds)}
     ways = {
-        "alone": (data, {**common, "method": "local"}),
+        "alone": (data, {**everybody, "method": "local"}),
         "waiting": (data, {**phones, "method": "fedavg"}),
         "not waiting": (data, {**unhurried, "method": "fedavg"}),
         "int8": (data, {**unhurried, **settings["int8"], "method": "fedavg"}),
         "int8, own models": (data, {**unhurried, **settings["int8"], **settings["own"]}),
-        "pooled": (pooled(data), {**common, "method": "fedavg"}),
+        "pooled": (pooled(data), {**everybody, "method": "fedavg"}),
     }
     found = {}
     for name, (where, given) in ways.items():
         run = atoll.Federation(model, where, **given).fit(progress=False)
         judged = run.evaluation
         if name == "pooled":  # the one model, for each person
-            judged = atoll.Federation(run.model, data, **common).evaluate()
+            judged = atoll.Federation(run.model, data, **everybody).evaluate()
         each = judged.each.get("personal") or judged.each["clients"]
         found[name] = 100 * np.array([each["accuracy"][k] for k in range(len(data))]), run.to_dict()
     return found
+
+
+def lasting(rounds: int) -> dict[str, Any]:
+    """So many rounds, with a rate that falls to a tenth by the end."""
+    return {"rounds": rounds, "schedule": f"exponential:{0.1 ** (1 / rounds):.4f}"}
 
 
 def pooled(data: atoll.FederatedData) -> atoll.FederatedData:
