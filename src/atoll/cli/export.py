@@ -37,9 +37,10 @@ def export(
     ] = None,
     runs: Annotated[str | None, typer.Option("--runs", metavar="DIR", help="Where to look for runs.")] = None,
 ) -> None:
-    """Write the model of a run for other runtimes, global or a client's.
+    """Write the model of a run for other runtimes.
 
-    The file is run before it is in place, and computes what the model does. The run's data must be there.
+    The global model, or a client's. The file is run before it is in place, and computes what the model does. The run's
+    data must be there.
     """
     notice = Notice()
     notice.say("loading PyTorch")
