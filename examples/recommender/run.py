@@ -3,8 +3,9 @@
     python examples/recommender/run.py [--quick] [--ratings FILE.csv] [--liked 4] [--explicit] [--for USER]
 
 Adapts the data (a list a user), takes a model whose last layer is the taste, personalises (`methods.py`), federates,
-and evaluates: NDCG@10 and recall@10 over what each user does not know yet, beside guessing, the most popular items, users
-alone and all ratings in one place; users who never trained apart. The case study is `docs/applications/recommender.md`.
+and evaluates: NDCG@10 and recall@10 over what each user does not know yet, beside guessing, the most popular items,
+users alone and all ratings in one place; users who never trained apart. `docs/applications/recommender.md` goes
+through it.
 
 Data: made up (`made.py`), or your own: a csv with the columns user, item, rating. Out: a table, and recommender.png.
 """

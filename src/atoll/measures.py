@@ -33,6 +33,7 @@ BETTER: Mapping[str, Better] = {
     "sensitivity": "higher",
     "specificity": "higher",
     "balanced_accuracy": "higher",
+    "ece": "lower",
     "loss": "lower",
     "mae": "lower",
     "mse": "lower",

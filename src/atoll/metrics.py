@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll import own, ranking, spec
+from atoll.calibration import calibration_error
 from atoll.errors import ConfigError, suggest
 from atoll.measures import BETTER, Better
 from atoll.sequences import class_last, exponential, of_tokens, surprise
@@ -256,6 +257,16 @@ def _scored(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([labels.unsqueeze(-1), scores], -1)
 
 
+def _confident(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Rows (probability, whether it happened): of two classes of the second, of more of the predicted one."""
+    logits, labels = _logits(outputs, targets)
+    given = torch.softmax(logits, -1)
+    at = torch.ones_like(labels) if logits.shape[-1] == 2 else logits.argmax(-1).to(labels.dtype)
+    sure = given.gather(-1, at.long().unsqueeze(-1)).squeeze(-1)
+    happened = torch.where(torch.isnan(labels), labels, (labels == at).to(labels.dtype))
+    return torch.stack([sure, happened], -1)
+
+
 def _missed(outputs: Tensor, targets: Tensor) -> Tensor:
     """How much of the probability goes to other classes than the label's [b, rows]; of two classes |p - y|."""
     logits, labels = _logits(outputs, targets)
@@ -387,6 +398,7 @@ NAMED: Mapping[str, Metric] = {
         ("sensitivity", _of_classes, _positive(_recall)),
         ("specificity", _of_classes, _positive(_specificity)),
         ("balanced_accuracy", _predicted, _balanced),
+        ("ece", _confident, calibration_error),
         ("mae", lambda outputs, targets: _errors(outputs, targets).abs(), None),
         ("mse", lambda outputs, targets: _errors(outputs, targets).square(), None),
         ("rmse", lambda outputs, targets: _errors(outputs, targets).square().mean(1, keepdim=True), _root),

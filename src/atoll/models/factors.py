@@ -14,8 +14,8 @@ class Factors(nn.Module):
     """Scores of all items for one user: bias of the item + factors of the item . taste + bias of the user.
 
     The last layer is the user's (`taste`, with its bias), all before it the items' (`items`, of which the last column
-    is the bias): methods that keep the head of a model with the client (`FedPer`, `FedRep`) keep just that, and share the
-    items. Koren, Bell and Volinsky, Computer 2009, equation 5.
+    is the bias): methods that keep the head of a model with the client (`FedPer`, `FedRep`) keep just that, and share
+    the items. Koren, Bell and Volinsky, Computer 2009, equation 5.
 
     What comes in is the user's history, which only says how many lists are asked for.
 
@@ -41,5 +41,5 @@ class Factors(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """Histories [b, items] to scores [b, items]."""
         factors, bias = self.items.weight[:, :-1], self.items.weight[:, -1]
-        scores = self.taste(factors)[:, 0] + bias  # the taste's turn comes last: it is the head
+        scores: Tensor = self.taste(factors)[:, 0] + bias  # the taste's turn comes last: it is the head
         return scores.expand(history.shape[0], -1)
