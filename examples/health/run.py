@@ -7,8 +7,8 @@ are clipped, get noise at each hospital and are masked: secure aggregation under
 judges what came of it: accuracy, and whether a risk that the model names is one (calibration), beside training alone,
 no privacy, fairness (q-FedAvg) and all patients in one place. `docs/applications/health.md` goes through it.
 
-With --kill the same run without noise, whose coordinator and one hospital are killed in the middle and started again: the
-model is that of a simulation, bit for bit.
+With --kill the same run without noise before it, whose coordinator and one hospital are killed in the middle and
+started again: the model is that of a simulation, bit for bit.
 
 Data: UCI heart disease, in the package. Out: a table, and health.png, in a directory that is new or empty.
 """
@@ -206,10 +206,8 @@ def draw(ways: dict[str, list[Rows]], path: Path) -> None:
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     scores = {way: np.mean([accuracy(rows) for rows in found]) for way, found in ways.items()}
     loss = scores["FedAvg"] - scores[names[0]]
-    figure.suptitle(
-        f"A noisy, masked sum costs {loss:.1f} points of accuracy" if loss > 0.5 else "A noisy, masked sum costs no accuracy",
-        weight="bold",
-    )  # fmt: skip
+    cost = f"{loss:.1f} points of accuracy" if loss > 0.5 else "no accuracy"
+    figure.suptitle(f"A noisy, masked sum costs {cost}", weight="bold")
     figure.savefig(path, dpi=150)
 
 

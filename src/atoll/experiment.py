@@ -111,8 +111,8 @@ class Experiment(Origin, Settings):
     loss: Annotated[
         str | None,
         Meta(
-            description="cross_entropy, bce, mse, l1, masked:0.15 (hidden tokens of texts), module:function; by default"
-            " it follows from the labels"
+            description="cross_entropy, bce, mse, l1, listwise, rated (lists of items), masked:0.15 (hidden tokens of"
+            " texts), module:function; by default it follows from the labels"
         ),
     ] = None
     metrics: Annotated[
