@@ -83,12 +83,8 @@ def private(place: Path, rounds: int) -> tuple[torch.nn.Module, dict[str, float]
     model = atoll.models.logistic(15, 2)
     model.load_state_dict(load_file(place / "model.safetensors"))
     events = RunFolder.find("last", place / "coordinator" / "runs").log().events
-    result = next(event for event in reversed(events) if event["type"] == "result")
-    played = [event for event in events if event["type"] == "round"]
-    return model, {
-        "epsilon": result["privacy"]["epsilon"],
-        "kB": sum(each["bytes_up"] + each["bytes_down"] for each in played) / 1e3,
-    }
+    result = next(event for event in reversed(events) if event["event"] == "result")
+    return model, {"epsilon": result["epsilon"], "kB": (result["bytes_up"] + result["bytes_down"]) / 1e3}
 
 
 def killed(place: Path, rounds: int) -> None:

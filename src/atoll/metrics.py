@@ -3,7 +3,7 @@ classes are taken for which."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll import own, ranking, spec
+from atoll import own, ranking, scoring, spec
 from atoll.calibration import calibration_error
 from atoll.errors import ConfigError, suggest
 from atoll.measures import BETTER, Better
@@ -192,7 +192,7 @@ def _named(name: str, loss: str) -> Metric | Confusion:
         share = _SHARE.read(name.removeprefix(_TPR_AT), f"metrics: {name!r}", f"such as {_TPR_AT}0.01")
         if loss in ("mse", "l1"):
             raise ConfigError(f"metrics: {name} is nothing that a model with the loss {loss} has")
-        return Metric(_scored, "higher", partial(_tpr_at, share=share))
+        return Metric(_scored, "higher", partial(scoring.tpr_at, share=share))
     if name not in NAMED and name != Confusion.name:
         known = [*NAMED, f"{_TPR_AT}0.01", Confusion.name, "ndcg@10", "recall@10"]
         raise ConfigError(f"metrics: there is no metric {name!r}", hint=suggest(name, known))
@@ -298,110 +298,25 @@ def _of_ratings(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.where(targets > 0, outputs - targets, torch.full_like(outputs, torch.nan))
 
 
-# --- figures of a whole set -----------------------------------------------------------------------------------------
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _against_the_rest(rows: Rows) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
-    """Of each class that occurs, of two the second: the samples' scores, and which samples are of the class."""
-    labels, scores = rows[:, 0], rows[:, 1:]
-    two = scores.shape[1] == 1
-    for each in [1] if two else np.unique(labels).astype(int):
-        yield scores[:, 0 if two else each], labels == each
-
-
-def _tpr_at(rows: Rows, share: float) -> float:
-    """How many samples of a class are found by the lowest threshold that flags at most this share of the others.
-
-    A sample is flagged where its score is above the threshold, so that ties are flagged together. Of several classes
-    the mean over those that occur, each against the rest.
-    """
-    found = []
-    for scores, inside in _against_the_rest(rows):
-        others = np.sort(scores[~inside])[::-1]
-        flagged = int(share * len(others) + 1e-9)  # 0.29 * 100 is a little below 29
-        hit = int((scores[inside] > others[flagged]).sum()) if flagged < len(others) else 0
-        found.append(_ratio(hit, int(inside.sum())) if len(others) else float("nan"))
-    return float(np.mean(found))
-
-
-def _auc(rows: Rows) -> float:
-    """Area under the ROC curve: how often a sample of a class scores above one of another; ties count half.
-
-    Of several classes the mean over those that occur, each against the rest.
-    """
-    found = []
-    for column, inside in _against_the_rest(rows):
-        _, place, many = np.unique(column, return_inverse=True, return_counts=True)
-        ranks = (np.cumsum(many) - (many - 1) / 2)[place]
-        n, m = int(inside.sum()), int((~inside).sum())
-        found.append(_ratio(float(ranks[inside].sum()) - n * (n + 1) / 2, n * m))
-    return float(np.mean(found))
-
-
-def _precision(rows: Rows, of: float) -> float:
-    picked = rows[:, 1] == of
-    return _ratio(float((rows[picked, 0] == of).sum()), float(picked.sum()))
-
-
-def _recall(rows: Rows, of: float) -> float:
-    there = rows[:, 0] == of
-    return _ratio(float((rows[there, 1] == of).sum()), float(there.sum()))
-
-
-def _specificity(rows: Rows, of: float) -> float:
-    others = rows[:, 0] != of
-    return _ratio(float((rows[others, 1] != of).sum()), float(others.sum()))
-
-
-def _f1(rows: Rows, of: float) -> float:
-    there, picked = rows[:, 0] == of, rows[:, 1] == of
-    return _ratio(2 * float((there & picked).sum()), float(there.sum() + picked.sum()))
-
-
-def _positive(figure: Callable[[Rows, float], float]) -> Callable[[Rows], float]:
-    """Of two classes the figure of the second; of more the mean over those where it is defined."""
-
-    def whole(rows: Rows) -> float:
-        if rows[0, 2] <= 2:
-            return figure(rows, 1)
-        found = [figure(rows, each) for each in np.unique(rows[:, :2])]
-        known = [value for value in found if value == value]
-        return float(np.mean(known)) if known else float("nan")
-
-    return whole
-
-
-def _macro_f1(rows: Rows) -> float:
-    return float(np.mean([_f1(rows, each) for each in np.unique(rows)]))
-
-
-def _balanced(rows: Rows) -> float:
-    return float(np.mean([_recall(rows, each) for each in np.unique(rows[:, 0])]))
-
-
-def _root(rows: Rows) -> float:
-    return float(np.sqrt(rows.mean()))
-
-
 NAMED: Mapping[str, Metric] = {
     name: Metric(sample, BETTER[name], whole)
     for name, sample, whole in (
-        ("auc", _scored, _auc),
-        ("f1", _of_classes, _positive(_f1)),
-        ("macro_f1", _predicted, _macro_f1),
-        ("precision", _of_classes, _positive(_precision)),
-        ("recall", _of_classes, _positive(_recall)),
-        ("sensitivity", _of_classes, _positive(_recall)),
-        ("specificity", _of_classes, _positive(_specificity)),
-        ("balanced_accuracy", _predicted, _balanced),
+        ("auc", _scored, scoring.auc),
+        ("f1", _of_classes, scoring.positive(scoring.f1)),
+        ("macro_f1", _predicted, scoring.macro_f1),
+        ("precision", _of_classes, scoring.positive(scoring.precision)),
+        ("recall", _of_classes, scoring.positive(scoring.recall)),
+        ("sensitivity", _of_classes, scoring.positive(scoring.recall)),
+        ("specificity", _of_classes, scoring.positive(scoring.specificity)),
+        ("balanced_accuracy", _predicted, scoring.balanced),
         ("ece", _confident, calibration_error),
         ("mae", lambda outputs, targets: _errors(outputs, targets).abs(), None),
         ("mse", lambda outputs, targets: _errors(outputs, targets).square(), None),
-        ("rmse", lambda outputs, targets: _errors(outputs, targets).square().mean(1, keepdim=True), _root),
+        (
+            "rmse",
+            lambda outputs, targets: _errors(outputs, targets).square().mean(1, keepdim=True),
+            scoring.root,
+        ),
     )
 } | {"perplexity": Metric(surprise, BETTER["perplexity"], over="tokens", after=exponential)}
 """Metrics that a name suffices for."""
@@ -409,7 +324,7 @@ NAMED: Mapping[str, Metric] = {
 _OF_PROBABILITIES: Mapping[str, Metric] = {
     "mae": Metric(_missed, "lower"),
     "mse": Metric(_brier, "lower"),
-    "rmse": Metric(lambda outputs, targets: _brier(outputs, targets).unsqueeze(-1), "lower", _root),
+    "rmse": Metric(lambda outputs, targets: _brier(outputs, targets).unsqueeze(-1), "lower", scoring.root),
 }
 """What errors are where a model gives each class a probability."""
 
@@ -417,7 +332,7 @@ _OF_RATINGS: Mapping[str, Metric] = {
     "mae": Metric(lambda outputs, targets: _of_ratings(outputs, targets).abs(), "lower", over="tokens"),
     "mse": Metric(lambda outputs, targets: _of_ratings(outputs, targets).square(), "lower", over="tokens"),
     "rmse": Metric(
-        lambda outputs, targets: _of_ratings(outputs, targets).square().unsqueeze(-1), "lower", _root
+        lambda outputs, targets: _of_ratings(outputs, targets).square().unsqueeze(-1), "lower", scoring.root
     ),
 }
 """What errors are where a target is a list of ratings: over all ratings, and not a mean of users' means."""
