@@ -13,6 +13,9 @@ from msgspec import Meta
 
 from atoll import own
 from atoll.assembly import budgeted, build_method
+from atoll.data.corpus import KINDS as TEXTS
+from atoll.data.corpus import kind_of
+from atoll.data.tokens import tokenizer
 from atoll.data.weights import weights_of
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
@@ -31,7 +34,7 @@ from atoll.networks import architectures, networks
 from atoll.rounds.membership import Membership
 from atoll.settings import Count
 
-__all__ = ["KINDS", "base_at", "federated", "office_of", "places_of", "plan_of", "prepared"]
+__all__ = ["KINDS", "base_at", "federated", "office_of", "places_of", "plan_of", "prepared", "stand_in"]
 
 _INSTEAD = {
     "public": 'write public = "public.npz" into [network]: inputs x, which all nodes get',
@@ -108,6 +111,26 @@ def federated(
     return federation
 
 
+def stand_in(data: object) -> str:
+    """What stands for the data of nodes, where a file says `data`: texts ("text", or "text:PATH"), or rows."""
+    kind = data if data in TEXTS else (kind_of(data) or (None,))[0] if isinstance(data, str) else None
+    return "nodes.csv" if kind is None else f"{kind}:nodes"
+
+
+def _read_as(experiment: Experiment) -> dict[str, Any]:
+    """How nodes read their data."""
+    found = {key: value for key in _FILE_KEYS if (value := getattr(experiment, key)) is not None}
+    if (texts := kind_of(experiment.data)) is not None:
+        found |= {"texts": texts[0], "window": experiment.window, "packed": experiment.packed or None}
+        found["tokenizer"] = tokenizer(experiment.tokenizer).sha256
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _folder(experiment: Experiment) -> str | None:
+    """The folder of the tokenizer on this machine."""
+    return None if experiment.tokenizer in (None, "bytes") else experiment.tokenizer
+
+
 def places_of(experiment: Experiment, given: dict[str, Any]) -> int:
     """How many clients there may be.  Raises ConfigError where nobody has said."""
     found = experiment.clients or len(given.get("nodes") or ()) or given.get("min_clients")
@@ -131,7 +154,7 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
     public = packed(arrays(Path(given["public"]))) if given.get("public") else None
     place = Path(given["place"])
     base = partial(base_at, experiment, place)
-    root = Here.of_root(given["root"], plan) if given.get("root") else None
+    root = Here.of_root(given["root"], plan, _folder(experiment)) if given.get("root") else None
     return Office(place, plan, places, least, nodes, given["absent"], public, base, root)
 
 
@@ -163,7 +186,7 @@ def plan_of(experiment: Experiment, given: dict[str, Any]) -> Plan:
         adapter=experiment.adapter,
         seed=experiment.seed,
         engine="loop" if experiment.engine == "loop" else "processes",
-        data={key: value for key in _FILE_KEYS if (value := getattr(experiment, key)) is not None},
+        data=_read_as(experiment),
         validation=experiment.validation,
         test=experiment.test,
         rounds=experiment.rounds,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from atoll.cli.serve import Wish, network
 from atoll.data.samples import Samples
-from atoll.deployed import federated, office_of, prepared
+from atoll.deployed import federated, office_of, prepared, stand_in
 from atoll.errors import AtollError
 from atoll.experiment import Experiment
 from atoll.federation import Federation
@@ -33,6 +33,7 @@ from atoll.network.shelf import Shelf
 from atoll.network.signing import Signer
 from atoll.network.wire import Failure, Joining, Plan, Task
 from atoll.network.worker import Begin, Declined, Do, _Work
+from atoll.schema import parse
 from tests.network.cluster import simulation, write
 
 __all__ = ["OneThread", "clients"]
@@ -59,6 +60,7 @@ class OneThread:
         before: called before a node does a task, for tests that do something then.
         device: what nodes compute on.
         starts: the weights that nodes' models stand over, by name.
+        how: further fields of what workers are told first (`Begin`).
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class OneThread:
         before: Callable[[str, Task], object] = lambda name, task: None,
         device: str = "cpu",
         starts: Mapping[str, Path] | None = None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
         self.place, self.before, self.device, self.starts = place, before, device, starts or {}
+        self.how = how or {}
         found = data or clients()
         self.suffix = ".npz"  # of nodes' files
         self.names, self.nodes = list(found), dict[str, Node]()
@@ -95,7 +99,9 @@ class OneThread:
         """Serve the file, join, and play to the end.  Raises what `atoll serve` would say."""
         wish = Wish(str(self.file), [], plain=True, place=str(self.place / "coordinator"))
         given = network(wish)
-        experiment = prepared(Experiment.read(wish.file, wish.sets, data="nodes.csv"), given)
+        experiment = prepared(
+            Experiment.read(wish.file, wish.sets, data=stand_in(parse(self.file).get("data"))), given
+        )
         office = office_of(experiment, given)
         self.coordinator = Coordinator(office, lambda *given: federated(experiment, *given))
         self.coordinator.desk.wait = self._wait  # type: ignore[method-assign]
@@ -158,7 +164,7 @@ class Node:
         begin = Begin(joined.plan, source, joined.number, name, str(self.place), public, device=house.device)
         if name in house.starts:
             begin = msgspec.structs.replace(begin, start=str(house.starts[name]))
-        self.work = _Work(begin)
+        self.work = _Work(msgspec.structs.replace(begin, **house.how))
         house.coordinator.welcome(name, self.work.ready().form)
 
     def worked(self) -> bool:

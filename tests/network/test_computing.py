@@ -120,3 +120,44 @@ def test_a_worker_refuses_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert auto == ("cuda:0" if torch.cuda.is_available() else "cpu")
     silo = _Work(msgspec.structs.replace(begin, device="auto", silo="ddp:2"))
     assert silo.ready().form.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    "how", [{"precision": "bfloat16"}, pytest.param({"accumulate": 3}, marks=pytest.mark.slow)], ids=str
+)
+def test_how_gradients_are_computed_is_a_nodes_affair(how: dict[str, Any], tmp_path: Path) -> None:
+    """All do as the simulation that says so; and who approves reads it."""
+    made = OneThread(tmp_path, {"batch_size": 8}, how=how).play()
+    assert made.same(**how)
+    assert not made.same()
+    said = "cpu, in bfloat16" if "precision" in how else "cpu, batches in 3 goes"
+    assert said in made.nodes["ann"].work.text
+
+
+def test_blocks_are_computed_again_where_there_are_any(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no blocks"):
+        OneThread(tmp_path, {}, how={"recompute": True}).play()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--precision", "half", "--precision half is not to be had"),
+        ("--tokenizer", "nowhere", "--tokenizer nowhere: there is no such folder"),
+        ("--accumulate", "0", "--accumulate"),
+    ],
+)
+def test_what_a_node_cannot_do_is_told_at_once(option: str, value: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n1,0\n")
+    given = [
+        "join",
+        "127.0.0.1:1",
+        "--plain",
+        "--name",
+        "ann",
+        "--approve",
+        "--data",
+        str(tmp_path / "a.csv"),
+    ]
+    code, out, said = command(*given, option, value)
+    assert code == 2 and says in out + said

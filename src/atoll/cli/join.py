@@ -48,6 +48,10 @@ class Wish:
     silo: str | None = None
     device: str = "auto"
     start: str | None = None
+    tokenizer: str | None = None
+    precision: str = "float32"
+    accumulate: int = 1
+    recompute: bool = False
 
 
 def command(wish: Wish) -> None:
@@ -56,13 +60,20 @@ def command(wish: Wish) -> None:
     if not own.named(wish.data) and not Path(wish.data).exists():  # nobody needs to be there to tell
         raise ConfigError(
             f"--data {wish.data}: there is no such file",
-            hint="a CSV, Parquet or NPZ file, or module:function",
+            hint="a CSV, Parquet or NPZ file, texts, or module:function",
         )
     if wish.start is not None and not Path(wish.start).exists():
         raise ConfigError(
             f"--base {wish.start}: there is no such file",
             hint="the .safetensors file that the run starts from, or the folder in which it is",
         )
+    if wish.tokenizer is not None and not Path(wish.tokenizer).exists():
+        raise ConfigError(
+            f"--tokenizer {wish.tokenizer}: there is no such folder",
+            hint="the folder in which the run's tokenizer.json is",
+        )
+    if wish.precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"--precision {wish.precision} is not to be had", hint="float32 or bfloat16")
     if wish.silo is not None and wish.device not in ("auto", "cpu"):
         raise ConfigError(
             f"--silo {wish.silo} computes on the CPU, and --device says {wish.device}",
@@ -172,6 +183,10 @@ def station_of(
         silo=wish.silo,
         device=wish.device,
         start=None if wish.start is None else str(Path(wish.start).resolve()),
+        tokenizer=None if wish.tokenizer is None else str(Path(wish.tokenizer).resolve()),
+        precision=wish.precision,
+        accumulate=wish.accumulate,
+        recompute=wish.recompute,
         **keys,
     )
 

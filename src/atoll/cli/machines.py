@@ -141,6 +141,23 @@ def join(
         str | None,
         typer.Option("--base", metavar="FILE", help="The weights that this run's adapters stand over."),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="DIR", help="Of texts: the tokenizer that this run reads by."),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision", metavar="float32|bfloat16", help="Of the operations that can be so computed."
+        ),
+    ] = "float32",
+    accumulate: Annotated[
+        int,
+        typer.Option("--accumulate", metavar="N", help="Goes in which a batch's gradient is taken.", min=1),
+    ] = 1,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute blocks of transformers again, to save memory.")
+    ] = False,
 ) -> None:
     """Take part in a federation with data that stay here."""
     from atoll.cli.join import Wish, command
@@ -163,6 +180,10 @@ def join(
             silo,
             device,
             start,
+            tokenizer,
+            precision,
+            accumulate,
+            recompute,
         )
     )
 

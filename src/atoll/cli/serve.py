@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 from rich.console import Console
 
-from atoll.deployed import KINDS, federated, office_of, prepared
+from atoll import spec
+from atoll.deployed import KINDS, federated, office_of, prepared, stand_in
 from atoll.errors import ConfigError, suggest
 from atoll.experiment import Experiment
 from atoll.network.coordinator import Coordinator, Deployment
@@ -63,7 +64,7 @@ def command(wish: Wish) -> None:
     console = Console(stderr=False, highlight=False)
     teller = Teller(wish.log_json)
     given = network(wish)
-    experiment = prepared(Experiment.read(wish.file, wish.sets, data="nodes.csv"), given)
+    experiment = prepared(Experiment.read(wish.file, wish.sets, data=_stand_in(wish)), given)
     office = office_of(experiment, given)
     authority = secured(wish, given)
     address = address_of(given, authority)
@@ -108,6 +109,12 @@ def command(wish: Wish) -> None:
     if wish.save is not None:
         run.save(wish.save)
         teller(said("saved", f"model saved to {wish.save}", file=wish.save))
+
+
+def _stand_in(wish: Wish) -> str:
+    """What stands for the data of nodes, by what the file or the command line says of data."""
+    said = {**parse(Path(wish.file)), **dict(spec.assignment(text, "--set") for text in wish.sets)}
+    return stand_in(said.get("data"))
 
 
 def network(wish: Wish) -> dict[str, Any]:

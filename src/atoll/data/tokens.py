@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Bytes:
 
     size = BYTES
     end = 0
+    sha256 = None
 
     def __call__(self, text: str) -> IntArray:
         """The tokens of a text."""
@@ -61,6 +63,11 @@ class Tokenizer:
     def __call__(self, text: str) -> IntArray:
         """The tokens of a text, without those that a tokenizer adds around one."""
         return np.array(self._read.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides how a text becomes tokens."""
+        return hashlib.sha256(f"{self._read.to_str()} {self.end}".encode()).hexdigest()
 
     def _end(self, folder: Path, what: str) -> int:
         """The token that ends a text: the one that the folder names, or one of the usual names."""

@@ -17,6 +17,7 @@ from atoll.network.policy import Policy, chain_of, judges, method_of
 from atoll.network.wire import Plan
 from atoll.task import Task
 from atoll.tensors import leaves
+from atoll.thrift import Thrift
 
 __all__ = ["approval"]
 
@@ -36,7 +37,7 @@ def approval(
             [
                 f"name: {here.names[here.number]}, client {here.number}",
                 *describe(here),
-                f"computes on: {_called(device)}",
+                f"computes on: {_called(device)}{_how(tasks[0].thrift)}",
             ],
         ),
         ("What leaves this machine", [*_leaves(plan, here, policy, method, chain, tasks, device)]),
@@ -55,6 +56,14 @@ def approval(
 
 def _called(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _how(thrift: Thrift) -> str:
+    """What a node does in a way of its own."""
+    said = [f" in {thrift.precision}"] if thrift.precision != "float32" else []
+    said += [f" batches in {thrift.accumulate} goes"] if thrift.accumulate > 1 else []
+    said += [" blocks twice"] if thrift.recompute else []
+    return "".join(f",{each}" for each in said)
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from atoll.data.report import PartitionReport, measure
 from atoll.data.samples import IntArray, Samples, labels_of
 from atoll.data.wishes import read_classes
 from atoll.errors import AtollError, ConfigError, DataError
-from atoll.network.reading import Reading, asked, check_stated
+from atoll.network.reading import Reading, asked, check_stated, read_texts
 from atoll.network.wire import Plan
 from atoll.parts import shapes, tensors
 
@@ -49,20 +49,34 @@ class Here(FederatedData):
 
     @staticmethod
     def load(  # type: ignore[override]
-        source: str, number: int, name: str, plan: Plan, make: Callable[[], Any] | None = None
+        source: str,
+        number: int,
+        name: str,
+        plan: Plan,
+        make: Callable[[], Any] | None = None,
+        tokenizer: str | None = None,
     ) -> Here:
         """What a node has, read as the plan says.
 
         Args:
             source: a .csv, .tsv, .parquet or .npz file, a folder with the files train and test, or the node's own code,
-                "module:function", which is called without arguments and returns what `from_clients` takes as a client.
+                "module:function", which is called without arguments and returns what `from_clients` takes as a client;
+                where the plan reads texts, a file or a folder of them.
             make: that function itself, where `source` is no more than what it is called.
+            tokenizer: the folder of the tokenizer that texts are read by.
 
         Raises DataError for data that cannot be read, ConfigError for a plan that leaves open what a node cannot know.
         """
         reading = Reading.of(plan)
-        value = _found(source) if make is None else _made(make, source)
-        check_stated(reading, value, source)
+        if reading.texts is not None and (make is not None or _is_code(source)):
+            raise ConfigError(
+                f"{source} is code, and the run reads texts by itself",
+                hint="name a file, or a folder of .txt files",
+            )
+        value = read_texts(reading, source, tokenizer)
+        if value is None:
+            value = _found(source) if make is None else _made(make, source)
+            check_stated(reading, value, source)
         data = from_clients(
             {name: value},
             test=plan.test,
@@ -72,21 +86,21 @@ class Here(FederatedData):
             start=number,
             **reading.options(),
         )
-        _check_classes(data, reading, source)
+        if reading.texts is None:
+            _check_classes(data, reading, source)
         made = Here(data, number, name, reading, asked(source, plan))
         augmented = made if plan.augment is None else made.augment(plan.augment)
         assert isinstance(augmented, Here)
         return augmented
 
     @staticmethod
-    def of_root(source: str, plan: Plan) -> Here:
+    def of_root(source: str, plan: Plan, tokenizer: str | None = None) -> Here:
         """What a coordinator has itself, for a rule that compares with the server's own update: all of it to train on.
 
         Raises as `load` does.
         """
-        return Here.load(
-            source, 0, "root", msgspec.structs.replace(plan, test=None, validation=0, augment=None)
-        )
+        whole = msgspec.structs.replace(plan, test=None, validation=0, augment=None)
+        return Here.load(source, 0, "root", whole, tokenizer=tokenizer)
 
     @property
     def sha256(self) -> str:
@@ -224,7 +238,9 @@ def describe(here: Here) -> list[str]:
         counts += [f"{held:,} {use}"] if held else []
     lines = [f"samples: {', '.join(counts)}"]
     inputs = f"inputs: of shape {shapes(here.example().inputs)}"
-    if here.columns:
+    if here.reading.texts is not None:
+        inputs += f", tokens of {here.reading.texts}; to predict: the token that comes next"
+    elif here.columns:
         *features, label = here.columns
         inputs += f", from {', '.join(features)}; to predict: {label}"
     lines.append(inputs)

@@ -56,6 +56,8 @@ class Station:
         silo: what trains here together ("ddp:2"), where it is more than one process.
         device: what its worker computes on; "auto": a GPU where there is one.
         start: a file with the numbers of the model that nobody trains or sends.
+        tokenizer: a folder with the tokenizer that the run reads texts by.
+        precision, accumulate, recompute: how its gradients are computed (`atoll.thrift`).
     """
 
     url: str
@@ -77,6 +79,10 @@ class Station:
     silo: str | None = None
     device: str = "auto"
     start: str | None = None
+    tokenizer: str | None = None
+    precision: str = "float32"
+    accumulate: int = 1
+    recompute: bool = False
 
 
 class Node:
@@ -149,7 +155,8 @@ class Node:
             plan=joined.plan, source=station.source, number=joined.number, name=station.name,
             place=str(station.place), public=None if joined.plan.public is None else str(self.shelf.public),
             policy=station.policy, admitted=dict(station.admitted), memory=station.memory,
-            silo=station.silo, device=station.device, start=station.start,
+            silo=station.silo, device=station.device, start=station.start, tokenizer=station.tokenizer,
+            precision=station.precision, accumulate=station.accumulate, recompute=station.recompute,
         )  # fmt: skip
 
     def hold(self) -> None:
@@ -292,7 +299,8 @@ class Node:
         """Keep what `atoll predict` needs of a task that was answered."""
         kept = Kept(
             task=task, plan=joined.plan, number=joined.number, name=self.station.name, source=self.station.source,
-            start=self.station.start,
+            start=self.station.start, tokenizer=self.station.tokenizer, precision=self.station.precision,
+            accumulate=self.station.accumulate, recompute=self.station.recompute,
         )  # fmt: skip
         if kept.rank >= 0:
             self.shelf.keep(kept)

@@ -121,7 +121,8 @@ def at_node(place: Path, admitted: Mapping[str, str]) -> tuple[Predictor, Kept, 
         )
     public = str(shelf.public) if plan.public is not None else None
     begin = Begin(plan, kept.source, kept.number, kept.name, str(place), public, None, dict(admitted))
-    work = _Work(msgspec.structs.replace(begin, start=kept.start))
+    how = {key: getattr(kept, key) for key in ("start", "tokenizer", "precision", "accumulate", "recompute")}
+    work = _Work(msgspec.structs.replace(begin, **how))
     program = kept.program
     if program == "train":  # nothing was judged here: there are no test data, or the policy does not have it
         program = "personal" if work.method.personalised else "evaluate"
@@ -205,6 +206,10 @@ def saved(path: Path, plan: Plan, inputs: Tensor) -> Predictor:
 def _names(reading: Reading) -> tuple[str, ...] | None:
     """What classes are called; None where a number is predicted.  Raises ConfigError where the plan does not say."""
     stated = read_classes(reading.classes)
+    if reading.texts is not None:
+        raise ConfigError(
+            "the run learned from texts, which are no rows", hint="predict in Python, or generate"
+        )
     if stated is None:
         raise ConfigError(
             "the run's file does not say which classes there are", hint='classes = "no,yes", or 10'

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from atoll.data import Dataset
+from atoll.data.corpus import WINDOW, from_texts
 from atoll.data.files import TABLES, read_table
 from atoll.data.table import Table, is_frame
+from atoll.data.tokens import tokenizer as read_by
 from atoll.data.whole import is_pair, is_split
 from atoll.data.wishes import read_names, read_scale
 from atoll.errors import ConfigError, suggest
 from atoll.network.wire import Plan
 
-__all__ = ["Reading", "asked", "check_stated"]
+__all__ = ["Reading", "asked", "check_stated", "read_texts"]
 
 _Words = str | tuple[str, ...] | None
+_OF_TEXTS = ("texts", "window", "packed", "tokenizer")
 
 
 class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +40,12 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     missing: Literal["drop", "zero", "mark"] | None = None
     scale: str | tuple[str, ...] | dict[str, float | tuple[float, ...]] | None = None
     ignore: int | None = None
+    texts: Literal["text", "instructions", "pairs"] | None = None
+    """What kind of texts a file or folder has, where it has any; the rest is how these become tokens and samples."""
+    window: int | None = None
+    packed: bool | None = None
+    tokenizer: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    """The SHA-256 of the tokenizer that all have; None: texts are read as bytes."""
 
     @staticmethod
     def of(plan: Plan) -> Reading:
@@ -56,8 +66,9 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             ) from None
 
     def options(self) -> dict[str, Any]:
-        """What is given, as `from_clients` takes it."""
-        return {key: value for key in self.__struct_fields__ if (value := getattr(self, key)) is not None}
+        """What is given of tables and arrays, as `from_clients` takes it."""
+        keys = [key for key in self.__struct_fields__ if key not in _OF_TEXTS]
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
     @property
     def columns(self) -> list[str]:
@@ -69,9 +80,42 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 def asked(source: str, plan: Plan) -> list[str]:
     """The columns that a plan has read at a node, or the arrays of its .npz file; known before anything is read."""
     reading = Reading.of(plan)
+    if reading.texts is not None:
+        return ["text"]
     if Path(source).suffix.lower() == ".npz":
         return ["x", "y" if reading.label is None else reading.label]
     return reading.columns
+
+
+def read_texts(reading: Reading, source: str, tokenizer: str | None) -> Dataset | None:
+    """The texts of a node, read as the plan says, by the tokenizer in a folder of the node's; None: it reads none.
+
+    Raises DataError for texts that cannot be read, ConfigError where the tokenizer is not the run's.
+    """
+    if reading.texts is None:
+        if tokenizer is not None:
+            raise ConfigError(
+                f"--tokenizer {tokenizer}: the run reads no texts", hint="leave --tokenizer out"
+            )
+        return None
+    if reading.tokenizer is None and tokenizer is not None:
+        raise ConfigError(
+            f"--tokenizer {tokenizer}: the run reads texts as bytes", hint="leave --tokenizer out"
+        )
+    if reading.tokenizer is not None:
+        if tokenizer is None:
+            raise ConfigError(
+                "the run reads texts by a tokenizer, which this node has not named",
+                hint="atoll join ... --tokenizer DIR, the folder with its tokenizer.json",
+            )
+        if (found := read_by(tokenizer).sha256) != reading.tokenizer:
+            raise ConfigError(
+                f"--tokenizer {tokenizer} has the hash {str(found)[:8]}..., and the run's {reading.tokenizer[:8]}...",
+                hint="take the files that the run was made with",
+            )
+    return from_texts(
+        reading.texts, source, tokens=tokenizer, window=reading.window or WINDOW, packed=bool(reading.packed)
+    )
 
 
 # --- what must be stated --------------------------------------------------------------------------------------------

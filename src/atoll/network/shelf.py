@@ -27,6 +27,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     source: str
     start: str | None = None
+    tokenizer: str | None = None
+    precision: str = "float32"
+    accumulate: int = 1
+    recompute: bool = False
 
     @property
     def program(self) -> str:

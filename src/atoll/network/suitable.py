@@ -73,8 +73,8 @@ def check(settings: Settings, method: Method) -> None:
     for key in ("precision", "accumulate", "recompute"):
         if (value := getattr(settings, key)) != getattr(Settings, key):
             raise ConfigError(
-                f"{key} = {value!r} is for simulations: nodes compute in single precision, batch by batch",
-                hint=f"leave {key} out",
+                f"{key} = {value!r}: how a node trains is its own affair",
+                hint=f"atoll join ... --{key}{'' if value is True else f' {value}'}",
             )
     if settings.leaves is not None and type(method).farewell is not Method.farewell:
         raise ConfigError(

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -51,6 +51,12 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
     """What it computes on; "auto": a GPU where there is one."""
     start: str | None = None
     """The file of the numbers that nobody sends."""
+    tokenizer: str | None = None
+    """The folder of the tokenizer that texts are read by."""
+    precision: str = "float32"
+    """How gradients are computed, as `accumulate` and `recompute` (`atoll.thrift`)."""
+    accumulate: int = 1
+    recompute: bool = False
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -160,6 +166,7 @@ class _Work:
         from atoll.network.policy import Policy
         from atoll.network.rows import unpacked
         from atoll.task import architecture
+        from atoll.thrift import Precision, Thrift
 
         for name, key in begin.admitted.items():
             own.admit(name, key)
@@ -170,7 +177,7 @@ class _Work:
                 f"the plan says dp_sgd = {plan.dp_sgd!r}, and nodes do not take private steps yet",
                 hint="talk to whoever runs the coordinator: noise in the channel (local) protects this node as a whole",
             )
-        self.data = Here.load(begin.source, begin.number, begin.name, plan, make)
+        self.data = Here.load(begin.source, begin.number, begin.name, plan, make, begin.tokenizer)
         if begin.public is not None:
             known = self.data.publish(unpacked(Path(begin.public).read_bytes()))
             assert isinstance(known, Here)
@@ -181,6 +188,8 @@ class _Work:
         self.place, self.method = Path(begin.place), build_method(plan.method, plan.hyper)
         with backed(self.place):
             made = models_of(plan, self.data, begin.start)
+        for each in made:
+            each.thrift = Thrift(cast(Precision, begin.precision), begin.accumulate, begin.recompute)
         self.text = "" if self.refused else approval(plan, self.data, policy, made, device)
         self.allowance = None
         if policy.epsilon is not None and not self.refused:
@@ -228,6 +237,7 @@ class _Work:
         from atoll.contract import Answer, Job, Order, Work
         from atoll.engines.sequential import Sequential
         from atoll.network.backing import backed
+        from atoll.network.references import keep, opened
         from atoll.tensors import Record, to_device
 
         task = do.task
@@ -238,9 +248,10 @@ class _Work:
             return Declined(problem)
         size = Path(do.shared).stat().st_size
         with backed(self.place, size):
-            shared = self._opened(read(Path(do.shared)), do.since)
+            since = None if do.since is None else Path(do.since)
+            shared = opened(self.down, read(Path(do.shared)), since)
             if do.keep is not None:
-                self._keep(shared, do, Path(do.keep))
+                keep(self.method, shared, Path(do.keep), since)
             own = Record() if do.own is None else read(Path(do.own))
             memory = None if do.memory is None else read(Path(do.memory)) or None
         received = shared.replace(**own) if own else shared
@@ -282,14 +293,10 @@ class _Work:
         from atoll import seeds
         from atoll.codec import read
         from atoll.contract import Channel, Job, Order, Work
+        from atoll.network.references import opened
         from atoll.rounds.personal import model_of
-        from atoll.tensors import Record
 
-        received = read(shared)
-        if reference is None:
-            received = self._opened(received)
-        else:
-            received = Record({k: v for k, v in received.items() if k != "down"}).replace(**read(reference))
+        received = opened(self.down, read(shared), reference, followed=True)
         if own is not None:
             received = received.replace(**read(own))
         held = None if memory is None else read(memory) or None
@@ -302,35 +309,6 @@ class _Work:
         made = self.judging.task if program == "evaluate" else self.task
         with seeds.scoped(seed, "personal", task.round):
             return model_of(job, order, made, self.data, held, self.judging.device)
-
-    def _opened(self, shared: Any, since: str | None = None) -> Any:
-        """What all clients receive, of what came.  Raises CodecError."""
-        from atoll.codec import read
-
-        if self.down is None:
-            return shared
-        return self.down.opened(shared, None if since is None else read(Path(since)))
-
-    def _keep(self, received: Any, do: Do, path: Path) -> None:
-        """Keep the model that was received, as later ones are told from it.
-
-        Raises CodecError for another one than the coordinator's. What it was told from is then forgotten, so that it
-        comes whole when it is asked again.
-        """
-        from atoll.codec import pieces
-        from atoll.errors import CodecError
-        from atoll.tensors import Record
-
-        if path.is_file():
-            return
-        model = Record({name: received[name] for name in self.method.broadcasts if name in received})
-        if (found := _kept(path, *pieces(model))) != do.task.keep:
-            for each in (do.keep, do.since):
-                if each is not None:
-                    Path(each).unlink(missing_ok=True)
-            raise CodecError(
-                f"the model that came has the hash {found[:8]}..., and the coordinator's {str(do.task.keep)[:8]}..."
-            )
 
     def _channel(self, task: Task, noise: bytes | None) -> Any:
         from atoll.channel import Setting
