@@ -8,11 +8,12 @@ from pathlib import Path
 
 from atoll.cli.given import code
 from atoll.cli.predictions import write
-from atoll.deployed import plan_of
+from atoll.deployed import plan_of, stand_in
 from atoll.errors import ConfigError, DataError
 from atoll.experiment import Experiment
 from atoll.network.predicting import at_node, inputs_of, saved
 from atoll.parts import shapes
+from atoll.schema import parse
 
 __all__ = ["Wish", "command"]
 
@@ -53,7 +54,8 @@ def command(wish: Wish) -> None:
         assert wish.model is not None and wish.plan is not None
         for text in wish.code:
             raise ConfigError(f"--code {text} is for nodes", hint="RUN.toml names the code that it needs")
-        plan = plan_of(Experiment.read(wish.plan, data="nodes.csv"), {})
+        data = stand_in(parse(Path(wish.plan)).get("data"))
+        plan = plan_of(Experiment.read(wish.plan, data=data), {})
         inputs = inputs_of(path, plan)
         predictor = saved(Path(wish.model), plan, inputs)
     rows = [(each.row, each.value, each.shares) for each in predictor(inputs)]

@@ -208,7 +208,8 @@ def _names(reading: Reading) -> tuple[str, ...] | None:
     stated = read_classes(reading.classes)
     if reading.texts is not None:
         raise ConfigError(
-            "the run learned from texts, which are no rows", hint="predict in Python, or generate"
+            "the run learned from texts, which are no rows",
+            hint="predict in Python, with the model that the coordinator saved",
         )
     if stated is None:
         raise ConfigError(
