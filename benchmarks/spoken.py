@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import atoll
-from atoll.data.samples import Samples
+from atoll.data.samples import Samples, concatenate
 
-SETTING = {
+SETTING: dict[str, Any] = {
     "data": "spoken-digits", "rounds": 60, "cohort": 10, "epochs": 2, "batch_size": 16, "lr": 0.03, "momentum": 0.9,
     "augment": "shift:3 + time-mask:6 + frequency-mask:4", "engine": "loop", "runs": None, "eval_every": 0,
 }  # fmt: skip
@@ -61,11 +60,9 @@ def central(seed: int) -> tuple[float, float, float, float]:
     """The same of one model that is trained on what all thirty voices have, for as many epochs in sum."""
     start = time.process_time()
     voices = atoll.data.load("spoken-digits").partition("natural", seed=seed)
-    train, known = voices.pool("train"), voices.pool("test")
-    assert train is not None and known is not None
-    rows = [[voices.rows(k, split) for k in range(len(voices))] for split in ("train", "test")]
     inner, outer = (
-        part.take(np.sort(np.concatenate(each))) for part, each in zip((train, known), rows, strict=True)
+        concatenate([part for k in range(len(voices)) if (part := voices.samples(k, split)) is not None])
+        for split in ("train", "test")
     )
     settings = {key: SETTING[key] for key in ("batch_size", "lr", "momentum")}
     data = atoll.data.from_clients({"all": tuple(inner)}, test=None, classes=10).augment(
