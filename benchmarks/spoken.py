@@ -23,8 +23,10 @@ import atoll
 from atoll.data.samples import Samples, concatenate
 
 SETTING: dict[str, Any] = {
-    "data": "spoken-digits", "rounds": 60, "cohort": 10, "epochs": 2, "batch_size": 16, "lr": 0.03, "momentum": 0.9,
-    "augment": "shift:3 + time-mask:6 + frequency-mask:4", "engine": "loop", "runs": None, "eval_every": 0,
+    "data": "spoken-digits", "rounds": 80, "cohort": 10, "epochs": 2, "batch_size": 16, "lr": 0.03, "momentum": 0.9,
+    "schedule": "cosine:80",
+    "augment": "shift:3 + time-mask:6 + frequency-mask:4",
+    "engine": "loop", "runs": None, "eval_every": 0,
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg-ft": {"finetune_epochs": 3, "finetune_lr": 0.01},

@@ -121,7 +121,7 @@ _LINES = {
     "lenet": "two convolutions and three linear layers, for images from 16 x 16",
     "vgg": "convolutions of 3 x 3; WIDTH channels in the first, which all others are multiples of",
     "conv1d": "convolutions over time, for sensors [channels, time] and spectrograms [bands, time]",
-    "m5": "convolutions over waveforms [channels, time] and a mean over time (after Dai et al. 2017)",
+    "m5": "convolutions over waveforms [channels, time] and the largest over time (after Dai et al. 2017)",
     "fused": "a network for each part, as auto takes it, and one prediction of those that are there: the mean of"
     " their logits (late), or attention over embeddings",
     "lstm": "next characters: an embedding, LSTMs and a linear layer, for whole-number tokens",
