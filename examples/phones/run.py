@@ -111,10 +111,11 @@ def draw(found: dict[str, Row], path: Path) -> None:
         result = found[name][1]
         x, y = result["virtual_seconds"] / 60, (result["bytes_up"] + result["bytes_down"]) / 1e6
         right.plot(x, y, "o", color="#0f766e")
-        right.annotate(f" {name}", (x, y), fontsize=9)
-    right.set(xlabel="minutes of the phones", ylabel="MB, both ways", xscale="log")
-    right.set_ylim(bottom=0)
+        right.annotate(f" {name}", (x, y), fontsize=9, va="top" if name == "int8" else "bottom")
+    right.set(xlabel="minutes of the phones", ylabel="MB, both ways")
     right.margins(x=0.35)
+    right.set_xlim(left=0)
+    right.set_ylim(bottom=0)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -197,7 +197,7 @@ class Run:
         The file is run before it is in place: its outputs are the model's to 1e-5.
 
         Args:
-            to: "onnx" or "torchscript" (`atoll.export.FORMATS`).
+            to: "onnx", "torchscript" or "executorch" (`atoll.export.FORMATS`).
             path: the file.
             client: a position or a name: the model that this client predicts with; by default the global one.
 

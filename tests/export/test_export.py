@@ -74,6 +74,15 @@ def test_onnx_computes_what_the_model_does(tmp_path: Path, name: str) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "lenet", "conv1d", "gpt"])
+def test_executorch_computes_what_the_model_does(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("executorch")
+    module, inputs = samples(name)
+    path = write("executorch", Trained(module, inputs[:4], {"of": "everybody"}), tmp_path / "model.pte")
+    agrees("executorch", path, module, inputs)
+
+
 def test_factors_of_adapters_are_merged(tmp_path: Path) -> None:
     module, inputs = samples("gpt")
     adapted = adapters.apply(module, "lora:2,4")
@@ -151,9 +160,10 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(atoll.ConfigError, match=said) as caught:
             run.export(**{"to": "torchscript", "path": tmp_path / "model.pt", **wrong})  # type: ignore[arg-type]
         assert caught.value.hint
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(atoll.MissingExtraError, match="onnxscript"):
-        run.export("onnx", tmp_path / "model.onnx")
+    for to, package in (("onnx", "onnxscript"), ("executorch", "executorch.exir")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(atoll.MissingExtraError, match=f"atoll.{to}"):
+            run.export(to, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 

@@ -20,10 +20,12 @@ def export(
             help="A run's folder, its name (or how it begins or ends), or last.", autocompletion=given.runs
         ),
     ] = "last",
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx or torchscript.")] = "onnx",
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or executorch.")
+    ] = "onnx",
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="FILE", help="By default model.onnx (.pt) in the run's folder."),
+        typer.Option("--out", metavar="FILE", help="By default model.onnx (.pt, .pte) in the run's folder."),
     ] = None,
     client: Annotated[
         str | None,

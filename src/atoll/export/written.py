@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atoll.errors import AtollError, ConfigError, RunError, suggest
-from atoll.export import onnx, torchscript
+from atoll.export import executorch, onnx, torchscript
 from atoll.export.trained import Plain, Trained, outputs
 from atoll.runs.folder import writing
 
@@ -43,6 +43,7 @@ class Format:
 FORMATS = {
     "onnx": Format(".onnx", onnx.write, onnx.runner),
     "torchscript": Format(".pt", torchscript.write, torchscript.runner),
+    "executorch": Format(".pte", executorch.write, executorch.runner),
 }
 """By name."""
 
@@ -54,7 +55,7 @@ def check(to: str) -> None:
 
 
 def write(to: str, trained: Trained, path: str | Path) -> Path:
-    """Write a model in a format, for batches of any size.
+    """Write a model in a format, for batches of any size (ExecuTorch: up to `executorch.BATCH`).
 
     The file is run with the format's own runtime before it is in place, on the samples together and on one alone, and
     compared with the model.
