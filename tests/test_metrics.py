@@ -394,7 +394,7 @@ def test_tpr_at_a_rate_of_false_alarms_is_the_best_of_all_thresholds(
 
 
 def test_tpr_at_reads_its_rate() -> None:
-    for wrong in ("recall@", "recall@1", "recall@-0.1", "recall@much"):
+    for wrong in ("tpr@", "tpr@1", "tpr@-0.1", "tpr@much"):
         with pytest.raises(ConfigError, match="share"):
             chosen(wrong, "cross_entropy")
     with pytest.raises(ConfigError, match="nothing that a model with the loss mse has"):

@@ -190,7 +190,7 @@ def _named(name: str, loss: str) -> Metric | Confusion:
         return Metric(figure, "higher")
     if name.startswith(_TPR_AT):
         share = _SHARE.read(name.removeprefix(_TPR_AT), f"metrics: {name!r}", f"such as {_TPR_AT}0.01")
-        if loss in ("mse", "l1"):
+        if loss in ("mse", "l1", "listwise", "rated"):
             raise ConfigError(f"metrics: {name} is nothing that a model with the loss {loss} has")
         return Metric(_scored, "higher", partial(scoring.tpr_at, share=share))
     if name not in NAMED and name != Confusion.name:
