@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,8 @@ def test_clients_that_hold_one_part_alone() -> None:
         ({"data": "digits", "augment": "drop:0.5"}, "drop takes parts"),
         ({"data": "digits", "model": "fused"}, "several parts by name"),
         ({"data": "digits", "model": "fused:early"}, "several parts by name|late"),
+        ({"data": "digits", "fusion": "late"}, "several parts by name"),
+        ({"data": "digits", "fusion": "late", "model": "cnn"}, "fusion = 'late' is of the model fused"),
         ({"data": "digits", "missing_parts": 1.5}, "missing_parts"),
     ],
 )
@@ -119,6 +122,13 @@ def test_what_is_for_parts_is_refused_where_there_are_none(settings: dict[str, A
     with pytest.raises(AtollError, match=said) as caught:
         prepare(runs=None, **settings)
     assert caught.value.hint
+
+
+def test_fusion_is_a_short_word_for_the_model(tmp_path: Path) -> None:
+    stated = atoll.Experiment.read(data="av-mnist", fusion="attention")
+    assert stated.model == "fused:attention"
+    (tmp_path / "run.toml").write_text(stated.to_toml(), encoding="utf-8")
+    assert atoll.Experiment.read(tmp_path / "run.toml") == stated
 
 
 def test_a_part_that_nobody_would_hold_is_refused() -> None:

@@ -144,7 +144,7 @@ PARAMETERS = {
     " ray_address ray_gpus silo device precision accumulate recompute runs checkpoint keep data label client features"
     " categorical classes missing scale ignore tokenizer window packed rate seconds waves pixels"
     " partition clients test validation public root mix"
-    " missing_parts augment weights model loss metrics method log settings",
+    " missing_parts augment weights model fusion loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names"
     " privacy reason trained",
     "Round": "number cohort dropped refused loss bytes_up bytes_down seconds evaluation clients clock spent tokens",

@@ -108,6 +108,12 @@ class Experiment(Origin, Settings):
             ' "cnn + mlp:64" gives clients different ones, in turns'
         ),
     ] = "auto"
+    fusion: Annotated[
+        Literal["late", "attention"] | None,
+        Meta(
+            description="how parts of a sample become one prediction: model = fused:late or fused:attention"
+        ),
+    ] = None
     loss: Annotated[
         str | None,
         Meta(
@@ -145,6 +151,13 @@ class Experiment(Origin, Settings):
         ):
             known = f"known: {', '.join(LOSSES)}, masked:SHARE, or a function of your own, module:function"
             raise ConfigError(f"unknown loss {self.loss!r}", hint=known)
+        if self.fusion is not None:
+            if self.model not in ("auto", "fused", model := f"fused:{self.fusion}"):
+                raise ConfigError(
+                    f"fusion = {self.fusion!r} is of the model fused, and model is {self.model!r}",
+                    hint="leave one of them out",
+                )
+            object.__setattr__(self, "model", model)
         self.check_data()
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(read_names(self.weights, "weights")))
