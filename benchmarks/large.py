@@ -249,9 +249,7 @@ def picture(found: Mapping[str, Sequence[Mapping[str, float]]], start: float, pa
     plt.close(figure)
 
 
-def picture_differing(
-    found: Mapping[str, Sequence[Mapping[str, float]]], start: Mapping[str, float], path: Path
-) -> None:
+def picture_differing(found: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """Perplexity of both sorts of roles, a line a method."""
     import matplotlib as mpl
 
@@ -260,16 +258,14 @@ def picture_differing(
 
     mpl.rcParams["svg.hashsalt"] = "atoll"
     figure, axes = plt.subplots(figsize=(8, 3.2))
-    rows = {"before": [start], **found}
-    names = sorted(rows, key=lambda name: -np.mean([each["mean"] for each in rows[name]]))
+    names = sorted(found, key=lambda name: -np.mean([each["mean"] for each in found[name]]))
     for part, color in (("plain", "#0072b2"), ("capitals", "#d55e00")):
         for at, name in enumerate(names):
             axes.plot(
-                [each[part] for each in rows[name]], [at] * len(rows[name]), "o", color=color, alpha=0.7
+                [each[part] for each in found[name]], [at] * len(found[name]), "o", color=color, alpha=0.7
             )
         axes.plot([], [], "o", color=color, label=f"roles {BOTH[part]}")
     axes.set_yticks(range(len(names)), names)
-    axes.set_xscale("log")
     axes.set_xlabel("perplexity of unseen text, mean over such roles; a dot a seed")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -357,7 +353,7 @@ def main() -> None:
             )
         )
         if given.differ:
-            picture_differing(found, before, RESULTS / f"{stem}.svg")
+            picture_differing(found, RESULTS / f"{stem}.svg")
         else:
             picture(found, before["mean"], RESULTS / f"{stem}.svg")
 
