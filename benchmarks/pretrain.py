@@ -134,6 +134,7 @@ def one_seed(
         whole.append(run.loss)
         tell("synchronous", lr, run.loss, None, most)
     found: dict[float, float] = {}
+    tokens = 0
     for lr in (*rates["DiLoCo"], None):
         away = lr is None  # with the step size that was the best when all were there
         rate = min(found, key=lambda each: found[each]) if lr is None else lr
@@ -141,8 +142,8 @@ def one_seed(
         loss, sent = run.history("loss")[-1][1], run.to_dict()["bytes_up"] / SILOS
         tell("DiLoCo, a silo away for a fifth" if away else "DiLoCo", rate, loss, min(whole), sent)
         if not away:
-            found[rate] = loss
-    return rows, run.tokens or 0, most
+            found[rate], tokens = loss, run.tokens or 0
+    return rows, tokens, most
 
 
 def spread(values: Sequence[float], form: str) -> str:
