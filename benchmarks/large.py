@@ -223,18 +223,18 @@ def picture(found: Mapping[str, Sequence[Mapping[str, float]]], start: float, pa
     import matplotlib.pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "atoll"
-    figure, axes = plt.subplots(figsize=(8, 4.6))
-    for name, rows in found.items():
+    figure, axes = plt.subplots(figsize=(9, 4.6))
+    marks = iter("osD^v<>Ph*X" * 2)
+    for name, rows in sorted(found.items(), key=lambda item: np.mean([each["mean"] for each in item[1]])):
         sent = np.mean([each["up"] + each["down"] for each in rows]) / 1e6
         value = np.mean([each["mean"] for each in rows])
-        if sent == 0:
+        if sent < 1e-3:
             axes.axhline(value, color="grey", linewidth=0.8, linestyle=":")
             axes.annotate(
                 name, (0.012, value), xytext=(0, 2), textcoords="offset points", fontsize=7, color="grey"
             )
             continue
-        axes.plot(sent, value, "o", color="#0072b2")
-        axes.annotate(name, (sent, value), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        axes.plot(sent, value, next(marks), label=name)
     axes.axhline(start, color="grey", linewidth=0.8)
     axes.annotate(
         "before", (0.012, start), xytext=(0, 2), textcoords="offset points", fontsize=7, color="grey"
@@ -244,6 +244,7 @@ def picture(found: Mapping[str, Sequence[Mapping[str, float]]], start: float, pa
     axes.set_xlabel("MB of a round, up and down, all roles")
     axes.set_ylabel("perplexity of unseen text, mean over roles")
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="lowest first")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
