@@ -242,9 +242,9 @@ def test_the_width_of_groups_follows_all_of_the_memory(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "mem_get_info", refused)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1000))
     room = devices.Room(torch.device("cuda"))
-    assert (room.width(100), room.width(0), room.width(10_000)) == (5, 500, 1)
+    assert [room.width(100, need, 1) for need in (100, 0, 10_000)] == [5, 100, 1]
     room.halve(5)
-    assert (room.width(100), room.width(400)) == (2, 1)
+    assert [room.width(100, need, 1) for need in (100, 400)] == [2, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
