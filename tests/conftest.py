@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 gc.disable()  # until all tests are there: nothing of what is imported goes away
 
 # A run must not fail by chance: every one tries the same examples. HYPOTHESIS_PROFILE=default looks for others.
-hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
