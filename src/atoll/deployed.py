@@ -149,7 +149,10 @@ def office_of(experiment: Experiment, given: dict[str, Any]) -> Office:
             raise ConfigError(f"nodes: {name!r} is no name of a node", hint="small letters, digits and -")
     least = given.get("min_clients") or (len(nodes) if nodes else places)
     if places < least:
-        raise ConfigError(f"min_clients = {least}, but there are only {places} places (clients)")
+        raise ConfigError(
+            f"min_clients = {least}, but there are only {places} places (clients)",
+            hint="raise clients, or lower min_clients",
+        )
     plan = plan_of(experiment, given)
     public = packed(arrays(Path(given["public"]))) if given.get("public") else None
     place = Path(given["place"])

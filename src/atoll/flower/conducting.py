@@ -14,6 +14,7 @@ from atoll.deployed import KINDS, federated, office_of, prepared
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
 from atoll.flower.carrier import Carrier
+from atoll.guarding import stated
 from atoll.network.coordinator import Coordinator, Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.schema import convert
@@ -38,6 +39,13 @@ def conducted(grid: Any, settings: Mapping[str, Any]) -> Any:
             hint="flower-supernode --node-config 'data=\"/data/a.csv\"', or client_app(data=...)",
         )
     experiment = prepared(Experiment.read(data="nodes.csv", **rest), given)
+    channel, _ = stated(experiment.channel)
+    if channel is not None and channel.hides:
+        raise ConfigError(
+            f"channel = {experiment.channel!r}: a node's secrets of a secure sum live in a process that stays, and"
+            " Flower starts one for every message",
+            hint="`atoll serve` has secure aggregation; here, noise in the channel (local) hides updates",
+        )
     run = asyncio.run(_run(grid, office_of(experiment, given), experiment))
     if "save" in given:
         run.save(given["save"])

@@ -165,6 +165,13 @@ class _Visit(Node):
         super().__init__(station)
         self._said, self._make = line, make
 
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
     def hold(self) -> None:
         """Be the only process that is this node, once the one before has ended."""
         end = time.monotonic() + _PATIENCE

@@ -165,6 +165,7 @@ class Node:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise RunError(
                 f"another process is this node ({self.station.place})",
                 hint="end it first, or take another --place",
