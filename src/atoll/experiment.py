@@ -22,6 +22,7 @@ from atoll.guarding import stated
 from atoll.keys import for_method, told_apart
 from atoll.losses import LOSSES
 from atoll.masking import Masking
+from atoll.models import MODELS
 from atoll.networks import networks
 from atoll.origin import SUFFIXES, Names, Origin
 from atoll.results import Run
@@ -202,7 +203,7 @@ class Experiment(Origin, Settings):
             foreign = foreign or "about" in content
         for key in own.KEYS:
             value, where = given.get(key, (None, ""))
-            for name in own.named(value):
+            for name in own.named(value, MODELS if key == "model" else ()):
                 if not foreign or where != f"({file})":
                     own.admit(name, key)
         values, settings = told_apart(given, run_settings())

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from atoll.errors import ConfigError, suggest
@@ -26,10 +27,15 @@ _PLAIN = ("hf:", "fused:")
 _admitted: dict[str, Any] = {}
 
 
-def named(text: object) -> list[str]:
-    """The names of code in a value, where it holds some: ``"cnn + nets:Small"`` has ``nets:Small``."""
+def named(text: object, taken: Collection[str] = ()) -> list[str]:
+    """The names of code in a value, where it holds some: ``"cnn + nets:Small"`` has ``nets:Small``.
+
+    Args:
+        taken: what is no module before a colon, but a name of this package, with a setting of its own.
+    """
     parts = [part.strip() for part in re.split(r"[+,]", text)] if isinstance(text, str) else []
-    return [part for part in parts if _CODE.fullmatch(part) and not part.startswith(_PLAIN)]
+    codes = [part for part in parts if _CODE.fullmatch(part) and not part.startswith(_PLAIN)]
+    return [code for code in codes if code.partition(":")[0] not in taken]
 
 
 def short(text: str) -> str:

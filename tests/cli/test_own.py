@@ -145,6 +145,7 @@ def test_a_run_folder_imports_nothing(
     ("key", "name", "words"),
     [
         ("model", "nowhere_at_all:Net", "model = 'nowhere_at_all:Net': there is no module nowhere_at_all"),
+        ("model", "mlp:early", "widths = 'early' is not a whole number at least 1"),
         ("model", "{}:Nett", "model = '{}:Nett': {} has no Nett"),
         ("model", "{}:Needs", "model = '{}:Needs' cannot be made: missing a required argument: 'width'"),
         ("model", "{}:top3", "cannot be made"),

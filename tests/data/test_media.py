@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import wave
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,39 @@ def test_what_is_no_recording_is_named(tmp_path: Path) -> None:
             read_wav(tmp_path / f"{name}.wav")
     with pytest.raises(DataError, match="there is no sound in it"):
         read_wav(write(tmp_path / "zero.wav", []))
+    wide = bytearray(whole)
+    wide[32:36] = (8).to_bytes(2, "little") + (64).to_bytes(2, "little")  # whole numbers of 64 bit
+    (tmp_path / "wide.wav").write_bytes(wide)
+    with pytest.raises(
+        DataError, match=r"wide.wav: (.|\n)*numbers of 64 bit(.|\n)*PCM of 8, 16, 24 or 32 bit"
+    ):
+        read_wav(tmp_path / "wide.wav")
+
+
+def test_a_header_that_promises_more_than_there_is_costs_no_memory(tmp_path: Path) -> None:
+    lie = bytearray(write(tmp_path / "x.wav", tone(0)).read_bytes())
+    lie[4:8] = lie[40:44] = (2**32 - 4).to_bytes(4, "little")
+    (tmp_path / "x.wav").write_bytes(lie)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="ends after 600 of 2,147,483,646 samples"):
+            read_wav(tmp_path / "x.wav")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rate", [1, 15_999, 2**31 - 1])
+def test_rates_that_nobody_has_are_refused_before_they_cost_memory(spoken: Path, rate: int) -> None:
+    write(spoken / "bob" / "9" / "2.wav", tone(0), rate)
+    with pytest.raises(DataError, match=rf"bob/9/2.wav: (.|\n)*{rate:,} Hz cannot be resampled to 16,000 Hz"):
+        from_audio_folder(spoken, rate=16000, seconds=0.1)
+
+
+def test_a_link_to_nowhere_is_no_recording_that_is_left_out(spoken: Path) -> None:
+    (spoken / "ann" / "9" / "3.wav").symlink_to(spoken / "gone.wav")
+    with pytest.raises(DataError, match=r"ann/9/3.wav: this is no sound that can be read(.|\n)*No such file"):
+        from_audio_folder(spoken)
 
 
 # --- folders of recordings -------------------------------------------------------------------------
@@ -232,6 +266,48 @@ def test_pictures(tmp_path: Path) -> None:
     (tmp_path / "p" / "dog" / "3.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"dog/3.png: this is no picture that can be read"):
         from_image_folder(tmp_path / "p", pixels=8)
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """Two classes of two grey pictures."""
+    Image = pytest.importorskip("PIL.Image")
+    for label in ("cat", "dog"):
+        (tmp_path / "seen" / label).mkdir(parents=True)
+        for take in range(2):
+            pixels = np.random.default_rng(take).integers(0, 256, (9, 7), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "seen" / label / f"{take}.png")
+    return tmp_path / "seen"
+
+
+def test_a_picture_of_more_pixels_than_is_decent_is_refused(
+    seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    for most in (40, 10):  # what Pillow warns of, and what it refuses: above, and above twice as many
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with pytest.raises(
+            DataError, match=r"cat/0.png: this is no picture(.|\n)*63 pixels(.|\n)*fewer pixels"
+        ):
+            from_image_folder(seen, pixels=4)
+
+
+def test_a_picture_of_sixteen_bits_is_not_cut_to_eight(seen: Path) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    Image.fromarray(np.full((9, 7), 40_000, np.uint16)).save(seen / "dog" / "2.png")
+    with pytest.raises(
+        DataError, match=r"dog/2.png: (.|\n)*more than 8 bits a pixel(.|\n)*save it anew, in 8 bits"
+    ):
+        from_image_folder(seen)
+
+
+def test_grey_pictures_are_resized_as_if_they_had_colours(seen: Path) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    alone = inputs(from_image_folder(seen, pixels="5x4").train.inputs)
+    Image.new("RGB", (4, 5)).save(seen / "dog" / "2.png")
+    beside = from_image_folder(seen, pixels="5x4")
+    assert torch.equal(inputs(beside.train.inputs)[:4], alone.expand(4, 3, 5, 4))
+    assert beside.description == "pictures of 5 x 4 pixels, 4 resized"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -106,7 +107,12 @@ def from_audio_folder(
         ((file, hertz) for file, (_, hertz) in sounds.items()), rate, "{:,} Hz", "rate=16000 resamples all"
     )
     turned = [file for file, (_, hertz) in sounds.items() if hertz != rates]
-    even = {file: resampled(sound, hertz, rates) for file, (sound, hertz) in sounds.items()}
+    even = {}
+    for file, (sound, hertz) in sounds.items():
+        try:
+            even[file] = resampled(sound, hertz, rates)
+        except ConfigError as error:
+            raise DataError(f"{file}: {error.message}", hint=error.hint) from None
     length = _one(
         ((file, len(sound)) for file, sound in even.items()),
         None if seconds is None else round(seconds * rates),
@@ -159,32 +165,48 @@ def from_image_folder(
     wanted = _pixels(pixels)
     splits = _listed(Path(path), "image", classes)
     pictures: dict[Path, Any] = {}
+    sizes: dict[Path, tuple[int, int]] = {}
     for item in (item for items in splits for item in items):
         try:
-            with Image.open(item.file) as opened:
-                grey = opened.mode in ("1", "L", "LA")
-                pictures[item.file] = opened.convert("L" if grey else "RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = _picture(item.file)
+        except (
+            Exception
+        ) as error:  # readers of twenty formats, which say in as many ways that a file is damaged
             raise DataError(
-                f"{item.file}: this is no picture that can be read ({error})",
-                hint="leave it out, or save it anew",
+                f"{item.file}: this is no picture that can be read ({str(error) or type(error).__name__})",
+                hint="leave it out, or save it anew, in 8 bits a colour and with fewer pixels",
             ) from None
+        sizes[item.file] = (picture.height, picture.width)
+        if wanted is not None:  # at once: as they are all of them may be more than there is memory
+            picture = picture.resize(wanted[::-1], Image.Resampling.BILINEAR)
+        pictures[item.file] = picture
     high, wide = _one(
-        ((file, (one.height, one.width)) for file, one in pictures.items()),
+        sizes.items(),
         wanted,
         "{0[0]} x {0[1]} pixels",
         "pixels=32 or pixels=28x32 (height x width) resizes all",
     )
     mode = "L" if all(one.mode == "L" for one in pictures.values()) else "RGB"
-    resized = sum((one.height, one.width) != (high, wide) for one in pictures.values())
+    resized = sum(size != (high, wide) for size in sizes.values())
 
     def form(items: Sequence[_Item]) -> list[Any]:
-        fitted = (pictures[item.file].convert(mode) for item in items)
-        return [one.resize((wide, high), Image.Resampling.BILINEAR) for one in fitted]
+        return [pictures[item.file].convert(mode) for item in items]
 
     data = _dataset(Path(path), splits, form, classes, name)
     data.description = f"pictures of {high} x {wide} pixels" + (f", {resized:,} resized" if resized else "")
     return data
+
+
+def _picture(file: Path) -> Any:
+    """A picture in one channel or in three.  Raises ValueError, or whatever its reader does."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file) as opened:
+            if opened.mode[0] in "IF":  # Pillow would cut off what is above 255
+                raise ValueError("it has more than 8 bits a pixel")
+            return opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
 
 
 def _pixels(size: int | str | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -226,8 +248,8 @@ def _is(file: Path, suffixes: Sequence[str]) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """All files below, in the order of their names, but hidden ones."""
-    return [each for each in _below(path) if each.is_file()]
+    """All files below, in the order of their names, but hidden ones; links to nowhere are files that cannot be read."""
+    return [each for each in _below(path) if each.is_file() or (each.is_symlink() and not each.exists())]
 
 
 def _below(path: Path) -> list[Path]:

@@ -26,6 +26,11 @@ _FLOOR, _MIDDLE, _UNIT = 1e-6, -3.0, 1.5
 """Powers below the floor are silence. Logarithms of speech at a usual level then have a mean about 0 and a deviation
 about 1; as constants they are the same for everybody and tell nothing of anybody's data."""
 
+_TAPS = 1 << 24
+"""Of all filters of a resampling together: 128 MiB."""
+_FARTHEST = 1000
+"""How many times the old rate a new one can be."""
+
 
 def log_mel(waves: Tensor, rate: int, bands: int = BANDS) -> Tensor:
     """Waveforms [..., samples] as log mel spectrograms [..., bands, frames].
@@ -71,6 +76,9 @@ def resampled(waves: Tensor, rate: int, wanted: int, width: int = 16) -> Tensor:
     lowest terms, each of p filters makes every p-th sample, in a convolution of stride q. A filter cuts off at
     95 % of the lower rate's half and reaches over `width` of its zeros to either side, under a Hann window.
     Before the beginning and after the end there is silence.
+
+    Raises ConfigError for rates so far apart, or with so little in common, that it would take more memory than it is
+    worth.
     """
     common = math.gcd(rate, wanted)
     step, phases = rate // common, wanted // common
@@ -78,6 +86,11 @@ def resampled(waves: Tensor, rate: int, wanted: int, width: int = 16) -> Tensor:
         return waves
     cut = 0.95 * min(1.0, phases / step)  # of the half of the old rate
     reach = math.ceil(width / cut)
+    if phases * (step + 2 * reach) > _TAPS or phases > _FARTHEST * step:
+        raise ConfigError(
+            f"what is recorded at {rate:,} Hz cannot be resampled to {wanted:,} Hz",
+            hint="rates have a large common divisor, such as 100, and the new one is at most a thousand times the old",
+        )
     taps = torch.arange(-reach, reach + step, dtype=torch.float64)
     away = taps[None, :] - torch.arange(phases, dtype=torch.float64)[:, None] * step / phases
     hann = torch.cos(math.pi / 2 * (away * cut / width).clamp(-1, 1)).square()

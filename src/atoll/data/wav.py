@@ -24,7 +24,8 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
     try:
         with wave.open(str(path), "rb") as file:
             channels, width, rate, count = file.getparams()[:4]
-            content = file.readframes(count)
+            held = path.stat().st_size // (channels * width)  # a header may say more than there is memory
+            content = file.readframes(min(count, held + 1))
     except (OSError, EOFError, ValueError, wave.Error) as error:
         why = str(error) or "it ends within its header"
         raise DataError(f"{path}: this is no sound that can be read ({why})", hint=_CONVERT) from None
@@ -34,6 +35,10 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
         found = len(content) // (channels * width)
         raise DataError(
             f"{path}: ends after {found:,} of {count:,} samples", hint="the file is damaged; copy it anew"
+        )
+    if width > 4:
+        raise DataError(
+            f"{path}: this is no sound that can be read (numbers of {8 * width} bit)", hint=_CONVERT
         )
     values = _values(content, width).reshape(count, channels)
     return torch.from_numpy(values.mean(1, dtype=np.float64).astype(np.float32)), rate

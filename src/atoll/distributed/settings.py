@@ -17,6 +17,7 @@ from atoll.distributed.strategies import parse as strategy_named
 from atoll.errors import ConfigError, suggest
 from atoll.losses import LOSSES
 from atoll.machine import cores
+from atoll.models import MODELS
 from atoll.optimizers import optimizer, schedule_factor
 from atoll.origin import SUFFIXES, Origin
 from atoll.schema import convert, parse, toml_line
@@ -178,7 +179,7 @@ class Training(Origin):
         given |= {key: (value, "") for key, value in overrides.items()}
         for key in own.KEYS:
             value, where = given.get(key, (None, ""))
-            for name in own.named(value):
+            for name in own.named(value, MODELS if key == "model" else ()):
                 if "about" not in content or where != f"({file})":
                     own.admit(name, key)
         kinds = cls.kinds()
