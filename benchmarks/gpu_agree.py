@@ -250,7 +250,9 @@ def parts(setting: Setting) -> list[Part]:
     pairs = [(network, method) for method in FEW for network in NETWORKS]
     if setting.quick:
         pairs = [pair for pair in pairs if pair[1] == ("Ditto" if pair[0] == "MLP" else "FedAvg")]
-    every = [("MLP", name) for name in METHODS if name != "fedbn"] + [("BatchNorm CNN", "fedbn")]
+    every = [("MLP", name) for name in METHODS if name not in ("fedbn", "crossmodal")] + [
+        ("BatchNorm CNN", "fedbn")
+    ]
     if setting.quick:
         every = [pair for pair in every if pair[1] in ("fedbn", "ifca")]
     title = f"||w - w'|| / ||w' - w_0|| after {ROUNDS} rounds, TF32 off"

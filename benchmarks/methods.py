@@ -44,6 +44,9 @@ ACQUAINTED = 30
 """Rounds before the timed ones for methods that ask something of new clients, so that few are still new."""
 
 
+OF_PARTS = ("crossmodal",)
+"""Methods that are for samples of several parts: `parts.py`."""
+
 ASKS = {
     "fedprox": "a pass over the parameters a step",
     "scaffold": "a pass over the parameters a step",
@@ -178,7 +181,9 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     before: dict[bool, float] = {}
     unit: dict[bool, float] = {}
-    for name in [each for each in given.only.split(",") if each] or METHODS:
+    for name in [each for each in given.only.split(",") if each] or [
+        each for each in METHODS if each not in OF_PARTS
+    ]:
         bn = name == "fedbn"
         if bn not in before:
             before[bn] = measure("fedavg", data, given.rounds, given.engine, bn, given.cpu)[0]

@@ -23,15 +23,19 @@ COMMON = {
 }  # fmt: skip
 HALF = {"missing_parts": 0.5}
 DROP = {"augment": "drop:0.5"}
+CONTRAST = {"method": "crossmodal"}
 ROWS: dict[str, dict[str, Any]] = {
     "image alone": {"data": "av-mnist:image"},
     "audio alone": {"data": "av-mnist:audio"},
     "all have both": {},
     "all have both + dropout": DROP,
+    "all have both + crossmodal": CONTRAST,
     "half lack one": HALF,
     "half lack one + dropout": {**HALF, **DROP},
     "half lack one + one mean": {**HALF, "by_part": False},
+    "half lack one + crossmodal": {**HALF, **CONTRAST},
     "half lack one + attention": {**HALF, "model": "fused:attention"},
+    "half lack one + attention + crossmodal": {**HALF, **CONTRAST, "model": "fused:attention"},
 }
 COLUMNS = ["both", "only image", "only audio", "clients with both", "... image", "... audio"]
 

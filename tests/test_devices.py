@@ -24,6 +24,7 @@ from atoll.methods import METHODS, FedAvg
 from atoll.rounds import judging
 from atoll.task import Batch, Task
 from atoll.tensors import leaves, named_tensors
+from tests.halves import fitting
 from tests.pretended import DEVICE, There, pretended
 
 
@@ -105,13 +106,14 @@ def federation(
         normed = [nn.BatchNorm1d(8)] if method == "fedbn" else []
         return nn.Sequential(nn.Linear(6, 8), *normed, nn.ReLU(), nn.Linear(8, 3))
 
+    network, data = fitting(str(method), model, data)
     more = {"cohort": 3, **more}
     if method == "fedkseed":  # of their defaults, 200 and 4096
         more |= {"steps": 6, "seeds": 64}
     if isinstance(method, str) and METHODS[method].low_rank:
         more["adapter"] = "lora:2"
     return Federation(
-        model, data, method, rounds=2, engine=engine, device=device, eval_every=0, seed=3, **more
+        network, data, method, rounds=2, engine=engine, device=device, eval_every=0, seed=3, **more
     )
 
 

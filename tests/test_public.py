@@ -21,6 +21,7 @@ NAMES = [
     "Callback",
     "Change",
     "Choco",
+    "CrossModal",
     "ClientData",
     "ConfigError",
     "D2",

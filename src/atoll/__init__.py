@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from atoll.methods.adapters.flora import FLoRA
     from atoll.methods.adapters.hetlora import HetLoRA
     from atoll.methods.adapters.rolora import RoLoRA
+    from atoll.methods.crossmodal import CrossModal
     from atoll.methods.distilled.feddf import FedDF
     from atoll.methods.distilled.fedmd import FedMD
     from atoll.methods.fedavg import FedAvg
@@ -135,6 +136,7 @@ _HOMES = {
         "AdaBN",
         "CFL",
         "Choco",
+        "CrossModal",
         "D2",
         "DPSGD",
         "Decentralised",
@@ -229,6 +231,7 @@ __all__ = [
     "Choco",
     "ClientData",
     "ConfigError",
+    "CrossModal",
     "DataError",
     "Decentralised",
     "DiLoCo",

@@ -266,7 +266,7 @@ OTHERWISE = ("cfl", "pfnm", "fedma", "rolora", "flora", "fedex", "fedkseed")
 def test_what_a_method_declares_it_sends_to_all(name: str) -> None:
     """The fields are there, in floating point, and no client gets another one in their place."""
     kind = METHODS[name]
-    if name in ("fedbn", "knn-per", "fedmd", "feddf", "fedora", "fedfomo"):
+    if name in ("fedbn", "crossmodal", "knn-per", "fedmd", "feddf", "fedora", "fedfomo"):
         assert kind.broadcasts == (() if name in ("fedmd", "feddf", "fedora", "fedfomo") else ("params",))
         return  # they need other data, or another network
     adapter = {"adapter": "lora:2"} if kind.low_rank else {}

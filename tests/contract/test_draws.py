@@ -23,6 +23,7 @@ from atoll.federation import Federation
 from atoll.methods import METHODS, FedAvg
 from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves
+from tests.halves import fitting
 
 ENGINES = ("loop", "batched", "processes")
 CPU = torch.device("cpu")
@@ -47,7 +48,8 @@ def data(sizes: tuple[int, ...] = (9, 12, 14, 10, 8)) -> Any:
 
 def federation(method: Any, seed: int = 0, engine: str = "loop", **settings: Any) -> Federation:
     usual = {"rounds": 3, "cohort": 5, "device": "cpu", "eval_every": 0}
-    return Federation(fixed(), data(), method, seed=seed, engine=engine, **{**usual, **settings})
+    model, clients = fitting(str(method), fixed, data())
+    return Federation(model(), clients, method, seed=seed, engine=engine, **{**usual, **settings})
 
 
 DRAWS: dict[str, tuple[dict[str, Any], Any]] = {

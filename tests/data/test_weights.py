@@ -17,6 +17,7 @@ from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.methods import METHODS
 from atoll.tensors import Record, leaves
+from tests.halves import fitting
 
 SIZES = (16, 6, 11, 9)
 ALL = sorted(set(METHODS) - {"fedbn"})  # which refuses a model without BatchNorm
@@ -44,7 +45,8 @@ def state(data: FederatedData, method: str = "fedavg", rounds: int = 2, **settin
         settings |= {"steps": 6, "seeds": 64}
     if METHODS[method].low_rank:
         settings["adapter"] = "lora:2"
-    fed = Federation(net, data, method, rounds=max(1, rounds), cohort=len(data), **settings)
+    model, data = fitting(method, net, data)
+    fed = Federation(model, data, method, rounds=max(1, rounds), cohort=len(data), **settings)
     try:
         for _ in range(rounds):
             fed.round()

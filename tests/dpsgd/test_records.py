@@ -25,6 +25,7 @@ from atoll.federation import Federation
 from atoll.methods import METHODS
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
+from tests.halves import fitting
 
 QUIET = DPSGD(1.0, 0.0)
 KEY = torch.tensor(2**40 + 12345)
@@ -321,7 +322,8 @@ PASS = """fedsgd fedavg fedopt fedavgm fedprox fedadagrad fedadam fedyogi scaffo
  fedcoral fedmmd fada adabn shot dpsgd adpsgd pushsum gossip tracking d2 choco moshpit diloco
  fedit ffa rolora flora fedex flexlora hetlora fedsa"""
 REFUSED = (
-    "fedkseed qfedavg moon heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca fedfomo"
+    "fedkseed qfedavg moon crossmodal heterofl pfnm fedma fedora apfl per-fedavg fedala fedphp fedproto ifca"
+    " fedfomo"
 )
 
 
@@ -333,7 +335,8 @@ def test_each_method_passes_or_is_refused() -> None:
 def test_methods_that_see_data_beside_the_gradient_of_a_step_are_refused(name: str) -> None:
     kw: dict[str, Any] = {"norms": "all"} if name == "fedbn" else {"rates": "1"} if name == "heterofl" else {}
     kw |= {"adapter": "lora:2"} if METHODS[name].low_rank else {}
-    made = data(validation=0.2).publish(torch.randn(20, 6))
+    network, made = fitting(name, model, data(validation=0.2).publish(torch.randn(20, 6)), lack=False)
+    kw |= {"model": network}
     if name in REFUSED.split():
         with pytest.raises(ConfigError, match="dp_sgd") as error:
             federation(name, data=made, **kw)

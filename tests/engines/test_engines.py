@@ -24,6 +24,7 @@ from atoll.rounds.evaluation import Evaluation
 from atoll.rounds.memories import MemoryStore
 from atoll.task import Task
 from atoll.tensors import Record, leaves
+from tests.halves import fitting
 
 CPU = torch.device("cpu")
 
@@ -218,6 +219,7 @@ def outcome(name: str, engine: str, sizes: tuple[int, ...]) -> tuple[Record, Eva
         settings["steps"] = 6
     public = torch.randn(12, 6, generator=torch.Generator().manual_seed(2))
     data = clients(sizes=sizes, validation=0.25).publish(public)
+    model, data = fitting(name, model, data)
     federation = Federation(
         model, data, name, rounds=3, cohort=4, engine=engine, eval_every=0, device="cpu", **settings
     )

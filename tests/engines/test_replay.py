@@ -17,6 +17,7 @@ from atoll.federation import Federation
 from atoll.methods import METHODS, FedAvg
 from atoll.tensors import leaves
 from tests.engines.test_engines import RAGGED, clients
+from tests.halves import fitting
 
 
 class OnTheCPU(Replays):
@@ -51,6 +52,7 @@ def played(name: str, fixed: bool, recurrent: bool = False) -> tuple[Any, ...]:
         model = lambda: nn.Sequential(nn.Linear(6, 8), *norm, nn.Tanh(), nn.Linear(8, 3))  # noqa: E731
         data = clients(sizes=RAGGED, validation=0.25)
         data = data.publish(torch.randn(12, 6, generator=torch.Generator().manual_seed(2)))
+        model, data = fitting(name, model, data)
     running = Federation(
         model, data, name, rounds=3, cohort=4, engine="batched", eval_every=0, device="cpu", **settings
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -9,11 +11,24 @@ from torch.utils import _pytree as pytree
 from atoll.adapters import apply
 from atoll.contract import ClientData, Method, Population, Program
 from atoll.engines.capture import capture
-from atoll.methods import METHODS, FedAvg, FedKSeed, FedNova, FedProx, FedSGD, FineTune, QFedAvg, Scaffold
+from atoll.methods import (
+    METHODS,
+    CrossModal,
+    FedAvg,
+    FedKSeed,
+    FedNova,
+    FedProx,
+    FedSGD,
+    FineTune,
+    QFedAvg,
+    Scaffold,
+)
 from atoll.task import Task
 from atoll.tensors import Record
 
-from .driver import blobs, network, whole
+from tests.halves import halved, halves
+
+from .driver import Client, blobs, network, whole
 
 VARIANTS: dict[str, Method] = {
     **{name: method() for name, method in METHODS.items()},
@@ -29,15 +44,20 @@ VARIANTS: dict[str, Method] = {
 }
 
 
-def adapted(task: Task, method: Method) -> Task:
-    """The task with an adapter, where the method is for one."""
-    return Task(apply(task.module, "lora:2,4")) if method.low_rank else task
+def suited(method: Method, normalised: bool, clients: Sequence[Client]) -> tuple[Task, Sequence[Client]]:
+    """A task and clients, with an adapter or in two parts where the method is for such."""
+    if isinstance(method, CrossModal):
+        return Task(halves()), [
+            Client(halved(x), y, test and (halved(test[0]), test[1]))  # type: ignore[arg-type]
+            for x, y, test in clients
+        ]
+    task = network(normalised)
+    return Task(apply(task.module, "lora:2,4")) if method.low_rank else task, clients
 
 
 def started(method: Method, program: Program, normalised: bool) -> tuple[Record, ClientData]:
     """A client's working state, with nothing in it zero that need not be."""
-    task, (client,) = network(normalised), blobs(8, tested=4)
-    task = adapted(task, method)
+    task, (client,) = suited(method, normalised, blobs(8, tested=4))
     assert client.test is not None
     population = Population(2, (task,), client.inputs[:1], client.inputs)
     received = method.broadcast(method.setup(task, population), [0]).received(0)
@@ -59,7 +79,7 @@ PLAIN = [name for name in (*VARIANTS, "tuned") if name != "fedbn"]  # which refu
 def test_a_captured_step_is_the_step(name: str, normalised: bool) -> None:
     method = VARIANTS.get(name) or FineTune(finetune_epochs=2)
     program = method if name in VARIANTS else method.program("personal")
-    task, (client,) = adapted(network(normalised), method), blobs(8)
+    task, (client,) = suited(method, normalised, blobs(8))
     cuts = [whole(client.inputs[at : at + 4], client.targets[at : at + 4]) for at in (0, 4)]
     with torch.no_grad():
         local, data = started(method, program, normalised)

@@ -24,6 +24,7 @@ from atoll.runs.tail import Glances
 from atoll.show.summary import result_text
 from atoll.show.table import Lines
 from atoll.words import value_text
+from tests.halves import fitting
 
 
 def hospitals() -> atoll.FederatedData:
@@ -69,8 +70,8 @@ def test_no_figure_of_a_run_differs_between_those_who_show_it(name: str, tmp_pat
     if name == "feddf":
         settings["distill_steps"] = 3
     given = {"rounds": 1, "newcomers": 1, "engine": "loop", "device": "cpu", "runs": str(tmp_path)}
-    model = network if name == "fedbn" else plain
-    run = Federation(model, hospitals(), name, **given, **settings).fit()
+    model, data = fitting(name, network if name == "fedbn" else plain, hospitals())
+    run = Federation(model, data, name, **given, **settings).fit()
     folder, last = run.folder, run.evaluation
     assert folder is not None and last is not None
     spread = (last.personal or last.clients)["accuracy"]

@@ -25,6 +25,7 @@ from atoll.runs.checkpoint import list_checkpoints
 from atoll.runs.events import read
 from atoll.runs.folder import RunFolder
 from atoll.runs.story import Story
+from tests.halves import fitting
 
 ENGINES = ("loop", "batched", "processes")
 
@@ -78,7 +79,8 @@ def federation(
     steps |= {"head_epochs": 2} if method == "fedrep" else {}  # of 10
     steps |= {"steps": 6, "seeds": 64} if method == "fedkseed" else {}  # of 200 and 4096
     steps |= {"adapter": "lora:2"} if METHODS[method].low_rank else {}
-    return Federation(Net, data(EQUAL) if equal else data(), method, **batch, **steps, **settings)
+    model, clients = fitting(method, Net, data(EQUAL) if equal else data())
+    return Federation(model, clients, method, **batch, **steps, **settings)
 
 
 class StopAfter(Callback):

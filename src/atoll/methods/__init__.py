@@ -24,6 +24,7 @@ from atoll.methods.adapters.flexlora import FlexLoRA
 from atoll.methods.adapters.flora import FLoRA
 from atoll.methods.adapters.hetlora import HetLoRA
 from atoll.methods.adapters.rolora import RoLoRA
+from atoll.methods.crossmodal import CrossModal
 from atoll.methods.distilled import FedDF, FedMD
 from atoll.methods.fedavg import FedAvg
 from atoll.methods.feddyn import FedDyn
@@ -85,6 +86,7 @@ __all__ = [
     "SHOT",
     "AdaBN",
     "Choco",
+    "CrossModal",
     "Decentralised",
     "Description",
     "DiLoCo",
@@ -160,6 +162,7 @@ METHODS: dict[str, type[Method]] = {
     "feddyn": FedDyn,
     "qfedavg": QFedAvg,
     "moon": Moon,
+    "crossmodal": CrossModal,
     "heterofl": HeteroFL,
     "pfnm": PFNM,
     "fedma": FedMA,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from atoll.parts import Inputs
 from atoll.task import Batch, Task
 from atoll.tensors import Tensors
 
-__all__ = ["features", "gradient_with", "watched", "widths"]
+__all__ = ["Watch", "classes", "features", "gradient_with", "watched", "widths"]
+
+Watch = Callable[[Task, int], AbstractContextManager[Callable[[], Tensor]]]
+"""Inside, a task's module is watched; the function tells what was seen in its latest forward, for so many rows."""
 
 
 def features(
@@ -37,11 +40,15 @@ def gradient_with(
     buffers: Tensors,
     batch: Batch,
     objective: Callable[[Tensor, Tensor], Tensor],
+    watch: Watch | None = None,
 ) -> tuple[Tensors, Tensor, Tensors]:
-    """As `Task.gradient`, but of objective(mean training loss, features [b, d]); it reports the plain loss."""
+    """As `Task.gradient`, but of objective(mean training loss, features [b, d]); it reports the plain loss.
+
+    With `watch` the objective gets what that sees in the place of features.
+    """
 
     def value(params: Tensors) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-        with watched(task, len(batch.mask)) as seen:
+        with (watch or watched)(task, len(batch.mask)) as seen:
             loss, moved = task.loss(params, buffers, batch)
         return objective(loss, seen()), (loss, moved)
 
@@ -86,10 +93,15 @@ def widths(task: Task, example: Inputs, method: str) -> tuple[int, int]:
     """
     with watched(task, len(example)) as seen:
         outputs, _ = task.predict(*task.initial(), example)
+    return seen().shape[1], classes(task, outputs, method)
+
+
+def classes(task: Task, outputs: Tensor, method: str) -> int:
+    """How many classes outputs [b, classes] tell apart.  Raises ConfigError, naming the method, for other outputs."""
     if outputs.ndim != 2 or task.loss_name in ("bce", "mse", "l1", "listwise", "rated"):
         raise ConfigError(
             f"{method} needs one class label a sample and one output a class; the model gives outputs of shape "
             f"{tuple(outputs.shape)} for one sample, and the loss is {task.loss_name}",
             hint="use a classifier with outputs [batch, classes] and cross_entropy",
         )
-    return seen().shape[1], outputs.shape[1]
+    return outputs.shape[1]
