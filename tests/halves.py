@@ -31,7 +31,7 @@ def halves(width: int = 6, classes: int = 3) -> nn.Module:
     def encoder(shape: tuple[int, ...], outputs: int) -> nn.Module:
         return nn.Sequential(nn.Linear(shape[0], 5), nn.Tanh(), nn.Linear(5, outputs))
 
-    return Fused({name: (width // 2,) for name in ("left", "right")}, classes, encoder, "attention", 4)
+    return Fused(dict.fromkeys(("left", "right"), (width // 2,)), classes, encoder, "attention", 4)
 
 
 def fitting(name: str, model: Callable[[], nn.Module], data: Any, lack: bool = True) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.halves import fitting
 from torch import nn
 
 import atoll.data
@@ -17,7 +18,6 @@ from atoll.errors import ConfigError
 from atoll.federation import Federation
 from atoll.methods import METHODS
 from atoll.tensors import Record, leaves
-from tests.halves import fitting
 
 SIZES = (16, 6, 11, 9)
 ALL = sorted(set(METHODS) - {"fedbn"})  # which refuses a model without BatchNorm

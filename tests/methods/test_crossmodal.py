@@ -19,7 +19,7 @@ from atoll.methods.crossmodal import contrast
 from atoll.modalities import HERE, present
 from atoll.parts import Parts
 from atoll.task import Task
-from atoll.tensors import Record, leaves
+from atoll.tensors import Record, leaves, nbytes
 
 from .driver import Client, Played
 
@@ -219,13 +219,14 @@ def test_engines_agree_beside_a_mean_for_each_part(fusion: str) -> None:
 
 
 def test_sums_that_hide_who_sent_what_are_enough() -> None:
-    plain, hidden = (federation(channel=channel).state for channel in (None, "secagg:20"))
+    plain, hidden = (federation(channel=channel).state for channel in (None, "secagg:20,range=20"))
     torch.testing.assert_close(hidden.prototypes, plain.prototypes, rtol=1e-2, atol=1e-2)
 
 
 def test_prototypes_travel_with_the_model() -> None:
     made = federation(lack=False)
-    sent = made.state.params.nbytes + made.state.prototypes.nbytes + made.state.known.nbytes
+    state = made.state
+    sent = sum(nbytes(each) for each in (state.params, state.prototypes, state.known))
     last = made.history[-1]
     assert last.bytes_up == len(last.cohort) * sent
 

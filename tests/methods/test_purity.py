@@ -25,7 +25,6 @@ from atoll.methods import (
 )
 from atoll.task import Task
 from atoll.tensors import Record
-
 from tests.halves import halved, halves
 
 from .driver import Client, blobs, network, whole
@@ -104,7 +103,7 @@ def test_a_captured_step_is_the_step(name: str, normalised: bool) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_client_half_changes_nothing_it_was_given(name: str) -> None:
     method = VARIANTS[name]
-    task, (client,) = adapted(network(normalised=True), method), blobs(8)
+    task, (client,) = suited(method, True, blobs(8))
     with torch.no_grad():
         local, data = started(method, method, normalised=True)
         held = [leaf for leaf in pytree.tree_leaves((local, data)) if leaf is not None]

@@ -53,7 +53,7 @@ class CrossModal(FedAvg):
     aggregation the server learns how many samples of each class a client has, and the mean embedding of each.
     """
 
-    mu: float = 1.0
+    mu: float = 0.1
     tau: float = 0.2
 
     paper: ClassVar[str] = "after Yu et al. 2023 (CreamFL) and Tan et al. 2022 (FedProto)"
