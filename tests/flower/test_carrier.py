@@ -157,6 +157,27 @@ def test_names_are_names_and_belong_to_the_run(tmp_path: Path, capsys: pytest.Ca
     assert "SuperNode 5 cannot take part: eve is not among the nodes of this run\n  hint: " in said
 
 
+def test_what_a_supernode_says_of_itself_is_not_believed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own side would have refused the name; and whatever it says cannot write over the log."""
+
+    def lie(name: str, content: RecordDict) -> RecordDict:
+        facts = dict(content.config_records["atoll"])
+        if name == "ann" and "joining" in facts:
+            return RecordDict({"atoll": ConfigRecord({**facts, "name": "../ann"})})
+        if name == "bob" and "joining" in facts:
+            return RecordDict({"atoll": ConfigRecord({"refused": "\x1b[2J" + "x" * 9000})})
+        return content
+
+    run = play(tmp_path, Hall(tmp_path, reply=lie), rounds=1, min_clients=1)
+    assert len(run.rounds[0].cohort) == 1
+    said = capsys.readouterr().out
+    assert "SuperNode 1 cannot take part: '../ann' is no name of a node" in said
+    assert "SuperNode 2 cannot take part: ?[2Jxxx" in said
+    assert "\x1b" not in said and "x" * 5000 not in said
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

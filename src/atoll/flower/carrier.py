@@ -23,6 +23,9 @@ _PACE = 0.1
 _LISTED = 1.0
 """Seconds between looks at who is there."""
 
+_SHOWN = 5000
+"""Characters of a line that the log shows."""
+
 _CRASHED, _GONE = 8, (3, 4, 5)
 """Flower's codes of errors: an app that crashed; a message or a node that is no longer there."""
 
@@ -52,7 +55,8 @@ class Carrier:
     """
 
     def __init__(self, coordinator: Coordinator, grid: Any, tell: Callable[[str], object] = print) -> None:
-        self.coordinator, self.grid, self.tell = coordinator, grid, tell
+        self.coordinator, self.grid = coordinator, grid
+        self.tell = lambda text: tell(_printable(text))  # much of it is what SuperNodes say
         self.desk, self.blobs = coordinator.desk, coordinator.blobs
         self._guests: dict[int, _Guest] = {}
         self._parted: set[int] = set()  # SuperNodes whose names others have now
@@ -231,7 +235,12 @@ class Carrier:
         self.tell(f"{name} cannot take part: {message}" + ("" if hint is None else f"\n  hint: {hint}"))
         refused = [each for each in self._guests.values() if each.refused]
         if len(refused) >= self.coordinator.office.least and len(refused) == len(self._guests):
-            raise ConfigError(f"no SuperNode can take part; {name}: {message}", hint=hint)
+            raise ConfigError(_printable(f"no SuperNode can take part; {name}: {message}"), hint=hint)
+
+
+def _printable(text: str) -> str:
+    """The text without what would change a terminal or a log that it is shown in."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text[:_SHOWN])
 
 
 def _bytes(facts: Facts, key: str) -> bytes:

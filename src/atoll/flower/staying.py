@@ -33,7 +33,7 @@ _START = 120.0
 
 
 class Staying(Hand):
-    """The hand whose worker may be there already.
+    """The hand whose worker may be there already: one that has begun the same, with data and a policy as they are now.
 
     Args:
         paths: where modules of the app are looked for; a worker that has read others makes room.
@@ -42,7 +42,8 @@ class Staying(Hand):
     def __init__(self, begin: Begin, paths: Sequence[str]) -> None:
         super().__init__(begin)
         self._paths = os.pathsep.join(paths)
-        self._key = hashlib.sha256(msgspec.msgpack.encode(begin) + self._paths.encode()).digest()
+        said = msgspec.msgpack.encode((begin, self._paths, _state(begin.source), _state(begin.policy)))
+        self._key = hashlib.sha256(said).digest()
 
     async def ready(self) -> Ready:
         self._to, self._from = await asyncio.to_thread(self._met)
@@ -89,6 +90,14 @@ class Staying(Hand):
         finally:
             os.close(log)
             os.close(null)
+
+
+def _state(path: str | None) -> list[tuple[str, int, int]]:
+    """What would be another where a file, or one in a folder, was written since: it is then read anew."""
+    if path is None:
+        return []
+    files = sorted(each for each in [Path(path), *Path(path).rglob("*")] if each.is_file())
+    return [(str(each), (of := each.stat()).st_mtime_ns, of.st_size) for each in files]
 
 
 def _address(place: str) -> Path:
