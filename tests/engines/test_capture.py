@@ -75,6 +75,12 @@ def views(s: Record, x: Tensor) -> Record:
     return s.replace(params=moved)
 
 
+def remembered(s: Record, x: Tensor) -> Record:
+    """What a parameter was before the step is part of the new state."""
+    new = s.params - grad(loss)(s.params, x) * s.lr
+    return s.replace(params=new, velocity=s.params, anchor=s.anchor - s.velocity * 0.1)
+
+
 def decayed(s: Record, x: Tensor) -> Record:
     return s.replace(params=s.params - (grad(loss)(s.params, x) + s.params * 0.02) * s.lr)
 
@@ -117,7 +123,7 @@ def inner_kept(s: Record, x: Tensor) -> Record:
     "step",
     [
         plain, proximal, decayed, heavy, pulled_twice, nesterov, swapped, chained, factors, repeated, views, inner,
-        inner_seen, inner_kept,
+        inner_seen, inner_kept, remembered,
     ],
 )  # fmt: skip
 def test_a_captured_step_repeats_the_function(step: Step) -> None:

@@ -71,7 +71,7 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
     ``w.lerp_(anchor, lr * mu)``. An output that is several such steps away from its input is written in as many.
 
     Everything else that reads the input, or a view of it, is moved before the writing; where that cannot be, because
-    two outputs need each other's old values, the output stays a new tensor.
+    two outputs need each other's old values, or the old value is itself an output, the output stays a new tensor.
     """
     (output,) = [node for node in graph.nodes if node.op == "output"]
     outputs = list(output.args[0])
@@ -80,7 +80,8 @@ def write_in_place(graph: fx.Graph, inputs: list[fx.Node], changed: set[int]) ->
     owner: dict[fx.Node, fx.Node] = {}  # a node that a rewrite absorbs -> the output it becomes part of
     order, before = nodes, dict[fx.Node, set[fx.Node]]()
     for i in sorted(changed):
-        steps = _steps(outputs[i], inputs[i]) if outputs.count(outputs[i]) == 1 else None
+        alone = outputs.count(outputs[i]) == 1 and output not in _readers(inputs[i])
+        steps = _steps(outputs[i], inputs[i]) if alone else None
         if steps is None:
             continue
         inside = {inner: node for node, (_, terms) in steps.items() for inner in _absorbed(node, terms)}
