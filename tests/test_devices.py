@@ -24,7 +24,7 @@ from atoll.methods import METHODS, FedAvg
 from atoll.rounds import judging
 from atoll.task import Batch, Task
 from atoll.tensors import leaves, named_tensors
-from tests.halves import OF_PARTS
+from tests.halves import fitting
 from tests.pretended import DEVICE, There, pretended
 
 
@@ -106,13 +106,14 @@ def federation(
         normed = [nn.BatchNorm1d(8)] if method == "fedbn" else []
         return nn.Sequential(nn.Linear(6, 8), *normed, nn.ReLU(), nn.Linear(8, 3))
 
+    network, data = fitting(str(method), model, data)
     more = {"cohort": 3, **more}
     if method == "fedkseed":  # of their defaults, 200 and 4096
         more |= {"steps": 6, "seeds": 64}
     if isinstance(method, str) and METHODS[method].low_rank:
         more["adapter"] = "lora:2"
     return Federation(
-        model, data, method, rounds=2, engine=engine, device=device, eval_every=0, seed=3, **more
+        network, data, method, rounds=2, engine=engine, device=device, eval_every=0, seed=3, **more
     )
 
 
@@ -144,11 +145,7 @@ KEEP_SOMETHING = ("fedavg", "fedora", "ifca", "cfl", "fedfomo")
 @pytest.mark.parametrize("engine", ["loop", "batched"])
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in KEEP_SOMETHING else pytest.param(name, marks=pytest.mark.slow)
-        for name in METHODS
-        if name not in OF_PARTS
-    ],
+    [name if name in KEEP_SOMETHING else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
 )
 def test_methods_keep_their_tensors_where_they_belong(
     name: str, engine: str, monkeypatch: pytest.MonkeyPatch

@@ -57,7 +57,10 @@ class Fused(nn.Module):
         """
         given = [at for at, name in enumerate(self.parts) if name in parts]
         some = parts[self.parts[given[0]]]
-        rows = torch.ones(len(some), len(given), device=some.device) if here is None else here[:, given]
+        if here is None:
+            rows = torch.ones(len(some), len(given), device=some.device)
+        else:  # not here[:, given]: a list is a tensor in main memory, which would cross to a GPU in every step
+            rows = torch.stack([here[:, at] for at in given], 1)
         found = []
         for column, at in enumerate(given):
             there, name = rows[:, column] > 0, self.parts[at]
