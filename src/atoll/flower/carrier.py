@@ -56,12 +56,16 @@ class Carrier:
 
     def __init__(self, coordinator: Coordinator, grid: Any, tell: Callable[[str], object] = print) -> None:
         self.coordinator, self.grid = coordinator, grid
-        self.tell = lambda text: tell(_printable(text))  # much of it is what SuperNodes say
+        self._tell = tell
         self.desk, self.blobs = coordinator.desk, coordinator.blobs
         self._guests: dict[int, _Guest] = {}
         self._parted: set[int] = set()  # SuperNodes whose names others have now
         self._arrays: dict[str, Any] = {}
         self._listed = 0.0
+
+    def tell(self, text: str) -> None:
+        """Say something, much of which SuperNodes may have said."""
+        self._tell(_printable(text))
 
     async def carry(self) -> None:
         """Until the run has ended.  Raises ConfigError where none of the nodes that it needs can take part."""
