@@ -179,3 +179,17 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None
     with pytest.raises(atoll.RunError, match="differ from the model's"):
         write("torchscript", Trained(Branches(), inputs, {}), tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
+
+
+class Narrows(nn.Module):
+    """The shape of what it gives depends on values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0 if bool(x.sum() > 0) else x[:, :1] * 0
+
+
+def test_outputs_of_another_shape_are_not_the_models(tmp_path: Path) -> None:
+    inputs = torch.cat([torch.ones(2, 3), -torch.ones(6, 3)])
+    with pytest.raises(atoll.RunError, match=r"shape \(8, 3\), the model \(8, 1\)"):
+        write("torchscript", Trained(Narrows(), inputs, {}), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
