@@ -191,7 +191,7 @@ def draw(rows: dict[str, dict[str, float]], shared: atoll.Run, name: str, path: 
     finding = "Shared items and private tastes do not beat the most popular items"
     if ours > start:
         finding = "Shared items and private tastes beat the most popular items"
-        if bar > start:
+        if bar > start and ours < bar:
             finding += f": {100 * (ours - start) / (bar - start):.0f} % of what pooling would gain"
     figure.suptitle(finding, weight="bold", fontsize=11)
     figure.savefig(path, dpi=150)

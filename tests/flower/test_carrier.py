@@ -206,6 +206,7 @@ def test_what_a_supernode_says_of_itself_is_not_believed(
         ({"min_clients": "many"}, "min_clients"),
         ({"nodes": ["A B"]}, "'A B' is no name"),
         ({"channel": "secagg"}, "starts one for every message"),
+        ({"down": "int8 + feedback"}, "lost what differences are told from"),
         ({"clients": 2}, "places"),
         ({"rounds": -1}, "rounds"),
     ],

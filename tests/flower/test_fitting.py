@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
 from atoll.errors import ConfigError, MissingExtraError
+from atoll.flower import client_app, server_app
 from atoll.flower.fitting import fitting
 
 
@@ -23,6 +25,18 @@ def test_another_release_is_told_with_what_to_install(version: str) -> None:
         fitting(version)
     assert told.value.hint is not None and "flwr==1.42.*" in told.value.hint
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("app", [server_app, client_app])
+def test_an_app_that_is_read_beside_another_release_ends_with_one_screen(
+    app: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("atoll.flower.fitting.version", lambda _: "1.43.0")
+    with pytest.raises(SystemExit) as ended:
+        app()
+    assert ended.value.code == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: Flower 1.43.0 is installed") and second.startswith("  hint: pip install")
 
 
 @pytest.mark.skipif(find_spec("flwr") is not None, reason="flwr is installed")

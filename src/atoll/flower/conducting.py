@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from atoll.channel.down import Down
 from atoll.deployed import KINDS, federated, office_of, prepared
 from atoll.errors import ConfigError
 from atoll.experiment import Experiment
@@ -45,6 +46,12 @@ def conducted(grid: Any, settings: Mapping[str, Any]) -> Any:
             f"channel = {experiment.channel!r}: a node's secrets of a secure sum live in a process that stays, and"
             " Flower starts one for every message",
             hint="`atoll serve` has secure aggregation; here, noise in the channel (local) hides updates",
+        )
+    if experiment.down is not None and Down.parse(experiment.down).feedback:
+        raise ConfigError(
+            f"down = {experiment.down!r}: a node that has lost what differences are told from is to fetch the model"
+            " whole, and Flower's messages bring nothing that was not sent",
+            hint='send models whole: down = "int8"',
         )
     run = asyncio.run(_run(grid, office_of(experiment, given), experiment))
     if "save" in given:

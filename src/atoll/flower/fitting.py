@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from atoll.errors import ConfigError, MissingExtraError
+from atoll.errors import AtollError, ConfigError, MissingExtraError
 
-__all__ = ["FITS", "fitting"]
+__all__ = ["FITS", "fits_or_ends", "fitting"]
 
 FITS = "1.42"
 """The minor release whose apps, messages and grid are spoken here, by any of its patches."""
@@ -28,3 +29,12 @@ def fitting(found: str | None = None) -> None:
             f"Flower {found} is installed, and this release of Atoll speaks with {FITS}.x",
             hint=f'pip install "flwr=={FITS}.*", on the SuperLink and on every SuperNode',
         )
+
+
+def fits_or_ends() -> None:
+    """`fitting` for what an app.py calls as it is read: where Flower does not fit, one screen, and the process ends."""
+    try:
+        fitting()
+    except AtollError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

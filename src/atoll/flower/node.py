@@ -18,7 +18,7 @@ from typing import Any
 from atoll import __version__
 from atoll.errors import AtollError, ConfigError, RunError
 from atoll.flower.envelope import Bodies, Facts, body, opened, sealed
-from atoll.flower.fitting import fitting
+from atoll.flower.fitting import fits_or_ends
 from atoll.flower.staying import Staying
 from atoll.network.computing import usable
 from atoll.network.hand import Hand
@@ -77,9 +77,9 @@ def client_app(
     `policy` and `device` likewise. It needs a name, which stays the same from start to start: `name`, or
     Flower's `partition-id`, which makes it "partition-0".
 
-    Raises ConfigError for a release of Flower that does not fit, MissingExtraError where there is none.
+    Ends the process, with what to install, for a release of Flower that does not fit (2) and where there is none (3).
     """
-    fitting()
+    fits_or_ends()
     from flwr.app import Message
     from flwr.clientapp import ClientApp
 

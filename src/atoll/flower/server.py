@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from atoll.errors import AtollError
-from atoll.flower.fitting import fitting
+from atoll.flower.fitting import fits_or_ends
 
 __all__ = ["server_app"]
 
@@ -25,9 +25,9 @@ def server_app(**settings: Any) -> Any:
             model. The project's `[tool.flwr.app.config.atoll]`, and so ``flwr run --run-config "atoll.rounds=5"``,
             counts before them.
 
-    Raises ConfigError for a release of Flower that does not fit, MissingExtraError where there is none.
+    Ends the process, with what to install, for a release of Flower that does not fit (2) and where there is none (3).
     """
-    fitting()
+    fits_or_ends()
     from flwr.serverapp import ServerApp
     from flwr.supercore.exit import ExitCode, flwr_exit
 
