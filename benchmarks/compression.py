@@ -99,7 +99,7 @@ def lost(text: str, update: Tensors) -> float:
         return float("nan")  # nothing comes back of one client's
     codec, key = parse(text.partition(" + ")[0]), torch.tensor(7)
     flat = update.flat()
-    if codec.matrices:
+    if codec.apart:
         back = update.map(
             lambda v: codec.through(v, key) if codec.nbytes(v.shape) < 4 * v.numel() else v
         ).flat()
