@@ -18,6 +18,7 @@ from atoll.network.marks import MarksOnDisk
 from atoll.peer.masks import Masks
 from atoll.peer.others import Other
 from atoll.peer.sayings import WithheldError
+from atoll.tensors import Record
 
 NAMES = ["ann", "bea", "cat", "dan"]
 KEYS = {name: Private(bytes([at + 1]) * 32) for at, name in enumerate(NAMES)}
@@ -41,7 +42,7 @@ def told(
     one: Masks, share: Tensor, names: Sequence[str] = NAMES[:3], number: int = 1, asker: str = "dan"
 ) -> Tensor:
     """What the asker gets of one, whose share this is."""
-    hidden = one.hidden(number, lambda name, others: share.clone(), lambda name: NAMES[:3])
+    hidden = one.hidden(number, Record(), lambda name, others: share.clone(), lambda name: NAMES[:3])
     body = asyncio.run(hidden.to(asker, True, question(names, asker)))
     return codec.decode(body)["share"]  # type: ignore[no-any-return]
 
@@ -114,7 +115,7 @@ def test_keys_are_those_that_were_told_here() -> None:
     ann, nobody = masks("ann"), bytes(32)
 
     def asked(body: bytes, one: Masks = ann) -> bytes:
-        hidden = one.hidden(1, lambda name, others: drawn(0), lambda name: NAMES[:3])
+        hidden = one.hidden(1, Record(), lambda name, others: drawn(0), lambda name: NAMES[:3])
         return asyncio.run(hidden.to("dan", True, body))
 
     with pytest.raises(WithheldError, match="another key of bea"):

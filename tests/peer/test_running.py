@@ -17,6 +17,7 @@ from atoll.cli.peer import alike, checked, member_of
 from atoll.errors import CodecError, ConfigError, RunError
 from atoll.experiment import Experiment
 from atoll.parties.framed import Address
+from atoll.peer.circle import Circle
 from atoll.peer.keeping import Book, Labels
 from atoll.peer.member import Member
 from atoll.peer.running import Seat, take_part
@@ -155,6 +156,43 @@ def test_who_is_broken_off_goes_on_to_the_bit(
         return await asyncio.gather(*rest, twice())
 
     assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
+
+
+@pytest.mark.parametrize(("method", "mixing"), [("dpsgd", "plain"), ("choco", "plain"), ("dpsgd", "masked")])
+def test_what_one_had_said_that_is_broken_off_is_said_again(
+    method: str, mixing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ends without a word once its third round counts, and before a neighbour has heard what it said in that."""
+    one = experiment(method, "ring", rounds=6, mixing=mixing)
+    where = dict(zip(NAMES, several(len(NAMES)), strict=True))
+    commit, hear, armed = Book.commit, Circle.hear, [True]
+
+    def breaking(self: Book, round: int, *more: Any) -> None:
+        commit(self, round, *more)
+        if self.name == "2" and round == 3 and armed[0]:
+            armed[0] = False
+            raise _Broken
+
+    async def late(self: Circle, number: int, *given: Any, **more: Any) -> Any:
+        while self.name == "1" and number == 3 and armed[0]:
+            await asyncio.sleep(0.01)
+        return await hear(self, number, *given, **more)
+
+    monkeypatch.setattr(Book, "commit", breaking)
+    monkeypatch.setattr(Circle, "hear", late)
+
+    async def twice() -> Member:
+        with contextlib.suppress(_Broken):
+            await peer(one, 2, where, tmp_path)
+        assert not armed[0]
+        return await peer(one, 2, where, tmp_path)
+
+    async def all_() -> list[Member]:
+        rest = (peer(one, at, where, tmp_path) for at in (0, 1, 3))
+        return await asyncio.gather(*rest, twice())
+
+    assert same(asyncio.run(asyncio.wait_for(all_(), 60)), simulated(one))
+    assert '"missing"' not in next((tmp_path / "1").glob("*/events.jsonl")).read_text()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from atoll.runs.folder import RunFolder
 from atoll.runs.readers import Reader
 from atoll.runs.session import Session
 from atoll.runs.snapshot import Snapshot
+from atoll.tensors import Record
 
 __all__ = ["Book", "Labels", "secret"]
 
@@ -70,6 +71,8 @@ class Book:
         self.session = Session(place, log=list(log), checkpoint=1, keep="last")
         self.number = 0
         self.facts: dict[str, Any] = {}
+        self.said = Record()
+        """By number, what it has said and somebody may still ask for."""
         self.missing: dict[str, list[int]] = {}
         """By the name of another one, the rounds in which nothing came of it."""
         self.sent = self.received = 0
@@ -83,6 +86,7 @@ class Book:
             checkpoint, _ = self.session.resume(found.path, self._identity)
             self.number, self.facts = checkpoint.round, dict(checkpoint.facts["peer"])
             self.member.take(checkpoint.records["state"])
+            self.said = checkpoint.records["said"]
             self.missing = {name: list(each) for name, each in self.facts.get("missing", {}).items()}
             self.sent, self.received = self.facts.get("sent", 0), self.facts.get("received", 0)
         self._stack.enter_context(
@@ -126,11 +130,24 @@ class Book:
         )  # fmt: skip
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self.number, {"state": self.member.held()}, facts={"peer": self.facts})
+        return Snapshot(
+            self.number, {"state": self.member.held(), "said": self.said}, facts={"peer": self.facts}
+        )
 
     def _model(self, path: Path) -> None:
         params, buffers = self.member.model()
         save_file({name: value.contiguous() for name, value in {**params, **buffers}.items()}, path)
+
+    @property
+    def unheard(self) -> list[tuple[int, tuple[int, list[str]], Record]]:
+        """What it had said when it was broken off: number, since which and for whom, and what it was."""
+        facts = self.facts.get("said", {})
+        return [(int(number), tuple(facts[number]), held) for number, held in self.said.items()]
+
+    @property
+    def begins(self) -> int:
+        """The number from which on it says something, or has said it and can once more."""
+        return min([self.number * self.member.phases + 1, *(number for number, _, _ in self.unheard)])
 
     def lost(self, name: str, round: int) -> None:
         """Nothing came of another one in a round."""
@@ -159,7 +176,10 @@ class Book:
         self.sent, self.received = self.sent + up, self.received + down
         if judged:
             self.figures = self.member.judged()
+        unheard = circle.sayings.unheard(lambda name: circle.others[name].gone)
+        self.said = Record({str(number): each.spoken.held() for number, each in unheard.items()})
         self.facts = {
+            "said": {str(number): (each.since, sorted(each.due)) for number, each in unheard.items()},
             "heard": {name: other.heard for name, other in circle.others.items() if other.heard},
             "addresses": {n: str(other.address) for n, other in circle.others.items() if other.address},
             "spoken": circle.sayings.spoken, "missing": self.missing, "sent": self.sent, "received": self.received,

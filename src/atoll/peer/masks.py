@@ -65,9 +65,11 @@ class Masks:
         """The question for the shares of these others."""
         return packed(Among({name: self._others[name].key for name in names}))
 
-    def hidden(self, number: int, share: Share, due: Callable[[str], Sequence[str]]) -> Hidden:
-        """What is said in a round; `due` says whom one hears in it where all are there."""
-        return Hidden(self, number, share, due)
+    def hidden(
+        self, number: int, values: Record, share: Share, due: Callable[[str], Sequence[str]]
+    ) -> Hidden:
+        """What is said in a round, of these values; `due` says whom one hears in it where all are there."""
+        return Hidden(self, number, values, share, due)
 
     async def told(self, number: int, name: str, asked: bytes, share: Share, due: Sequence[str]) -> bytes:
         """A share under masks, for who asks for it in a round, and hears these where all are there.
@@ -127,11 +129,15 @@ class Hidden:
 
     masks: Masks
     number: int
+    values: Record
     share: Share
     due: Callable[[str], Sequence[str]]
 
     async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
         return await self.masks.told(self.number, name, asked, self.share, self.due(name))
+
+    def held(self) -> Record:
+        return self.values
 
 
 def _hashed(*what: object) -> bytes:

@@ -19,12 +19,12 @@ from atoll.parties.framed import Address, Secured
 from atoll.peer.circle import Circle
 from atoll.peer.keeping import Book, Labels, secret
 from atoll.peer.member import Member
-from atoll.peer.sayings import BEFORE, Plain
+from atoll.peer.sayings import BEFORE, Plain, Saying
 from atoll.runs.readers import Reader
 from atoll.tensors import Record
 
 if TYPE_CHECKING:
-    from atoll.peer.masks import Masks
+    from atoll.peer.masks import Hidden, Masks
 
 __all__ = ["Seat", "take_part"]
 
@@ -85,7 +85,7 @@ async def take_part(
         circle = Circle(
             name, names, run, seat.listen, {**addresses, **seat.known}, seat.strangers,
             address=seat.address, secured=seat.secured, patience=seat.patience, deadline=seat.deadline,
-            begins=book.number * member.phases + 1, key=b"" if key is None else key.public, tell=tell,
+            begins=book.begins, key=b"" if key is None else key.public, tell=tell,
         )  # fmt: skip
         circle.sayings.spoken = book.facts.get("spoken", 0)
         for other, number in book.facts.get("heard", {}).items():
@@ -95,6 +95,8 @@ async def take_part(
             from atoll.peer.masks import Masks
 
             masks = Masks(name, run, key, MarksOnDisk(of_masks[1]), circle.others, circle.reaches)
+        rounds = _Rounds(member, names, circle, book, tell, every, masks)
+        rounds.again()
         async with circle:
             if member.kin:
                 await _acquainted(member, names, circle, seat.wait, tell)
@@ -104,7 +106,7 @@ async def take_part(
             missing = await circle.gather(neighbours, wait)
             if missing:
                 tell(said("without", f"begins without {', '.join(missing)}", peers=missing))
-            await _Rounds(member, names, circle, book, tell, every, masks).play(labels.rounds)
+            await rounds.play(labels.rounds)
         book.end()
     for file in of_masks:  # what was told stays hidden, whoever gets at this disk later
         file.unlink(missing_ok=True)
@@ -214,16 +216,7 @@ class _Rounds:
             await self.circle.say(number, to, member.message(mine, first=phase == 0))
         else:
             member.check(mine)
-
-            def share(receiver: str, others: Sequence[str]) -> Tensor:
-                numbers = [self.names.index(each) for each in others]
-                return member.share(round, phase, mine, self.names.index(receiver), numbers)
-
-            def hears(receiver: str) -> list[str]:
-                everybody = member.weights(round, phase, range(len(self.names)))
-                return [self.names[each] for each in everybody.hears(self.names.index(receiver))]
-
-            await self.circle.say(number, to, masks.hidden(number, share, hears))
+            await self.circle.say(number, to, self._hidden(masks, number, mine))
 
         def read(name: str, body: bytes, whole: bool) -> Record:
             return member.read(self.names.index(name), body, whole or phase > 0)
@@ -241,6 +234,26 @@ class _Rounds:
             return self._summed(round, phase, there, mine, heard, lost), {}
         there = [each for each in there if self.names[each] not in lost]
         return member.mixed(round, phase, there, mine, heard), heard
+
+    def _hidden(self, masks: Masks, number: int, mine: Record) -> Hidden:
+        """What it says in an exchange under masks."""
+        member, (before, phase) = self.member, divmod(number - 1, self.member.phases)
+
+        def share(receiver: str, others: Sequence[str]) -> Tensor:
+            numbers = [self.names.index(each) for each in others]
+            return member.share(before + 1, phase, mine, self.names.index(receiver), numbers)
+
+        def hears(receiver: str) -> list[str]:
+            everybody = member.weights(before + 1, phase, range(len(self.names)))
+            return [self.names[each] for each in everybody.hears(self.names.index(receiver))]
+
+        return masks.hidden(number, mine, share, hears)
+
+    def again(self) -> None:
+        """Say once more what was said, and not fetched by all, before this peer was broken off."""
+        for number, (since, due), held in self.book.unheard:
+            spoken = Plain.of(held) if self.masks is None else self._hidden(self.masks, number, held)
+            self.circle.sayings.again(number, Saying(since, spoken, {*due}))
 
     def _summed(
         self,

@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from atoll.errors import AtollError
+from atoll.tensors import Record
 
 __all__ = ["BEFORE", "Plain", "Saying", "Sayings", "Spoken", "WithheldError"]
 
@@ -40,6 +43,10 @@ class Spoken(Protocol):
         """
         ...
 
+    def held(self) -> Record:
+        """What it can be said from once more, by one that comes back."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -50,6 +57,18 @@ class Plain:
 
     async def to(self, name: str, whole: bool, asked: bytes) -> bytes:
         return self.whole if whole and self.whole is not None else self.body
+
+    def held(self) -> Record:
+        return Record(body=_tensor(self.body), whole=_tensor(self.body if self.whole is None else self.whole))
+
+    @staticmethod
+    def of(held: Record) -> Plain:
+        """What was `held`."""
+        return Plain(held.body.numpy().tobytes(), held.whole.numpy().tobytes())
+
+
+def _tensor(body: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(body), dtype=torch.uint8)
 
 
 @dataclass
@@ -78,6 +97,18 @@ class Sayings:
                 if old <= number - _MOST or all(map(gone, self._said[old].due)):
                     del self._said[old]
             self._news.notify_all()
+
+    def unheard(self, gone: Callable[[str], bool]) -> dict[int, Saying]:
+        """By number, what was said and somebody has not fetched who may still ask."""
+        return {
+            number: each
+            for number, each in self._said.items()
+            if number > BEFORE and any(not gone(name) for name in each.due)
+        }
+
+    def again(self, number: int, saying: Saying) -> None:
+        """Say once more what was said before this one was broken off."""
+        self._said[number] = saying
 
     async def of(self, number: int, never: Callable[[int], bool], seconds: float) -> Saying | None:
         """What was said in a round; waits so long for it, unless it will never be there."""
