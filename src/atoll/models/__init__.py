@@ -59,7 +59,7 @@ def _fused(shape: Shape | Parts, classes: int, fusion: Literal["late", "attentio
     if not isinstance(shape, Mapping):
         raise ConfigError(
             f"fused reads samples of several parts by name, not one tensor of shape {shape}",
-            hint="leave the model out, or name one for this shape (atoll models)",
+            hint="leave model and fusion out, or name a model for this shape (atoll models)",
         )
     return Fused(shape, classes, _auto, fusion)
 
