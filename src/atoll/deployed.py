@@ -26,6 +26,7 @@ from atoll.network.base import remembered
 from atoll.network.coordinator import Deployment, Office
 from atoll.network.elsewhere import Elsewhere
 from atoll.network.here import Here
+from atoll.network.reading import Reading
 from atoll.network.rows import arrays, packed
 from atoll.network.suitable import check, check_model, check_public, check_trusted
 from atoll.network.sums import between, whole
@@ -46,7 +47,6 @@ _UNKNOWN = DataForm(
 )  # fmt: skip
 """The form of data that nobody has yet."""
 
-_FILE_KEYS = ("label", "features", "categorical", "classes", "missing", "scale", "ignore")
 KINDS: dict[str, Any] = {
     "min_clients": Count,
     "nodes": tuple[str, ...],
@@ -119,11 +119,10 @@ def stand_in(data: object) -> str:
 
 def _read_as(experiment: Experiment) -> dict[str, Any]:
     """How nodes read their data."""
-    found = {key: value for key in _FILE_KEYS if (value := getattr(experiment, key)) is not None}
+    found = {key: getattr(experiment, key, None) for key in Reading.__struct_fields__}
     if (texts := kind_of(experiment.data)) is not None:
-        found |= {"texts": texts[0], "window": experiment.window, "packed": experiment.packed or None}
-        found["tokenizer"] = tokenizer(experiment.tokenizer).sha256
-    return {key: value for key, value in found.items() if value is not None}
+        found |= {"texts": texts[0], "tokenizer": tokenizer(experiment.tokenizer).sha256}
+    return {key: value for key, value in found.items() if value is not None and value is not False}
 
 
 def _folder(experiment: Experiment) -> str | None:

@@ -26,6 +26,7 @@ from atoll.network.here import Here, describe
 from atoll.network.reading import asked
 from atoll.network.wire import Plan, pack, unpack
 from atoll.networks import architectures, networks
+from tests.data.test_media import tone, write
 
 ROOT = Path(os.environ.get("ATOLL_DATA", "absent"))
 CPU = torch.device("cpu")
@@ -197,6 +198,64 @@ def test_a_folder_with_a_test_file(tables: dict[str, Path], tmp_path: Path) -> N
     (folders["site-1"] / "more.csv").write_text("a\n1\n")
     with pytest.raises(DataError, match="is not one client's data"):
         Here.load(str(folders["site-1"]), 1, "site-1", plan(data=STATED))
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> dict[str, Path]:
+    """Clients with a folder for each class, of rates and lengths of their own; the last lacks a class."""
+    for at, (name, rate) in enumerate((("ann", 8000), ("bob", 11025), ("cat", 8000))):
+        for label in ("no", "yes")[: 2 - at // 2]:
+            for take in range(5):
+                write(tmp_path / name / label / f"{take}.wav", tone(take + 10 * at, 500 + 40 * at), rate)
+    return {name: tmp_path / name for name in ("ann", "bob", "cat")}
+
+
+SOUND = {"rate": 8000, "seconds": 0.06, "classes": "no,yes"}
+
+
+def test_folders_of_recordings(recordings: dict[str, Path]) -> None:
+    nodes = check(recordings, plan(data=SOUND), (0, 1, 2))
+    assert nodes[1].columns == ("audio",)
+    assert describe(nodes[1])[1] == (
+        "inputs: of shape 32x2, from recordings; to predict: the class whose folder they are in"
+    )
+    waves = check(recordings, plan(data={**SOUND, "waves": True}), (1,))
+    assert waves[0].example().inputs.shape[1:] == (1, 480)
+
+
+def test_what_no_folder_of_recordings_can_know_is_refused(recordings: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"rate recordings are read.*how long a recording") as caught:
+        Here.load(str(recordings["ann"]), 0, "ann", plan(data={"classes": "no,yes"}))
+    assert "rate = 16000" in str(caught.value.hint) and "seconds = 1" in str(caught.value.hint)
+    for data, message in (
+        ({**SOUND, "label": "ill"}, "a folder of recordings has no option 'label'"),
+        ({**SOUND, "pixels": 8}, "a folder of recordings has no option 'pixels'"),
+        ({**SOUND, "classes": 2}, "have names: no, yes"),
+        ({**SOUND, "rate": 0}, "int` >= 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Here.load(str(recordings["ann"]), 0, "ann", plan(data=data))
+
+
+def test_recordings_are_asked_for_where_there_are_none(tables: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="has no option 'rate'"):
+        Here.load(str(tables["site-1"]), 1, "b", plan(data={**STATED, "rate": 8000}))
+
+
+def test_folders_of_pictures(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for at, name in enumerate(("ann", "bob")):
+        for label in ("a", "b"):
+            for take in range(4):
+                (folder := tmp_path / name / label).mkdir(parents=True, exist_ok=True)
+                values = np.random.default_rng([at, take]).integers(0, 255, (9 + at, 8, 3), np.uint8)
+                image.fromarray(values).save(folder / f"{take}.png")
+    sources = {name: tmp_path / name for name in ("ann", "bob")}
+    data = {"pixels": "6x5", "classes": "a,b"}
+    (bob,) = check(sources, plan(data=data), (1,))
+    assert bob.example().inputs.shape[1:] == (3, 6, 5)
+    with pytest.raises(ConfigError, match="which size pictures have"):
+        Here.load(str(sources["ann"]), 0, "ann", plan(data={"classes": "a,b"}))
 
 
 def test_own_code(

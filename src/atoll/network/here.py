@@ -14,6 +14,7 @@ import numpy as np
 from atoll import own as code
 from atoll.data import FederatedData, from_clients
 from atoll.data.federate import split_files
+from atoll.data.media import media_of
 from atoll.data.names import Names
 from atoll.data.question import REGRESSION
 from atoll.data.report import PartitionReport, measure
@@ -59,9 +60,10 @@ class Here(FederatedData):
         """What a node has, read as the plan says.
 
         Args:
-            source: a .csv, .tsv, .parquet or .npz file, a folder with the files train and test, or the node's own code,
-                "module:function", which is called without arguments and returns what `from_clients` takes as a client;
-                where the plan reads texts, a file or a folder of them.
+            source: a .csv, .tsv, .parquet or .npz file, a folder with the files train and test, one of recordings or of
+                pictures (all of them are this client's), or the node's own code, "module:function", which is called
+                without arguments and returns what `from_clients` takes as a client; where the plan reads texts, a file
+                or a folder of them.
             make: that function itself, where `source` is no more than what it is called.
             tokenizer: the folder of the tokenizer that texts are read by.
 
@@ -176,12 +178,13 @@ def _found(source: str) -> Any:
     path = Path(source)
     if path.is_dir():
         split = split_files(path)
-        if split is None:
+        if split is None and media_of(path) is None:
             raise DataError(
                 f"the folder {path} is not one client's data",
-                hint="put train.csv, and test.csv if there is one (likewise .npz ...), into a folder of their own",
+                hint="put train.csv, and test.csv if there is one (likewise .npz ...), or recordings or pictures by"
+                " class, into a folder of their own",
             )
-        return split
+        return split or path
     if not path.is_file():
         raise DataError(
             f"there is no file {path}",
@@ -240,6 +243,9 @@ def describe(here: Here) -> list[str]:
     inputs = f"inputs: of shape {shapes(here.example().inputs)}"
     if here.reading.texts is not None:
         inputs += f", tokens of {here.reading.texts}; to predict: the token that comes next"
+    elif here.reading.rate is not None or here.reading.pixels is not None:
+        what = "recordings" if here.reading.pixels is None else "pictures"
+        inputs += f", from {what}; to predict: the class whose folder they are in"
     elif here.columns:
         *features, label = here.columns
         inputs += f", from {', '.join(features)}; to predict: {label}"

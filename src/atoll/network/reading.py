@@ -17,6 +17,7 @@ from msgspec import Meta
 from atoll.data import Dataset
 from atoll.data.corpus import WINDOW, from_texts
 from atoll.data.files import TABLES, read_table
+from atoll.data.media import media_of
 from atoll.data.table import Table, is_frame
 from atoll.data.tokens import tokenizer as read_by
 from atoll.data.whole import is_pair, is_split
@@ -28,6 +29,14 @@ __all__ = ["Reading", "asked", "check_stated", "read_texts"]
 
 _Words = str | tuple[str, ...] | None
 _OF_TEXTS = ("texts", "window", "packed", "tokenizer")
+_OF_MEDIA: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "audio": (
+        ("rate", "at which rate recordings are read (they differ from site to site)", "rate = 16000"),
+        ("seconds", "how long a recording is", "seconds = 1"),
+    ),
+    "image": (("pixels", "which size pictures have", 'pixels = 64, or "48x64" (height x width)'),),
+}
+"""What a plan must say of a folder: the key, what is open without it, and a line that says it."""
 
 
 class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,6 +55,11 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     packed: bool | None = None
     tokenizer: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
     """The SHA-256 of the tokenizer that all have; None: texts are read as bytes."""
+    rate: Annotated[int, Meta(ge=1)] | None = None
+    """Of recordings, as `seconds` and `waves`; `pixels` is of pictures."""
+    seconds: Annotated[float, Meta(gt=0)] | None = None
+    waves: bool | None = None
+    pixels: int | str | None = None
 
     @staticmethod
     def of(plan: Plan) -> Reading:
@@ -66,7 +80,7 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             ) from None
 
     def options(self) -> dict[str, Any]:
-        """What is given of tables and arrays, as `from_clients` takes it."""
+        """What is given of tables, arrays, recordings and pictures, as `from_clients` takes it."""
         keys = [key for key in self.__struct_fields__ if key not in _OF_TEXTS]
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
@@ -78,10 +92,15 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def asked(source: str, plan: Plan) -> list[str]:
-    """The columns that a plan has read at a node, or the arrays of its .npz file; known before anything is read."""
+    """The columns that a plan has read at a node, the arrays of its .npz file, or "text", "audio", "image".
+
+    Known before anything is read.
+    """
     reading = Reading.of(plan)
     if reading.texts is not None:
         return ["text"]
+    if (media := media_of(Path(source))) is not None:
+        return [media]
     if Path(source).suffix.lower() == ".npz":
         return ["x", "y" if reading.label is None else reading.label]
     return reading.columns
@@ -154,6 +173,11 @@ def check_stated(reading: Reading, value: Any, source: str) -> None:
         )
     elif isinstance(value, Dataset):
         _check_dataset(reading, value, source)
+    elif isinstance(value, str | Path) and (media := media_of(Path(value))) is not None:
+        for key, why, line in _OF_MEDIA[media]:
+            if getattr(reading, key) is None:
+                reasons.append(why)
+                lines.append(line)
     if reasons:
         raise ConfigError(
             f"{source} cannot be read alone: the coordinator's file does not say {'; '.join(reasons)}",
