@@ -7,7 +7,6 @@ and recurrent layers need help to be pure, and get it from `atoll.purity`, whate
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +19,11 @@ from torch.func import functional_call
 from atoll import seeds
 from atoll.blocks import blocks, computed_again
 from atoll.calling import alike, arguments, main
-from atoll.errors import AtollError, ConfigError
+from atoll.errors import ConfigError
 from atoll.gradient import grad_and_value, needs_notes
-from atoll.losses import ACCURACIES, LOSSES, Loss
-from atoll.masking import Masking
-from atoll.measures import Better
-from atoll.metrics import NAMED, Confusion, Metric, Metrics, chosen
+from atoll.losses import Loss
+from atoll.measuring import Measuring
+from atoll.metrics import NAMED, Metrics
 from atoll.modules import tied, unreadable
 from atoll.parts import Inputs, joined, of_tokens
 from atoll.purity import Pure, Used, plainly
@@ -57,7 +55,7 @@ class Batch(NamedTuple):
     key: Tensor
 
 
-class Task:
+class Task(Measuring):
     """A module and a loss, to be trained and judged through pure functions.
 
     Args:
@@ -91,26 +89,11 @@ class Task:
         *,
         shares: bool = False,
     ) -> None:
-        self.masking = Masking.parse(loss) if isinstance(loss, str) else None
-        if self.masking is not None:
-            loss = "cross_entropy"
-        if isinstance(loss, str) and loss not in LOSSES:
-            known = f"known: {', '.join(LOSSES)}, masked:SHARE, or a function"
-            raise ConfigError(f"unknown loss {loss!r}", hint=known)
+        super().__init__(loss, metrics)
         kept = {id(p): p for p in module.parameters() if shares and not p.requires_grad}
         self.module = copy.deepcopy(module, kept).cpu()  # what is known is not copied
         self.augment = augment
         self.thrift = Thrift()
-        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
-        self.loss_function: Loss = LOSSES[loss] if isinstance(loss, str) else loss
-        self._known_loss = isinstance(loss, str)
-        found = chosen(metrics, self.loss_name)
-        self.metrics: dict[str, Metric] = {n: m for n, m in found.items() if isinstance(m, Metric)}
-        self.confusion = next((each for each in found.values() if isinstance(each, Confusion)), None)
-        self._gets_all = {n for n, each in self.metrics.items() if not each.of_tensors}
-        self._wrapped: Callable[[Tensor], Any] = lambda outputs: outputs
-        if self.loss_name in ("cross_entropy", "bce"):
-            self.metrics.setdefault("accuracy", Metric(ACCURACIES[self.loss_name], "higher", over="tokens"))
         self.normalises = any(
             isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()
         )
@@ -241,65 +224,15 @@ class Task:
             gradient, total = gradient + found * share, total + loss * share
         return gradient, total, buffers
 
-    @property
-    def better(self) -> dict[str, Better | None]:
-        """Which of two values of a metric is the better one, None where nobody has said so."""
-        return {name: metric.better for name, metric in self.metrics.items()}
-
     def measure(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> Record:
         """Per-sample loss and metrics in evaluation mode: a record of tensors [b] (see `Metric.taken`)."""
         if self.masking is not None:
             inputs, targets = self.masking(inputs, targets)
         return self._measured(self.called(params, buffers, inputs)[0], targets)
 
-    def judged(self, outputs: Tensor, targets: Tensor) -> Record:
-        """Per-sample loss and metrics of outputs, wherever they come from (see `Metric.taken`, `Confusion.taken`)."""
-        return self._measured(self._wrapped(outputs), targets)
-
-    def _measured(self, given: Any, targets: Tensor) -> Record:
-        outputs = main(given)
-        found = {
-            n: m.taken(n, given if n in self._gets_all else outputs, targets) for n, m in self.metrics.items()
-        }
-        if self.confusion is not None:
-            found[self.confusion.name] = self.confusion.taken(outputs, targets)
-        return Record(loss=self.losses(given, targets), **found)
-
-    def losses(self, given: Any, targets: Tensor) -> Tensor:
-        """The loss of each sample [b]; one of our own in single precision, in however many bits outputs are."""
-        if self._known_loss:
-            return self._per_sample(self.loss_function, self.thrift.single(main(given)), targets)
-        with self.thrift.cast(targets.device):
-            found = self._per_sample(self.loss_function, given, targets)
-        return found if self.thrift.precision == "float32" else found.float()
-
     def totals(self, params: Tensors, buffers: Tensors, batch: Batch) -> Record:
         """Of the real samples: their `count` and the sum of the loss, to be pooled, then divided once; metrics too."""
         return self.summed(self.measure(params, buffers, batch.inputs, batch.targets), batch)
-
-    def summed(self, measured: Record, batch: Batch) -> Record:
-        """The totals of per-sample measures of a batch (see `Metric.summed`)."""
-        sums = {"loss": torch.sum(measured.loss * batch.mask)}
-        for name, metric in self.metrics.items():
-            sums |= metric.summed(name, measured[name], batch.mask)
-        if self.confusion is not None:
-            name = self.confusion.name
-            sums[name] = self.confusion.summed(measured[name], batch.mask)
-        return Record(count=batch.mask.sum(), **sums)
-
-    @staticmethod
-    def _per_sample(function: Loss, outputs: Any, targets: Tensor) -> Tensor:
-        values = function(outputs, targets)
-        if values.ndim == 0 or values.shape[0] != targets.shape[0]:
-            raise ConfigError(
-                f"{Task._name(function)} returned shape {tuple(values.shape)} for {targets.shape[0]} samples",
-                hint="return one value per sample (reduction='none'); Atoll takes the means",
-            )
-        return values.reshape(values.shape[0], -1).mean(1) if values.ndim > 1 else values
-
-    @staticmethod
-    def _name(function: Loss) -> str:
-        return getattr(function, "__name__", "the loss")
 
     @torch.no_grad()
     def follow(self, inputs: Inputs) -> Any:
@@ -314,11 +247,6 @@ class Task:
             outputs, _ = self.called(params, buffers, inputs)
         self.used = {name: seen.first[name] if name in shared else at for name, at in seen.last.items()}
         return outputs
-
-    @property
-    def loss_text(self) -> str:
-        """The loss as it is written."""
-        return self.loss_name if self.masking is None else self.masking.text
 
     def check(self, inputs: Inputs, targets: Tensor, classes: int | None) -> None:
         """Run the model on a few samples and say clearly what does not fit.  Raises ConfigError."""
@@ -357,60 +285,5 @@ class Task:
             )
         with torch.no_grad():
             self._check_measures(given, targets)
-            self._check_rows(*self.initial(), inputs, targets)
-
-    def _check_measures(self, given: Any, targets: Tensor) -> None:
-        """Refuse a loss or a metric that cannot take such outputs and targets, whatever it raises."""
-        what = self._name(self.loss_function)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what broadcasts is refused by `_check_rows`
-                self.losses(given, targets)
-                for name, metric in self.metrics.items():
-                    what = f"the metric {name}"
-                    metric.taken(name, given if name in self._gets_all else main(given), targets)
-                if self.confusion is not None:
-                    self.confusion.taken(main(given), targets)
-        except AtollError:
-            raise
-        except Exception as error:
-            o, t = (
-                f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}"
-                for each in (main(given), targets)
-            )
-            raise ConfigError(
-                f"{what} cannot compare outputs {o} with targets {t}: {type(error).__name__}: {error}",
-                hint="it gets both as they are: what it needs otherwise it must convert, as in targets.float()",
-            ) from error
-
-    def _check_rows(self, params: Tensors, buffers: Tensors, inputs: Inputs, targets: Tensor) -> None:
-        """Refuse losses and measures that broadcast: outputs [n, 1] beside targets [n] are [n, n] to torch.
-
-        Two samples tell: what one comes to must not depend on the other, where the shapes invite that.
-        """
-        inputs, targets = joined([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
-        given = self.called(params, buffers, inputs)[0]
-        outputs = main(given)
-        if outputs.shape == targets.shape or outputs.numel() != targets.numel():
-            return
-        changed, moved = targets.clone(), outputs.clone()
-        far = targets[1] + 1e3 if targets.is_floating_point() else (targets[1] == 0).to(targets.dtype)
-        changed[1], moved[1] = far, outputs[1] + 1e3
-        looked_at = [self.loss_function] if self._known_loss or given is outputs else []
-        looked_at += [
-            each.sample
-            for name, each in self.metrics.items()
-            if each.whole is None and (given is outputs or name not in self._gets_all)
-        ]
-        for function in looked_at:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own word on it
-                one, other = (
-                    self._per_sample(function, o, t)[0] for o, t in ((outputs, targets), (moved, changed))
-                )
-            if not torch.equal(one.nan_to_num(), other.nan_to_num()):
-                raise ConfigError(
-                    f"{self._name(function)} compares every output with every target: outputs of shape "
-                    f"{tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} broadcast",
-                    hint="give both one shape: targets [n, 1], or a model that ends in nn.Flatten(0)",
-                )
+            pair, both = joined([inputs[:1], inputs[:1]]), torch.cat([targets[:1], targets[:1]])
+            self._check_rows(self.called(*self.initial(), pair)[0], both)
