@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import atoll
+from atoll.channel.parted import Parted, Sharing
+from atoll.contract import ClientData, Population, Replies
 from atoll.data import FederatedData
 from atoll.errors import ConfigError
-from atoll.tensors import Tensors
+from atoll.methods import FedAvg
+from atoll.task import Batch, Task
+from atoll.tensors import Record, Tensors
 
 ENGINES = ("loop", "batched", "processes")
 
@@ -120,6 +124,70 @@ def test_any_method_that_averages_changes(method: str) -> None:
     found, other = (came(data, method, 2, by_part=by_part, **settings) for by_part in (True, False))
     assert not close(of(found, "right"), of(other, "right"), 1e-4)
     assert all(bool(value.isfinite().all()) for value in found.values())
+
+
+class Counting(Both):
+    """With running statistics of the right part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))  # type: ignore[assignment]
+
+
+def statistics(data: FederatedData, **settings: Any) -> dict[str, Tensor]:
+    given: dict[str, Any] = {
+        "rounds": 1,
+        "lr": 1e-6,
+        "epochs": 30,
+        "engine": "loop",
+        "eval_every": 0,
+        "seed": 2,
+    }
+    run = atoll.Federation(Counting, data, "fedavg", **{**given, **settings}).fit(progress=False)
+    return {name: value.detach() for name, value in run.model.named_buffers()}
+
+
+def test_statistics_are_means_over_the_clients_that_have_the_part() -> None:
+    """However many of their samples lack it; a change twice as long would leave a variance below 0."""
+    some = clients(dict.fromkeys(range(4), (0, 1, 2)))
+    found, plain = statistics(some), statistics(some, by_part=False)
+    assert all(torch.allclose(found[name], plain[name], atol=1e-6) for name in plain)
+    assert bool((found["right.1.running_var"] > 0).all())
+    few, alone = statistics(clients(LACK)), statistics(clients(LACK).choose([0, 2]))
+    assert all(torch.allclose(few[name], alone[name], atol=1e-5) for name in alone)
+    assert few["right.1.num_batches_tracked"] == 30
+    none = statistics(clients({k: tuple(range(6)) for k in range(4)}))
+    assert none["right.1.running_mean"].tolist() == [0, 0] and none["right.1.running_var"].tolist() == [1, 1]
+
+
+def test_what_a_client_lacks_does_not_move_though_its_weights_would_decay() -> None:
+    data = clients(LACK)
+    found, alone = came(data, weight_decay=0.1), came(data.choose([0, 2]), weight_decay=0.1)
+    assert close(of(found, "right"), of(alone, "right"))
+
+
+def test_a_share_that_was_rounded_to_nothing_lets_nothing_through() -> None:
+    """As secure aggregation may round it, and not what it is of."""
+    update = Tensors({"left.weight": torch.ones(2), "right.weight": torch.full((2,), 1e-3)})
+    mean = Record(update=update, buffers=Tensors(), parts=torch.tensor([[0.5, 0.0], [1.0, 0.0]]))
+    made = Parted(owners=(("left.weight", 0), ("right.weight", 1)))
+    _, found = made.learn(Record(), Replies([0], 1.0, mean))
+    assert found.mean.update["left.weight"].tolist() == [2, 2]
+    assert found.mean.update["right.weight"].tolist() == [0, 0]
+    assert "parts" not in found.mean
+
+
+def test_rows_of_padding_are_no_samples() -> None:
+    task, method = Task(Both()), FedAvg()
+    held = clients({0: (1, 2)}).samples(0)
+    assert held is not None
+    sent = method.broadcast(method.setup(task, Population(1, (task,), held.inputs[:1])), [0]).received(0)
+    rows, found = torch.tensor([0, 1, 2, 3, 4, 5, 0, 0, 3]), []
+    for some, mask in ((rows[:6], torch.ones(6)), (rows, (torch.arange(9) < 6).float())):
+        batch = Batch(held.inputs[some], held.targets[some], mask, torch.tensor(0))
+        data = ClientData(torch.tensor(6.0), torch.tensor(0), batch)
+        found.append(Sharing(method, ()).begin(task, sent, Record(), data).shares.tolist())
+    assert found[0] == found[1] == pytest.approx([1, 4 / 6])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

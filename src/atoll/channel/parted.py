@@ -15,7 +15,10 @@ from atoll.tensors import Record, Tensors
 __all__ = ["Parted"]
 
 _FIELD = "parts"
-"""Of a reply: the share of the client's samples that have each part."""
+"""Of a reply, [2, parts]: the share of the client's samples that have each part, and whether any has."""
+
+_WHOLE = "buffers"
+"""The field whose tensors move as far as they do, however few of the samples move them: running statistics."""
 
 Owners = tuple[tuple[str, int], ...]
 """Tensors that are for one part alone, and for which, by position."""
@@ -26,11 +29,13 @@ class Parted(Outer):
     """Around what happens to updates on their way: a mean for each part over those who have it.
 
     client:  s_k = share of its samples that have part m;  the change of a tensor of m is 0 where s_k is
-    server:  mean_k d_k of a tensor of m  <-  (sum_k n_k d_k) / (sum_k n_k s_k);  what nobody has stays
+    server:  mean_k d_k of a tensor of m  <-  (sum_k n_k d_k) / (sum_k n_k s_k);  what nobody has stays;
+             of a buffer of m  <-  (sum_k n_k d_k) / (sum_k n_k [s_k > 0])
 
     A gradient is a mean over all samples of a batch, so that the change of an encoder whose part half of the samples
-    lack is about half as long: what is divided by is the share, and not whether there is any. Shares are a field of
-    the reply like any other, averaged with it, so that no more than their mean is needed (secure aggregation).
+    lack is about half as long: what is divided by is the share, and not whether there is any. Of buffers it is that:
+    a running mean is one of whatever batches there were, and twice its change would be beyond all of them. Both are a
+    field of the reply like any other, averaged with it, so that no more than their mean is needed (secure aggregation).
 
     Args:
         owners: tensors of parts.
@@ -73,15 +78,16 @@ class Sharing(Through):
 
     def finish(self, task: Task, local: Record, data: ClientData) -> tuple[Reply, Record]:
         reply, memory = self.inner.finish(task, local.inner, data)
-        values = _scaled(reply.values, self.owners, (local.shares > 0).to(local.shares.dtype))
-        return reply._replace(values=values.replace(**{_FIELD: local.shares})), memory
+        some = (local.shares > 0).to(local.shares.dtype)
+        values = _scaled(reply.values, self.owners, torch.stack([some, some]))
+        return reply._replace(values=values.replace(**{_FIELD: torch.stack([local.shares, some])})), memory
 
 
 def _scaled(values: Record, owners: Owners, by: Tensor) -> Record:
-    """The values of a reply, the tensors of each part times its factor [parts], in whichever field they are."""
+    """The values of a reply, the tensors of each part times its factor, [2, parts], the second row for buffers."""
     of = dict(owners)
 
-    def part(value: object) -> object:
+    def part(value: object, by: Tensor) -> object:
         if not isinstance(value, Tensors):
             return value
         return Tensors(
@@ -91,4 +97,4 @@ def _scaled(values: Record, owners: Owners, by: Tensor) -> Record:
             }
         )
 
-    return Record({name: part(value) for name, value in values.items()})
+    return Record({name: part(value, by[int(name == _WHOLE)]) for name, value in values.items()})
