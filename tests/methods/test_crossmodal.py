@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll
-from atoll.contract import Population
+from atoll.contract import ClientData, Population
 from atoll.errors import ConfigError
 from atoll.methods import CrossModal, FedAvg
 from atoll.methods.crossmodal import contrast
 from atoll.modalities import HERE, present
 from atoll.parts import Parts
-from atoll.task import Task
+from atoll.task import Batch, Task
 from atoll.tensors import Record, leaves, nbytes
 
 from .driver import Client, Played
@@ -125,6 +125,23 @@ def test_prototypes_are_means_over_those_who_have_the_part_and_the_class() -> No
     assert torch.equal(run.state.prototypes[1], before[1])
     assert torch.equal(run.state.prototypes[0, 2], before[0, 2])
     assert not torch.equal(run.state.prototypes[0, 0], before[0, 0])
+
+
+def test_rows_of_padding_are_in_no_prototype() -> None:
+    """Whatever they hold."""
+    method, one, own = CrossModal(**PLAN), task(), clients()[1]
+    state = method.setup(one, Population(1, (one,), own.inputs[:1]))
+    received, found = method.broadcast(state, [0]).received(0), []
+    rows = torch.tensor([*range(11), 3, 8, 9])
+    for some in (rows[:11], rows):
+        mask = (torch.arange(len(some)) < 11).float()
+        train = Batch(own.inputs[some], own.targets[some], mask, torch.tensor(0))
+        data = ClientData(torch.tensor(11.0), torch.tensor(0), train)
+        local = method.begin(one, received, Record(), data)
+        found.append(method.finish(one, local, data)[0].values)
+    assert found[0].counts.sum() > 0
+    for name in ("sums", "counts"):
+        torch.testing.assert_close(found[0][name], found[1][name])
 
 
 def spelt(e: Any, here: Any, y: int, prototypes: Tensor, known: Tensor, tau: float) -> Tensor:

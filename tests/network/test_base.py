@@ -17,6 +17,7 @@ from atoll.network import base
 from atoll.network.base import Bases, base_of, remembered
 from atoll.network.wire import DataForm, Field, Plan
 from atoll.task import Task
+from atoll.tensors import Tensors
 from tests.network.cluster import Cluster
 from tests.network.commands import command
 from tests.network.onethread import OneThread
@@ -64,11 +65,27 @@ class Views(nn.Module):
         self.head = nn.Linear(3, 2)
 
 
+def seen(change: float = 0.0, turned: bool = False) -> Task:
+    """The model over the views themselves: a task of its own has copies."""
+    module = Views(change, turned)
+    frozen = Tensors({name: getattr(module, name).detach() for name in ("again", "first", "whole")})
+    return Task(module).over(frozen)
+
+
 def test_no_part_stands_for_all_that_begins_where_it_does() -> None:
     """What is behind a view is read, and what lies otherwise is other numbers."""
-    due = base_of([Task(Views())])
-    assert due == base_of([Task(Views())])
-    assert len({due, base_of([Task(Views(change=1.0))]), base_of([Task(Views(turned=True))])}) == 3
+    due = base_of([seen()])
+    assert len({value.data_ptr() for value in seen().frozen.values()}) == 1
+    assert due == base_of([seen()])
+    assert len({due, base_of([seen(change=1.0)]), base_of([seen(turned=True)])}) == 3
+    assert base_of([seen()]) != base_of([Task(Views())])  # what is there once is read once
+
+
+def test_the_same_bytes_are_another_base_in_another_form() -> None:
+    """Another shape, or another type."""
+    held = torch.arange(6.0).reshape(2, 3).bfloat16()
+    forms = (held, held.reshape(3, 2), held.view(torch.float16))
+    assert len({base_of([task().over(Tensors({"base.weight": each}))]) for each in forms}) == 3
 
 
 def test_large_ones_are_read_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +21,8 @@ from atoll.errors import CodecError, ConfigError
 from atoll.network.computing import usable
 from atoll.network.node import Node, Station
 from atoll.network.routes import status
-from atoll.network.shelf import Shelf
-from atoll.network.wire import Answered, Blob, DataForm, Field, Task, pack, unpack
+from atoll.network.shelf import Kept, Shelf
+from atoll.network.wire import Answered, Blob, DataForm, Field, Joined, Task, pack, unpack
 from atoll.network.worker import Begin, Done, _kept, _Work
 from tests.network.commands import command
 from tests.network.onethread import OneThread
@@ -132,6 +132,28 @@ def test_how_gradients_are_computed_is_a_nodes_affair(how: dict[str, Any], tmp_p
     assert not made.same()
     said = "cpu, in bfloat16" if "precision" in how else "cpu, batches in 3 goes"
     assert said in made.nodes["ann"].work.text
+
+
+def test_a_worker_is_told_all_that_its_node_was(tmp_path: Path) -> None:
+    """And what is kept for predictions says how a node was set, too."""
+    plan = OneThread(tmp_path / "run", {"rounds": 1}).play().coordinator.plan
+    station = Station(
+        "", "ann", "a.npz", tmp_path, policy="p.toml", memory=7, silo="ddp:2", device="cuda:1", start="b",
+        tokenizer="t", precision="bfloat16", accumulate=3, recompute=True,
+    )  # fmt: skip
+    node, joined = Node(station), Joined(0, "run", 2, plan, known=True)
+    node.shelf = Shelf(tmp_path / "shelf")
+    begin = node.begin(joined)
+    assert (begin.number, begin.place, begin.public) == (2, str(tmp_path), None)
+    common = {*Begin.__struct_fields__} & {each.name for each in fields(Station)} - {"place", "admitted"}
+    assert len(common) == 11
+    for name in common:
+        assert getattr(begin, name) == getattr(station, name), name
+    node._keep(joined, Task("1-0-0", 1, "train", Blob("0" * 64, 1), most=9))
+    kept = node.shelf.kept()
+    assert kept is not None and (kept.number, kept.plan) == (2, plan)
+    for name in common & {*Kept.__struct_fields__}:
+        assert getattr(kept, name) == getattr(station, name), name
 
 
 def test_blocks_are_computed_again_where_there_are_any(tmp_path: Path) -> None:

@@ -95,11 +95,15 @@ def folder(place: Path, words: str) -> str:
 def test_a_tokenizer_is_everybodys(tmp_path: Path) -> None:
     """By its hash: whoever has none, or another one, is told so before anything is read."""
     due, other = folder(tmp_path / "due", "the quick fox"), folder(tmp_path / "other", "the fox quick")
+    ends = folder(tmp_path / "ends", "the quick fox")  # the same, but for which token ends a text
+    (tmp_path / "ends" / "tokenizer_config.json").write_text('{"eos_token": "fox"}')
     given = {"tokenizer": due, "window": 2, "rounds": 1}
     served(tmp_path / "run", {"tokenizer": due}, **given).play()
-    for wrong, says in ((None, "which this node has not named"), (other, "has the hash")):
+    for at, (wrong, says) in enumerate(
+        ((None, "which this node has not named"), (other, "has the hash"), (ends, "has the hash"))
+    ):
         with pytest.raises(ConfigError, match=says):
-            served(tmp_path / f"wrong {wrong is None}", {"tokenizer": wrong}, **given).play()
+            served(tmp_path / f"wrong {at}", {"tokenizer": wrong}, **given).play()
     with pytest.raises(ConfigError, match="reads texts as bytes"):
         served(tmp_path / "bytes", {"tokenizer": due}).play()
     with pytest.raises(ConfigError, match="reads no texts"):

@@ -139,6 +139,11 @@ def test_what_is_heard_and_counts_for_more_than_one_has_room() -> None:
     assert fixed.opened(total, value).tolist() == [32 * 6.5, -32 * 6.5]
 
 
+def test_what_is_heard_is_without_ones_own() -> None:
+    fixed = Fixed.of(32.0, (0.75, 0.5, 0.25), 1)
+    assert fixed.heard == 1 and fixed.step == Fixed(32.0, 1.0).step  # with its own it would be twice that
+
+
 def test_masks_that_do_not_cancel_are_no_sum() -> None:
     noise = torch.randint(-(2**31), 2**31, (64,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
     with pytest.raises(CodecError, match="does not add up"):
