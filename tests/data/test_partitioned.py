@@ -44,3 +44,25 @@ def test_what_has_no_partitions_is_refused() -> None:
         atoll.data.from_partitions([1, 2])
     with pytest.raises(DataError, match="'test' is not divided"):
         atoll.data.from_partitions(Federated(), split="test")
+
+
+def test_partitions_of_the_package_itself_are_clients() -> None:
+    pytest.importorskip("flwr_datasets")
+    datasets = pytest.importorskip("datasets")
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    rng = np.random.default_rng(0)
+    pictures, labels = rng.integers(0, 256, (60, 4, 4), dtype=np.uint8), rng.integers(0, 3, 60)
+    form = datasets.Features(
+        {"image": datasets.Array2D((4, 4), "uint8"), "label": datasets.ClassLabel(num_classes=3)}
+    )
+    divided = DirichletPartitioner(3, partition_by="label", alpha=0.5, min_partition_size=2, seed=1)
+    divided.dataset = datasets.Dataset.from_dict(
+        {"image": list(pictures), "label": labels.tolist()}, features=form
+    )
+    data = atoll.data.from_partitions(divided, label="label", inputs="image", test=None)
+    assert len(data) == 3 and sum(data.size(k) for k in range(3)) == 60
+    for number in range(3):
+        samples, own = data.samples(number), divided.load_partition(number)
+        assert samples is not None and samples.targets.tolist() == own["label"]
+        assert np.array_equal(samples.inputs.numpy().reshape(-1, 4, 4), np.asarray(own["image"], np.float32))
