@@ -35,6 +35,7 @@ class Loopback:
     def __init__(self, place: Path, names: Sequence[str] = NAMES) -> None:
         self.place, self.names, self.port = place, list(names), free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._before: dict[str, int] = {}
         for name, samples in digits(self.names).items():
             write(place / f"{name}.npz", samples)
         home = place / "flower"
@@ -58,6 +59,7 @@ class Loopback:
             config = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items())
             command = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self.port}",
                        "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config]  # fmt: skip
+        self._before[name] = len(self.log(name))
         with (self.place / f"{name}.log").open("ab") as stream:
             self.processes[name] = subprocess.Popen(
                 ["sh", "-c", _KEPT, name, *command], stdout=stream, stderr=stream, stdin=subprocess.PIPE,
@@ -111,9 +113,9 @@ class Loopback:
         return path.read_text(errors="replace") if path.is_file() else ""
 
     def until(self, what: str, name: str, seconds: float = 90.0) -> None:
-        """Wait until one of some texts stands in a log."""
+        """Wait until one of some texts stands in a log, since its process was started last."""
         for _ in self.ticks(seconds, f"{what!r} in {name}.log"):
-            if any(each in self.log(name) for each in what.split("|")):
+            if any(each in self.log(name)[self._before[name] :] for each in what.split("|")):
                 return
 
     def ticks(self, seconds: float, what: str) -> Iterator[None]:
@@ -123,6 +125,23 @@ class Loopback:
             time.sleep(0.3)
         logs = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in ("superlink", *self.names))
         raise AssertionError(f"{what} did not come in {seconds} s\n{logs}")
+
+    def found(self) -> dict[int, str]:
+        """Every process that is there of this network, of whatever group: its number, and its command."""
+        here = {}
+        for each in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (each / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if f"FLWR_HOME={self.settings.parent}\0".encode() in (each / "environ").read_bytes():
+                    here[int(each.name)] = command
+            except OSError:  # it has ended, or is another user's
+                continue
+        return here
+
+    def kill_app(self) -> None:
+        """End the ServerApp's process, without a word."""
+        (number,) = [each for each, command in self.found().items() if "flwr-serverapp" in command]
+        os.kill(number, signal.SIGKILL)
 
     def kill(self, name: str) -> None:
         """End the SuperLink or a SuperNode and what it has started, without a word."""

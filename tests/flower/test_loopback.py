@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,74 @@ def test_a_method_gives_the_bits_of_the_simulation_though_a_supernode_is_killed(
     found, due = load_file(model), simulated(tmp_path, method, 2)
     assert found.keys() == due.keys()
     assert all(torch.equal(found[name], due[name]) for name in due)
+
+
+def happened(place: Path, event: str) -> list[int]:
+    """The rounds with which the logs of runs tell of an event."""
+    lines = [line for log in place.glob("runs/*/events.jsonl") for line in log.read_text().splitlines()]
+    return [each["round"] for each in map(json.loads, lines) if each["event"] == event]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the ServerApp's process in Linux's /proc")
+def test_a_run_whose_server_is_killed_goes_on_to_the_bits_of_the_simulation(tmp_path: Path) -> None:
+    """First the ServerApp is killed, then the SuperLink and all SuperNodes; `flwr run` takes the run up each time."""
+    model = tmp_path / "model.safetensors"
+    with Loopback(tmp_path) as network:
+        network.start_all()
+        project = network.project(
+            APP, method="scaffold", rounds=3, seed=3, min_clients=3, quorum=3, eval_every=3,
+            checkpoint=1, place=str(tmp_path / "run"), save=str(model),
+        )  # fmt: skip
+
+        def until(rounds: int) -> None:
+            for _ in network.ticks(240, f"the end of round {rounds}"):
+                if rounds in happened(tmp_path / "run", "round"):
+                    return
+
+        run = network.run(project)
+        until(1)
+        network.kill_app()
+        assert network.ended(run) == "finished:failed"
+        network.run(project)
+        until(2)
+        network.close()
+        for _ in network.ticks(60, "the end of what the SuperLink had started"):
+            if not network.found():
+                break
+        assert not model.exists()
+        network.start_all()
+        run = network.run(project)
+        assert network.ended(run, 420) == "finished:completed", network.flwr("log", run, "here", "--show")
+    assert len(happened(tmp_path / "run", "resume")) == 2
+    found, due = load_file(model), simulated(tmp_path, "scaffold", 3)
+    assert found.keys() == due.keys()
+    assert all(torch.equal(found[name], due[name]) for name in due)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in Linux's /proc")
+def test_nothing_is_left_of_a_network_whose_owner_is_killed(tmp_path: Path) -> None:
+    """It has a run at work: a SuperLink, a SuperNode, their SuperExecs, a ServerApp, a ClientApp or a worker."""
+    code = f"""import pathlib, time
+from tests.flower.loopback import Loopback
+network = Loopback(pathlib.Path({str(tmp_path)!r}), ["ann", "bob"])
+network.start_all()
+settings = dict(method="fedavg", rounds=50, min_clients=2, place={str(tmp_path / "run")!r})
+network.run(network.project({APP.replace(', "cat"', "")!r}, **settings))
+network.until("ROUND 1", "ann", 240)
+print("there", flush=True)
+time.sleep(600)
+"""
+    path = [str(Path(__file__).parents[2]), *sys.path]
+    start = f"import sys; sys.path[:0] = {path!r}\n{code}"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None and owner.stdout.readline() == "there\n"
+        owner.kill()
+    network = Loopback.__new__(Loopback)
+    network.settings, network.place, network.names = (
+        tmp_path / "flower" / "config.toml",
+        tmp_path,
+        ["ann", "bob"],
+    )
+    for _ in network.ticks(60, "the end of all its processes"):
+        if not network.found():
+            return
