@@ -106,6 +106,37 @@ def test_clients_that_hold_one_part_alone() -> None:
     assert modalities(whole.example().inputs) == ()  # as it was
 
 
+def test_who_lacks_a_part_follows_from_the_seed_and_is_judged_on_what_it_has() -> None:
+    """An official test set has all parts; that of all clients' own samples lacks what they lack."""
+    parts = {"image": IMAGES.repeat(10, 1, 1, 1), "sound": SOUNDS.repeat(10, 1)}
+    official = ({"image": IMAGES, "sound": SOUNDS}, LABELS)
+    for test in (None, official):
+        data = atoll.data.from_arrays(parts, LABELS.repeat(10), test=test)
+        whole = data.partition("iid", clients=6, seed=1, root=6)
+        assert whole.test_set is not None
+        drawn = set()
+        for seed in range(6):
+            found = atoll.data.lacking(whole, 0.5, seed=seed)
+            assert found.test_set is not None and found.root is not None
+            every = present(found.test_set.inputs)
+            assert bool(every.all()) == (test is not None)
+            assert present(found.root.inputs).all()
+            held = [present(found.samples(client).inputs).sum(0).tolist() for client in range(6)]  # type: ignore[union-attr]
+            drawn.add(tuple(0 in each for each in held))
+            again = atoll.data.lacking(whole, 0.5, seed=seed)
+            assert held == [present(again.samples(k).inputs).sum(0).tolist() for k in range(6)]  # type: ignore[union-attr]
+        assert len(drawn) > 1
+
+
+def test_parts_of_data_that_are_made_on_demand_are_not_taken_away() -> None:
+    made = small().samples(0)
+    assert made is not None
+    data = atoll.data.from_function(lambda client: made, clients=4, classes=4)
+    with pytest.raises(ConfigError, match="made on demand") as caught:
+        atoll.data.lacking(data, 0.5, seed=0)
+    assert "docs/modalities.md" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
