@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers, and what others have said, as people read them."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["bytes_text", "duration_text", "energy_text", "number_text", "value_text"]
+__all__ = ["bytes_text", "duration_text", "energy_text", "number_text", "printable", "value_text"]
 
 
 def bytes_text(count: int) -> str:
@@ -48,3 +48,12 @@ def value_text(name: str, value: float, digits: int = 1) -> str:
     if name.partition(".")[0] in ("accuracy", "attack_success") and math.isfinite(value):
         return f"{100 * value:.{digits}f} %"
     return number_text(value)
+
+
+def printable(text: str, breaks: str = "\n") -> str:
+    """A text that others had a say in, with ? for what would change a terminal or a log that it is shown in.
+
+    >>> printable("done\\x1b[2J")
+    'done?[2J'
+    """
+    return "".join(each if each.isprintable() or each in breaks else "?" for each in text)

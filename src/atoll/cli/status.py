@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atoll.errors import ConfigError
+from atoll.words import printable
 
 if TYPE_CHECKING:
     from atoll.network.identity import Identity
@@ -93,7 +94,7 @@ def view(found: dict[str, Any]) -> list[str]:
     lines = [
         f"run     {found['run']}",
         f"round   {found['round']} of {found['rounds']}",
-        f"state   {_plain(found['state'])}",
+        f"state   {printable(found['state'], breaks='')}",
         f"nodes   {there} of {len(nodes)} are there",
     ]
     answers = dict(found["answers"])
@@ -124,7 +125,3 @@ def view(found: dict[str, Any]) -> list[str]:
 
 def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _plain(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)

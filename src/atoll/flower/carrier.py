@@ -14,6 +14,7 @@ from atoll.flower.envelope import Bodies, Facts, body, opened, sealed
 from atoll.network.coordinator import Coordinator
 from atoll.network.desk import Posted
 from atoll.network.wire import NAME, DataForm, Failure, Joined, Joining, pack, unpack
+from atoll.words import printable
 
 __all__ = ["Carrier"]
 
@@ -65,7 +66,7 @@ class Carrier:
 
     def tell(self, text: str) -> None:
         """Say something, much of which SuperNodes may have said."""
-        self._tell(_printable(text))
+        self._tell(printable(text[:_SHOWN]))
 
     async def carry(self) -> None:
         """Until the run has ended.  Raises ConfigError where none of the nodes that it needs can take part."""
@@ -239,12 +240,7 @@ class Carrier:
         self.tell(f"{name} cannot take part: {message}" + ("" if hint is None else f"\n  hint: {hint}"))
         refused = [each for each in self._guests.values() if each.refused]
         if len(refused) >= self.coordinator.office.least and len(refused) == len(self._guests):
-            raise ConfigError(_printable(f"no SuperNode can take part; {name}: {message}"), hint=hint)
-
-
-def _printable(text: str) -> str:
-    """The text without what would change a terminal or a log that it is shown in."""
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text[:_SHOWN])
+            raise ConfigError(printable(f"no SuperNode can take part; {name}: {message}"[:_SHOWN]), hint=hint)
 
 
 def _bytes(facts: Facts, key: str) -> bytes:

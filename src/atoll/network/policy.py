@@ -26,6 +26,7 @@ from atoll.network.requirements import Requirement
 from atoll.network.wire import Plan, Task
 from atoll.schema import convert, parse, toml_value
 from atoll.tensors import Record
+from atoll.words import printable
 
 __all__ = ["Policy", "chain_of", "judges", "method_of"]
 
@@ -126,7 +127,7 @@ class Policy:
             method, chain = method_of(plan), chain_of(plan)
             rule = None if plan.dp_sgd is None else DPSGD.parse(plan.dp_sgd)
         except ConfigError as error:
-            return [_printable(f"the plan cannot be carried out here: {error}")]
+            return [printable(f"the plan cannot be carried out here: {error}")]
         if self.methods is not None and plan.method not in self.methods:
             found.append(f"methods = {', '.join(self.methods)}: the plan's method is {plan.method}")
         found += self._check_programs(method, samples)
@@ -143,7 +144,7 @@ class Policy:
         strange = [] if self.columns is None else [each for each in columns if each not in self.columns]
         if strange:
             found.append(f"columns: the plan reads {', '.join(strange)}, and this node allows others only")
-        return [_printable(each) for each in found]
+        return [printable(each) for each in found]
 
     def _check_programs(self, method: Method, samples: int) -> list[str]:
         found = []
@@ -190,11 +191,11 @@ class Policy:
             return f"hours = {', '.join(self._windows)}: it is {now:%H:%M}"
         program = task.program.removesuffix(ON_VALIDATION)
         if not self.programs_allow(program):
-            return f"programs = {', '.join(self.programs or ())}: the task is {_printable(task.program)}"
+            return f"programs = {', '.join(self.programs or ())}: the task is {printable(task.program)}"
         if judges(program):
             return self._judging(program)
         if task.program != "train" and (why := self._uncovered()):
-            return f"{why}: what {_printable(task.program)} sends goes through no channel"
+            return f"{why}: what {printable(task.program)} sends goes through no channel"
         if self.most_epochs is not None and task.epochs is not None and task.epochs > self.most_epochs:
             return f"most_epochs = {self.most_epochs}: the task has {task.epochs}"
         most = plan.rounds if self.most_rounds is None else self.most_rounds
@@ -256,8 +257,3 @@ def _passes(plan: Steps, samples: int) -> int:
         return plan.epochs
     size = min(plan.batch_size or samples, samples)
     return math.ceil(plan.steps * size / max(samples, 1))
-
-
-def _printable(text: str) -> str:
-    """A text that a coordinator had a say in, as a terminal may show it."""
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
