@@ -12,6 +12,7 @@ import atoll
 from atoll.data.augment import (
     augmentation,
     augmentations,
+    band_shift,
     crop,
     flip,
     frequency_mask,
@@ -53,11 +54,13 @@ def test_noise_has_its_deviation() -> None:
 SOUNDS = torch.arange(3 * 6 * 10, dtype=torch.float32).reshape(3, 6, 10) + 1
 
 
-def test_shift_moves_in_time_and_repeats_the_end() -> None:
+@pytest.mark.parametrize(("function", "axis"), [(shift, -1), (band_shift, -2)])
+def test_shifts_move_along_one_axis_and_repeat_the_end(function: Any, axis: int) -> None:
     torch.manual_seed(0)
-    moved = shift(SOUNDS[:1].expand(300, 6, 10), 3)
-    wide = torch.nn.functional.pad(SOUNDS[:1], (3, 3), mode="replicate")[0]
-    windows = [wide[:, start : start + 10] for start in range(7)]
+    size = SOUNDS.shape[axis]
+    moved = function(SOUNDS[:1].expand(300, 6, 10), 3)
+    wide = torch.nn.functional.pad(SOUNDS[:1], (3, 3) if axis == -1 else (0, 0, 3, 3), mode="replicate")[0]
+    windows = [wide.narrow(axis, start, size) for start in range(7)]
     found = [next(at for at, window in enumerate(windows) if torch.equal(each, window)) for each in moved]
     assert set(found) == set(range(7))
 
@@ -124,7 +127,7 @@ def fitted(data: atoll.FederatedData, method: str = "fedavg", **settings: Any) -
 
 
 def test_batches_are_augmented_alike_in_every_engine(pictures: atoll.FederatedData) -> None:
-    data = pictures.augment("crop:1 + shift:2 + time-mask:2 + frequency-mask:2 + scale:0.1")
+    data = pictures.augment("crop:1 + shift:2 + band-shift:1 + time-mask:2 + frequency-mask:2 + scale:0.1")
     plain, *rest = (fitted(data, engine=engine) for engine in ("loop", "batched", "processes"))
     for other in rest:
         assert [value for _, value in other] == pytest.approx([value for _, value in plain], rel=1e-5)

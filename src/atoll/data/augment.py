@@ -20,6 +20,7 @@ __all__ = [
     "Augmentation",
     "augmentation",
     "augmentations",
+    "band_shift",
     "crop",
     "drop",
     "flip",
@@ -36,6 +37,7 @@ _KNOWN = {
     "noise": (spec.number("sigma", above=0),),
     "scale": (spec.number("sigma", above=0),),
     "shift": (spec.whole("steps", at_least=1),),
+    "band-shift": (spec.whole("bands", at_least=1),),
     "time-mask": (spec.whole("steps", at_least=1),),
     "frequency-mask": (spec.whole("bands", at_least=1),),
     "drop": (spec.number("chance", above=0, at_most=1),),
@@ -46,6 +48,7 @@ _LINES = {
     "noise": "normal noise of the deviation SIGMA: of sensors, jitter",
     "scale": "each channel of a recording times a factor about 1, of the deviation SIGMA (Um et al. 2017)",
     "shift": "recordings move by up to STEPS in time; what is missing at an end is as the end",
+    "band-shift": "spectrograms move by up to BANDS up or down, as voices of other sizes sound",
     "time-mask": "up to STEPS of a spectrogram in a row are 0 (SpecAugment, Park et al. 2019)",
     "frequency-mask": "up to BANDS of a spectrogram side by side are 0 (SpecAugment)",
     "drop": "samples of several parts lose one that they have, with this chance each (modality dropout)",
@@ -99,8 +102,8 @@ def augmentation(what: str | Callable[[Any], Any]) -> Augmentation:
     if callable(what):
         return Augmentation(getattr(what, "__name__", type(what).__name__), (what,))
     made: dict[str, Callable[..., Inputs]] = {
-        "flip": flip, "crop": crop, "noise": noise, "scale": scale, "shift": shift, "time-mask": time_mask,
-        "frequency-mask": frequency_mask, "drop": drop,
+        "flip": flip, "crop": crop, "noise": noise, "scale": scale, "shift": shift, "band-shift": band_shift,
+        "time-mask": time_mask, "frequency-mask": frequency_mask, "drop": drop,
     }  # fmt: skip
     functions: list[Callable[[Any], Any]] = []
     for call in spec.chain(what, "augment", "+"):
@@ -151,10 +154,23 @@ def scale(recordings: Tensor, sigma: float) -> Tensor:
 
 def shift(recordings: Tensor, steps: int) -> Tensor:
     """Recordings [b, ..., time] moved by up to so many steps; what is missing at an end is as the end."""
-    time = _recordings("shift", recordings, steps, -1)
-    moved = torch.randint(-steps, steps + 1, (len(recordings), 1), device=recordings.device)
-    at = (torch.arange(time, device=recordings.device) + moved).clamp(0, time - 1)
-    return recordings.gather(-1, _along(at, recordings, -1).expand(recordings.shape))
+    return _moved("shift", recordings, steps, -1)
+
+
+def band_shift(spectrograms: Tensor, bands: int) -> Tensor:
+    """Spectrograms [b, ..., bands, time] moved by up to so many bands; what is missing at an end is as the end.
+
+    Where bands are even in mel that is about what a vocal tract of another length does to all frequencies at once: a
+    coarse kin of vocal tract length perturbation (Jaitly and Hinton, 2013).
+    """
+    return _moved("band-shift", spectrograms, bands, -2)
+
+
+def _moved(name: str, inputs: Tensor, most: int, axis: int) -> Tensor:
+    size = _recordings(name, inputs, most, axis)
+    moved = torch.randint(-most, most + 1, (len(inputs), 1), device=inputs.device)
+    at = (torch.arange(size, device=inputs.device) + moved).clamp(0, size - 1)
+    return inputs.gather(axis, _along(at, inputs, axis).expand(inputs.shape))
 
 
 def time_mask(spectrograms: Tensor, steps: int) -> Tensor:
