@@ -143,7 +143,7 @@ PARAMETERS = {
     " aggregate by_part attackers attack epsilon delta sampling choose devices pace concurrency deadline"
     " over_select quorum late retry exclude adaptive target patience tokens eval_every eval_clients engine workers"
     " ray_address ray_gpus silo device precision accumulate recompute runs checkpoint keep data label client features"
-    " categorical classes missing scale ignore tokenizer window packed rate seconds waves pixels"
+    " categorical classes missing scale ignore tokenizer window packed rate seconds waves pixels item liked"
     " partition clients test validation public root mix"
     " missing_parts augment weights model fusion loss metrics method log settings",
     "Run": "method data partition engine rounds seconds target_round model folder source better tested names"

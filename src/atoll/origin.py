@@ -13,6 +13,8 @@ from atoll import data as sources
 from atoll.data import Dataset, FederatedData
 from atoll.data.corpus import KINDS, WINDOW, from_texts, kind_of
 from atoll.data.federate import read_folder
+from atoll.data.ratings import KINDS as LISTS
+from atoll.data.ratings import from_ratings
 from atoll.data.wishes import read_classes, read_names
 from atoll.errors import ConfigError, DataError
 
@@ -23,6 +25,7 @@ SUFFIXES = {".csv", ".tsv", ".npz", ".parquet", ".pq"}
 
 _OF_FILES = ("label", "client", "features", "categorical", "classes", "missing", "scale", "ignore")
 _OF_TEXTS = ("tokenizer", "window", "packed")
+_OF_LISTS = ("item", "liked")
 _OF_MEDIA = ("rate", "seconds", "waves", "pixels")
 Names = str | tuple[str, ...] | None
 
@@ -36,7 +39,8 @@ class Origin:
         Meta(
             description="a dataset's name (`atoll data list`), a csv, npz or parquet file, or a folder: a file for each"
             " client, train.csv and test.csv, LEAF's json, or a folder of recordings or pictures for each class (and"
-            " client); texts: text:PATH, instructions:PATH, pairs:PATH"
+            " client); texts: text:PATH, instructions:PATH, pairs:PATH; a csv of who rated what, ratings:PATH, or had"
+            " what, likes:PATH"
         ),
     ] = "digits"
     label: Annotated[str | None, Meta(description="of a data file: the column to predict")] = None
@@ -98,9 +102,20 @@ class Origin:
         Meta(description='of pictures: "28x32", height and width, or one number; by default as they are'),
     ] = None
 
+    item: Annotated[
+        str | None, Meta(description="of ratings: the column that names the item; by default item")
+    ] = None
+    liked: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="of likes: the rating from which on an item is liked; by default every row is a like"
+        ),
+    ] = None
+
     def check_data(self) -> None:
         """Read the texts of the fields.  Raises ConfigError where one is for files and the data are not one."""
         texts = kind_of(self.data) is not None
+        self._check_lists()
         for key in _OF_TEXTS:
             if getattr(self, key) and not texts:
                 raise ConfigError(
@@ -109,12 +124,13 @@ class Origin:
                 )
         for key in _OF_MEDIA:
             if getattr(self, key) not in (None, False) and not self.from_file:
-                what, kind = "pictures" if key == "pixels" else "recordings", "text" if texts else "a name"
+                what = "pictures" if key == "pixels" else "recordings"
+                kind = "text" if texts else "a list of ratings" if self.lists else "a name"
                 raise ConfigError(
                     f"{key} is for a folder of {what}, and data = {self.data!r} is {kind}",
                     hint=f"leave {key} out" + (", or data = spoken-digits:waves" if key == "waves" else ""),
                 )
-        for key in _OF_FILES:
+        for key in () if self.lists else _OF_FILES:
             if texts and key != "client" and getattr(self, key) is not None:
                 raise ConfigError(
                     f"{key} is for tables, and data = {self.data!r} is text", hint=f"leave {key} out"
@@ -130,9 +146,40 @@ class Origin:
         object.__setattr__(self, "classes", tuple(classes) if isinstance(classes, list) else classes)
 
     @property
+    def lists(self) -> tuple[str, str] | None:
+        """("likes", PATH) or ("ratings", PATH) where the data are users with a list of items each."""
+        return kind_of(self.data, LISTS)
+
+    def _check_lists(self) -> None:
+        """Raise ConfigError for keys that only lists have, and for those that they do not have."""
+        lists = self.lists
+        for key in _OF_LISTS if lists is None else _OF_FILES:
+            if getattr(self, key) is None or (lists is not None and key in ("client", "label")):
+                continue
+            if lists is None:
+                message, hint = (
+                    f"{key} is for ratings, and data = {self.data!r} are none",
+                    "ratings:PATH or likes:PATH",
+                )
+                raise ConfigError(message, hint=f"leave {key} out, or data = {hint}")
+            raise ConfigError(
+                f"{key} is for tables, and data = {self.data!r} are ratings", hint=f"leave {key} out"
+            )
+        if lists is not None and lists[0] == "ratings" and self.liked is not None:
+            raise ConfigError(
+                f"liked = {self.liked:g} makes likes of ratings, and data = {self.data!r} are to be ratings",
+                hint=f'data = "likes:{lists[1]}", or metrics = "ndcg@10>={self.liked:g}"',
+            )
+        if lists is not None and lists[0] == "likes" and self.liked is None and self.label is not None:
+            raise ConfigError(
+                f"label = {self.label!r} names the ratings, and nothing says which of them are likes",
+                hint=f"liked = 4, or leave label out: then every row is a like; or data = ratings:{lists[1]}",
+            )
+
+    @property
     def from_file(self) -> bool:
         """Whether `data` is a file or a folder; names of the catalogue are neither."""
-        if kind_of(self.data) is not None:
+        if kind_of(self.data) is not None or self.lists is not None:
             return False
         suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
         if SUFFIXES & suffixes or os.sep in self.data:
@@ -156,6 +203,8 @@ class Origin:
                 window=self.window or WINDOW,
                 packed=self.packed,
             )
+        if self.lists is not None:
+            return self._listed(*self.lists)
         if not self.from_file:
             return sources.load(self.data)
         given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
@@ -171,3 +220,16 @@ class Origin:
                 hint=f"leave {key} out",
             )
         return sources.from_file(self.data, **given)
+
+    def _listed(self, kind: str, path: str) -> FederatedData:
+        """Users with a list each."""
+        implicit = kind == "likes" and self.liked is None
+        found = from_ratings(
+            path,
+            user=self.client or "user",
+            item=self.item or "item",
+            rating=None if implicit else self.label or "rating",
+        )
+        wishes = self.of_clients()
+        test = wishes.pop("test", "auto")
+        return found.lists(liked=self.liked, test=0.25 if test == "auto" else test, **wishes)

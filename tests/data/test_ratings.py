@@ -27,7 +27,7 @@ def some(seed: int = 0, users: int = 6, items: int = 12) -> Ratings:
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 99), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0, 0.2]))
+@given(st.integers(0, 99), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0, 0.2, 2]))
 def test_every_rating_is_in_one_split_and_what_is_known_is_no_candidate(
     seed: int, test: float, validation: float
 ) -> None:
@@ -115,3 +115,71 @@ def test_the_taste_is_the_head_and_learning_ranks(tmp_path: Path) -> None:
     ).fit(progress=False)  # fmt: skip
     assert 0 < run.evaluation.personal["ndcg@5"].mean <= 1
     assert run.rounds[0].bytes_up == 8 * 12 * 4 * 4  # items, three factors and a bias; no taste
+
+
+# --- from settings --------------------------------------------------------------------------------------------------
+
+
+def a_file(path: Path) -> str:
+    ratings = some(users=8)
+    rows = [
+        f"{ratings.users[user]},{ratings.items[item]},{value:g}"
+        for user, item, value in zip(ratings.user, ratings.item, ratings.value, strict=True)
+    ]
+    path.write_text("\n".join(["who,film,stars", *rows, "rare,1,5"]) + "\n")
+    return f"{path}"
+
+
+def test_likes_and_ratings_of_a_file_are_words_in_the_settings(tmp_path: Path) -> None:
+    file = a_file(tmp_path / "mine.csv")
+    named = {"client": "who", "item": "film", "seed": 3, "validation": 1, "runs": None}
+    read = from_ratings(file, user="who", item="film", rating="stars")
+    likes = atoll.Experiment.read(data=f"likes:{file}", label="stars", liked=4, **named)
+    ratings = atoll.Experiment.read(data=f"ratings:{file}", label="stars", **named)
+    rows = atoll.Experiment.read(data=f"likes:{file}", **named)
+    asked = {"test": 0.25, "validation": 1, "seed": 3}
+    for experiment, lists in (
+        (likes, read.lists(liked=4, **asked)),
+        (ratings, read.lists(**asked)),
+        (rows, from_ratings(file, user="who", item="film", rating=None).lists(**asked)),
+    ):
+        data = experiment.divide(experiment.load())
+        assert data.partition == "by user, without 1 of too few ratings"
+        for split in ("train", "validation", "test"):
+            for user in range(len(lists)):
+                one, other = data.samples(user, split), lists.samples(user, split)
+                assert one is not None
+                assert other is not None
+                assert torch.equal(one.inputs, other.inputs)
+                assert torch.equal(one.targets, other.targets)
+    assert (likes.model, likes.loss, likes.metrics) == ("factors", "listwise", "ndcg@10, recall@10")
+    assert (ratings.model, ratings.loss, ratings.metrics) == ("factors", "rated", "rmse")
+    run = likes.build().fit(progress=False)
+    assert run.evaluation is not None
+    assert 0 < run.evaluation.overall["ndcg@10"] <= 1
+    assert atoll.Experiment.read(**{**likes.to_dict(), "model": "factors:3"}).model == "factors:3"
+
+
+@pytest.mark.parametrize(
+    ("given_", "message", "hint"),
+    [
+        ({"data": "digits", "item": "film"}, "item is for ratings", "likes:PATH"),
+        ({"data": "digits", "liked": 4}, "liked is for ratings", "leave liked out"),
+        ({"data": "ratings:f.csv", "liked": 4}, "are to be ratings", "likes:f.csv"),
+        ({"data": "likes:f.csv", "label": "stars"}, "nothing says which of them are likes", "liked = 4"),
+        ({"data": "likes:f.csv", "features": "a"}, "features is for tables", "leave features out"),
+        ({"data": "likes:f.csv", "rate": 3}, "is a list of ratings", "leave rate out"),
+        ({"data": "likes:f.csv", "window": 3}, "window is for texts", "leave window out"),
+    ],
+)
+def test_settings_that_lists_do_not_have(given_: dict[str, object], message: str, hint: str) -> None:
+    with pytest.raises(atoll.ConfigError, match=re.escape(message)) as caught:
+        atoll.Experiment.read(**given_)
+    assert hint in str(caught.value.hint)
+
+
+def test_lists_are_clients_already(tmp_path: Path) -> None:
+    named = {"client": "who", "item": "film", "runs": None}
+    experiment = atoll.Experiment.read(data=f"likes:{a_file(tmp_path / 'mine.csv')}", clients=3, **named)
+    with pytest.raises(atoll.ConfigError, match="clients already"):
+        experiment.build()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +35,10 @@ class Piece(NamedTuple):
     labels: IntArray
 
 
-def kind_of(data: str) -> tuple[str, str] | None:
+def kind_of(data: str, kinds: Sequence[str] = KINDS) -> tuple[str, str] | None:
     """("text", PATH) of ``text:PATH`` and its like; None of anything else."""
     kind, colon, path = data.partition(":")
-    return (kind.strip(), path.strip()) if colon and kind.strip() in KINDS else None
+    return (kind.strip(), path.strip()) if colon and kind.strip() in kinds else None
 
 
 def from_texts(

@@ -20,7 +20,10 @@ from .federated import FederatedData, Resident, pack
 from .samples import IntArray, Samples
 from .table import Table
 
-__all__ = ["Ratings", "from_ratings"]
+__all__ = ["KINDS", "Ratings", "from_ratings"]
+
+KINDS = ("ratings", "likes")
+"""What may stand before the path: ``ratings:PATH``, explicit, or ``likes:PATH``, implicit."""
 
 _MOST = 1 << 30
 """Numbers in a table of users by items: four gigabytes."""
@@ -53,7 +56,7 @@ class Ratings:
         *,
         liked: float | None = None,
         test: float | None = 0.25,
-        validation: float = 0,
+        validation: float | int = 0,
         seed: int = 0,
     ) -> FederatedData:
         """Users as clients with one sample each: their list of all items, for losses and figures of `atoll.ranking`.
@@ -66,7 +69,8 @@ class Ratings:
         Args:
             liked: explicit ratings become implicit: 1 from here on, 0 below, where the user had the item and did not
                 like it. None keeps them as they are.
-            test, validation: the share of each user's ratings that is held out, one at least; None or 0, none.
+            test, validation: the share of each user's ratings that is held out, one at least; None or 0, none. A whole
+                number is so many, but never a user's last one.
             seed: names the random choices.
 
         Raises DataError where nobody likes anything, and for more users and items than memory has room for.
@@ -89,8 +93,9 @@ class Ratings:
         for client, rows in enumerate(np.split(order, ends)):
             known = rows
             held: dict[str, IntArray] = {}
-            for split, share in (("test", test or 0), ("validation", validation)):
-                many = max(1, round(share * len(rows))) if share else 0
+            for split, amount in (("test", test or 0), ("validation", validation)):
+                many = amount if isinstance(amount, int) else max(1, round(amount * len(rows)))
+                many = min(many, len(known) - 1)
                 mixed = rng(seed, f"data.{split}", client=client).permutation(len(known))
                 held[split], known = known[mixed[:many]], known[mixed[many:]]
             seen = self._list(known, value)
@@ -106,7 +111,7 @@ class Ratings:
             names=self.users,
             classes=None,
             dataset=self.name,
-            partition="by user",
+            partition="by user" + (f", without {self.few:,} of too few ratings" if self.few else ""),
         )
 
     def _list(self, rows: IntArray, value: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -158,7 +163,8 @@ def from_ratings(
         if column not in table:
             raise DataError(
                 f"{name}: there is no column {column!r}, but {', '.join(map(repr, table.names))}",
-                hint="name the columns: from_ratings(..., user=, item=, rating=); rating=None where there is none",
+                hint="name the columns: user=, item=, rating=None where there is none; in settings client, item"
+                " and label",
             )
     gaps = table.gaps(user) | table.gaps(item)
     if gaps.any():
