@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -193,3 +194,31 @@ def test_outputs_of_another_shape_are_not_the_models(tmp_path: Path) -> None:
     with pytest.raises(atoll.RunError, match=r"shape \(8, 3\), the model \(8, 1\)"):
         write("torchscript", Trained(Narrows(), inputs, {}), tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
+
+
+LEARNED: dict[str, dict[str, Any]] = {
+    "mlp": {"data": "digits", "model": "mlp:32", "clients": 5, "rounds": 3, "lr": 0.1},
+    "lenet": {"data": "mnist", "model": "lenet", "clients": 50, "cohort": 2, "rounds": 2, "lr": 0.05},
+    "conv1d": {"data": "har", "model": "conv1d", "cohort": 5, "rounds": 2, "lr": 0.05},
+    "lstm": {"data": "shakespeare:bytes,32,20", "model": "lstm", "cohort": 1, "rounds": 1, "lr": 0.5},
+    "gpt": {"data": "shakespeare:bytes,64,20", "model": "gpt:2,32", "cohort": 2, "rounds": 1, "lr": 0.1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_a_run_has_learned_is_exported_to_the_whole_of_its_test_set(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnxscript")
+    if name != "mlp" and "ATOLL_DATA" not in os.environ:
+        pytest.skip("ATOLL_DATA does not name a folder with the real data")
+    settings = {**LEARNED[name], "engine": "loop", "eval_every": 0, "runs": None, "seed": 1}
+    federation = atoll.Experiment.read(**settings).build()
+    run, test = federation.fit(progress=False), federation.data.test_set
+    assert test is not None and isinstance(test.inputs, Tensor)
+    for to in ("onnx", "torchscript"):
+        path = run.export(to, tmp_path / f"model{FORMATS[to].ending}")
+        computed, module = FORMATS[to].runner(path), run.model.eval()
+        for rows in torch.split(test.inputs, 500):
+            with torch.no_grad():
+                expected = main(module(rows))
+            assert torch.allclose(computed((rows,)), expected, rtol=0, atol=1e-5)
