@@ -144,16 +144,17 @@ def picture(name: str, runs: dict[str, Played], file: Path) -> None:
     """Accuracy against the bytes that have gone, both ways."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     for at, (text, found) in enumerate(runs.items()):
-        axes.plot(found.megabytes, [100 * each for each in found.accuracies], "-:"[at // 10 % 2], label=text)
+        style = ("-", "--", ":", "-.")[at // 10 % 4]  # ten colours
+        axes.plot(found.megabytes, [100 * each for each in found.accuracies], style, label=text)
     best = max(found.accuracy for found in runs.values())
     axes.set(xscale="log", xlabel="MB, up and down", ylabel="accuracy on the test set, %", title=name)
     axes.set_ylim(100 * best - 12, 100 * best + 1)
     axes.axhline(100 * TARGETS[name], color="gray", linewidth=0.8)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, ncols=2)
+    figure.legend(fontsize=6, loc="outside right upper")
     figure.savefig(file)
 
 
