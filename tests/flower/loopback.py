@@ -50,8 +50,8 @@ class Loopback:
             "PATH": os.pathsep.join([*_commands(), os.environ["PATH"]]),
         }  # fmt: skip
 
-    def start(self, name: str) -> None:
-        """The SuperLink ("superlink"), or a node's SuperNode."""
+    def start(self, name: str, release: str | None = None) -> None:
+        """The SuperLink ("superlink"), or a node's SuperNode; to its apps Flower says that it is this release."""
         command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(self.port),
                    "--disable-runtime-dependency-installation"]  # fmt: skip
         if name != "superlink":
@@ -59,11 +59,18 @@ class Loopback:
             config = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items())
             command = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self.port}",
                        "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config]  # fmt: skip
+        environment = self.environment
+        if release is not None:
+            said_by = self.place / "release" / f"flwr-{release}.dist-info"
+            said_by.mkdir(parents=True, exist_ok=True)
+            (said_by / "METADATA").write_text(f"Metadata-Version: 2.1\nName: flwr\nVersion: {release}\n")
+            first = os.pathsep.join([str(said_by.parent), environment["PYTHONPATH"]])
+            environment = {**environment, "PYTHONPATH": first}
         self._before[name] = len(self.log(name))
         with (self.place / f"{name}.log").open("ab") as stream:
             self.processes[name] = subprocess.Popen(
                 ["sh", "-c", _KEPT, name, *command], stdout=stream, stderr=stream, stdin=subprocess.PIPE,
-                env=self.environment, cwd=self.place, start_new_session=True,
+                env=environment, cwd=self.place, start_new_session=True,
             )  # fmt: skip
 
     def start_all(self) -> None:

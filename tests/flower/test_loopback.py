@@ -136,3 +136,26 @@ time.sleep(600)
     for _ in network.ticks(60, "the end of all its processes"):
         if not network.found():
             return
+
+
+@pytest.mark.parametrize("where", ["superlink", "bob"])
+def test_another_release_of_flower_is_told_where_its_user_looks(tmp_path: Path, where: str) -> None:
+    """In the log of the run where the server has it; in that of the SuperNode, without which the others go on."""
+    told = "error: Flower 1.43.0 is installed"
+    with Loopback(tmp_path) as network:
+        for name in ("superlink", *NAMES):
+            network.start(name, release="1.43.0" if name == where else None)
+            if name == "superlink":
+                network.until("Starting Flower SuperLink|running on", "superlink")
+        settings = {"method": "fedavg", "rounds": 1, "min_clients": 2, "quorum": 2, "eval_every": 0}
+        run = network.run(network.project(APP, place=str(tmp_path / "run"), **settings))
+        ended = network.ended(run, 300)
+        said = network.flwr("log", run, "here", "--show")
+        if where == "superlink":
+            assert ended == "finished:failed"
+            assert told in said
+            assert "Traceback" not in said
+        else:
+            assert ended == "finished:completed"
+            assert told in network.log("bob")
+            assert "Traceback" not in network.log("bob")

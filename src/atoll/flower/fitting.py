@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from atoll.errors import AtollError, ConfigError, MissingExtraError
 
@@ -37,4 +39,6 @@ def fits_or_ends() -> None:
         fitting()
     except AtollError as error:
         print(f"error: {error}", file=sys.stderr)
+        if "flwr" in Path(sys.argv[0]).name:
+            time.sleep(1)  # a ServerApp's log is sent every 0.2 s, by a thread that ends with the process
         sys.exit(error.exit_code)
