@@ -160,15 +160,9 @@ class Experiment(Origin, Settings):
                 )
             object.__setattr__(self, "model", model)
         self.check_data()
-        if self.lists is not None:  # a list of items is no row of a table
-            likes = self.lists[0] == "likes"
-            usual = {
-                "loss": "listwise" if likes else "rated",
-                "metrics": "ndcg@10, recall@10" if likes else "rmse",
-            }
-            for key, value in {**usual, "model": "factors"}.items():
-                if getattr(self, key) in (None, "auto"):
-                    object.__setattr__(self, key, value)
+        for key, value in self.usual().items():
+            if getattr(self, key) in (None, "auto"):
+                object.__setattr__(self, key, value)
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(read_names(self.weights, "weights")))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 
@@ -27,6 +27,36 @@ _OF_FILES = ("label", "client", "features", "categorical", "classes", "missing",
 _OF_TEXTS = ("tokenizer", "window", "packed")
 _OF_LISTS = ("item", "liked")
 _OF_MEDIA = ("rate", "seconds", "waves", "pixels")
+
+Kind = Literal["file", "texts", "lists", "name"]
+_SAID: dict[Kind, str] = {
+    "file": "a file or a folder", "texts": "text", "lists": "a list of ratings", "name": "a name",
+}  # fmt: skip
+
+
+class _Group(NamedTuple):
+    """Keys of some data: what they are for, the kinds of data that have them, and what else one may have meant."""
+
+    keys: tuple[str, ...]
+    what: str
+    kinds: tuple[Kind, ...]
+    instead: str = ""
+
+
+_GROUPS = (
+    _Group(("client",), "data files", ("file", "texts", "lists")),
+    _Group(("label",), "data files", ("file", "lists")),
+    _Group(_OF_FILES[2:], "data files", ("file",)),
+    _Group(
+        _OF_TEXTS, "texts", ("texts",), f"name texts: data = {' or '.join(f'{each}:PATH' for each in KINDS)}"
+    ),
+    _Group(
+        _OF_LISTS, "ratings", ("lists",), f"name them: data = {' or '.join(f'{each}:PATH' for each in LISTS)}"
+    ),
+    _Group(("waves",), "a folder of recordings", ("file",), "data = spoken-digits:waves"),
+    _Group(("rate", "seconds"), "a folder of recordings", ("file",)),
+    _Group(("pixels",), "a folder of pictures", ("file",)),
+)
 Names = str | tuple[str, ...] | None
 
 
@@ -113,78 +143,56 @@ class Origin:
     ] = None
 
     def check_data(self) -> None:
-        """Read the texts of the fields.  Raises ConfigError where one is for files and the data are not one."""
-        texts = kind_of(self.data) is not None
+        """Read the texts of the fields.  Raises ConfigError where one is for other data than these."""
+        for keys, what, kinds, instead in _GROUPS:
+            for key in keys:
+                if getattr(self, key) not in (None, False) and self.kind not in kinds:
+                    raise ConfigError(
+                        f"{key} is for {what}, and data = {self.data!r} is {_SAID[self.kind]}",
+                        hint=f"leave {key} out" + (f", or {instead}" if instead else ""),
+                    )
         self._check_lists()
-        for key in _OF_TEXTS:
-            if getattr(self, key) and not texts:
-                raise ConfigError(
-                    f"{key} is for texts, and data = {self.data!r} is none",
-                    hint=f"leave {key} out, or name texts: data = {' or '.join(f'{each}:PATH' for each in KINDS)}",
-                )
-        for key in _OF_MEDIA:
-            if getattr(self, key) not in (None, False) and not self.from_file:
-                what = "pictures" if key == "pixels" else "recordings"
-                kind = "text" if texts else "a list of ratings" if self.lists else "a name"
-                raise ConfigError(
-                    f"{key} is for a folder of {what}, and data = {self.data!r} is {kind}",
-                    hint=f"leave {key} out" + (", or data = spoken-digits:waves" if key == "waves" else ""),
-                )
-        for key in () if self.lists else _OF_FILES:
-            if texts and key != "client" and getattr(self, key) is not None:
-                raise ConfigError(
-                    f"{key} is for tables, and data = {self.data!r} is text", hint=f"leave {key} out"
-                )
-            if getattr(self, key) is not None and not (texts or self.from_file):
-                raise ConfigError(
-                    f"{key} is for data files, and data = {self.data!r} is a name", hint=f"leave {key} out"
-                )
         for key in ("features", "categorical", "scale"):
             if (given := getattr(self, key)) is not None:
                 object.__setattr__(self, key, tuple(read_names(given, key)))
         classes = read_classes(self.classes)
         object.__setattr__(self, "classes", tuple(classes) if isinstance(classes, list) else classes)
 
-    @property
-    def lists(self) -> tuple[str, str] | None:
-        """("likes", PATH) or ("ratings", PATH) where the data are users with a list of items each."""
-        return kind_of(self.data, LISTS)
-
     def _check_lists(self) -> None:
-        """Raise ConfigError for keys that only lists have, and for those that they do not have."""
-        lists = self.lists
-        for key in _OF_LISTS if lists is None else _OF_FILES:
-            if getattr(self, key) is None or (lists is not None and key in ("client", "label")):
-                continue
-            if lists is None:
-                message, hint = (
-                    f"{key} is for ratings, and data = {self.data!r} are none",
-                    "ratings:PATH or likes:PATH",
-                )
-                raise ConfigError(message, hint=f"leave {key} out, or data = {hint}")
-            raise ConfigError(
-                f"{key} is for tables, and data = {self.data!r} are ratings", hint=f"leave {key} out"
-            )
-        if lists is not None and lists[0] == "ratings" and self.liked is not None:
+        """Raise ConfigError where it is not said, or said twice, what a row of ratings counts for."""
+        kind, path = kind_of(self.data, LISTS) or ("", "")
+        if kind == "ratings" and self.liked is not None:
             raise ConfigError(
                 f"liked = {self.liked:g} makes likes of ratings, and data = {self.data!r} are to be ratings",
-                hint=f'data = "likes:{lists[1]}", or metrics = "ndcg@10>={self.liked:g}"',
+                hint=f'data = "likes:{path}", or metrics = "ndcg@10>={self.liked:g}"',
             )
-        if lists is not None and lists[0] == "likes" and self.liked is None and self.label is not None:
+        if kind == "likes" and self.liked is None and self.label is not None:
             raise ConfigError(
                 f"label = {self.label!r} names the ratings, and nothing says which of them are likes",
-                hint=f"liked = 4, or leave label out: then every row is a like; or data = ratings:{lists[1]}",
+                hint=f"liked = 4, or leave label out: then every row is a like; or data = ratings:{path}",
             )
 
     @property
-    def from_file(self) -> bool:
-        """Whether `data` is a file or a folder; names of the catalogue are neither."""
-        if kind_of(self.data) is not None or self.lists is not None:
-            return False
+    def kind(self) -> Kind:
+        """What `data` is: a file (or a folder), texts, lists (of ratings), or a name of the catalogue."""
+        if kind_of(self.data) is not None:
+            return "texts"
+        if kind_of(self.data, LISTS) is not None:
+            return "lists"
         suffixes = {suffix.lower() for suffix in Path(self.data).suffixes}
         if SUFFIXES & suffixes or os.sep in self.data:
-            return True
-        return Path(self.data).is_dir() and self.data not in {each.name for each in sources.catalogue()}
+            return "file"
+        known = {each.name for each in sources.catalogue()}
+        return "file" if Path(self.data).is_dir() and self.data not in known else "name"
+
+    def usual(self) -> dict[str, str]:
+        """What such data are learned with where nothing is said, and it is not what follows from their shapes."""
+        lists = kind_of(self.data, LISTS)
+        if lists is None:
+            return {}
+        if lists[0] == "likes":
+            return {"model": "factors", "loss": "listwise", "metrics": "ndcg@10, recall@10"}
+        return {"model": "factors", "loss": "rated", "metrics": "rmse"}
 
     def of_clients(self) -> dict[str, Any]:
         """How a folder of clients is read, beside its columns: `test`, `validation`, `seed`."""
@@ -203,9 +211,9 @@ class Origin:
                 window=self.window or WINDOW,
                 packed=self.packed,
             )
-        if self.lists is not None:
-            return self._listed(*self.lists)
-        if not self.from_file:
+        if (lists := kind_of(self.data, LISTS)) is not None:
+            return self._listed(*lists)
+        if self.kind == "name":
             return sources.load(self.data)
         given = {key: value for key in _OF_FILES if (value := getattr(self, key)) is not None}
         media = {key: value for key in _OF_MEDIA if (value := getattr(self, key)) not in (None, False)}

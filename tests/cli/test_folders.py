@@ -104,8 +104,8 @@ def test_a_folder_beside_where_atoll_starts(
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "sites" / "a.csv", 9, 0)
     table(tmp_path / "digits" / "a.csv", 9, 0)
-    assert Experiment(data="sites", label="ill").from_file
-    assert not Experiment(data="digits").from_file
+    assert Experiment(data="sites", label="ill").kind == "file"
+    assert Experiment(data="digits").kind == "name"
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_what_is_no_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
     [
         ({"data": "digits", "window": 8}, "window is for texts"),
         ({"data": "digits", "packed": True}, "packed is for texts"),
-        ({"data": "text:a.txt", "label": "y"}, "label is for tables"),
+        ({"data": "text:a.txt", "label": "y"}, "label is for data files, and data = .* is text"),
     ],
 )
 def test_settings_of_texts_are_for_texts(settings: dict[str, Any], words: str) -> None:

@@ -27,7 +27,7 @@ def some(seed: int = 0, users: int = 6, items: int = 12) -> Ratings:
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 99), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0, 0.2, 2]))
+@given(st.integers(0, 99), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0, 0.2, 2, 100]))
 def test_every_rating_is_in_one_split_and_what_is_known_is_no_candidate(
     seed: int, test: float, validation: float
 ) -> None:
@@ -40,6 +40,7 @@ def test_every_rating_is_in_one_split_and_what_is_known_is_no_candidate(
         train = data.samples(user)
         assert train.count == 1
         assert torch.equal(train.inputs, train.targets)
+        assert (train.inputs > 0).any()
         found, before = train.targets[0].clone(), train.targets[0] > 0
         for split in ("validation", "test"):
             held = data.samples(user, split)
@@ -167,7 +168,7 @@ def test_likes_and_ratings_of_a_file_are_words_in_the_settings(tmp_path: Path) -
         ({"data": "digits", "liked": 4}, "liked is for ratings", "leave liked out"),
         ({"data": "ratings:f.csv", "liked": 4}, "are to be ratings", "likes:f.csv"),
         ({"data": "likes:f.csv", "label": "stars"}, "nothing says which of them are likes", "liked = 4"),
-        ({"data": "likes:f.csv", "features": "a"}, "features is for tables", "leave features out"),
+        ({"data": "likes:f.csv", "features": "a"}, "features is for data files", "leave features out"),
         ({"data": "likes:f.csv", "rate": 3}, "is a list of ratings", "leave rate out"),
         ({"data": "likes:f.csv", "window": 3}, "window is for texts", "leave window out"),
     ],

@@ -152,7 +152,7 @@ def from_ratings(
     twice and differently; and where fewer than two users are left.
     """
     if isinstance(source, (str, Path)):
-        path = Path(source)
+        path = Path(source).expanduser()
         if not path.is_file():
             raise DataError(f"there is no file {path}", hint="paths start where the program is started")
         name, table = name or path.name, read_delimited(path, (user, item))
