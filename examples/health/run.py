@@ -38,6 +38,8 @@ except ImportError:
 SETTINGS = Path(__file__).resolve().with_name("settings.toml")
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+MODEL = "model.safetensors"
+"""What the coordinator writes at the end of the private run."""
 OPEN = {"channel": None, "epsilon": None, "delta": None, "sampling": None}
 """The same run without privacy."""
 
@@ -74,14 +76,14 @@ def private(place: Path, rounds: int) -> tuple[torch.nn.Module, dict[str, float]
     with Processes(place) as processes:
         Network(
             processes,
-            (str(SETTINGS), "--set", f"rounds={rounds}", "--save", "model.safetensors"),
+            (str(SETTINGS), "--set", f"rounds={rounds}", "--save", MODEL),
             HOSPITALS,
         )
         print("an authority, a coordinator and four hospitals, over TLS")
         processes.until("coordinator", "model saved")
     print("\n".join(line for line in processes.log("coordinator").splitlines() if "round " in line))
     model = atoll.models.logistic(15, 2)
-    model.load_state_dict(load_file(place / "model.safetensors"))
+    model.load_state_dict(load_file(place / MODEL))
     events = RunFolder.find("last", place / "coordinator" / "runs").log().events
     result = next(event for event in reversed(events) if event["event"] == "result")
     return model, {"epsilon": result["epsilon"], "kB": (result["bytes_up"] + result["bytes_down"]) / 1e3}
@@ -129,7 +131,10 @@ def risks(model: torch.nn.Module, data: FederatedData, hospital: int) -> Rows:
 
 
 def compared(place: Path, rounds: int) -> tuple[dict[str, list[Rows]], dict[str, float]]:
-    """The risks that other ways of training name, hospital by hospital, and the kilobytes that they take."""
+    """The risks that other ways of training name, hospital by hospital, and the kilobytes that they take.
+
+    The first of them begins with the private model, which is in `place`, and goes on at each hospital by itself.
+    """
     data = divided(place)
     everybody = range(len(data))
 
@@ -139,8 +144,11 @@ def compared(place: Path, rounds: int) -> tuple[dict[str, list[Rows]], dict[str,
     def sent(run: atoll.Run) -> float:
         return sum(each.bytes_up + each.bytes_down for each in run.rounds) / 1e3
 
-    alone = described(rounds, **OPEN, method="local").federate(data)
-    alone.fit(progress=False)
+    def at_home(**start: object) -> list[Rows]:
+        alone = described(rounds, **OPEN, method="local", **start).federate(data)
+        alone.fit(progress=False)
+        return [risks(alone.personal(name).eval(), data, at) for at, name in enumerate(data.names)]
+
     plain = described(rounds, **OPEN).federate(data).fit(progress=False)
     fair = described(rounds, **OPEN, method="qfedavg", q=1.0).federate(data).fit(progress=False)
     parts = [data.samples(hospital) for hospital in everybody]
@@ -149,7 +157,8 @@ def compared(place: Path, rounds: int) -> tuple[dict[str, list[Rows]], dict[str,
     )  # fmt: skip
     whole = described(rounds, **OPEN).federate(pooled).fit(progress=False)
     found = {
-        "Local": [risks(alone.personal(name).eval(), data, at) for at, name in enumerate(data.names)],
+        "private, then at home": at_home(base=str(place / MODEL)),
+        "Local": at_home(),
         "FedAvg": one(plain),
         "q-FedAvg": one(fair),
         "centralised": one(whole),
@@ -195,7 +204,7 @@ def draw(ways: dict[str, list[Rows]], path: Path) -> None:
     left.set_xlabel("accuracy on the hospital's own patients, %")
     left.grid(axis="x", color="#e3e3e3")
     right.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
-    right.set_xlabel(f"risk that the model names ({names[0]})")
+    right.set_xlabel("risk that the private model names")
     right.set_ylabel("share that was ill")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

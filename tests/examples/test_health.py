@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_examples import start
 
-WAYS = ["private, over TLS", "Local", "FedAvg", "q-FedAvg", "centralised"]
+WAYS = ["private, over TLS", "private, then at home", "Local", "FedAvg", "q-FedAvg", "centralised"]
 
 
 @pytest.mark.slow
