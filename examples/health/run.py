@@ -210,9 +210,8 @@ def draw(ways: dict[str, list[Rows]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     scores = {way: np.mean([accuracy(rows) for rows in found]) for way, found in ways.items()}
-    loss = scores["FedAvg"] - scores[names[0]]
-    cost = f"{loss:.1f} points of accuracy" if loss > 0.5 else "no accuracy"
-    figure.suptitle(f"A noisy, masked sum costs {cost}", weight="bold")
+    told = {"private": names[0], "without privacy": "FedAvg", "alone": "Local"}
+    figure.suptitle(", ".join(f"{what} {scores[way]:.1f} %" for what, way in told.items()), weight="bold")
     figure.savefig(path, dpi=150)
 
 

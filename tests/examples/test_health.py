@@ -22,7 +22,9 @@ def test_a_private_run_over_tls_beside_every_other_way(tmp_path: Path) -> None:
     )
     assert [name for name, *_ in rows] == WAYS
     assert 0 < float(rows[0][2]) < 6.5  # the budget
-    assert all(float(each) > 40 for each in re.findall(r"([\d.]+) %", rows[0][1])[:5])
+    *each, mean, worst, _ = (float(value) for value in re.findall(r"([\d.]+) %", rows[0][1]))
+    assert mean > 50  # with secret noise a single hospital may be worse off: in simulation 38 % in one of six
+    assert abs(mean - sum(each) / 4) < 0.11 and worst == min(each)
     assert (tmp_path / "health.png").read_bytes().startswith(b"\x89PNG")
 
 
