@@ -172,29 +172,43 @@ def test_who_reads_waits_for_a_commit_and_never_sees_half_of_it(tmp_path: Path) 
 
 
 def test_many_threads_share_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, also where they began as two halves, each of which asks while the other's commit is written."""
     monkeypatch.setattr("atoll.network.journal._WINDOW", 0.5)  # on a busy machine, too
     with opened(tmp_path) as journal:
-        commits = 0
+        sizes: list[int] = []
+        begun, ended = [4], set[int]()  # of eight threads: four, then three more, then the last
+        starts = [threading.Event() for _ in range(3)]
+        starts[0].set()
         commit = journal._file.commit
 
-        def counted(changes: Any) -> None:
-            nonlocal commits
-            commits += 1
+        def held(changes: Any) -> None:
+            """A slow disk: until four of the others have asked, or all of them."""
+            sizes.append(len(changes))
+            if len(sizes) in (2, 3):
+                starts[len(sizes) - 1].set()
+                begun[0] = 7 if len(sizes) == 2 else 8
+            end = time.monotonic() + 5
+            while len(journal._wishes) < min(4, begun[0] - len(ended) - len(changes)):
+                assert time.monotonic() < end
+                time.sleep(0.001)
             commit(changes)
 
-        def work(thread: int) -> None:
-            together.wait()
+        def work(thread: int, start: threading.Event) -> None:
+            start.wait()
             for number in range(25):
                 journal.put(f"round/1/{thread}/{number}", number)
+            ended.add(thread)
 
-        journal._file.commit = counted  # type: ignore[method-assign]
-        together = threading.Barrier(8)
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+        journal._file.commit = held  # type: ignore[method-assign]
+        threads = [
+            threading.Thread(target=work, args=(k, starts[0 if k < 4 else 1 if k < 7 else 2]))
+            for k in range(8)
+        ]
         for each in threads:
             each.start()
         for each in threads:
             each.join()
-    assert commits <= 40  # of 200, 25 at best
+    assert len(sizes) <= 40  # of 200, 25 at best, and 50 where two halves take turns
     assert len(found(tmp_path)[0]) == 200
 
 

@@ -129,9 +129,10 @@ class Journal:
 
     def _work(self) -> None:
         batch: list[_Wish] = []
+        company = 0
         try:
-            while batch := self._gathered(len(batch)):
-                self._commit(batch)
+            while batch := self._gathered(company):
+                company = self._commit(batch)
         except BaseException as error:  # whatever it is, nobody may wait for ever
             with self._asked:
                 self._over = f"failed: {error.message if isinstance(error, RunError) else repr(error)}"
@@ -141,16 +142,20 @@ class Journal:
                 if not wish.done.done():
                     wish.done.set_exception(self._refusal())
 
-    def _gathered(self, before: int) -> list[_Wish]:
-        """What is asked for, at least one; waits a moment for as many as `before`. Nothing once all is over."""
+    def _gathered(self, company: int) -> list[_Wish]:
+        """What is asked for, at least one; waits a moment for as many as `company`. Nothing once all is over."""
         with self._asked:
             self._asked.wait_for(lambda: self._wishes or self._over)
-            if before > 1:
-                self._asked.wait_for(lambda: len(self._wishes) >= before or self._over, _WINDOW)
+            if company > 1:
+                self._asked.wait_for(lambda: len(self._wishes) >= company or self._over, _WINDOW)
             batch, self._wishes = self._wishes, []
             return batch
 
-    def _commit(self, batch: list[_Wish]) -> None:
+    def _commit(self, batch: list[_Wish]) -> int:
+        """Write it; how many ask at once: those whose wishes these were, and those who asked meanwhile.
+
+        Of the former alone two halves would take turns for ever, each in the time of the other's commit.
+        """
         changes: dict[str, bytes | None] = {}
         for wish in batch:
             if (path := wish.drop) is not None:
@@ -166,7 +171,7 @@ class Journal:
         except RunError as error:
             for wish in batch:
                 wish.done.set_exception(RunError(error.message, hint=error.hint))
-            return
+            return 0
         with self._lock:
             for key, value in changes.items():
                 if value is not None and not key.startswith(PASSING):
@@ -174,5 +179,7 @@ class Journal:
             for key in self._facts.keys() - self._file.lasting.keys():
                 del self._facts[key]
         self.commits, self.lag = self.commits + 1, time.monotonic() - batch[0].since
+        company = len(batch) + len(self._wishes)  # before anybody of them asks again
         for wish in batch:
             wish.done.set_result(None)
+        return company
